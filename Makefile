@@ -1,0 +1,50 @@
+# Every target is one line of work; `make test` is the whole suite.
+PY ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+SEEDS ?= 100
+FROM ?= 1
+
+.PHONY: run venv dev test lint types bench cluster sim tools clients
+
+run: venv
+	$(BIN)/gemot agent -dev -hint
+
+venv: $(BIN)/gemot
+
+$(BIN)/gemot: pyproject.toml
+	$(PY) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+dev: $(VENV)/.dev
+
+$(VENV)/.dev: $(BIN)/gemot
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --group dev
+	@touch $@
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev
+	$(BIN)/mypy
+
+test: dev tools
+	$(BIN)/pytest -q
+
+sim: dev
+	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
+
+tools:
+	sh tests/support/fetch_tools.sh
+
+clients: dev
+	$(BIN)/python tests/clients/run.py
+
+cluster: venv tools
+	$(BIN)/python bench/../tests/support/demo_cluster.py
+
+bench: dev tools
+	$(BIN)/python bench/run.py

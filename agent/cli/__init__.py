@@ -1,0 +1,1 @@
+"""The `gemot` command: one file a command group."""

@@ -1,0 +1,1 @@
+"""The Python client of the HTTP API, used by the command line too."""

@@ -1,0 +1,67 @@
+"""A request and a response as handlers see them, and a route: no transport in sight.
+
+A handler is given a `Request` and gives a `Response`, or is a coroutine function when it must wait. Errors
+are raised (`gemot.server.model.errors`); `app.py` turns them into statuses by one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Literal
+
+import msgspec
+
+Permission = Literal[
+    "none",
+    "key:read",
+    "key:write",
+    "node:read",
+    "node:write",
+    "service:read",
+    "service:write",
+    "agent:read",
+    "agent:write",
+    "operator:read",
+    "operator:write",
+]
+"""What a route needs. "none" says openly that it is for everybody."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request. `path` is the raw path's part behind the route's, decoded once, as bytes.
+
+    `query` keeps order and doubles: (name, value) pairs, decoded once. `headers` has lower-case names.
+    `token` is taken from `?token=`, `X-Consul-Token` or `Authorization: Bearer`, in this order, else "".
+    """
+
+    method: str
+    path: bytes
+    query: tuple[tuple[str, str], ...]
+    headers: dict[str, str]
+    body: bytes
+    token: str
+    remote: str
+
+
+class Response(msgspec.Struct, frozen=True):
+    """One response. `body` is whole, or an async stream of pieces."""
+
+    status: int = 200
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: dict[str, str] = {}
+
+
+Handler = Callable[[Request], Response | Awaitable[Response]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """`path` is exact, or a prefix when it ends in "/" (`/v1/kv/` takes every key).
+
+    `max_body` is the greatest body in bytes; one longer is refused with 413 before it is read.
+    """
+
+    path: str
+    handlers: dict[str, Handler]
+    permission: dict[str, Permission]
+    max_body: int = 0

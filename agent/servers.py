@@ -1,0 +1,56 @@
+"""What the agent needs of the server tier, as one Protocol.
+
+Two things fulfil it: on a server the tier in the same process, on a client agent an RPC to one of the
+servers (with retries on another). Nothing above this line knows which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.query import Answer, Applied, Options, Query
+
+
+class Subscription(Protocol):
+    def cancel(self) -> None:
+        """No call comes after this one. Cancelling twice is harmless."""
+
+
+class Servers(Protocol):
+    def apply(
+        self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
+    ) -> asyncio.Future[Applied]:
+        """Write. Done means durable on a majority and applied.
+
+        Held while there is no leader, up to the RPC hold time (7 s). Fails with RuleFailed, Forbidden,
+        BadRequest or Conflict (refused), Unavailable (surely not done), OutcomeUnknown (perhaps done).
+        """
+
+    def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
+        """Read; a blocking read when `options.index` > 0. Cancelling the future takes the waiter away."""
+
+    def subscribe(
+        self,
+        query: Query,
+        on_answer: Callable[[Answer], None],
+        on_bookmark: Callable[[Answer], None] | None = None,
+    ) -> Subscription:
+        """Call `on_answer` with the present answer, then once for each change of it, until cancelled.
+
+        Rapid changes may be folded into one; the last state is always told. It survives the loss of
+        servers and leaders, and never tells an older index after a newer one. `on_bookmark` is called
+        about once a second while a server with a leader is connected: an Answer with value None, the
+        index up to which all was told, and the age of the leader's last contact.
+        """
+
+    def leader(self) -> asyncio.Future[str]:
+        """The leader's RPC address "ip:port", or "" when there is none."""
+
+    def peers(self) -> asyncio.Future[list[str]]:
+        """The RPC addresses of the voters, sorted."""
+
+    def stats(self) -> dict[str, dict[str, str]]:
+        """Figures for people, by part ("raft", "consul", ...): the `Stats` of `/v1/agent/self`."""

@@ -1,0 +1,1 @@
+"""Files rendered from watched values: dependencies, rendering, swapping, the command after."""

@@ -1,0 +1,1 @@
+"""Health checks: what one check is, when it runs, what its result means. Imports nothing of ours."""

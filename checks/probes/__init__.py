@@ -1,0 +1,1 @@
+"""One probe a file: each asks something once and tells an `Outcome`."""

@@ -1,0 +1,93 @@
+"""Everything that can be written, as one closed union, and its bytes in the log.
+
+A tag number is for ever: it is never changed and never used again. A server that meets an unknown
+tag stops (`UnknownCommand`): skipping it would let states drift apart.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gemot.server.model.catalog import Deregister, Register
+from gemot.server.model.errors import StorageFailed
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    VerifyState,
+)
+
+Command = (
+    KvSet
+    | KvDelete
+    | KvDeletePrefix
+    | KvPurge
+    | Register
+    | Deregister
+    | Tick
+    | TrimChanges
+    | ReapTombstones
+    | PruneRetries
+    | VerifyState
+)
+
+ENVELOPE_VERSION = 1
+
+
+class RetryId(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Names one write of one origin, so that a second try is applied at most once.
+
+    `origin` is minted anew by each process start; `sequence` counts up from 1; every sequence at or
+    below `acknowledged` has been answered and will not be retried.
+    """
+
+    origin: bytes
+    sequence: int
+    acknowledged: int
+
+
+class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """A caller's own name for one write, with the hash of what it asked for."""
+
+    key: str
+    body_hash: bytes
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """A command as it is logged. `time_ms` is cluster time, stamped by the leader that proposes."""
+
+    version: int
+    time_ms: int
+    accessor: str
+    retry: RetryId | IdempotencyKey | None
+    command: Command
+
+
+class UnknownCommand(StorageFailed):
+    """The log holds a command that this release does not know: it was written by a newer one."""
+
+    code = "unknown-command"
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+
+
+def encode(envelope: Envelope) -> bytes:
+    return _encoder.encode(envelope)
+
+
+def decode(data: bytes) -> Envelope:
+    """The envelope in these bytes. Raises UnknownCommand if a newer release wrote it."""
+    try:
+        envelope = _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise UnknownCommand(f"log entry cannot be read by this release: {error}") from error
+    if envelope.version > ENVELOPE_VERSION:
+        raise UnknownCommand(
+            f"log entry has envelope version {envelope.version}, this release knows up to "
+            f"{ENVELOPE_VERSION}: start the newer release again"
+        )
+    return envelope

@@ -1,0 +1,82 @@
+"""Words of the key-value family: the row, its commands, its queries.
+
+Keys are opaque bytes, compared as bytes; they are decoded once, where they enter, and turned into
+text only where they leave (`agent/http/render.py`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_KEY_BYTES = 4096
+"""Longest key accepted. Consul sets no limit of its own; its HTTP stack refuses longer URLs."""
+
+
+class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One key as stored. `flags` is an unsigned 64-bit number of the user's."""
+
+    key: bytes
+    value: bytes
+    flags: int
+    lock_index: int
+    session: str
+    create_index: int
+    modify_index: int
+
+
+class KvSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Write one key. At most one of `cas`, `acquire`, `release` is set. Result: bool.
+
+    `cas=0` means create only; `cas=N` needs the stored modify index to be N.
+    """
+
+    key: bytes
+    value: bytes
+    flags: int = 0
+    cas: int | None = None
+    acquire: str | None = None
+    release: str | None = None
+
+
+class KvDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Delete one key, if `cas` is None or equals its modify index. Result: bool."""
+
+    key: bytes
+    cas: int | None = None
+
+
+class KvDeletePrefix(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """Delete every key that starts with `prefix` (all keys when empty). Result: True.
+
+    Writes one mask that reads honour at once; the rows go by later `KvPurge` commands.
+    """
+
+    prefix: bytes
+
+
+class KvPurge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Remove up to `limit` masked rows for good. Proposed by the leader. Result: rows left, 0 = done."""
+
+    limit: int
+
+
+class KvGet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """Read one key. Value: KvEntry or None."""
+
+    key: bytes
+
+
+class KvList(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Read every key under a byte prefix, sorted. Value: list of KvEntry."""
+
+    prefix: bytes
+
+
+class KvKeys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
+    """List keys under a byte prefix, sorted. Value: list of bytes.
+
+    With a separator, a key is cut after the first separator behind the prefix; doubles collapse.
+    """
+
+    prefix: bytes
+    separator: bytes = b""

@@ -1,0 +1,1 @@
+"""How hosts speak to each other: frames, sessions, the listener and the client."""
