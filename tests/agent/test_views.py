@@ -1,0 +1,244 @@
+"""Views: one subscription per query, shared; the last answer is kept; idle ones go; the number is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from support.fed_servers import FedServers
+
+from gemot.agent.views import FRESH_S, Views
+from gemot.server.model.catalog import HealthService, Nodes
+from gemot.server.model.errors import Busy, Forbidden, Unavailable
+from gemot.server.model.kv import KvGet, KvKeys, KvList
+from gemot.server.model.query import Answer
+
+A, B, C = KvGet(b"a"), KvGet(b"b"), KvGet(b"c")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    def __init__(self, limit: int = 10) -> None:
+        self.servers = FedServers()
+        self.clock = Clock()
+        self.views = Views(servers=self.servers, limit=limit, now=self.clock, idle_s=60)
+        self.heard: list[tuple[str, int]] = []
+
+    def hear(self, name: str) -> Callable[[Answer], None]:
+        return lambda answer: self.heard.append((name, answer.index))
+
+
+def run(scene: Callable[[Bench], Awaitable[None]], limit: int = 10) -> None:
+    async def act() -> None:
+        bench = Bench(limit)
+        try:
+            await asyncio.wait_for(scene(bench), 10)
+        finally:
+            bench.views.stop()
+
+    asyncio.run(act())
+
+
+def test_users_of_one_query_share_one_subscription() -> None:
+    async def scene(bench: Bench) -> None:
+        for name in ("one", "two"):
+            bench.views.watch(A, bench.hear(name))
+        first, second = bench.views.get(A), bench.views.get(KvGet(b"a"))
+        bench.servers.tell(A, "x", 7)
+        assert (await first).value == (await second).value == "x"
+        assert bench.servers.subscribed == [A]
+        assert bench.heard == [("one", 7), ("two", 7)]
+
+    run(scene)
+
+
+def test_queries_of_other_kinds_with_the_same_fields_are_kept_apart() -> None:
+    async def scene(bench: Bench) -> None:
+        alike = [KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), HealthService("a"), HealthService("a", ("b",))]
+        for query in alike:
+            bench.views.watch(query, bench.hear("x"))
+        assert bench.servers.watched() == alike
+
+    run(scene)
+
+
+def test_the_order_of_meta_pairs_makes_no_second_view() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(Nodes({"a": "1", "b": "2"}), bench.hear("x"))
+        bench.views.watch(Nodes({"b": "2", "a": "1"}), bench.hear("y"))
+        assert len(bench.servers.open) == 1
+
+    run(scene)
+
+
+def test_a_late_watcher_is_told_the_present_answer_at_once() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("one"))
+        assert bench.views.peek(A) is None
+        bench.servers.tell(A, "x", 7)
+        bench.views.watch(A, bench.hear("late"))
+        assert bench.heard == [("one", 7), ("late", 7)]
+        assert (await bench.views.get(A)).index == 7
+
+    run(scene)
+
+
+def test_an_answer_told_from_within_subscribe_is_told_once() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.servers.tell(A, "x", 3)
+        bench.views.watch(A, bench.hear("one"))
+        assert bench.heard == [("one", 3)]
+
+    run(scene)
+
+
+def test_an_older_index_is_dropped_and_equal_content_is_not_told_again() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("one"))
+        bench.servers.tell(A, "new", 9)
+        bench.servers.tell(A, "old", 8)
+        assert bench.views.peek(A) == Answer("new", 9)
+        bench.servers.tell(A, "new", 12)
+        assert bench.views.peek(A) == Answer("new", 12)
+        assert bench.heard == [("one", 9)]
+        bench.servers.tell(A, "newer", 13)
+        assert bench.heard == [("one", 9), ("one", 13)]
+
+    run(scene)
+
+
+def test_a_cancelled_watcher_is_never_called_even_from_another_callback() -> None:
+    async def scene(bench: Bench) -> None:
+        subscriptions = []
+        bench.views.watch(A, lambda answer: [one.cancel() for one in subscriptions] and None)
+        subscriptions.append(bench.views.watch(A, bench.hear("victim")))
+        bench.servers.tell(A, "x", 1)
+        assert bench.heard == []
+        subscriptions[0].cancel()
+
+    run(scene)
+
+
+def test_a_watcher_that_fails_does_not_keep_the_others_from_hearing() -> None:
+    async def scene(bench: Bench) -> None:
+        def fail(answer: Answer) -> None:
+            raise ValueError("a bug")
+
+        bench.views.watch(A, fail)
+        bench.views.watch(A, bench.hear("other"))
+        bench.servers.tell(A, "x", 1)
+        assert bench.heard == [("other", 1)]
+
+    run(scene)
+
+
+def test_age_is_zero_while_bookmarks_come_and_grows_without_them() -> None:
+    async def scene(bench: Bench) -> None:
+        assert bench.views.age_s(A) == 0
+        bench.views.watch(A, bench.hear("one"))
+        bench.servers.tell(A, "x", 1)
+        for _ in range(5):
+            bench.clock.now += 1
+            bench.servers.bookmark(Answer(None, 1))
+            assert bench.views.age_s(A) == 0
+        bench.clock.now += FRESH_S + 40
+        assert bench.views.age_s(A) == FRESH_S + 40
+        bench.servers.bookmark(Answer(None, 1, known_leader=False))
+        assert bench.views.age_s(A) == FRESH_S + 40
+        bench.servers.bookmark(Answer(None, 1, last_contact_ms=20_000))
+        assert bench.views.age_s(A) == 20
+        assert bench.views.peek(A) == Answer("x", 1)
+
+    run(scene)
+
+
+def test_idle_views_give_their_subscription_back_and_watched_ones_stay() -> None:
+    async def scene(bench: Bench) -> None:
+        kept = bench.views.watch(A, bench.hear("one"))
+        bench.servers.tell(B, "x")
+        await bench.views.get(B)
+        bench.clock.now += 59
+        bench.views.sweep()
+        assert len(bench.servers.open) == 2
+        bench.clock.now += 2
+        bench.views.sweep()
+        assert bench.servers.watched() == [A]
+        kept.cancel()
+        bench.views.sweep()
+        assert bench.servers.watched() == [A], "its idle time starts when the last watcher leaves"
+        bench.clock.now += 61
+        bench.views.sweep()
+        assert bench.servers.watched() == []
+
+    run(scene)
+
+
+def test_at_the_limit_the_idle_view_used_longest_ago_makes_room() -> None:
+    async def scene(bench: Bench) -> None:
+        for query in (A, B):
+            bench.servers.tell(query, "x")
+            await bench.views.get(query)
+            bench.clock.now += 1
+        bench.views.peek(A)
+        bench.views.watch(C, bench.hear("c"))
+        assert bench.servers.watched() == [A, C]
+
+    run(scene, limit=2)
+
+
+def test_at_the_limit_with_all_in_use_a_new_query_is_refused_with_the_limit_named() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("a"))
+        waiting = bench.views.get(B)
+        with pytest.raises(Busy, match=r"2 different queries.*raise the limit"):
+            bench.views.watch(C, bench.hear("c"))
+        waiting.cancel()
+        await asyncio.sleep(0)
+        bench.views.watch(C, bench.hear("c"))
+        assert bench.servers.watched() == [A, C]
+
+    run(scene, limit=2)
+
+
+def test_what_the_servers_refuse_is_raised_and_leaves_no_view_behind() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.servers.refusal = Forbidden("no key:read on a")
+        with pytest.raises(Forbidden, match="key:read"):
+            bench.views.get(A)
+        assert len(bench.views) == 0
+
+    run(scene)
+
+
+def test_a_subscription_that_is_unavailable_at_first_is_opened_later() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.servers.refusal = Unavailable("no server is reachable")
+        waiting = bench.views.get(A)
+        bench.servers.refusal = None
+        bench.servers.tell(A, "x", 4)
+        assert (await waiting).index == 4
+
+    run(scene)
+
+
+def test_after_stop_nothing_is_told_waits_end_and_use_is_refused() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("a"))
+        waiting = bench.views.get(B)
+        bench.views.stop()
+        bench.servers.tell(A, "x")
+        assert bench.heard == []
+        assert bench.servers.open == []
+        assert waiting.cancelled()
+        with pytest.raises(Unavailable, match="stopping"):
+            bench.views.get(A)
+
+    run(scene)
