@@ -58,10 +58,12 @@ Handler = Callable[[Request], Response | Awaitable[Response]]
 class Route(msgspec.Struct, frozen=True):
     """`path` is exact, or a prefix when it ends in "/" (`/v1/kv/` takes every key).
 
-    `max_body` is the greatest body in bytes; one longer is refused with 413 before it is read.
+    `max_body` is the greatest body in bytes; one longer is refused with 413 before it is read. Where it is 0
+    no body is looked at. `limit_name` is the setting to name when it is passed, "" for none.
     """
 
     path: str
     handlers: dict[str, Handler]
     permission: dict[str, Permission]
     max_body: int = 0
+    limit_name: str = ""

@@ -1,0 +1,135 @@
+"""The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from gemot.agent.http import parse, render
+from gemot.agent.http.message import Request, Response, Route
+from gemot.agent.servers import Servers
+from gemot.server.model.errors import BadRequest, RuleFailed, TooLarge
+from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+
+DEFAULT_MAX_VALUE_BYTES = 512 * 1024
+_TRUE, _FALSE = b"true", b"false"
+_RAW_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
+
+
+def routes(
+    *, servers: Servers, datacenter: str = "dc1", max_value_bytes: int = DEFAULT_MAX_VALUE_BYTES
+) -> list[Route]:
+    family = _Kv(servers=servers, datacenter=datacenter)
+    return [
+        Route(
+            path="/v1/kv/",
+            handlers={"GET": family.get, "PUT": family.put, "DELETE": family.delete},
+            permission={"GET": "key:read", "PUT": "key:write", "DELETE": "key:write"},
+            max_body=max_value_bytes,
+            limit_name="limits.kv_max_value_size",
+        )
+    ]
+
+
+class _Kv:
+    def __init__(self, *, servers: Servers, datacenter: str) -> None:
+        self._servers = servers
+        self._datacenter = datacenter
+
+    async def get(self, request: Request) -> Response:
+        options = parse.read_options(request, datacenter=self._datacenter)
+        key = _check_key(request.path)
+        raw = False
+        if request.query:
+            names = {name for name, _ in request.query}
+            if "keys" in names:
+                return await self._keys(request)
+            if "recurse" in names:
+                return await self._list(request)
+            raw = "raw" in names
+        if not key:
+            raise BadRequest("Missing key name")
+        answer = await self._servers.query(KvGet(key), options)
+        headers = render.read_headers(answer, options)
+        if answer.value is None:
+            return Response(status=404, headers=headers)
+        if raw:
+            headers.update(_RAW_HEADERS)
+            return Response(body=answer.value.value, content_type="text/plain", headers=headers)
+        return render.json_bytes(request, b"[" + render.kv_entry(answer.value) + b"]", headers=headers)
+
+    async def _list(self, request: Request) -> Response:
+        options = parse.read_options(request, datacenter=self._datacenter)
+        answer = await self._servers.query(KvList(request.path), options)
+        headers = render.read_headers(answer, options)
+        if not answer.value:
+            return Response(status=404, headers=headers)
+        return render.json_bytes(request, render.kv_entries(answer.value), headers=headers)
+
+    async def _keys(self, request: Request) -> Response:
+        options = parse.read_options(request, datacenter=self._datacenter)
+        # The misspelt name is one that early releases of Consul documented; scripts still send it.
+        separator = parse.first(request, "separator") or parse.first(request, "seperator") or ""
+        answer = await self._servers.query(KvKeys(request.path, separator.encode()), options)
+        headers = render.read_headers(answer, options)
+        if not answer.value and request.path:
+            return Response(status=404, headers=headers)
+        return render.json_response(request, render.keys(answer.value), headers=headers)
+
+    async def put(self, request: Request) -> Response:
+        return await self._write(request, self._read_put(request))
+
+    def _read_put(self, request: Request) -> KvSet:
+        parse.check_scope(request, datacenter=self._datacenter)
+        key = _check_key(request.path)
+        if not key:
+            raise BadRequest("Missing key name")
+        _refuse_conflict(request, ("cas", "acquire", "release"))
+        flags, cas = parse.first(request, "flags"), parse.first(request, "cas")
+        acquire, release = parse.first(request, "acquire"), parse.first(request, "release")
+        if acquire == "" or release == "":
+            raise RuleFailed("missing session: acquire and release need a session's id")
+        return KvSet(
+            key,
+            request.body,
+            parse.uint64(flags) if flags is not None else 0,
+            parse.uint64(cas) if cas is not None else None,
+            acquire,
+            release,
+        )
+
+    async def delete(self, request: Request) -> Response:
+        return await self._write(request, self._read_delete(request))
+
+    def _read_delete(self, request: Request) -> KvDelete | KvDeletePrefix:
+        parse.check_scope(request, datacenter=self._datacenter)
+        key = _check_key(request.path)
+        _refuse_conflict(request, ("recurse", "cas"))
+        if parse.flag(request, "recurse"):
+            return KvDeletePrefix(key)
+        if not key:
+            raise BadRequest("Missing key name")
+        cas = parse.first(request, "cas")
+        return KvDelete(key, parse.uint64(cas) if cas is not None else None)
+
+    async def _write(self, request: Request, command: KvSet | KvDelete | KvDeletePrefix) -> Response:
+        named = parse.idempotency_key(request)
+        applied = await self._servers.apply(command, token=request.token, key=named)
+        headers = render.write_headers(applied)
+        if named is not None:
+            headers["X-Gemot-Idempotency-Key"] = named.key
+        return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
+
+
+def _check_key(key: bytes) -> bytes:
+    if len(key) > MAX_KEY_BYTES:
+        raise TooLarge(
+            f"The key is {len(key)} bytes long, the limit is {MAX_KEY_BYTES} bytes: use a shorter one"
+        )
+    return key
+
+
+def _refuse_conflict(request: Request, names: tuple[str, ...]) -> None:
+    if request.query and len({name for name, _ in request.query if name in names}) > 1:
+        # As Go encodes a query: sorted by name.
+        shown = urlencode(sorted((pair for pair in request.query if pair[0] != "token"), key=lambda p: p[0]))
+        raise BadRequest(f"Conflicting flags: {shown[:1000]}\n")

@@ -1,0 +1,171 @@
+"""Rows as JSON in Consul's spelling, and the headers that come with every read."""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from typing import Any
+
+import msgspec
+
+from gemot.agent.http.message import Request, Response
+from gemot.server.model.catalog import Instance, Node, Service, ServiceNode
+from gemot.server.model.health import Check
+from gemot.server.model.kv import KvEntry
+from gemot.server.model.query import Answer, Applied, Options
+
+JSON = "application/json"
+_encode = msgspec.json.Encoder().encode
+_EFFECTIVE = {"default": "leader", "consistent": "consistent", "stale": "stale"}
+
+
+def read_headers(answer: Answer, options: Options) -> dict[str, str]:
+    return {
+        "X-Consul-Index": str(answer.index),
+        "X-Consul-Knownleader": "true" if answer.known_leader else "false",
+        "X-Consul-Lastcontact": str(answer.last_contact_ms),
+        "X-Consul-Effective-Consistency": _EFFECTIVE[options.consistency],
+    }
+
+
+def write_headers(applied: Applied) -> dict[str, str]:
+    return {"X-Gemot-Index": str(applied.index)}
+
+
+def json_response(
+    request: Request, value: Any, *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """`value` as compact JSON; indented when the request says `?pretty`."""
+    return json_bytes(request, _encode(value), status=status, headers=headers)
+
+
+def json_bytes(
+    request: Request, body: bytes, *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    for name, _ in request.query:
+        if name == "pretty":
+            body = msgspec.json.format(body, indent=4) + b"\n"
+            break
+    return Response(status=status, body=body, content_type=JSON, headers=headers or {})
+
+
+def kv_entries(entries: list[KvEntry]) -> bytes:
+    return b"[" + b",".join([kv_entry(entry) for entry in entries]) + b"]"
+
+
+def kv_entry(entry: KvEntry) -> bytes:
+    """One key as JSON. Bytes of a key that are not UTF-8 show as U+FFFD; an empty value is null."""
+    value = b'"' + b2a_base64(entry.value, newline=False) + b'"' if entry.value else b"null"
+    session = b',"Session":' + _encode(entry.session) if entry.session else b""
+    return (b'{"LockIndex":%d,"Key":%b,"Flags":%d,"Value":%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
+        entry.lock_index,
+        _encode(entry.key.decode("utf-8", "replace")),
+        entry.flags,
+        value,
+        session,
+        entry.create_index,
+        entry.modify_index,
+    )
+
+
+def keys(found: list[bytes]) -> list[str]:
+    return [key.decode("utf-8", "replace") for key in found]
+
+
+def node(row: Node) -> dict[str, Any]:
+    return {
+        "ID": row.id,
+        "Node": row.node,
+        "Address": row.address,
+        "Datacenter": row.datacenter,
+        "TaggedAddresses": row.tagged_addresses,
+        "Meta": row.meta,
+        "CreateIndex": row.create_index,
+        "ModifyIndex": row.modify_index,
+    }
+
+
+def service(row: Service) -> dict[str, Any]:
+    """An instance as health and node answers show it (Consul's NodeService)."""
+    shown: dict[str, Any] = {
+        "ID": row.id,
+        "Service": row.service,
+        "Tags": row.tags,
+        "Address": row.address,
+        "TaggedAddresses": _addresses(row),
+        "Meta": row.meta,
+        "Port": row.port,
+        "Weights": {"Passing": row.weights.passing, "Warning": row.weights.warning},
+        "EnableTagOverride": row.enable_tag_override,
+        "Proxy": {"Mode": "", "MeshGateway": {}, "Expose": {}},
+        "Connect": {},
+        "PeerName": "",
+        "CreateIndex": row.create_index,
+        "ModifyIndex": row.modify_index,
+    }
+    if row.kind:
+        shown["Kind"] = row.kind
+    if row.socket_path:
+        shown["SocketPath"] = row.socket_path
+    return shown
+
+
+def _addresses(row: Service) -> dict[str, dict[str, Any]]:
+    return {name: {"Address": at.address, "Port": at.port} for name, at in row.tagged_addresses.items()}
+
+
+def service_node(row: ServiceNode) -> dict[str, Any]:
+    """An instance as `/v1/catalog/service` shows it: its host's fields beside its own."""
+    host, of = row.node, row.service
+    return {
+        "ID": host.id,
+        "Node": host.node,
+        "Address": host.address,
+        "Datacenter": host.datacenter,
+        "TaggedAddresses": host.tagged_addresses,
+        "NodeMeta": host.meta,
+        "ServiceKind": of.kind,
+        "ServiceID": of.id,
+        "ServiceName": of.service,
+        "ServiceTags": of.tags,
+        "ServiceAddress": of.address,
+        "ServiceTaggedAddresses": _addresses(of),
+        "ServiceWeights": {"Passing": of.weights.passing, "Warning": of.weights.warning},
+        "ServiceMeta": of.meta,
+        "ServicePort": of.port,
+        "ServiceSocketPath": of.socket_path,
+        "ServiceEnableTagOverride": of.enable_tag_override,
+        "ServiceProxy": {"Mode": "", "MeshGateway": {}, "Expose": {}},
+        "ServiceConnect": {},
+        "ServiceLocality": None,
+        "CreateIndex": of.create_index,
+        "ModifyIndex": of.modify_index,
+    }
+
+
+def check(row: Check) -> dict[str, Any]:
+    return {
+        "Node": row.node,
+        "CheckID": row.check_id,
+        "Name": row.name,
+        "Status": row.status,
+        "Notes": row.notes,
+        "Output": row.output,
+        "ServiceID": row.service_id,
+        "ServiceName": row.service_name,
+        "ServiceTags": row.service_tags,
+        "Type": row.type,
+        "Interval": row.interval,
+        "Timeout": row.timeout,
+        "ExposedPort": 0,
+        "Definition": {},
+        "CreateIndex": row.create_index,
+        "ModifyIndex": row.modify_index,
+    }
+
+
+def instance(row: Instance) -> dict[str, Any]:
+    return {
+        "Node": node(row.node),
+        "Service": service(row.service),
+        "Checks": [check(one) for one in row.checks],
+    }

@@ -1,0 +1,321 @@
+"""HTTP/1.1 for the API, on aiohttp's low-level server: sockets, limits, bodies, and ends of connections.
+
+It knows nothing of paths or families: the `Application` says who answers and how long a body may be. All
+limits hold before anything is allocated for what is over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.web_protocol import RequestHandler
+
+from gemot.agent.http.app import Call
+from gemot.agent.http.listen import Address, open_socket
+from gemot.agent.http.message import Response
+from gemot.agent.http.reply import Heads, Reply
+
+log = logging.getLogger(__name__)
+
+_STOPPING = b"This agent is stopping"
+_SLOW_HEAD = b"the request's head did not arrive in time"
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of the transport. A connection over the limits is told so (429) and closed."""
+
+    max_line_bytes: int = 16 * 1024
+    max_header_bytes: int = 8 * 1024
+    max_headers: int = 100
+    max_connections: int = 10_000
+    max_connections_per_client: int = 200
+    head_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 300.0
+    stop_timeout_s: float = 5.0
+
+
+class Application(Protocol):
+    @property
+    def always(self) -> tuple[tuple[str, str], ...]:
+        """Headers that every response carries unless it sets them itself."""
+
+    def open(self, method: str, target: str, headers: dict[str, str], remote: str) -> Call | Response: ...
+
+    def answer(self, call: Call, body: bytes) -> Response | Awaitable[Response]: ...
+
+    def too_large(self, call: Call, size: int | None) -> Response: ...
+
+
+class HttpTransport:
+    """Serves one application on some addresses, from `start()` to `stop()`."""
+
+    def __init__(
+        self, *, app: Application, addresses: Sequence[Address], limits: Limits | None = None
+    ) -> None:
+        self._app = app
+        self._addresses = tuple(addresses)
+        self.limits = limits or Limits()
+        self._heads = Heads(app.always)
+        self._server: web.Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        self._clients: Counter[str] = Counter()
+        self.connections = 0
+        self._reading: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Listen on every address, or on none: raises ListenFailed."""
+        loop = asyncio.get_running_loop()
+        self._server = web.Server(self._serve, handler_cancellation=True)
+        opened: list[tuple[socket.socket, Address]] = []
+        try:
+            for address in self._addresses:
+                opened.append((open_socket(address), address))  # noqa: PERF401 - closed below if a later one fails
+        except BaseException:
+            for one, _ in opened:
+                one.close()
+            raise
+        for one, address in opened:
+            if address.path:
+                listener = await loop.create_unix_server(self._connect, sock=one, ssl=address.tls)
+            else:
+                listener = await loop.create_server(self._connect, sock=one, ssl=address.tls)
+            self._listeners.append(listener)
+
+    @property
+    def bound(self) -> list[Any]:
+        """The addresses as the sockets have them: a port asked as 0 is told here."""
+        return [one.getsockname() for listener in self._listeners for one in listener.sockets]
+
+    async def stop(self) -> None:
+        """Accept no more, end waiting reads with an error, let writes finish for a while, then close."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for task in tuple(self._reading):
+            task.cancel()
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(self.limits.stop_timeout_s)
+        for listener in self._listeners:
+            await listener.wait_closed()
+        self._listeners.clear()
+
+    def _connect(self) -> _Connection:
+        assert self._server is not None
+        limits = self.limits
+        return _Connection(
+            self._server,
+            owner=self,
+            max_line_size=limits.max_line_bytes,
+            max_field_size=limits.max_header_bytes,
+            max_headers=limits.max_headers,
+            keepalive_timeout=limits.idle_timeout_s,
+        )
+
+    def admit(self, remote: str) -> str:
+        """Count a new connection; the reason when there are too many, else ""."""
+        self.connections += 1
+        self._clients[remote] += 1
+        limits = self.limits
+        if remote and self._clients[remote] > limits.max_connections_per_client:
+            return (
+                f"more than {limits.max_connections_per_client} connections from {remote} "
+                "(limits.http_max_conns_per_client)"
+            )
+        if self.connections > limits.max_connections:
+            return f"more than {limits.max_connections} connections to this agent"
+        return ""
+
+    def release(self, remote: str) -> None:
+        self.connections -= 1
+        self._clients[remote] -= 1
+        if self._clients[remote] <= 0:
+            del self._clients[remote]
+
+    def refuse(self, response: Response) -> Reply:
+        return Reply(heads=self._heads, response=response, keep_alive=False)
+
+    def raw_refusal(self, response: Response) -> bytes:
+        """A whole answer for a connection that has no request yet."""
+        body = response.body
+        assert isinstance(body, bytes)
+        extra = f"Connection: close\r\nContent-Length: {len(body)}\r\n"
+        return b"HTTP/1.1 " + self._heads.build(response, extra) + body
+
+    async def _serve(self, request: web.BaseRequest) -> Any:
+        message = request._message
+        headers = {name.lower(): value for name, value in message.headers.items()}
+        if len(headers) != len(message.headers):
+            headers = _first_wins(message.headers.items())
+        peer = request._transport_peername
+        remote = peer[0] if isinstance(peer, tuple) else ""
+        keep = not message.should_close and not self._stopping
+        call = self._app.open(message.method, message.path, headers, remote)
+        if isinstance(call, Response):
+            return self._reply(call, keep and request._payload.is_eof())
+        body = b""
+        if request._payload is not EMPTY_PAYLOAD:
+            read = await self._read_body(request, call, headers)
+            if isinstance(read, Response):
+                return self._reply(read, False)
+            body = read
+        given = self._app.answer(call, body)
+        if isinstance(given, Response):
+            return self._reply(given, keep)
+        response = await self._wait(given, message.method)
+        return self._reply(response, keep and not self._stopping)
+
+    def _reply(self, response: Response, keep: bool) -> Reply:
+        return Reply(heads=self._heads, response=response, keep_alive=keep)
+
+    async def _wait(self, given: Awaitable[Response], method: str) -> Response:
+        """The answer of a handler that waits; a read that waits when the agent stops ends with an error."""
+        if method != "GET":
+            return await given
+        task = asyncio.current_task()
+        assert task is not None
+        self._reading.add(task)
+        try:
+            return await given
+        except asyncio.CancelledError:
+            if not self._stopping or task.cancelling() > 1:
+                raise
+            task.uncancel()
+            return Response(status=500, body=_STOPPING)
+        finally:
+            self._reading.discard(task)
+
+    async def _read_body(
+        self, request: web.BaseRequest, call: Call, headers: dict[str, str]
+    ) -> bytes | Response:
+        """The whole body, or the refusal: of its declared length before a byte is read, else at the limit."""
+        declared = headers.get("content-length")
+        size = int(declared) if declared else None
+        if size is not None and size > call.max_body:
+            return self._app.too_large(call, size)
+        payload = request._payload
+        if payload.is_eof():
+            return await payload.read()
+        if headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        pieces: list[bytes] = []
+        total = 0
+        try:
+            async with asyncio.timeout(self.limits.body_timeout_s):
+                while piece := await payload.readany():
+                    total += len(piece)
+                    if total > call.max_body:
+                        return self._app.too_large(call, None)
+                    pieces.append(piece)
+        except TimeoutError:
+            text = f"the request's body did not arrive within {self.limits.body_timeout_s:g} s"
+            return Response(status=408, body=text.encode())
+        except web.RequestPayloadError as error:
+            return Response(status=400, body=f"the request's body is broken: {error}".encode())
+        return b"".join(pieces)
+
+
+def _first_wins(items: Any) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in items:
+        headers.setdefault(name.lower(), value)
+    return headers
+
+
+class _Connection(RequestHandler):
+    """One connection. A subclass, because aiohttp offers no other way to count connections, to time heads
+    and to word the errors of its parser.
+    """
+
+    __slots__ = ("_head_timer", "_owner", "_peer")
+
+    def __init__(self, manager: web.Server, *, owner: HttpTransport, **limits: Any) -> None:
+        super().__init__(
+            manager,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+            lingering_time=2.0,
+            logger=log,
+            **limits,
+        )
+        self._owner = owner
+        self._peer: str | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        remote = peer[0] if isinstance(peer, tuple) else ""
+        refused = self._owner.admit(remote)
+        self._peer = remote
+        super().connection_made(transport)
+        if refused:
+            log.warning("Connection refused: %s", refused)
+            self._end(Response(status=429, body=f"Too many connections: {refused}".encode()))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._peer is not None:
+            self._owner.release(self._peer)
+            self._peer = None
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Waiting for a request, bytes came, and still none: its head is only partly here.
+        if self._waiter is not None and not self._messages:
+            if self._head_timer is None:
+                delay = self._owner.limits.head_timeout_s
+                self._head_timer = self._loop.call_later(delay, self._head_late)
+        elif self._head_timer is not None:
+            self._disarm()
+
+    def _disarm(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        self._end(Response(status=408, body=_SLOW_HEAD))
+
+    def _end(self, response: Response) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(self._owner.raw_refusal(response))
+            self._force_close = True
+            transport.close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> Any:
+        """The answer to what is not HTTP, in our headers (aiohttp's own would quote the request)."""
+        if status == 400 and isinstance(exc, LineTooLong):
+            limits = self._owner.limits
+            text = (
+                f"the request's head is too large: the limits are {limits.max_line_bytes} bytes for the "
+                f"target, {limits.max_header_bytes} bytes for a header and {limits.max_headers} headers"
+            )
+            return self._owner.refuse(Response(status=431, body=text.encode()))
+        if status == 400:
+            log.debug("Request refused: not HTTP: from=%s error=%.200s", self._peer, message)
+            return self._owner.refuse(Response(status=400, body=b"Bad Request: this is not valid HTTP/1.1"))
+        log.error("Request failed in the transport: from=%s", self._peer, exc_info=exc)
+        return self._owner.refuse(
+            Response(status=500, body=b"Internal error: it is in the log of this agent")
+        )
