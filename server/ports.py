@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from gemot.server.model.query import Query
 from gemot.server.raft.types import Batch, Entry, HardState, Message, SnapshotMeta
+from gemot.server.rpc.message import Call, Member, SnapshotChunk
 
 
 class Log(Protocol):
@@ -28,8 +29,8 @@ class Log(Protocol):
     def compact(self, through: int) -> None:
         """Forget entries up to `through`, as far as whole segments allow; asked again later, it goes on."""
 
-    def reset(self, meta: SnapshotMeta, token: int) -> None:
-        """Forget every entry: the snapshot `meta` replaces them. Durable, then `on_saved(token)`."""
+    def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        """Forget every entry: the snapshot `meta` replaces them. Durable, then `done()`."""
 
 
 class Wire(Protocol):
@@ -62,3 +63,57 @@ class Reader(Protocol):
 
     def submit(self, query: Query, done: Callable[[Any, int], None]) -> None:
         """Evaluate on a connection of its own; `done(value, index)` comes back on the loop."""
+
+
+class Peers(Wire, Protocol):
+    """The other servers: Raft messages, and calls with an answer."""
+
+    def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
+        """Ask; `done` gets the answer or a GemotError, later, once."""
+
+
+class Upkeep(Protocol):
+    """Long work on snapshots and the state file, away from the loop; one piece of each kind at a time."""
+
+    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
+        """Copy the state as it stands applied, verify and keep it. A failure stops the node."""
+
+    def checkpoint(self, done: Callable[[int], None]) -> None:
+        """Move the write-ahead log into the state file; `done` gets the index proven durable there."""
+
+    def newest_snapshot(self) -> SnapshotMeta | None: ...
+
+    def oldest_snapshot(self) -> SnapshotMeta | None:
+        """The older of the two kept, or the only one, or None: the log is never compacted past it."""
+
+    def read_chunk(self, index: int, term: int, offset: int) -> SnapshotChunk:
+        """A piece of a kept snapshot. Raises NotFound."""
+
+    def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
+        """Where the pieces of an incoming snapshot go."""
+
+    def replace_state(self, meta: SnapshotMeta) -> None:
+        """Put the kept snapshot `meta` in place of the state."""
+
+
+class Inbox(Protocol):
+    """Where an incoming snapshot is put together."""
+
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def finish(self) -> None:
+        """Verify size and hash, then make it one of the kept snapshots. Raises Corrupt."""
+
+
+class Identity(Protocol):
+    """What the meta file says of this server's place in a cluster."""
+
+    def cluster(self) -> str: ...
+
+    def adopt(self, cluster: str) -> None:
+        """Belong to this cluster from now on; durable before anything saved after this call."""
+
+    def pledge(self) -> bytes: ...
+
+    def keep_pledge(self, pledge: bytes, done: Callable[[], None]) -> None:
+        """Make a bootstrap promise durable, then call `done`."""

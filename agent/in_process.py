@@ -1,0 +1,98 @@
+"""The server tier of this very process, as the agent's `Servers`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from gemot.agent.servers import Subscription
+from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.errors import GemotError
+from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Bookmark
+from gemot.server.server import Server
+
+
+class InProcessServers:
+    """Futures around a `Server`'s callbacks; no bytes, no sockets."""
+
+    def __init__(self, *, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+
+    def apply(
+        self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
+    ) -> asyncio.Future[Applied]:
+        future: asyncio.Future[Applied] = self._loop.create_future()
+        self._server.apply(command, token, key, settle(future))
+        return future
+
+    def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        cancel = self._server.query(query, options, settle(future))
+        if not future.done():
+            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+        return future
+
+    def subscribe(
+        self,
+        query: Query,
+        on_answer: Callable[[Answer], None],
+        on_bookmark: Callable[[Answer], None] | None = None,
+    ) -> Subscription:
+        def told(event: Answer | Bookmark | GemotError) -> None:
+            deliver(event, on_answer, on_bookmark)
+
+        return Cancellable(self._server.subscribe(query, "", 0, told))
+
+    def leader(self) -> asyncio.Future[str]:
+        leader = self._server.status().leader
+        return self._known(leader.rpc if leader is not None else "")
+
+    def peers(self) -> asyncio.Future[list[str]]:
+        return self._known(sorted(v.rpc for v in self._server.status().voters if v.rpc))
+
+    def stats(self) -> dict[str, dict[str, str]]:
+        return self._server.stats()
+
+    def _known(self, value: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_result(value)
+        return future
+
+
+class Cancellable:
+    """A `Subscription` over a cancelling callable."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self._cancel = cancel
+
+    def cancel(self) -> None:
+        self._cancel()
+
+
+def settle(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    """What puts a result or a GemotError into the future, unless nobody waits for it any more."""
+
+    def done(result: Any) -> None:
+        if future.done():
+            return
+        if isinstance(result, GemotError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    return done
+
+
+def deliver(
+    event: Answer | Bookmark | GemotError,
+    on_answer: Callable[[Answer], None],
+    on_bookmark: Callable[[Answer], None] | None,
+) -> None:
+    """Hand an event of a subscription to whom it is for."""
+    if isinstance(event, Answer):
+        on_answer(event)
+    elif isinstance(event, Bookmark) and on_bookmark is not None and event.known_leader:
+        on_bookmark(Answer(None, event.index, event.known_leader, event.last_contact_ms))

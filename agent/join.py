@@ -1,0 +1,150 @@
+"""Finding the servers: `retry_join` addresses are asked on port 8301 who the servers are.
+
+Names are resolved anew at every try (a replaced server's address changes), and asking goes on for as long
+as the agent runs, so that an agent never holds on to servers that are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, Unavailable
+from gemot.server.rpc.client import Link
+from gemot.server.rpc.frame import FrameReader
+from gemot.server.rpc.message import Hello, Join, Joined
+from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection
+from gemot.server.runtime.timer import LoopTimer
+
+log = logging.getLogger("gemot.join")
+
+DEFAULT_PORT = 8301
+QUICK_S = 0.3
+"""Between tries while the cluster is still forming."""
+
+SETTLED_S = 30.0
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest."""
+    host, port = text, str(DEFAULT_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest[1:] if rest.startswith(":") else port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadRequest(f"retry_join: {text!r} is not host, host:port or [ipv6]:port")
+    return host, int(port)
+
+
+async def ask(
+    *, loop: asyncio.AbstractEventLoop, timer: LoopTimer, address: tuple[str, int], hello: Hello, expect: int
+) -> Joined:
+    """Who are the servers, in the word of this address. Raises Unavailable or PeerBroke."""
+    answer: asyncio.Future[Joined] = loop.create_future()
+
+    def settled(result: Joined | GemotError) -> None:
+        if not answer.done():
+            if isinstance(result, GemotError):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+    link: Link | None = None
+
+    def opened(connection: Connection) -> Link:
+        nonlocal link
+        link = Link(
+            hello=hello,
+            send=connection.send,
+            close=connection.abort,
+            now_ms=timer.now_ms,
+            on_ready=lambda _peer: link.call(Join(expect), settled) and None if link is not None else None,
+        )
+        link.on_open()
+        return link
+
+    def closed(_connection: Connection, reason: str) -> None:
+        settled(Unavailable(reason))
+
+    def make() -> Connection:
+        return Connection(loop=loop, reader=FrameReader(greeted=True), opened=opened, closed=closed)
+
+    try:
+        async with asyncio.timeout(DIAL_TIMEOUT_S):
+            _transport, connection = await loop.create_connection(make, *address)
+            try:
+                return await answer
+            finally:
+                connection.close("asked")
+    except TimeoutError as error:
+        raise Unavailable(f"did not answer within {DIAL_TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise Unavailable("refused" if isinstance(error, ConnectionRefusedError) else str(error)) from error
+
+
+class Joiner:
+    """Asks every address in turn, quickly until `settled` says enough is known, then now and then."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        timer: LoopTimer,
+        addresses: tuple[str, ...],
+        hello: Callable[[], Hello],
+        expect: int,
+        on_joined: Callable[[Joined], None],
+        settled: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._timer = timer
+        self._addresses = [parse_address(text) for text in addresses]
+        self._hello = hello
+        self._expect = expect
+        self._on_joined = on_joined
+        self._settled = settled
+        self._task: asyncio.Task[None] | None = None
+        self.errors: dict[str, str] = {}
+
+    def start(self) -> None:
+        if self._addresses:
+            self._task = self._loop.create_task(self._run())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def waiting_for(self) -> str:
+        return "; ".join(f"{where} {error}" for where, error in self.errors.items())
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.gather(*(self._ask(address) for address in self._addresses))
+            until = self._loop.time() + (SETTLED_S if self._settled() else QUICK_S)
+            while self._loop.time() < until:
+                await asyncio.sleep(QUICK_S)
+                if not self._settled():
+                    break
+
+    async def _ask(self, address: tuple[str, int]) -> None:
+        where = f"{address[0]}:{address[1]}"
+        try:
+            joined = await ask(
+                loop=self._loop,
+                timer=self._timer,
+                address=address,
+                hello=self._hello(),
+                expect=self._expect,
+            )
+        except (Unavailable, PeerBroke) as error:
+            if self.errors.get(where) != error.message:
+                log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
+            self.errors[where] = error.message
+            return
+        self.errors.pop(where, None)
+        self._on_joined(joined)

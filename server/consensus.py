@@ -1,0 +1,248 @@
+"""The replica: Raft's `Ready` carried out over ports, commands in, outcomes out. No clock, no threads.
+
+What it is: the place where the pure core, the durable log, the state and the callers meet, as
+synchronous event handlers (`on_message`, `on_tick`, `on_saved`, `propose`). What it is not: it reads for no
+one (`reads.py`), forwards nothing (`writes.py`), and has no chores of its own (`leader.py`).
+
+Rules of the file:
+- Everything of one pass goes together: events only note what came; `_flush`, once after them, proposes
+  all new commands as one batch and carries out what the core then asks.
+- Entries are applied in slices, so that heartbeats and replies are never far behind.
+- A failure of disk or state is not handled here: it leaves the handler, and the runtime stops the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from gemot.server.machine import Machine, Outcome
+from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
+from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
+from gemot.server.model.query import Applied
+from gemot.server.ports import Log, Timer, Wire
+from gemot.server.raft.node import Raft
+from gemot.server.raft.types import Append, Message, ReadState, Ready, Role, SnapshotMeta, SnapshotOffer
+from gemot.server.state.store import State
+from gemot.server.state.watch import Topic
+
+APPLY_SLICE = 256
+"""Entries applied in one go: about 5 ms of SQLite at most, far below a heartbeat."""
+
+Done = Callable[[Applied | GemotError], None]
+
+
+class Watcher(Protocol):
+    """Who is told what this replica learns, each on the loop and in order."""
+
+    def on_read_states(self, states: tuple[ReadState, ...]) -> None: ...
+
+    def on_applied(self, touched: list[Topic]) -> None: ...
+
+    def on_replaced(self) -> None:
+        """The whole state was replaced by a snapshot: every waiter looks again."""
+
+    def on_leadership(self, leads: bool) -> None: ...
+
+    def on_install(self, offer: SnapshotOffer) -> None: ...
+
+
+class _Waiter(msgspec.Struct, frozen=True):
+    term: int
+    done: Done
+
+
+class _Proposal(msgspec.Struct, frozen=True):
+    command: Command
+    accessor: str
+    retry: RetryId | IdempotencyKey | None
+    done: Done
+
+
+class Replica:
+    """One server's part in the agreement. Start it with `start(watcher)`; drive it by the `on_` methods."""
+
+    def __init__(
+        self, *, raft: Raft, log: Log, machine: Machine, state: State, wire: Wire, timer: Timer
+    ) -> None:
+        self.raft = raft
+        self._log = log
+        self._machine = machine
+        self._state = state
+        self._wire = wire
+        self._timer = timer
+        self._watcher: Watcher | None = None
+        self._proposals: list[_Proposal] = []
+        self._waiters: dict[int, _Waiter] = {}
+        self._after_save: dict[int, tuple[tuple[str, Message], ...]] = {}
+        self._commit = state.applied_index
+        self._flush_due = False
+        self._leads = False
+        self._heard_leader_ms = timer.now_ms()
+        self._time_base = (state.cluster_time_ms, timer.now_ms())
+
+    def start(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._schedule()
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        if isinstance(message, Append | SnapshotOffer) and message.term >= self.raft.term:
+            self._heard_leader_ms = self._timer.now_ms()
+        self.raft.step(message)
+        self._schedule()
+
+    def on_tick(self) -> None:
+        self.raft.tick()
+        self._schedule()
+
+    def on_saved(self, token: int) -> None:
+        """The log is durable up to this save. Earlier saves are too: they finish in order."""
+        self.raft.saved(token)
+        for earlier in [t for t in self._after_save if t <= token]:
+            for to, message in self._after_save.pop(earlier):
+                self._wire.send(to, message)
+        self._schedule()
+
+    def on_installed(self, meta: SnapshotMeta, ok: bool) -> None:
+        """The snapshot that was offered now is the state and the log's start (or could not be had)."""
+        self.raft.installed(meta, ok)
+        if ok:
+            self._commit = max(self._commit, meta.index)
+            for index in [i for i in self._waiters if i <= meta.index]:
+                self._waiters.pop(index).done(_OUTCOME_IN_SNAPSHOT)
+            self._told().on_replaced()
+        self._schedule()
+
+    # -- what callers ask --------------------------------------------------------------------------
+
+    def propose(
+        self, command: Command, accessor: str, retry: RetryId | IdempotencyKey | None, done: Done
+    ) -> None:
+        """Log a command; `done` gets its result once it is applied here.
+
+        `done(NotLeader)` means that it surely was not and will not be applied. `done` may be called much
+        later (no quorum), or never if this node stops: the caller keeps the deadline.
+        """
+        self._proposals.append(_Proposal(command, accessor, retry, done))
+        self._schedule()
+
+    def read_index(self, id: int) -> None:
+        self.raft.read_index(id)
+        self._schedule()
+
+    def transfer(self, to: str | None) -> None:
+        """Hand the leadership over (to the most caught-up voter when `to` is None)."""
+        self.raft.transfer(to)
+        self._schedule()
+
+    @property
+    def leads(self) -> bool:
+        return self._leads
+
+    @property
+    def applied_index(self) -> int:
+        return self._state.applied_index
+
+    def last_contact_ms(self) -> int:
+        """How long ago the leader was heard; 0 on the leader itself."""
+        return 0 if self._leads else self._timer.now_ms() - self._heard_leader_ms
+
+    def cluster_time_ms(self) -> int:
+        """The stamp that a command proposed now would carry."""
+        base, since = self._time_base
+        return max(base + self._timer.now_ms() - since, self._state.cluster_time_ms)
+
+    # -- one pass ----------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._timer.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._propose_all()
+        while self.raft.has_ready():
+            self._carry_out(self.raft.ready())
+        self._apply_slice()
+
+    def _propose_all(self) -> None:
+        proposals, self._proposals = self._proposals, []
+        if not proposals:
+            return
+        now = self.cluster_time_ms()
+        commands = [
+            encode(Envelope(ENVELOPE_VERSION, now, p.accessor, p.retry, p.command)) for p in proposals
+        ]
+        try:
+            first = self.raft.propose(commands)
+        except GemotError as error:
+            for proposal in proposals:
+                proposal.done(error)
+            return
+        term = self.raft.term
+        for offset, proposal in enumerate(proposals):
+            self._supersede(first + offset)
+            self._waiters[first + offset] = _Waiter(term, proposal.done)
+
+    def _supersede(self, index: int) -> None:
+        """A new entry of our own takes a place where an older waiter waits: its entry is gone."""
+        if (waiter := self._waiters.pop(index, None)) is not None:
+            waiter.done(NotLeader(self.raft.leader))
+
+    def _carry_out(self, ready: Ready) -> None:
+        if ready.token:
+            self._after_save[ready.token] = ready.after_save
+            self._log.save(ready.hard_state, ready.append, ready.token)
+        else:
+            assert not ready.after_save, "messages that wait for a save come with one"
+        for to, message in ready.messages:
+            self._wire.send(to, message)
+        self._commit = max(self._commit, ready.commit)
+        leads = ready.role == Role.LEADER
+        if leads != self._leads:
+            self._leads = leads
+            self._time_base = (self._state.cluster_time_ms, self._timer.now_ms())
+            self._heard_leader_ms = self._timer.now_ms()
+            self._told().on_leadership(leads)
+        if ready.read_states:
+            self._told().on_read_states(ready.read_states)
+        if ready.install is not None:
+            self._told().on_install(ready.install)
+
+    def _apply_slice(self) -> None:
+        applied = self._state.applied_index
+        if applied >= self._commit:
+            return
+        last = min(self._commit, applied + APPLY_SLICE)
+        entries = self.raft.entries(applied + 1, last)
+        assert entries, "a committed entry is held until it is applied"
+        outcomes = self._machine.apply(entries)
+        self.raft.applied(entries[-1].index)
+        touched: list[Topic] = []
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            touched.extend(outcome.touched)
+            self._answer(entry.term, outcome)
+        self._told().on_applied(touched)
+        if self._state.applied_index < self._commit:
+            self._schedule()
+
+    def _answer(self, term: int, outcome: Outcome) -> None:
+        waiter = self._waiters.pop(outcome.index, None)
+        if waiter is None:
+            return
+        # Another term's entry at our place: ours was never committed and never can be.
+        waiter.done(outcome.result if waiter.term == term else NotLeader(self.raft.leader))
+
+    def _told(self) -> Watcher:
+        assert self._watcher is not None, "start() comes first"
+        return self._watcher
+
+
+_OUTCOME_IN_SNAPSHOT = OutcomeUnknown(
+    "the outcome of this write is unknown: a snapshot replaced the log before its entry was seen here"
+)

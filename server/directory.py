@@ -1,0 +1,35 @@
+"""Where the servers are: id to member, learnt from hellos, join answers, and the catalog."""
+
+from __future__ import annotations
+
+from gemot.server.rpc.message import Member
+
+
+class Directory:
+    """The newest word on each server. An address may change; an id never does."""
+
+    def __init__(self, me: Member) -> None:
+        self._me = me
+        self._servers: dict[str, Member] = {me.id: me}
+
+    def learn(self, member: Member) -> None:
+        """First-hand word of a server replaces what was known of it; about ourselves we know best."""
+        if member.role == "server" and member.id != self._me.id:
+            self._servers[member.id] = member
+
+    def hint(self, member: Member) -> None:
+        """Second-hand word fills a gap only."""
+        if member.role == "server":
+            self._servers.setdefault(member.id, member)
+
+    def get(self, id: str) -> Member | None:
+        return self._servers.get(id)
+
+    def servers(self) -> tuple[Member, ...]:
+        """Ourselves first, the others by id."""
+        others = [m for id, m in sorted(self._servers.items()) if id != self._me.id]
+        return (self._me, *others)
+
+    def name(self, id: str) -> str:
+        member = self._servers.get(id)
+        return member.name if member is not None else id

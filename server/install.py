@@ -1,0 +1,89 @@
+"""Fetching a snapshot from the leader, and putting it in place of log and state.
+
+The order makes a crash at any point harmless: the snapshot is complete, verified and durable before the
+log is reset to it, and the log is reset before the state is replaced (what opens the data directory
+finishes a replacement that was cut short; see `recovery.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gemot.server.consensus import Replica
+from gemot.server.model.errors import GemotError
+from gemot.server.ports import Inbox, Log, Timer
+from gemot.server.raft.types import SnapshotMeta, SnapshotOffer
+from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
+
+CHUNK_BYTES = 1 << 20
+STALLED_MS = 5_000
+
+
+class Installer:
+    """At most one snapshot on its way at a time."""
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        log: Log,
+        call: Callable[[str, Call, Callable[[Any], None]], None],
+        inbox: Callable[[SnapshotMeta, SnapshotChunk], Inbox],
+        replace_state: Callable[[SnapshotMeta], None],
+        timer: Timer,
+    ) -> None:
+        self._replica = replica
+        self._log = log
+        self._call = call
+        self._inbox = inbox
+        self._replace_state = replace_state
+        self._timer = timer
+        self._offer: SnapshotOffer | None = None
+        self._to: Inbox | None = None
+        self._moved_ms = 0
+        self.installed = 0
+
+    def on_install(self, offer: SnapshotOffer) -> None:
+        """The core says: fetch this. A repeated offer of what is on its way changes nothing."""
+        if self._offer is not None and (
+            self._offer.meta == offer.meta and self._timer.now_ms() - self._moved_ms < STALLED_MS
+        ):
+            return
+        self._offer, self._to = offer, None
+        self._fetch(offer, 0)
+
+    def _fetch(self, offer: SnapshotOffer, offset: int) -> None:
+        self._moved_ms = self._timer.now_ms()
+        call = FetchSnapshot(offer.meta.index, offer.meta.term, offset)
+        self._call(offer.sender, call, lambda result: self._got(offer, offset, result))
+
+    def _got(self, offer: SnapshotOffer, offset: int, chunk: SnapshotChunk | GemotError) -> None:
+        if offer is not self._offer:
+            return
+        if isinstance(chunk, GemotError) or chunk.offset != offset:
+            self._failed(offer)
+            return
+        if self._to is None:
+            self._to = self._inbox(offer.meta, chunk)
+        self._to.write(offset, chunk.data)
+        reached = offset + len(chunk.data)
+        if reached < chunk.size and chunk.data:
+            self._fetch(offer, reached)
+            return
+        try:
+            self._to.finish()
+        except GemotError:
+            self._failed(offer)
+            return
+        self._log.reset(offer.meta, lambda: self._replace(offer))
+
+    def _replace(self, offer: SnapshotOffer) -> None:
+        self._replace_state(offer.meta)
+        self._offer, self._to = None, None
+        self.installed += 1
+        self._replica.on_installed(offer.meta, True)
+
+    def _failed(self, offer: SnapshotOffer) -> None:
+        self._offer, self._to = None, None
+        self._replica.on_installed(offer.meta, False)

@@ -1,0 +1,111 @@
+"""Chores of the leader alone: the clock of the log, upkeep of the state, membership into the catalog.
+
+Each chore proposes an ordinary command, one of a kind at a time; a deposed leader's late command finds
+its work done or undone by the new one, and does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gemot.server.consensus import Replica
+from gemot.server.members import Membership
+from gemot.server.model.command import Command
+from gemot.server.model.errors import GemotError
+from gemot.server.model.kv import KvPurge
+from gemot.server.model.query import Applied
+from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.ports import Timer
+from gemot.server.state.store import State
+
+CLOCK_EVERY_MS = 1_000
+PURGE_ROWS = 500
+KEEP_CHANGES = 50_000
+"""Change rows kept for watchers that come back and for history."""
+
+TRIM_STEP = 10_000
+TOMBSTONE_KEEP_MS = 15 * 60_000
+TOMBSTONE_STEP_MS = 30_000
+RETRY_KEEP_MS = 10 * 60_000
+RETRY_STEP_MS = 60_000
+
+
+class Leader:
+    """Does its chores while this server leads; call `on_tick` often, it keeps its own times."""
+
+    def __init__(self, *, replica: Replica, state: State, membership: Membership, timer: Timer) -> None:
+        self._replica = replica
+        self._state = state
+        self._membership = membership
+        self._timer = timer
+        self._leads = False
+        self._under_way: dict[type, None] = {}
+        self._marks: list[tuple[int, int]] = []
+        self._due: dict[str, int] = {}
+        self._verified = 0
+
+    def on_leadership(self, leads: bool) -> None:
+        self._leads = leads
+        self._under_way = {}
+        self._marks = []
+        self._due = {}
+        if leads:
+            self._membership.begin()
+
+    def on_tick(self) -> None:
+        if not self._leads:
+            return
+        self._membership.on_tick()
+        if self._every("clock", CLOCK_EVERY_MS) and self._state.deadlines_exist():
+            self._propose(Tick())
+        if self._every("tombstones", TOMBSTONE_STEP_MS):
+            self._reap_tombstones()
+        if self._every("retries", RETRY_STEP_MS) and self._state.deadlines_exist():
+            self._propose(PruneRetries(max(0, self._replica.cluster_time_ms() - RETRY_KEEP_MS)))
+        self._purge()
+        self._trim()
+        self._verify()
+
+    def _every(self, what: str, every_ms: int) -> bool:
+        now = self._timer.now_ms()
+        if now < self._due.setdefault(what, now + every_ms):
+            return False
+        self._due[what] = now + every_ms
+        return True
+
+    def _purge(self) -> None:
+        if self._state.masked_rows_left():
+            self._propose(KvPurge(PURGE_ROWS))
+
+    def _trim(self) -> None:
+        oldest, newest = self._state.change_range()
+        if newest - oldest > KEEP_CHANGES + TRIM_STEP:
+            self._propose(TrimChanges(newest - KEEP_CHANGES))
+
+    def _verify(self) -> None:
+        """Put the newest noted state hash into the log, for every server to compare with its own."""
+        index, digest = self._state.newest_checkpoint_hash()
+        if index > self._verified:
+            self._verified = index
+            self._propose(VerifyState(index, digest))
+
+    def _reap_tombstones(self) -> None:
+        """Marks say which index the state had reached when: what is old enough goes."""
+        now = self._timer.now_ms()
+        self._marks.append((now, self._state.applied_index))
+        old = [index for at, index in self._marks if now - at >= TOMBSTONE_KEEP_MS]
+        if not old:
+            return
+        self._marks = [(at, index) for at, index in self._marks if now - at < TOMBSTONE_KEEP_MS]
+        if self._state.oldest_tombstone() in range(1, old[-1] + 1):
+            self._propose(ReapTombstones(old[-1]))
+
+    def _propose(self, command: Command) -> None:
+        kind = type(command)
+        if kind in self._under_way:
+            return
+        self._under_way[kind] = None
+        self._replica.propose(command, "", None, self._ended(kind))
+
+    def _ended(self, kind: type) -> Callable[[Applied | GemotError], None]:
+        return lambda _result: self._under_way.pop(kind, None) and None

@@ -1,0 +1,181 @@
+"""Who is here: the agents connected to this server, and what the leader makes of everyone's reports.
+
+Until gossip lands, an RPC connection is the only sign of life. Each server reports once a second to the
+leader who is connected to it; the leader keeps the catalog in line: a host heard of is registered with a
+passing `serfHealth`, one not heard of for `FAILED_AFTER_MS` turns critical, one that leaves is taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gemot.server.model.catalog import (
+    SERF_HEALTH,
+    SERVER_SERVICE,
+    Deregister,
+    HealthService,
+    Node,
+    NodeDetail,
+    Register,
+    Service,
+)
+from gemot.server.model.command import Command
+from gemot.server.model.health import Check, Status
+from gemot.server.rpc.message import Member
+
+FAILED_AFTER_MS = 6_000
+"""Silence after which a host has failed. A broken connection is dialled again within one second, so
+only a dead agent, or a host cut off, stays silent for longer."""
+
+RECONCILE_EVERY_MS = 60_000
+"""How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
+
+ALIVE_OUTPUT = "Agent alive and reachable"
+FAILED_OUTPUT = "Agent not live or unreachable"
+
+
+class Connected:
+    """The agents with a connection to this server, and this server itself."""
+
+    def __init__(self, me: Member) -> None:
+        self._me = me
+        self._members: dict[str, Member] = {}
+        self._connections: dict[str, int] = {}
+
+    def add(self, member: Member) -> None:
+        self._members[member.id] = member
+        self._connections[member.id] = self._connections.get(member.id, 0) + 1
+
+    def remove(self, member: Member) -> None:
+        left = self._connections.get(member.id, 0) - 1
+        if left > 0:
+            self._connections[member.id] = left
+        else:
+            self._connections.pop(member.id, None)
+            self._members.pop(member.id, None)
+
+    def forget(self, node: str) -> None:
+        """This node said that it leaves: its still open connection is no sign of life any more."""
+        for id in [m.id for m in self._members.values() if m.name == node]:
+            del self._members[id]
+
+    def members(self) -> tuple[Member, ...]:
+        return (self._me, *self._members.values())
+
+
+class Membership:
+    """The leader's knowledge of who lives, turned into catalog commands. Soft: a new leader starts afresh."""
+
+    def __init__(
+        self,
+        *,
+        propose: Callable[[Command], None],
+        look: Callable[[str], NodeDetail | None],
+        alive_in_catalog: Callable[[], list[NodeDetail]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._propose = propose
+        self._look = look
+        self._alive_in_catalog = alive_in_catalog
+        self._now_ms = now_ms
+        self._heard: dict[str, tuple[Member | None, int]] = {}
+        self._settled: dict[str, Member] = {}
+        self._reconciled_ms = 0
+
+    def begin(self) -> None:
+        """This server leads from now on: every host the catalog calls alive has a full period to report."""
+        now = self._now_ms()
+        self._heard = {detail.node.node: (None, now) for detail in self._alive_in_catalog()}
+        self._settled = {}
+        self._reconciled_ms = now
+
+    def joined(self, member: Member) -> None:
+        """This member is alive (membership's `member_joined`). Costs nothing while all is as it was."""
+        self._heard[member.name] = (member, self._now_ms())
+        if self._settled.get(member.name) != member:
+            self._settled[member.name] = member
+            if (command := register_alive(member, self._look(member.name))) is not None:
+                self._propose(command)
+
+    def failed(self, name: str) -> None:
+        """Nothing was heard of this member for too long."""
+        self._heard.pop(name, None)
+        self._settled.pop(name, None)
+        if (command := register_failed(self._look(name))) is not None:
+            self._propose(command)
+
+    def left(self, name: str) -> None:
+        """This member leaves on purpose: its node, services and checks go."""
+        self._heard.pop(name, None)
+        self._settled.pop(name, None)
+        if self._look(name) is not None:
+            self._propose(Deregister(name))
+
+    def on_tick(self) -> None:
+        now = self._now_ms()
+        for name in [n for n, (_, at) in self._heard.items() if now - at >= FAILED_AFTER_MS]:
+            self.failed(name)
+        if now - self._reconciled_ms >= RECONCILE_EVERY_MS:
+            self._reconciled_ms = now
+            self._settled = {}
+
+    def alive(self) -> int:
+        return len(self._heard)
+
+
+def register_alive(member: Member, known: NodeDetail | None) -> Register | None:
+    """What makes the catalog say that this member lives; None when it says so already."""
+    node = Node(
+        node=member.name,
+        address=member.address,
+        id=member.id,
+        datacenter=member.datacenter,
+        tagged_addresses=member.tagged_addresses,
+        meta=member.meta,
+    )
+    check = _serf_health(member.name, "passing", ALIVE_OUTPUT)
+    services = (_server_service(member),) if member.role == "server" else ()
+    if known is not None and _says(known, node, check, services):
+        return None
+    return Register(node=node, services=services, checks=(check,))
+
+
+def register_failed(known: NodeDetail | None) -> Register | None:
+    """What makes the catalog say that this node failed; None when it does, or does not know it."""
+    if known is None:
+        return None
+    for check in known.checks:
+        if check.check_id == SERF_HEALTH and check.status != "critical":
+            failed = _serf_health(known.node.node, "critical", FAILED_OUTPUT)
+            return Register(node=known.node, checks=(failed,), skip_node_update=True)
+    return None
+
+
+def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, ...]) -> bool:
+    same_node = (
+        known.node.address == node.address
+        and known.node.id == node.id
+        and known.node.meta == node.meta
+        and known.node.tagged_addresses == node.tagged_addresses
+    )
+    passing = any(c.check_id == SERF_HEALTH and c.status == check.status for c in known.checks)
+    served = {(s.id, s.address, s.port) for s in known.services}
+    return same_node and passing and all((s.id, s.address, s.port) in served for s in services)
+
+
+def _serf_health(node: str, status: Status, output: str) -> Check:
+    return Check(node=node, check_id=SERF_HEALTH, name="Serf Health Status", status=status, output=output)
+
+
+def _server_service(member: Member) -> Service:
+    port = int(member.rpc.rpartition(":")[2] or 0)
+    return Service(
+        id=SERVER_SERVICE,
+        service=SERVER_SERVICE,
+        port=port,
+        meta={"version": member.build, "raft_version": "3"},
+    )
+
+
+SERVERS = HealthService(SERVER_SERVICE)
+"""The query that finds the servers in the catalog."""

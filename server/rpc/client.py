@@ -1,0 +1,184 @@
+"""The calling side of one RPC connection, as event handlers. Holds no socket and no clock.
+
+A `Link` lives as long as its connection. When it breaks, every call under way is told so: a read may be
+asked again elsewhere (`Unavailable`), a write's outcome is unknown (`OutcomeUnknown`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gemot.server.model.errors import GemotError, OutcomeUnknown, PeerBroke, Unavailable, WireError, from_wire
+from gemot.server.model.query import VALUES, Answer, Applied
+from gemot.server.raft.types import Message
+from gemot.server.rpc.frame import GREETING, Kind, frame
+from gemot.server.rpc.message import (
+    PROTOCOL_MAX,
+    PROTOCOL_MIN,
+    Apply,
+    Ask,
+    Bookmark,
+    Call,
+    Cancelled,
+    FetchSnapshot,
+    Forward,
+    Hello,
+    Join,
+    Joined,
+    Numbered,
+    SnapshotChunk,
+    Status,
+    Subscribe,
+    TierStatus,
+    decode_hello,
+    decode_returned,
+    encode,
+)
+
+PING_AFTER_MS = 1_000
+SILENT_AFTER_MS = 4_000
+"""A peer that answers no ping for so long is taken for gone, and the connection closed."""
+
+Done = Callable[[Any], None]
+
+
+class _RawAnswer(msgspec.Struct, frozen=True, array_like=True):
+    value: msgspec.Raw
+    index: int
+    known_leader: bool
+    last_contact_ms: int
+
+
+_raw_answer = msgspec.msgpack.Decoder(_RawAnswer)
+_value = {query: msgspec.msgpack.Decoder(type_) for query, type_ in VALUES.items()}
+_failure = msgspec.msgpack.Decoder(WireError)
+_reply: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    Apply: msgspec.msgpack.Decoder(Applied),
+    Forward: msgspec.msgpack.Decoder(Applied),
+    FetchSnapshot: msgspec.msgpack.Decoder(SnapshotChunk),
+    Join: msgspec.msgpack.Decoder(Joined),
+    Status: msgspec.msgpack.Decoder(TierStatus),
+}
+_other = msgspec.msgpack.Decoder(bool)
+_ANSWERS = (Kind.REPLY, Kind.EVENT, Kind.FAILURE, Kind.BOOKMARK)
+_bookmark = msgspec.msgpack.Decoder(Bookmark)
+
+
+def _decode(kind: Kind, call: Call, body: msgspec.Raw) -> Any:
+    """The word that answers this call, or the error it failed with. Raises PeerBroke."""
+    try:
+        if kind == Kind.FAILURE:
+            return from_wire(_failure.decode(body))
+        if kind == Kind.BOOKMARK:
+            return _bookmark.decode(body)
+        if isinstance(call, Ask | Subscribe):
+            raw = _raw_answer.decode(body)
+            value = _value[type(call.query)].decode(raw.value)
+            return Answer(value, raw.index, raw.known_leader, raw.last_contact_ms)
+        return _reply.get(type(call), _other).decode(body)
+    except msgspec.DecodeError as error:
+        raise PeerBroke(f"undecodable answer to {type(call).__name__}: {error}") from error
+
+
+class Link:
+    """One connection to a server. `on_ready` is called once its hello came."""
+
+    def __init__(
+        self,
+        *,
+        hello: Hello,
+        send: Callable[[bytes], None],
+        close: Callable[[str], None],
+        now_ms: Callable[[], int],
+        on_ready: Callable[[Hello], None],
+    ) -> None:
+        self._hello = hello
+        self._send = send
+        self._close = close
+        self._now_ms = now_ms
+        self._on_ready = on_ready
+        self._next_id = 1
+        self._calls: dict[int, tuple[Call, Done]] = {}
+        self._heard_ms = now_ms()
+        self._pinged = False
+        self.peer: Hello | None = None
+        self.closed = False
+
+    def on_open(self) -> None:
+        self._send(GREETING + frame(Kind.HELLO, encode(self._hello)))
+
+    def call(self, call: Call, done: Done) -> Callable[[], None]:
+        """Ask; `done` gets the answer or a GemotError (for Subscribe: each event). Returns its cancel."""
+        if self.closed or self.peer is None:
+            done(Unavailable("not connected to that server"))
+            return _nothing
+        id = self._next_id
+        self._next_id += 1
+        self._calls[id] = (call, done)
+        self._send(frame(Kind.CALL, encode(Numbered(id, call))))
+        return lambda: self._cancel(id)
+
+    def send_raft(self, message: Message) -> None:
+        if not self.closed and self.peer is not None:
+            self._send(frame(Kind.RAFT, encode(message)))
+
+    def on_frame(self, kind: Kind, body: bytes) -> None:
+        """Handle one frame. Raises PeerBroke: the connection is then to be closed."""
+        self._heard_ms = self._now_ms()
+        self._pinged = False
+        if self.peer is None:
+            if kind != Kind.HELLO:
+                raise PeerBroke(f"the first frame must be a hello, not {kind.name}")
+            self._greeted(decode_hello(body))
+        elif kind in _ANSWERS:
+            returned = decode_returned(body)
+            known = self._calls.get(returned.id)
+            if known is None:
+                return
+            call, done = known
+            if kind in (Kind.REPLY, Kind.FAILURE):
+                del self._calls[returned.id]
+            done(_decode(kind, call, returned.body))
+        elif kind != Kind.PONG:
+            raise PeerBroke(f"a {kind.name} frame is not for a client")
+
+    def on_tick(self) -> None:
+        """Ping a silent peer; close when it stays silent."""
+        silent_ms = self._now_ms() - self._heard_ms
+        if silent_ms >= SILENT_AFTER_MS:
+            self._close(f"no answer for {silent_ms} ms")
+        elif silent_ms >= PING_AFTER_MS and not self._pinged:
+            self._pinged = True
+            self._send(frame(Kind.PING, b""))
+
+    def on_closed(self, reason: str) -> None:
+        self.closed = True
+        calls, self._calls = self._calls, {}
+        for call, done in calls.values():
+            done(_broken(call, reason))
+
+    def _greeted(self, peer: Hello) -> None:
+        if peer.protocol_min > PROTOCOL_MAX or peer.protocol_max < PROTOCOL_MIN:
+            raise PeerBroke(
+                f"{peer.member.name} speaks protocol {peer.protocol_min} to {peer.protocol_max}, "
+                f"this agent {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+            )
+        self.peer = peer
+        self._on_ready(peer)
+
+    def _cancel(self, id: int) -> None:
+        if self._calls.pop(id, None) is not None and not self.closed:
+            self._send(frame(Kind.CANCEL, encode(Cancelled(id))))
+
+
+def _broken(call: Call, reason: str) -> GemotError:
+    if isinstance(call, Apply | Forward):
+        return OutcomeUnknown(f"the connection to the server broke before it answered ({reason})")
+    return Unavailable(f"the connection to the server broke ({reason})")
+
+
+def _nothing() -> None:
+    """Cancels a call that was never sent."""

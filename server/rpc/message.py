@@ -1,0 +1,207 @@
+"""The words of RPC: who greets, what may be asked, what comes back.
+
+Every connection opens with a `Hello` from each side. Calls carry an id of the caller's; one reply,
+failure, or stream of events answers it. Raft messages travel as frames of their own, unanswered.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.errors import PeerBroke
+from gemot.server.model.query import Options, Query
+from gemot.server.raft.types import Message
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """One agent: who it is and where. `rpc` is "ip:port" on servers, "" on client agents."""
+
+    id: str
+    name: str
+    address: str
+    role: Literal["server", "client"]
+    datacenter: str
+    build: str
+    rpc: str = ""
+    meta: dict[str, str] = {}
+    tagged_addresses: dict[str, str] = {}
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True):
+    """Opens a connection, both ways. `cluster` is "" for a client agent or an unbootstrapped server."""
+
+    protocol_min: int
+    protocol_max: int
+    cluster: str
+    member: Member
+    features: tuple[str, ...] = ()
+
+
+class Apply(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A write from a client agent; the server forwards it if need be. Reply: Applied."""
+
+    command: Command
+    token: str
+    retry: RetryId | IdempotencyKey | None
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """A write from a server to the one it takes for the leader; never sent on. Reply: Applied."""
+
+    command: Command
+    accessor: str
+    retry: RetryId | IdempotencyKey | None
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """A read, blocking or not. Reply: Answer."""
+
+    query: Query
+    options: Options
+
+
+class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A read that goes on: events are Answers, with a Bookmark about once a second between them."""
+
+    query: Query
+    token: str
+    from_index: int
+
+
+class Bookmark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Everything up to `index` has been told; and how this server stands to the leader."""
+
+    index: int
+    known_leader: bool
+    last_contact_ms: int
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """A server tells the leader which agents are connected to it now. Reply: True."""
+
+    members: tuple[Member, ...]
+
+
+class Leave(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """An agent leaves on purpose: its node goes out of the catalog. Reply: True."""
+
+    node: str
+
+
+class FetchSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """One piece of a snapshot. Reply: SnapshotChunk."""
+
+    index: int
+    term: int
+    offset: int
+
+
+class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True):
+    size: int
+    sha256: str
+    epoch: int
+    offset: int
+    data: bytes
+
+
+class Join(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Who are the servers? The only call answered on port 8301. Reply: Joined."""
+
+    expect: int
+
+
+class Joined(msgspec.Struct, frozen=True, array_like=True):
+    """The servers known here, the answerer first when it is one. `expect` and `cluster` are its own."""
+
+    servers: tuple[Member, ...]
+    expect: int
+    cluster: str
+
+
+class Promise(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Bootstrap, first step: will you belong to this cluster with these voters? Reply: True."""
+
+    cluster: str
+    voters: tuple[Member, ...]
+
+
+class Found(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Bootstrap, second step: all have promised; begin. Reply: True."""
+
+    cluster: str
+    voters: tuple[Member, ...]
+
+
+class Status(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """How this server sees the tier. Reply: TierStatus. Answered without a quorum."""
+
+
+class TierStatus(msgspec.Struct, frozen=True, array_like=True):
+    leader: Member | None
+    voters: tuple[Member, ...]
+    stats: dict[str, dict[str, str]]
+
+
+Call = Apply | Forward | Ask | Subscribe | Report | Leave | FetchSnapshot | Join | Promise | Found | Status
+
+
+class Numbered(msgspec.Struct, frozen=True, array_like=True):
+    """A call with the id its caller gave it."""
+
+    id: int
+    call: Call
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True):
+    """A reply, a failure or an event to call `id`; the body's type is told by the call."""
+
+    id: int
+    body: msgspec.Raw
+
+
+class Cancelled(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+
+
+_T = TypeVar("_T")
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+_hello = msgspec.msgpack.Decoder(Hello)
+_numbered = msgspec.msgpack.Decoder(Numbered)
+_returned = msgspec.msgpack.Decoder(Returned)
+_cancelled = msgspec.msgpack.Decoder(Cancelled)
+_raft: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def decode_hello(body: bytes) -> Hello:
+    return _decoded(_hello, body)
+
+
+def decode_call(body: bytes) -> Numbered:
+    return _decoded(_numbered, body)
+
+
+def decode_returned(body: bytes) -> Returned:
+    return _decoded(_returned, body)
+
+
+def decode_cancelled(body: bytes) -> Cancelled:
+    return _decoded(_cancelled, body)
+
+
+def decode_raft(body: bytes) -> Message:
+    return _decoded(_raft, body)
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise PeerBroke(f"undecodable frame: {error}") from error

@@ -1,0 +1,284 @@
+"""Sockets around the RPC event handlers: the listener, and a link that is dialled again when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gemot.server.model.errors import PeerBroke, Unavailable
+from gemot.server.raft.types import Message
+from gemot.server.rpc.client import Link
+from gemot.server.rpc.frame import FrameReader, Kind
+from gemot.server.rpc.message import Call, Hello
+from gemot.server.rpc.session import Session, Tier
+from gemot.server.runtime.timer import LoopTimer, Ticker
+
+log = logging.getLogger("gemot.rpc")
+
+MAX_UNSENT_BYTES = 64 << 20
+"""A peer that leaves so much unread is cut off: it would take the memory of this process."""
+
+MAX_CONNECTIONS = 4_096
+HANDSHAKE_S = 5.0
+DIAL_TIMEOUT_S = 3.0
+REDIAL_MIN_S = 0.05
+REDIAL_MAX_S = 1.0
+
+
+class _Handler(Protocol):
+    def on_frame(self, kind: Kind, body: bytes) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One socket. What is sent within one pass of the loop leaves in one write."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        reader: FrameReader,
+        opened: Callable[[Connection], _Handler],
+        closed: Callable[[Connection, str], None],
+    ) -> None:
+        self._loop = loop
+        self._reader = reader
+        self._opened = opened
+        self._closed = closed
+        self._handler: _Handler | None = None
+        self._transport: asyncio.Transport | None = None
+        self._unsent: list[bytes] = []
+        self._reason = "closed by the peer"
+        self.remote = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if (sock := transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peername = transport.get_extra_info("peername")
+        self.remote = f"{peername[0]}:{peername[1]}" if peername else "?"
+        self._handler = self._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        assert self._handler is not None
+        try:
+            for kind, body in self._reader.feed(data):
+                self._handler.on_frame(kind, body)
+        except PeerBroke as error:
+            log.warning("rpc: peer broke the protocol: remote=%s error=%s", self.remote, error)
+            self.close(error.message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._closed(self, str(exc) if exc else self._reason)
+
+    def send(self, data: bytes) -> None:
+        if self._transport is None:
+            return
+        if not self._unsent:
+            self._loop.call_soon(self._write)
+        self._unsent.append(data)
+
+    def close(self, reason: str) -> None:
+        """End the connection; what was sent before still leaves."""
+        self._reason = reason
+        if self._transport is not None:
+            self._write()
+            self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        self._reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _write(self) -> None:
+        if self._transport is None or not self._unsent:
+            return
+        data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
+        self._unsent.clear()
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            log.warning("rpc: peer reads too slowly, cut off: remote=%s", self.remote)
+            self.abort("the peer reads too slowly")
+
+
+class Listener:
+    """Accepts RPC connections and gives each a session."""
+
+    def __init__(
+        self, *, loop: asyncio.AbstractEventLoop, tier: Tier, host: str, port: int, join_only: bool = False
+    ) -> None:
+        self._loop = loop
+        self._tier = tier
+        self._host = host
+        self._port = port
+        self._join_only = join_only
+        self._server: asyncio.Server | None = None
+        self._sessions: dict[Connection, Session] = {}
+
+    async def start(self) -> None:
+        """Raises OSError when the address is in use."""
+        self._server = await self._loop.create_server(
+            self._make, self._host, self._port, reuse_address=True, backlog=1024
+        )
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._sessions):
+            connection.close("the server stops")
+
+    def _make(self) -> Connection:
+        return Connection(loop=self._loop, reader=FrameReader(), opened=self._opened, closed=self._gone)
+
+    def _opened(self, connection: Connection) -> Session:
+        session = Session(
+            tier=self._tier, send=connection.send, close=connection.close, join_only=self._join_only
+        )
+        if len(self._sessions) >= MAX_CONNECTIONS:
+            log.warning(
+                "rpc: more than %d connections: remote=%s refused", MAX_CONNECTIONS, connection.remote
+            )
+            connection.abort("too many connections")
+        self._sessions[connection] = session
+        self._loop.call_later(HANDSHAKE_S, self._check_greeted, connection)
+        return session
+
+    def _check_greeted(self, connection: Connection) -> None:
+        session = self._sessions.get(connection)
+        if session is not None and not session.greeted:
+            connection.abort(f"no hello within {HANDSHAKE_S:g} s")
+
+    def _gone(self, connection: Connection, reason: str) -> None:
+        if (session := self._sessions.pop(connection, None)) is not None:
+            session.on_closed()
+
+
+class Dialler:
+    """Keeps one link to an address: dials, dials again with back-off, resolves the name anew each time."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        timer: LoopTimer,
+        address: Callable[[], tuple[str, int] | None],
+        hello: Callable[[], Hello],
+        on_ready: Callable[[Hello], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._timer = timer
+        self._address = address
+        self._hello = hello
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._link: Link | None = None
+        self._connection: Connection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ended: asyncio.Event = asyncio.Event()
+        self._backoff_s = REDIAL_MIN_S
+        self._ticker = Ticker(loop=loop, every_ms=500, callback=self._tick)
+        self.last_error = "not tried yet"
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+        self._ticker.start()
+
+    async def stop(self) -> None:
+        self._ticker.stop()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection is not None:
+            self._connection.close("this side stops")
+
+    @property
+    def ready(self) -> bool:
+        return self._link is not None and self._link.peer is not None and not self._link.closed
+
+    @property
+    def peer(self) -> Hello | None:
+        return self._link.peer if self._link is not None and not self._link.closed else None
+
+    def call(self, call: Call, done: Callable[[Any], None]) -> Callable[[], None]:
+        if self._link is None:
+            done(Unavailable(f"not connected to that server ({self.last_error})"))
+            return _nothing
+        return self._link.call(call, done)
+
+    def send_raft(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send_raft(message)
+
+    async def _run(self) -> None:
+        while True:
+            self._ended = asyncio.Event()
+            if await self._dial():
+                await self._ended.wait()
+            await asyncio.sleep(self._backoff_s)
+            self._backoff_s = min(self._backoff_s * 2, REDIAL_MAX_S)
+
+    async def _dial(self) -> bool:
+        address = self._address()
+        if address is None:
+            self.last_error = "address unknown"
+            return False
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT_S):
+                await self._loop.create_connection(self._make, address[0], address[1])
+        except (OSError, TimeoutError) as error:
+            self.last_error = f"{address[0]}:{address[1]} {_reason(error)}"
+            return False
+        return True
+
+    def _make(self) -> Connection:
+        reader = FrameReader(greeted=True)
+        return Connection(loop=self._loop, reader=reader, opened=self._opened, closed=self._gone)
+
+    def _opened(self, connection: Connection) -> Link:
+        link = Link(
+            hello=self._hello(),
+            send=connection.send,
+            close=connection.abort,
+            now_ms=self._timer.now_ms,
+            on_ready=self._greeted,
+        )
+        self._connection, self._link = connection, link
+        link.on_open()
+        return link
+
+    def _greeted(self, peer: Hello) -> None:
+        self._backoff_s = REDIAL_MIN_S
+        if self._on_ready is not None:
+            self._on_ready(peer)
+
+    def _gone(self, connection: Connection, reason: str) -> None:
+        if connection is not self._connection:
+            return
+        link, self._link, self._connection = self._link, None, None
+        self.last_error = reason
+        if link is not None:
+            link.on_closed(reason)
+        self._ended.set()
+        if self._on_lost is not None:
+            self._on_lost(reason)
+
+    def _tick(self) -> None:
+        if self._link is not None:
+            self._link.on_tick()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"did not answer within {DIAL_TIMEOUT_S:g} s"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    return str(error)
+
+
+def _nothing() -> None:
+    """Cancels a call that was never sent."""
