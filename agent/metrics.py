@@ -13,6 +13,7 @@ from time import monotonic, time
 from typing import Any, Literal
 
 import msgspec
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 INTERVAL_S = 10.0
@@ -212,3 +213,13 @@ class Metrics:
 
     def _labels(self, name: str, labels: tuple[str, ...]) -> Mapping[str, str]:
         return dict(zip(self._kinds[name].labels, labels, strict=True))
+
+
+def watch_process(metrics: Metrics) -> None:
+    """Have the figures of this process read: memory, files, processor time, start."""
+    process = psutil.Process()
+    started = process.create_time()
+    metrics.gauge("gemot_process_resident_bytes", lambda: process.memory_info().rss)
+    metrics.gauge("gemot_process_open_files", process.num_fds)
+    metrics.gauge("gemot_process_cpu_seconds", lambda: sum(process.cpu_times()[:2]))
+    metrics.gauge("gemot_process_start_seconds", lambda: started)

@@ -1,0 +1,264 @@
+"""The catalog family: `/v1/catalog/`. Source: Consul, catalog API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gemot.agent.http import parse, render
+from gemot.agent.http.body import decode_body
+from gemot.agent.http.message import Request, Response, Route
+from gemot.agent.http.reading import Reads, Views
+from gemot.agent.servers import Servers
+from gemot.server.model import catalog as words
+from gemot.server.model.errors import BadRequest, RuleFailed
+from gemot.server.model.health import Check, Status
+
+_MAX_BODY = 512 * 1024
+_STATUSES: tuple[Status, ...] = ("passing", "warning", "critical")
+
+
+class WeightsBody(msgspec.Struct, rename="pascal"):
+    passing: int = 0
+    warning: int = 0
+
+
+class AddressBody(msgspec.Struct, rename="pascal"):
+    address: str = ""
+    port: int = 0
+
+
+class ServiceBody(msgspec.Struct, rename="pascal"):
+    id: str = ""
+    service: str = ""
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = {}
+    address: str = ""
+    port: int = 0
+    socket_path: str = ""
+    weights: WeightsBody = msgspec.field(default_factory=WeightsBody)
+    enable_tag_override: bool = False
+    tagged_addresses: dict[str, AddressBody] = {}
+    kind: str = ""
+    datacenter: str = ""
+    proxy: Any = None
+    connect: Any = None
+
+
+class CheckBody(msgspec.Struct, rename="pascal"):
+    node: str = ""
+    check_id: str = ""
+    name: str = ""
+    status: str = ""
+    notes: str = ""
+    output: str = ""
+    service_id: str = ""
+    service_name: str = ""
+    service_tags: tuple[str, ...] = ()
+    type: str = ""
+    interval: str = ""
+    timeout: str = ""
+    exposed_port: int = 0
+    definition: Any = None
+
+
+class RegisterBody(msgspec.Struct, rename="pascal"):
+    datacenter: str = ""
+    id: str = ""
+    node: str = ""
+    address: str = ""
+    tagged_addresses: dict[str, str] = {}
+    node_meta: dict[str, str] = {}
+    service: ServiceBody | None = None
+    check: CheckBody | None = None
+    checks: tuple[CheckBody, ...] = ()
+    skip_node_update: bool = False
+
+
+class DeregisterBody(msgspec.Struct, rename="pascal"):
+    datacenter: str = ""
+    node: str = ""
+    address: str = ""
+    service_id: str = ""
+    check_id: str = ""
+
+
+def routes(*, servers: Servers, datacenter: str, views: Views | None = None) -> list[Route]:
+    family = _Catalog(servers=servers, reads=Reads(servers=servers, datacenter=datacenter, views=views))
+    reads = {
+        "/v1/catalog/datacenters": (family.datacenters, "none"),
+        "/v1/catalog/nodes": (family.nodes, "node:read"),
+        "/v1/catalog/services": (family.services, "service:read"),
+        "/v1/catalog/service/": (family.service, "service:read"),
+        "/v1/catalog/connect/": (family.connect, "service:read"),
+        "/v1/catalog/node/": (family.node, "node:read"),
+        "/v1/catalog/node-services/": (family.node_services, "node:read"),
+    }
+    writes = {"/v1/catalog/register": family.register, "/v1/catalog/deregister": family.deregister}
+    return [
+        *(
+            Route(path=path, handlers={"GET": handler}, permission={"GET": permission})  # type: ignore[dict-item]
+            for path, (handler, permission) in reads.items()
+        ),
+        *(
+            Route(path=path, handlers={"PUT": handler}, permission={"PUT": "node:write"}, max_body=_MAX_BODY)
+            for path, handler in writes.items()
+        ),
+    ]
+
+
+class _Catalog:
+    def __init__(self, *, servers: Servers, reads: Reads) -> None:
+        self._servers = servers
+        self._reads = reads
+
+    def datacenters(self, request: Request) -> Response:
+        return render.json_response(request, [self._reads.datacenter])
+
+    async def nodes(self, request: Request) -> Response:
+        answer, headers = await self._reads.read(request, words.Nodes(parse.node_meta(request)))
+        return render.json_response(request, [render.node(row) for row in answer.value], headers=headers)
+
+    async def services(self, request: Request) -> Response:
+        query = words.Services(parse.node_meta(request))
+        answer, headers = await self._reads.read(request, query, cacheable=True)
+        return render.json_response(request, answer.value, headers=headers)
+
+    async def service(self, request: Request) -> Response:
+        name = parse.name_in(request, "Missing service name")
+        query = words.ServiceNodes(name, parse.every(request, "tag"), parse.node_meta(request))
+        answer, headers = await self._reads.read(request, query, cacheable=True)
+        return render.json_response(
+            request, [render.service_node(row) for row in answer.value], headers=headers
+        )
+
+    async def connect(self, request: Request) -> Response:
+        """Sidecars of a service: there is no mesh, so none; it waits like the service itself."""
+        name = parse.name_in(request, "Missing service name")
+        _, headers = await self._reads.read(request, words.ServiceNodes(name))
+        return render.json_response(request, [], headers=headers)
+
+    async def node(self, request: Request) -> Response:
+        detail, headers = await self._node_detail(request)
+        if detail is None:
+            return render.json_response(request, None, headers=headers)
+        shown = {
+            "Node": render.node(detail.node),
+            "Services": {s.id: render.service(s) for s in detail.services},
+        }
+        return render.json_response(request, shown, headers=headers)
+
+    async def node_services(self, request: Request) -> Response:
+        detail, headers = await self._node_detail(request)
+        if detail is None:
+            return render.json_response(request, {"Node": None, "Services": None}, headers=headers)
+        shown = {"Node": render.node(detail.node), "Services": [render.service(s) for s in detail.services]}
+        return render.json_response(request, shown, headers=headers)
+
+    async def _node_detail(self, request: Request) -> tuple[words.NodeDetail | None, dict[str, str]]:
+        name = parse.name_in(request, "Missing node name")
+        answer, headers = await self._reads.read(request, words.NodeInfo(name))
+        return answer.value, headers
+
+    async def register(self, request: Request) -> Response:
+        parse.check_scope(request, datacenter=self._reads.datacenter)
+        body = decode_body(request.body, RegisterBody)
+        command = to_register(body, datacenter=self._reads.datacenter)
+        return await self._write(request, command)
+
+    async def deregister(self, request: Request) -> Response:
+        parse.check_scope(request, datacenter=self._reads.datacenter)
+        body = decode_body(request.body, DeregisterBody)
+        _check_datacenter(body.datacenter, self._reads.datacenter)
+        if not body.node:
+            raise RuleFailed("Must provide node")
+        check_id = "" if body.service_id else body.check_id
+        return await self._write(request, words.Deregister(body.node, body.service_id, check_id))
+
+    async def _write(self, request: Request, command: words.Register | words.Deregister) -> Response:
+        key = parse.idempotency_key(request)
+        applied = await self._servers.apply(command, token=request.token, key=key)
+        return render.json_response(request, bool(applied.value), headers=render.write_headers(applied))
+
+
+def to_register(body: RegisterBody, *, datacenter: str) -> words.Register:
+    """The command of a registration, with what its parts leave out filled in from each other."""
+    _check_datacenter(body.datacenter, datacenter)
+    if not body.node:
+        raise RuleFailed("Must provide node")
+    if not body.address and not body.skip_node_update:
+        raise RuleFailed("Must provide address if SkipNodeUpdate is not set")
+    node = words.Node(body.node, body.address, body.id, datacenter, body.tagged_addresses, body.node_meta)
+    services = (_to_service(body.service),) if body.service is not None else ()
+    given = (body.check, *body.checks) if body.check is not None else body.checks
+    checks = tuple(_to_check(one, body.node) for one in given)
+    return words.Register(node, services, checks, body.skip_node_update)
+
+
+def _check_datacenter(wanted: str, ours: str) -> None:
+    if wanted and wanted.lower() != ours.lower():
+        raise RuleFailed("No path to datacenter")
+
+
+def _to_service(body: ServiceBody) -> words.Service:
+    name = body.service or body.id
+    if not name:
+        raise RuleFailed("Must provide service name (Service.Service) when Service is given")
+    for limit, what, value in ((65535, "Service.Port", body.port),):
+        if not 0 <= value <= limit:
+            raise BadRequest(f"{what} is {value}: it must be 0 to {limit}")
+    addresses = {
+        name: words.ServiceAddress(at.address, at.port) for name, at in body.tagged_addresses.items()
+    }
+    return words.Service(
+        body.id or name,
+        name,
+        body.tags,
+        body.address,
+        body.port,
+        body.meta,
+        addresses,
+        _to_weights(body.weights),
+        body.enable_tag_override,
+        body.kind,
+        body.socket_path,
+    )
+
+
+def _to_weights(body: WeightsBody) -> words.Weights:
+    # Clients written in Go send both as 0 when their caller set none.
+    if not body.passing and not body.warning:
+        return words.Weights()
+    if not 1 <= body.passing <= 65535 or not 0 <= body.warning <= 65535:
+        raise BadRequest("Invalid Weights: Passing must be 1 to 65535 and Warning 0 to 65535")
+    return words.Weights(body.passing, body.warning)
+
+
+def _to_check(body: CheckBody, node: str) -> Check:
+    if body.node and body.node.lower() != node.lower():
+        raise RuleFailed(
+            f"Node '{body.node:.100}' for check '{body.check_id:.100}' doesn't match '{node:.100}'"
+        )
+    status: Status = next((one for one in _STATUSES if one == body.status), "critical")
+    if body.status and body.status != status:
+        raise BadRequest(
+            f'Check status is "{body.status:.100}": it must be "passing", "warning" or "critical"'
+        )
+    name = body.name or body.check_id
+    if not name:
+        raise RuleFailed("Must provide a check's CheckID or Name")
+    return Check(
+        node,
+        body.check_id or body.name,
+        name,
+        status,
+        body.notes,
+        body.output,
+        body.service_id,
+        body.service_name,
+        body.service_tags,
+        body.type,
+        body.interval,
+        body.timeout,
+    )

@@ -1,0 +1,75 @@
+"""The cluster's members as Consul's gossip would list them, told from the catalog.
+
+A node with the check `serfHealth` is a member; it is a server when the servers' own service stands on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemot.agent.http.facts import API_LEVEL, Facts
+from gemot.agent.servers import Servers
+from gemot.server.model.catalog import SERF_HEALTH, SERVER_SERVICE, Node, Nodes, ServiceNodes
+from gemot.server.model.health import HealthState
+from gemot.server.model.query import Options
+
+ALIVE, FAILED = 1, 4
+_PROTOCOL = {
+    "ProtocolMin": 1,
+    "ProtocolMax": 5,
+    "ProtocolCur": 2,
+    "DelegateMin": 2,
+    "DelegateMax": 5,
+    "DelegateCur": 4,
+}
+
+
+async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool) -> list[dict[str, Any]]:
+    """Every member by name; with `wan` the servers alone, under their names in the wide-area pool."""
+    # Membership is each agent's own view in Consul, and must be seen without a leader too: so it is stale.
+    options = Options(consistency="stale", token=token)
+    health = await servers.query(HealthState("any"), options)
+    status = {
+        check.node: FAILED if check.status == "critical" else ALIVE
+        for check in health.value
+        if check.check_id == SERF_HEALTH
+    }
+    nodes = await servers.query(Nodes(), options)
+    tier = await servers.query(ServiceNodes(SERVER_SERVICE), options)
+    ports = {row.node.node: row.service.port for row in tier.value}
+    return [
+        member(row, status[row.node], ports.get(row.node), facts, wan=wan)
+        for row in nodes.value
+        if row.node in status and (row.node in ports or not wan)
+    ]
+
+
+def own_member(facts: Facts) -> dict[str, Any]:
+    """This agent as a member: the same words, from its own knowledge."""
+    row = Node(facts.node, facts.address, facts.node_id, facts.datacenter)
+    return member(row, ALIVE, facts.rpc_port if facts.server else None, facts, wan=False)
+
+
+def member(row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: bool) -> dict[str, Any]:
+    tags = {
+        "role": "node" if rpc_port is None else SERVER_SERVICE,
+        "dc": row.datacenter,
+        "id": row.id,
+        "segment": "",
+        "vsn": "2",
+        "vsn_min": "2",
+        "vsn_max": "3",
+        "build": f"{API_LEVEL}:gemot",
+    }
+    if rpc_port is not None:
+        tags |= {"port": str(rpc_port), "raft_vsn": "3", "acls": "0", "wan_join_port": str(facts.serf_port)}
+        if facts.bootstrap_expect:
+            tags["expect"] = str(facts.bootstrap_expect)
+    return {
+        "Name": f"{row.node}.{row.datacenter}" if wan else row.node,
+        "Addr": row.address,
+        "Port": facts.serf_port,
+        "Tags": tags,
+        "Status": status,
+        **_PROTOCOL,
+    }
