@@ -8,7 +8,7 @@ import msgspec
 
 from gemot.agent.http import parse, render
 from gemot.agent.http.body import decode_body
-from gemot.agent.http.message import Request, Response, Route
+from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.http.reading import Reads, Views
 from gemot.agent.servers import Servers
 from gemot.server.model import catalog as words
@@ -86,26 +86,21 @@ class DeregisterBody(msgspec.Struct, rename="pascal"):
 
 def routes(*, servers: Servers, datacenter: str, views: Views | None = None) -> list[Route]:
     family = _Catalog(servers=servers, reads=Reads(servers=servers, datacenter=datacenter, views=views))
-    reads = {
-        "/v1/catalog/datacenters": (family.datacenters, "none"),
-        "/v1/catalog/nodes": (family.nodes, "node:read"),
-        "/v1/catalog/services": (family.services, "service:read"),
-        "/v1/catalog/service/": (family.service, "service:read"),
-        "/v1/catalog/connect/": (family.connect, "service:read"),
-        "/v1/catalog/node/": (family.node, "node:read"),
-        "/v1/catalog/node-services/": (family.node_services, "node:read"),
-    }
-    writes = {"/v1/catalog/register": family.register, "/v1/catalog/deregister": family.deregister}
-    return [
-        *(
-            Route(path=path, handlers={"GET": handler}, permission={"GET": permission})  # type: ignore[dict-item]
-            for path, (handler, permission) in reads.items()
-        ),
-        *(
-            Route(path=path, handlers={"PUT": handler}, permission={"PUT": "node:write"}, max_body=_MAX_BODY)
-            for path, handler in writes.items()
-        ),
+    reads: list[tuple[str, Handler, Permission]] = [
+        ("/v1/catalog/datacenters", family.datacenters, "none"),
+        ("/v1/catalog/nodes", family.nodes, "node:read"),
+        ("/v1/catalog/services", family.services, "service:read"),
+        ("/v1/catalog/service/", family.service, "service:read"),
+        ("/v1/catalog/connect/", family.connect, "service:read"),
+        ("/v1/catalog/node/", family.node, "node:read"),
+        ("/v1/catalog/node-services/", family.node_services, "node:read"),
     ]
+    writes = [("/v1/catalog/register", family.register), ("/v1/catalog/deregister", family.deregister)]
+    found = [Route(path=path, handlers={"GET": get}, permission={"GET": needs}) for path, get, needs in reads]
+    for path, put in writes:
+        permission: dict[str, Permission] = {"PUT": "node:write"}
+        found.append(Route(path=path, handlers={"PUT": put}, permission=permission, max_body=_MAX_BODY))
+    return found
 
 
 class _Catalog:
@@ -205,9 +200,8 @@ def _to_service(body: ServiceBody) -> words.Service:
     name = body.service or body.id
     if not name:
         raise RuleFailed("Must provide service name (Service.Service) when Service is given")
-    for limit, what, value in ((65535, "Service.Port", body.port),):
-        if not 0 <= value <= limit:
-            raise BadRequest(f"{what} is {value}: it must be 0 to {limit}")
+    if not 0 <= body.port <= 65535:
+        raise BadRequest(f"Service.Port is {body.port}: it must be 0 to 65535")
     addresses = {
         name: words.ServiceAddress(at.address, at.port) for name, at in body.tagged_addresses.items()
     }
