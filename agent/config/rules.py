@@ -1,0 +1,234 @@
+"""What the whole tree must satisfy: values that are each well formed, and that go together.
+
+A rule yields (paths concerned, message); the loader says which sources set those paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+from gemot.agent.config.address import is_loopback, is_template, listed
+from gemot.agent.config.schema import Config
+
+Finding = tuple[tuple[str, ...], str]
+
+MAX_META_PAIRS = 64
+MAX_META_KEY = 128
+MAX_META_VALUE = 512
+MAX_NODE_NAME = 128
+MAX_HOSTNAME = 253
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
+_DATACENTER = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+_META_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
+_DOMAIN = re.compile(
+    r"([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?\Z"
+)
+_DNS_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
+_HOSTNAME = re.compile(r"[A-Za-z0-9_.-]{1,253}\Z")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
+
+
+def faults(config: Config) -> Iterator[Finding]:
+    """Everything that keeps this configuration from being used."""
+    for rule in _RULES:
+        yield from rule(config)
+
+
+def warnings(config: Config) -> Iterator[Finding]:
+    """What may be meant, and often is not."""
+    if config.node_name and not _DNS_LABEL.match(config.node_name):
+        yield ("node_name",), "cannot be looked up by DNS: only letters, digits and dashes can, 63 at most"
+    if config.bootstrap_expect == 2:
+        yield ("bootstrap_expect",), "2 servers stop when either fails: use 1, 3 or 5"
+    elif config.bootstrap_expect and config.bootstrap_expect % 2 == 0:
+        yield ("bootstrap_expect",), "an even number survives no more failures than one server fewer"
+    if config.dev_mode and config.data_dir:
+        yield ("data_dir",), "is used, but with -dev writes are not waited for: a power cut loses some"
+    if not config.server and not config.retry_join:
+        yield ("retry_join",), "is empty: this agent finds no server until one is named"
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    if not config.data_dir and not config.dev_mode:
+        yield ("data_dir",), "must be set: the directory that keeps this agent's state (or use -dev)"
+    if config.bootstrap and config.bootstrap_expect:
+        also = " (-dev sets bootstrap)" if config.dev_mode else ""
+        yield ("bootstrap", "bootstrap_expect"), f"exclude each other{also}: keep one"
+    if config.bootstrap and not config.server:
+        yield ("bootstrap", "server"), "bootstrap needs server = true"
+    if config.bootstrap_expect and not config.server:
+        yield ("bootstrap_expect", "server"), "bootstrap_expect needs server = true"
+    if config.server and config.ports.server < 0:
+        yield ("ports.server", "server"), "a server needs this port"
+    if config.unsafe_no_fsync and not config.dev_mode:
+        yield (
+            ("unsafe_no_fsync",),
+            "only with -dev: without it acknowledged writes would be lost in a power cut",
+        )
+
+
+def _script_checks(config: Config) -> Iterator[Finding]:
+    """Consul's remote code execution by way of the API (consul #5290): no setting allows it here."""
+    if not config.enable_script_checks or config.ports.http < 0:
+        return
+    where = "addresses.http" if config.addresses.http else "client_addr"
+    exposed = [a for a in listed(config.addresses.http or config.client_addr) if not is_loopback(a)]
+    if exposed:
+        yield (
+            ("enable_script_checks", where),
+            f"checks may run commands while HTTP listens on {exposed[0]}: listen on loopback only, "
+            "or use enable_local_script_checks, which allows commands in files alone",
+        )
+
+
+def _identity(config: Config) -> Iterator[Finding]:
+    name = config.node_name
+    if len(name) > MAX_NODE_NAME or not name.isprintable() or name != name.strip() or "/" in name:
+        yield ("node_name",), f"must be at most {MAX_NODE_NAME} printable characters, without slashes"
+    if config.node_id and not _UUID.match(config.node_id):
+        yield ("node_id",), "must be a UUID such as 5f2b6c1e-8d1a-4c57-9a3e-0d7f8a6b4c21"
+    if not _DATACENTER.match(config.datacenter):
+        yield (
+            ("datacenter",),
+            "must be 1 to 64 letters, digits, dashes and underscores: it is part of DNS names",
+        )
+    if len(config.node_meta) > MAX_META_PAIRS:
+        yield ("node_meta",), f"has {len(config.node_meta)} pairs; {MAX_META_PAIRS} at most"
+    for key, value in config.node_meta.items():
+        path = f"node_meta.{key[:60]}"
+        if not _META_KEY.match(key) or len(key) > MAX_META_KEY:
+            yield (path,), f"a key is 1 to {MAX_META_KEY} letters, digits, dashes and underscores"
+        if key.startswith("consul-"):
+            yield (path,), "keys that start with consul- are reserved"
+        if len(value) > MAX_META_VALUE:
+            yield (path,), f"the value has {len(value)} characters; {MAX_META_VALUE} at most"
+
+
+def _names(config: Config) -> Iterator[Finding]:
+    for path, domain in (("domain", config.domain), ("alt_domain", config.alt_domain)):
+        if (domain or path == "domain") and (len(domain) > 128 or not _DOMAIN.match(domain)):
+            yield (path,), 'must be a domain name such as "consul" or "consul.example.com"'
+    if config.alt_domain and config.alt_domain.rstrip(".").lower() == config.domain.rstrip(".").lower():
+        yield ("domain", "alt_domain"), "are the same"
+
+
+def _addresses(config: Config) -> Iterator[Finding]:
+    for path, address in (("bind_addr", config.bind_addr), ("advertise_addr", config.advertise_addr)):
+        if address and not is_template(address) and not _is_ip(address):
+            yield (path,), f'must be one IP address, got "{address[:60]}"'
+    if not config.bind_addr:
+        yield ("bind_addr",), "must be an IP address; 0.0.0.0 is every one of this host"
+    if _is_ip(config.advertise_addr) and ip_address(config.advertise_addr).is_unspecified:
+        yield ("advertise_addr",), f"{config.advertise_addr} cannot be reached by others: name one address"
+    for path, text in (
+        ("client_addr", config.client_addr),
+        ("addresses.dns", config.addresses.dns),
+        ("addresses.http", config.addresses.http),
+    ):
+        yield from _listeners(path, text)
+    for tag, address in config.tagged_addresses.items():
+        if not _is_ip(address):
+            yield (f"tagged_addresses.{tag[:60]}",), f'must be an IP address, got "{address[:60]}"'
+
+
+def _listeners(path: str, text: str) -> Iterator[Finding]:
+    if path == "client_addr" and not text.strip():
+        yield (path,), "must be an IP address; to turn listeners off set their ports to -1"
+    for address in listed(text):
+        if address.startswith("unix:"):
+            yield (path,), "unix sockets are not served: give an IP address"
+        elif not is_template(address) and not _is_ip(address):
+            yield (path,), f'must be IP addresses separated by spaces, got "{address[:60]}"'
+
+
+def _ports(config: Config) -> Iterator[Finding]:
+    dns, http = (listed(own or config.client_addr) for own in (config.addresses.dns, config.addresses.http))
+    users = [
+        ("ports.dns", config.ports.dns, dns),
+        ("ports.http", config.ports.http, http),
+        ("ports.server", config.ports.server, [config.bind_addr]),
+        ("ports.serf_lan", config.ports.serf_lan, [config.bind_addr]),
+    ]
+    for number, (path, port, at) in enumerate(users):
+        if port == 0:
+            yield (path,), "0 is no port; -1 turns the listener off"
+        for other, its_port, its_at in users[:number]:
+            if port == its_port and port > 0 and _overlap(at, its_at):
+                yield (other, path), f"both use port {port}"
+
+
+def _overlap(one: list[str], other: list[str]) -> bool:
+    """Whether two listeners may meet. A template may stand for any address."""
+    both = [*one, *other]
+    if any(is_template(a) or (_is_ip(a) and ip_address(a).is_unspecified) for a in both):
+        return True
+    return not set(one).isdisjoint(other)
+
+
+def _joining(config: Config) -> Iterator[Finding]:
+    for number, place in enumerate(config.retry_join):
+        path = f"retry_join[{number}]"
+        if place.startswith("provider=") or " " in place.strip():
+            yield (
+                (path,),
+                "servers are not looked up in clouds: name hosts, or a DNS name with several addresses",
+            )
+        elif not _is_place(place):
+            yield (path,), f'must be host or host:port, IPv6 as [::1]:8301; got "{place[:60]}"'
+
+
+def _is_place(text: str) -> bool:
+    if _is_ip(text):
+        return True
+    bracketed = re.fullmatch(r"\[([^\]]{2,45})\](?::([0-9]{1,5}))?", text)
+    if bracketed:
+        return _is_ip(bracketed[1]) and _is_port(bracketed[2])
+    host, _, port = text.partition(":")
+    return bool(_HOSTNAME.match(host)) and (_is_port(port) if ":" in text else True)
+
+
+def _is_port(text: str | None) -> bool:
+    return text is None or (text.isascii() and text.isdigit() and 0 < int(text) <= 65535)
+
+
+def _http(config: Config) -> Iterator[Finding]:
+    if config.default_query_time_s > config.max_query_time_s:
+        yield ("default_query_time", "max_query_time"), "the default is longer than the longest"
+    for name, value in config.http_config.response_headers.items():
+        path = f"http_config.response_headers.{name[:60]}"
+        if not _HEADER_NAME.match(name):
+            yield (path,), "is no name for a header"
+        if len(value) > 4096 or not all(letter == "\t" or letter.isprintable() for letter in value):
+            yield (path,), "a header's value is at most 4096 printable characters on one line"
+
+
+def _running(config: Config) -> Iterator[Finding]:
+    for number, rule in enumerate(config.telemetry.prefix_filter):
+        if len(rule) < 2 or rule[0] not in "+-":
+            yield (f"telemetry.prefix_filter[{number}]",), 'must be "+prefix" to keep or "-prefix" to drop'
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", config.telemetry.metrics_prefix):
+        yield ("telemetry.metrics_prefix",), "must be a letter, then at most 63 letters, digits and . _ -"
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
+_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+    _server,
+    _script_checks,
+    _identity,
+    _names,
+    _addresses,
+    _ports,
+    _joining,
+    _http,
+    _running,
+)
