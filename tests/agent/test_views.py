@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 import pytest
 from support.fed_servers import FedServers
 
+from gemot.agent.servers import Subscription
 from gemot.agent.views import FRESH_S, Views
 from gemot.server.model.catalog import HealthService, Nodes
 from gemot.server.model.errors import Busy, Forbidden, Unavailable
 from gemot.server.model.kv import KvGet, KvKeys, KvList
-from gemot.server.model.query import Answer
+from gemot.server.model.query import Answer, Query
 
 A, B, C = KvGet(b"a"), KvGet(b"b"), KvGet(b"c")
 
@@ -62,7 +63,13 @@ def test_users_of_one_query_share_one_subscription() -> None:
 
 def test_queries_of_other_kinds_with_the_same_fields_are_kept_apart() -> None:
     async def scene(bench: Bench) -> None:
-        alike = [KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), HealthService("a"), HealthService("a", ("b",))]
+        alike: list[Query] = [
+            KvGet(b"a"),
+            KvList(b"a"),
+            KvKeys(b"a"),
+            HealthService("a"),
+            HealthService("a", ("b",)),
+        ]
         for query in alike:
             bench.views.watch(query, bench.hear("x"))
         assert bench.servers.watched() == alike
@@ -117,8 +124,13 @@ def test_an_older_index_is_dropped_and_equal_content_is_not_told_again() -> None
 
 def test_a_cancelled_watcher_is_never_called_even_from_another_callback() -> None:
     async def scene(bench: Bench) -> None:
-        subscriptions = []
-        bench.views.watch(A, lambda answer: [one.cancel() for one in subscriptions] and None)
+        subscriptions: list[Subscription] = []
+
+        def cancel_all(answer: Answer) -> None:
+            for subscription in subscriptions:
+                subscription.cancel()
+
+        bench.views.watch(A, cancel_all)
         subscriptions.append(bench.views.watch(A, bench.hear("victim")))
         bench.servers.tell(A, "x", 1)
         assert bench.heard == []

@@ -1,0 +1,14 @@
+"""What can go wrong with a template once its definition is sound."""
+
+from __future__ import annotations
+
+from gemot.server.model.errors import GemotError
+
+
+class TemplateFailed(GemotError):
+    """It cannot be compiled, evaluated, or put in place; the file it renders to is as it was.
+
+    `message` names the template's file and line where there is one.
+    """
+
+    code = "template-failed"
