@@ -1,0 +1,94 @@
+"""`gemot`: finds the command, reads Go-style flags, turns errors into messages and exit codes.
+
+A command's module is imported only when it is called, so that a plain `gemot kv get` starts quickly.
+Exit codes: 0 done, 1 error, 2 a plan has changes or a child failed, 74 disk, 75 lock lost, 78 bad
+configuration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "agent": ("agent", "Run the agent: the daemon of this host."),
+    "catalog": ("catalog", "List datacenters, nodes and services."),
+    "info": ("info", "Show figures of the local agent."),
+    "kv": ("kv", "Read and write configuration."),
+    "leave": ("leave", "Leave the cluster on purpose and stop the agent."),
+    "members": ("members", "List the hosts of the cluster and whether they live."),
+    "monitor": ("monitor", "Follow the agent's log."),
+    "services": ("services", "Register or deregister a service on this host."),
+    "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),
+    "template": ("template", "Render configuration files once."),
+    "validate": ("validate", "Check configuration files and tell every fault."),
+    "version": ("version", "Show the version."),
+    "watch": ("watch", "Print a value, or run a command each time it changes."),
+    "why": ("why", "Explain why something is as it is."),
+}
+
+
+class _Commands(click.Group):
+    """Commands by name, imported when wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gemot.agent.cli.{COMMANDS[cmd_name][0]}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Commands,
+    name="gemot",
+    context_settings={"help_option_names": ["--help", "--h"]},
+    epilog="Every command tells its flags with -h. Flags are written -name value or -name=value.",
+)
+def gemot() -> None:
+    """Coordination for hosts: configuration, services, health, DNS names and rendered files."""
+
+
+def normalise(arguments: Sequence[str]) -> list[str]:
+    """Go-style flags as click wants them: `-name[=v]` becomes `--name[=v]`.
+
+    A lone `-` (standard input), negative numbers and everything after `--` stay as they are.
+    """
+    done: list[str] = []
+    for at, argument in enumerate(arguments):
+        if argument == "--":
+            return done + list(arguments[at:])
+        single = argument.startswith("-") and not argument.startswith("--") and len(argument) > 1
+        done.append(f"-{argument}" if single and not argument[1].isdigit() else argument)
+    return done
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    words = list(arguments)
+    if not (words and words[0] == "agent"):  # the agent reads its own flags
+        words = normalise(words)
+    try:
+        code = gemot.main(args=words, prog_name="gemot", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    return code if isinstance(code, int) else 0

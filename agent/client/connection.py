@@ -1,0 +1,177 @@
+"""HTTP to an agent: one request at a time, over the standard library only (a command must start quickly).
+
+The address is `host:port`, a URL, or `unix:///path`. Errors say what was asked of whom.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+DEFAULT_ADDRESS = "127.0.0.1:8500"
+
+
+class ClientError(Exception):
+    """Root of what can go wrong for a caller of the client."""
+
+
+class CannotConnect(ClientError):
+    """No agent answered: nothing was done."""
+
+
+class ConnectionBroke(ClientError):
+    """The connection broke or timed out after the request left: a write may or may not be done."""
+
+
+class Refused(ClientError):
+    """The agent answered with an error. `status` is HTTP's, `text` the agent's own words."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text or f"HTTP status {status}")
+        self.status = status
+        self.text = text
+
+
+class Reply:
+    """An answer: status, headers (lower-case names), body."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def index(self) -> int:
+        """X-Consul-Index, 0 if there is none."""
+        return int(self.headers.get("x-consul-index", "0"))
+
+
+class Connection:
+    """Keeps one connection open and dials it again when the agent closed it between requests."""
+
+    def __init__(self, address: str = "", *, token: str = "", timeout_s: float = 60.0) -> None:
+        self.address = address or DEFAULT_ADDRESS
+        self._token = token
+        self._timeout_s = timeout_s
+        self._http: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+        ok: tuple[int, ...] = (200,),
+    ) -> Reply:
+        """Ask, and give the answer if its status is among `ok`; else raise Refused."""
+        target = quote(path, safe="/:@!$&'()*+,;=-._~%") + _query(params)
+        sent = dict(headers or {})
+        if self._token:
+            sent["X-Consul-Token"] = self._token
+        reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
+        if reply.status not in ok:
+            raise Refused(reply.status, reply.body.decode(errors="replace").strip())
+        return reply
+
+    def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:
+        """An answer read piece by piece, without a time limit; the caller closes it."""
+        connection = self._dial(None)
+        try:
+            connection.request("GET", path + _query(params), headers=self._auth())
+            response = connection.getresponse()
+        except OSError as error:
+            raise CannotConnect(self._unreachable(error)) from error
+        if response.status != 200:
+            raise Refused(response.status, response.read().decode(errors="replace").strip())
+        return response
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, headers: dict[str, str], timeout_s: float
+    ) -> Reply:
+        fresh = self._http is None
+        if self._http is None:
+            self._http = self._dial(timeout_s)
+        elif self._http.sock is not None:
+            self._http.sock.settimeout(timeout_s)
+        try:
+            self._http.connect() if self._http.sock is None else None
+        except OSError as error:
+            self.close()
+            raise CannotConnect(self._unreachable(error)) from error
+        try:
+            self._http.request(method, target, body=body, headers=headers)
+            response = self._http.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
+            self.close()
+            if not fresh and method == "GET":
+                return self._exchange(method, target, body, headers, timeout_s)
+            raise ConnectionBroke(f"the agent at {self.address} closed the connection: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise ConnectionBroke(f"no answer from the agent at {self.address}: {error}") from error
+
+    def _dial(self, timeout_s: float | None) -> http.client.HTTPConnection:
+        if self.address.startswith("unix://"):
+            return _UnixConnection(self.address.removeprefix("unix://"), timeout_s)
+        url = urlsplit(self.address if "://" in self.address else f"http://{self.address}")
+        if not url.hostname:
+            raise CannotConnect(f"{self.address!r} is no address: give host:port or a URL")
+        if url.scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(
+                url.hostname, url.port or 8501, timeout=timeout_s, context=context
+            )
+        return http.client.HTTPConnection(url.hostname, url.port or 8500, timeout=timeout_s)
+
+    def _auth(self) -> dict[str, str]:
+        return {"X-Consul-Token": self._token} if self._token else {}
+
+    def _unreachable(self, error: OSError) -> str:
+        why = error.strerror or str(error)
+        return (
+            f"cannot reach an agent at {self.address}: {why} "
+            "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
+        )
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout_s: float | None) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _query(params: dict[str, Any] | None) -> str:
+    """`?a=1&b`: True stands bare, None and False are left out, lists repeat."""
+    if not params:
+        return ""
+    pairs: list[str] = []
+    for name, value in params.items():
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if each is True:
+                pairs.append(quote(name))
+            elif each is not None and each is not False:
+                pairs.append(urlencode({name: each}))
+    return "?" + "&".join(pairs) if pairs else ""

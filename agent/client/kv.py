@@ -1,0 +1,71 @@
+"""The key-value store through an agent. A CAS that fails is an answer (False), not an error."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import msgspec
+
+from gemot.agent.client.connection import Connection
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One key as the agent tells it."""
+
+    key: str
+    value: bytes
+    flags: int
+    lock_index: int
+    session: str
+    create_index: int
+    modify_index: int
+
+
+class Kv:
+    """Get, put, delete and list keys. Raises ClientError."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, key: str, **params: Any) -> Entry | None:
+        """The entry, or None if there is no such key."""
+        reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
+        return None if reply.status == 404 else _entry(reply.json()[0])
+
+    def list(self, prefix: str, **params: Any) -> list[Entry]:
+        """Every entry whose key begins with `prefix`."""
+        reply = self._connection.request(
+            "GET", _path(prefix), params={"recurse": True} | params, ok=(200, 404)
+        )
+        return [] if reply.status == 404 else [_entry(raw) for raw in reply.json()]
+
+    def keys(self, prefix: str, separator: str = "", **params: Any) -> list[str]:
+        wanted = {"keys": True, "separator": separator or None} | params
+        reply = self._connection.request("GET", _path(prefix), params=wanted, ok=(200, 404))
+        return [] if reply.status == 404 else [str(key) for key in reply.json()]
+
+    def put(self, key: str, value: bytes, **params: Any) -> bool:
+        """Write; False when `cas`, `acquire` or `release` did not hold."""
+        reply = self._connection.request("PUT", _path(key), params=params, body=value)
+        return reply.json() is True
+
+    def delete(self, key: str, **params: Any) -> bool:
+        reply = self._connection.request("DELETE", _path(key), params=params)
+        return reply.json() is True
+
+
+def _path(key: str) -> str:
+    return f"/v1/kv/{key.lstrip('/')}".replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+
+
+def _entry(raw: dict[str, Any]) -> Entry:
+    return Entry(
+        key=raw["Key"],
+        value=base64.b64decode(raw["Value"] or ""),
+        flags=raw["Flags"],
+        lock_index=raw["LockIndex"],
+        session=raw.get("Session", ""),
+        create_index=raw["CreateIndex"],
+        modify_index=raw["ModifyIndex"],
+    )
