@@ -16,7 +16,7 @@ import msgspec
 from gemot.agent.http import failure
 from gemot.agent.http.browser import refuse_foreign_page
 from gemot.agent.http.message import Handler, Request, Response, Route
-from gemot.agent.http.target import is_printable, read_target
+from gemot.agent.http.target import as_ascii, is_printable, read_target
 from gemot.server.model.errors import BadRequest, GemotError, TooLarge
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,11 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class App:
-    """`allowed_hosts` are the names under which browsers may reach the API (see browser.py)."""
+    """All routes of an agent.
+
+    `allowed_hosts` are the names under which browsers may reach the API (see browser.py);
+    `response_headers` go with every response and may take the place of those in ALWAYS.
+    """
 
     def __init__(
         self,
@@ -64,13 +68,24 @@ class App:
         banner: str = "Gemot agent: the API is under /v1/\n",
         allowed_hosts: tuple[str, ...] = (),
         allow_unprintable: bool = False,
-        always: Mapping[str, str] | None = None,
+        response_headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.always: tuple[tuple[str, str], ...] = tuple({**dict(ALWAYS), **(always or {})}.items())
-        self.routes = (*routes, _banner_route(banner))
         self._metrics = metrics
-        self._allowed_hosts = allowed_hosts
+        self._banner = banner
         self._allow_unprintable = allow_unprintable
+        self.reload(routes=routes, allowed_hosts=allowed_hosts, response_headers=response_headers or {})
+
+    def reload(
+        self,
+        *,
+        routes: Iterable[Route],
+        allowed_hosts: tuple[str, ...] = (),
+        response_headers: Mapping[str, str],
+    ) -> None:
+        """Take these in place of what was given before; requests under way keep their route."""
+        self.always: tuple[tuple[str, str], ...] = _merge_headers(response_headers)
+        self.routes = (*routes, _banner_route(self._banner))
+        self._allowed_hosts = allowed_hosts
         self._exact: dict[bytes, Route] = {}
         self._prefixes: dict[bytes, Route] = {}
         for route in self.routes:
@@ -127,7 +142,7 @@ class App:
     def _not_found(self, path: bytes, target: str) -> Response:
         if path + b"/" in self._prefixes:
             raw, mark, query = target.partition("?")
-            return Response(status=301, headers={"Location": f"{raw}/{mark}{query}"})
+            return Response(status=301, headers={"Location": as_ascii(f"{raw}/{mark}{query}")})
         return Response(status=404, body=(_NO_LOCATION if b"/v1/" in path else _NO_VERSION).encode())
 
     def answer(self, call: Call, body: bytes) -> Response | Awaitable[Response]:
@@ -181,6 +196,11 @@ class App:
         self._metrics.count("gemot_http_requests_total", (_known(method), "none", str(response.status)))
         log.debug("Request refused: method=%s path=%.200r status=%d", method, target, response.status)
         return response
+
+
+def _merge_headers(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    names = {name.lower() for name in given}
+    return (*(pair for pair in ALWAYS if pair[0].lower() not in names), *given.items())
 
 
 _METHODS = frozenset(("GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "PATCH"))

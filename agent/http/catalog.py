@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,14 +19,17 @@ _MAX_BODY = 512 * 1024
 _STATUSES: tuple[Status, ...] = ("passing", "warning", "critical")
 
 
+Port = Weight = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
 class WeightsBody(msgspec.Struct, rename="pascal"):
-    passing: int = 0
-    warning: int = 0
+    passing: Weight = 0
+    warning: Weight = 0
 
 
 class AddressBody(msgspec.Struct, rename="pascal"):
     address: str = ""
-    port: int = 0
+    port: Port = 0
 
 
 class ServiceBody(msgspec.Struct, rename="pascal"):
@@ -35,7 +38,7 @@ class ServiceBody(msgspec.Struct, rename="pascal"):
     tags: tuple[str, ...] = ()
     meta: dict[str, str] = {}
     address: str = ""
-    port: int = 0
+    port: Port = 0
     socket_path: str = ""
     weights: WeightsBody = msgspec.field(default_factory=WeightsBody)
     enable_tag_override: bool = False
@@ -59,7 +62,7 @@ class CheckBody(msgspec.Struct, rename="pascal"):
     type: str = ""
     interval: str = ""
     timeout: str = ""
-    exposed_port: int = 0
+    exposed_port: Port = 0
     definition: Any = None
 
 
@@ -200,8 +203,6 @@ def _to_service(body: ServiceBody) -> words.Service:
     name = body.service or body.id
     if not name:
         raise RuleFailed("Must provide service name (Service.Service) when Service is given")
-    if not 0 <= body.port <= 65535:
-        raise BadRequest(f"Service.Port is {body.port}: it must be 0 to 65535")
     addresses = {
         name: words.ServiceAddress(at.address, at.port) for name, at in body.tagged_addresses.items()
     }
@@ -224,7 +225,7 @@ def _to_weights(body: WeightsBody) -> words.Weights:
     # Clients written in Go send both as 0 when their caller set none.
     if not body.passing and not body.warning:
         return words.Weights()
-    if not 1 <= body.passing <= 65535 or not 0 <= body.warning <= 65535:
+    if not body.passing:
         raise BadRequest("Invalid Weights: Passing must be 1 to 65535 and Warning 0 to 65535")
     return words.Weights(body.passing, body.warning)
 

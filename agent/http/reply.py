@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import zlib
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -20,11 +21,14 @@ from aiohttp.web import BaseRequest
 
 from gemot.agent.http.message import Response
 
+log = logging.getLogger(__name__)
+
 GZIP_OVER_BYTES = 1400
 """Smaller bodies fit one packet and are never compressed."""
 
 _GZIP_IN_THREAD_BYTES = 64 * 1024
 _SHORT_WRITE_BYTES = 16 * 1024
+_UNSENDABLE = b"Internal error: it is in the log of this agent"
 _PACKED_TYPES = frozenset(("application/x-gzip", "application/gzip", "application/octet-stream"))
 _STATUS_LINES = {s.value: f"{s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 
@@ -55,18 +59,24 @@ class Heads:
                 kept = (pair for pair in self._always if pair[0].lower() not in given)
                 block = "".join(f"{name}: {value}\r\n" for name, value in kept)
         text = f"{block}{own}Content-Type: {response.content_type}\r\n{self._date}{extra}\r\n"
-        return _STATUS_LINES[response.status] + text.encode("latin-1")
+        line = _STATUS_LINES.get(response.status) or f"{response.status} Status\r\n".encode()
+        return line + text.encode("latin-1")
 
 
 class Reply:
-    """One response to one request; `keep_alive` says whether another request may follow."""
+    """One response to one request; `keep_alive` says whether another request may follow.
 
-    def __init__(self, *, heads: Heads, response: Response, keep_alive: bool) -> None:
+    `streams` holds the tasks that send a stream, for as long as they do: cancel one to cut it.
+    """
+
+    def __init__(
+        self, *, heads: Heads, response: Response, keep_alive: bool, streams: set[asyncio.Task[Any]]
+    ) -> None:
         self.keep_alive = keep_alive
         self.status = response.status
-        self.begun = False
         self._heads = heads
         self._response = response
+        self._streams = streams
         self._request: BaseRequest | None = None
 
     async def prepare(self, request: BaseRequest) -> None:
@@ -86,8 +96,12 @@ class Reply:
         if len(body) > GZIP_OVER_BYTES and response.content_type not in _PACKED_TYPES and takes_gzip(request):
             body = await _compress(body)
             extra += "Content-Encoding: gzip\r\n"
-        head = self._heads.build(response, f"{extra}Content-Length: {len(body)}\r\n")
-        self.begun = True
+        try:
+            head = self._heads.build(response, f"{extra}Content-Length: {len(body)}\r\n")
+        except ValueError:
+            log.exception("Response dropped: its head cannot be sent")
+            body = _UNSENDABLE
+            head = self._heads.build(Response(status=500), f"Content-Length: {len(body)}\r\n")
         if request.method == "HEAD":
             body = b""
         transport.write(_line(request) + head + body)
@@ -99,17 +113,23 @@ class Reply:
         chunked = request.version >= (1, 1)
         self.keep_alive = self.keep_alive and chunked
         extra = self._connection(request) + ("Transfer-Encoding: chunked\r\n" if chunked else "")
-        self.begun = True
+        task = asyncio.current_task()
+        assert task is not None
+        self._streams.add(task)
         transport.write(_line(request) + self._heads.build(self._response, extra))
         try:
             async for piece in pieces:
                 if piece:
                     transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
                     await request.protocol._drain_helper()
-        except BaseException:
+        except BaseException as error:
             transport.abort()
-            raise
+            if not isinstance(error, Exception):
+                raise
+            log.exception("Response cut: its stream failed")
+            raise ConnectionResetError("the stream failed") from error
         finally:
+            self._streams.discard(task)
             close = getattr(pieces, "aclose", None)
             if close is not None:
                 with contextlib.suppress(Exception):

@@ -30,7 +30,7 @@ def read_target(target: str) -> Target:
     if "//" in raw or "/." in raw:
         cleaned = clean_path(raw)
         if cleaned != raw:
-            return Target(b"", pairs, cleaned + mark + query)
+            return Target(b"", pairs, as_ascii(cleaned + mark + query))
     path = raw.encode("utf-8", "surrogateescape")
     if b"%" in path:
         path = decode_percent(path)
@@ -58,6 +58,14 @@ def clean_path(raw: str) -> str:
             kept.append(part)
     tail = "/" if kept and parts[-1] in ("", ".", "..") else ""
     return "/" + "/".join(kept) + tail
+
+
+def as_ascii(target: str) -> str:
+    """A target fit for a header: bytes over 127 become percent escapes."""
+    if target.isascii():
+        return target
+    raw = target.encode("utf-8", "surrogateescape")
+    return "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in raw)
 
 
 _HEX = frozenset(b"0123456789abcdefABCDEF")

@@ -41,7 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     head_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     idle_timeout_s: float = 300.0
-    stop_timeout_s: float = 5.0
+    stop_timeout_s: float = 3.0
 
 
 class Application(Protocol):
@@ -97,8 +97,16 @@ class HttpTransport:
         """The addresses as the sockets have them: a port asked as 0 is told here."""
         return [one.getsockname() for listener in self._listeners for one in listener.sockets]
 
+    def reload(self, *, limits: Limits) -> None:
+        """Take new limits, for connections and requests to come, and the application's headers anew."""
+        self.limits = limits
+        self._heads = Heads(self._app.always)
+
     async def stop(self) -> None:
-        """Accept no more, end waiting reads with an error, let writes finish for a while, then close."""
+        """Accept no more, end waiting reads with an error, let writes finish for a while, then close.
+
+        A stream under way is cut, not ended: its reader must not take it for whole.
+        """
         self._stopping = True
         for listener in self._listeners:
             listener.close()
@@ -144,7 +152,7 @@ class HttpTransport:
             del self._clients[remote]
 
     def refuse(self, response: Response) -> Reply:
-        return Reply(heads=self._heads, response=response, keep_alive=False)
+        return Reply(heads=self._heads, response=response, keep_alive=False, streams=self._reading)
 
     def raw_refusal(self, response: Response) -> bytes:
         """A whole answer for a connection that has no request yet."""
@@ -177,7 +185,7 @@ class HttpTransport:
         return self._reply(response, keep and not self._stopping)
 
     def _reply(self, response: Response, keep: bool) -> Reply:
-        return Reply(heads=self._heads, response=response, keep_alive=keep)
+        return Reply(heads=self._heads, response=response, keep_alive=keep, streams=self._reading)
 
     async def _wait(self, given: Awaitable[Response], method: str) -> Response:
         """The answer of a handler that waits; a read that waits when the agent stops ends with an error."""
