@@ -68,7 +68,7 @@ class Disk(Protocol):
     def sync_dir(self, path: str) -> None: ...
 
     def lock(self, path: str) -> Lock:
-        """Take the data directory's lock file for this process's life, or raise StorageFailed naming the holder."""
+        """Take the data directory's lock file for life, or raise StorageFailed naming the holder."""
 
 
 def sectors(n: int) -> int:
@@ -77,7 +77,7 @@ def sectors(n: int) -> int:
 
 
 def write_zeros(file: File, start: int, end: int) -> None:
-    """Zeros in [start, end): real bytes, so that later writes there change no metadata and cannot lack space."""
+    """Zeros in [start, end): real bytes, so that later writes there change no metadata and lack no space."""
     while start < end:
         n = min(len(ZERO_BLOCK), end - start)
         file.pwrite(ZERO_BLOCK if n == len(ZERO_BLOCK) else bytes(n), start)

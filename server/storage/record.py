@@ -36,7 +36,7 @@ from gemot.server.storage.disk import sectors
 _LAYOUT = struct.Struct("<4sIB3xIIQQQQQQQQ8s8s3xB")
 HEADER_BYTES = _LAYOUT.size
 _CHECKED_FROM = 8
-_MAGIC = b"GmR\x01"
+RECORD_MAGIC = b"GmR\x01"
 _END = 0xA5
 
 MAX_PAYLOAD = 256 << 20
@@ -102,21 +102,25 @@ def encode_record(header: Header, payload: bytes, salt: int) -> tuple[bytes, Fou
 
 def decode_header(raw: bytes, salt: int) -> Found | None:
     """The header in these bytes; None if this is none, or not as it was written."""
-    if len(raw) < HEADER_BYTES or raw[:4] != _MAGIC:
+    if len(raw) < HEADER_BYTES or raw[:4] != RECORD_MAGIC:
         return None
     raw = raw[:HEADER_BYTES]
     fields = _LAYOUT.unpack(raw)
     if fields[1] != crc32(raw[_CHECKED_FROM:], salt) or fields[-1] != _END:
         return None
-    durable = Mark(fields[11], fields[12], fields[13])
-    header = Header(*fields[2:11], durable=durable, prev_chain=fields[14])
+    kind, length, payload_crc, serial, first, last, *terms = fields[2:11]
+    header = Header(
+        kind, length, payload_crc, serial, first, last, terms[0], terms[1], terms[2],
+        Mark(*fields[11:14]), fields[14],
+    )  # fmt: skip
     return Found(header, fields[1], _chain(raw))
 
 
 def _pack(h: Header, crc: int) -> bytes:
+    d = h.durable
     return _LAYOUT.pack(
-        _MAGIC, crc, h.kind, h.length, h.payload_crc, h.serial, h.first, h.last, h.first_term, h.last_term,
-        h.prev_term, h.durable.serial, h.durable.index, h.durable.chain, h.prev_chain, _END,
+        RECORD_MAGIC, crc, h.kind, h.length, h.payload_crc, h.serial, h.first, h.last,
+        h.first_term, h.last_term, h.prev_term, d.serial, d.index, d.chain, h.prev_chain, _END,
     )  # fmt: skip
 
 

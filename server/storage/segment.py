@@ -26,7 +26,7 @@ from gemot.server.storage.record import (
     record_bytes,
 )
 
-_LAYOUT = struct.Struct("<8sIIQQQQ8s")
+_LAYOUT = struct.Struct("<8sIIQQQQQ8s")
 _MAGIC = b"GEMOTLOG"
 _NAME = re.compile(r"(\d{10})-(\d{20})\.seg")
 SEAL_BYTES = record_bytes(16)
@@ -70,10 +70,10 @@ class Segment:
         return self.end + record_bytes(length) + SEAL_BYTES <= self.size
 
     def scan(self) -> Iterator[Place]:
-        """Every good record in turn, each of the chain before it; ends at the seal or at what is none.
+        """Every good record in turn, each of the chain before it; ends after the seal or before what is none.
 
-        Sets `end`, `records` and `sealed` as it goes. Lengths are held against the file before a byte is
-        read for them.
+        `end` is the record at hand while it is handled, and moves past it when the next is asked for.
+        Lengths are held against the file before a byte is read for them.
         """
         serial, chain = self.base.serial, self.base.chain
         while (place := self.read_at(self.end)) is not None:
@@ -83,10 +83,12 @@ class Segment:
             serial, chain = header.serial, place.found.chain
             if header.kind == Kind.SEAL:
                 self.sealed = place.payload == self.seal_payload()
+                if self.sealed:
+                    yield place
                 return
+            yield place
             self.end += record_bytes(header.length)
             self.records += 1
-            yield place
 
     def read_at(self, offset: int) -> Place | None:
         found = decode_header(self.file.pread(HEADER_BYTES, offset), self.salt)
@@ -117,7 +119,7 @@ def create_segment(disk: Disk, directory: str, number: int, base: Base, size: in
     temporary = f"{path}.tmp"
     file = disk.open(temporary, create=True)
     write_zeros(file, 0, size)
-    file.pwrite(_encode_header(number, base), 0)
+    file.pwrite(_encode_header(number, base, size), 0)
     file.sync()
     disk.rename(temporary, path)
     disk.sync_dir(directory)
@@ -131,18 +133,20 @@ def open_segment(disk: Disk, directory: str, number: int, name: str) -> Segment:
     raw = file.pread(SECTOR, 0)
     if len(raw) < SECTOR or raw[:8] != _MAGIC:
         raise Corrupt(f"{path} does not begin as a log segment")
-    _, crc, format_number, named, index, term, serial, chain = _LAYOUT.unpack_from(raw)
+    _, crc, format_number, named, size, index, term, serial, chain = _LAYOUT.unpack_from(raw)
     if crc != crc32(raw[12:]):
         raise Corrupt(f"the header of {path} fails its checksum")
     check_format(path, format_number, LOG_FORMAT)
     if named != number:
         raise Corrupt(f"{path} holds segment {named}: a file was renamed or written in the wrong place")
+    if size != file.size():
+        raise Corrupt(f"{path} has {file.size()} bytes, it was made with {size}")
     base = Base(index, term, serial, chain)
-    return Segment(number=number, path=path, file=file, base=base, size=file.size())
+    return Segment(number=number, path=path, file=file, base=base, size=size)
 
 
-def _encode_header(number: int, base: Base) -> bytes:
+def _encode_header(number: int, base: Base, size: int) -> bytes:
     raw = _LAYOUT.pack(
-        _MAGIC, 0, LOG_FORMAT, number, base.index, base.term, base.serial, base.chain
+        _MAGIC, 0, LOG_FORMAT, number, size, base.index, base.term, base.serial, base.chain
     ).ljust(SECTOR, b"\0")  # fmt: skip
     return raw[:8] + struct.pack("<I", crc32(raw[12:])) + raw[12:]
