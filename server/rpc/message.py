@@ -103,9 +103,13 @@ class FetchSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class SnapshotChunk(msgspec.Struct, frozen=True, array_like=True):
+    """A piece, and what the whole must be (the snapshot's manifest, but for what the asker knows)."""
+
+    format: int
+    epoch: int
     size: int
     sha256: str
-    epoch: int
+    created_by: str
     offset: int
     data: bytes
 

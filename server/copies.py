@@ -1,0 +1,64 @@
+"""Snapshots going out and coming in: the state copied, pieces read for a peer, pieces put together.
+
+Synchronous and without threads; the runtime calls `write_snapshot` on its worker.
+"""
+
+from __future__ import annotations
+
+from gemot.server.model.errors import NotFound
+from gemot.server.raft.types import SnapshotMeta
+from gemot.server.rpc.message import SnapshotChunk
+from gemot.server.state.store import State
+from gemot.server.storage.disk import Disk
+from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots
+
+
+class ReceiverInbox:
+    """A `Receiver` as the installer's `Inbox`."""
+
+    def __init__(self, snapshots: Snapshots, meta: SnapshotMeta, first: SnapshotChunk) -> None:
+        manifest = Manifest(
+            format=first.format,
+            index=meta.index,
+            term=meta.term,
+            voters=meta.voters,
+            epoch=first.epoch,
+            size=first.size,
+            sha256=first.sha256,
+            created_by=first.created_by,
+        )
+        self._receiver: Receiver = snapshots.receive(manifest)
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._receiver.write(self._receiver.key, offset, data)
+
+    def finish(self) -> None:
+        self._receiver.finish()
+
+
+def chunk_of(snapshots: Snapshots, index: int, term: int, offset: int) -> SnapshotChunk:
+    """One piece of a kept snapshot. Raises NotFound."""
+    meta = next((s for s in snapshots.all() if s.index == index and s.term == term), None)
+    if meta is None:
+        raise NotFound(f"there is no snapshot of entry {index} of term {term} any more")
+    manifest = snapshots.manifest(meta)
+    return SnapshotChunk(
+        format=manifest.format,
+        epoch=manifest.epoch,
+        size=manifest.size,
+        sha256=manifest.sha256,
+        created_by=manifest.created_by,
+        offset=offset,
+        data=snapshots.read_chunk(meta, offset, CHUNK_BYTES),
+    )
+
+
+def write_snapshot(state: State, snapshots: Snapshots, disk: Disk, guess: SnapshotMeta) -> SnapshotMeta:
+    """Copy the state as it stands now into a kept snapshot; `guess` is where it stood when asked."""
+    staged = snapshots.stage(guess)
+    index, term = state.snapshot_to(staged)
+    meta = SnapshotMeta(index, term, guess.voters)
+    if meta != guess:
+        disk.rename(staged, snapshots.stage(meta))
+    snapshots.commit(meta, epoch=state.epoch)
+    return meta

@@ -1,0 +1,155 @@
+"""Opening a data directory: what the last run left, put right, ready for a replica.
+
+The rules (design: the log, the state, snapshots):
+- Log and vote are the truth; the state file is only their consequence. Damaged, missing, or beyond the
+  log's end, it is built again from a snapshot and the log.
+- A log that lost entries it may have acknowledged makes the node *repairing*; that is durable before
+  anything on disk is touched.
+- A snapshot newer than the log's end, or a log that begins after the state's end, is an installation
+  that was cut short: it is finished.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gemot.server.machine import Machine
+from gemot.server.model.errors import Corrupt
+from gemot.server.ports import Random
+from gemot.server.raft.node import Raft
+from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
+from gemot.server.state.permission import Authorizer
+from gemot.server.state.store import State
+from gemot.server.storage.disk import Disk
+from gemot.server.storage.durable import DurableLog
+from gemot.server.storage.log import SegmentLog
+from gemot.server.storage.meta import MetaFile
+from gemot.server.storage.snapshot import Snapshots
+from gemot.server.storage.statefile import StateFile
+
+
+class DataConfig(msgspec.Struct, frozen=True):
+    """Where and how one server keeps its data."""
+
+    directory: str
+    segment_bytes: int
+    raft: RaftConfig
+    vfs: str = ""
+
+
+class Opened:
+    """The parts of a data directory, open. `notes` are sentences about what had to be put right."""
+
+    def __init__(
+        self,
+        *,
+        durable: DurableLog,
+        snapshots: Snapshots,
+        state: State,
+        machine: Machine,
+        raft: Raft,
+        notes: tuple[str, ...],
+    ) -> None:
+        self.durable = durable
+        self.snapshots = snapshots
+        self.state = state
+        self.machine = machine
+        self.raft = raft
+        self.notes = notes
+
+
+def open_data(
+    *, disk: Disk, config: DataConfig, node_id: str, random: Random, authorizer: Authorizer
+) -> Opened:
+    """Open, and repair what may be repaired. Raises Corrupt, DiskFailed, NewerFormat."""
+    notes: list[str] = []
+    meta = MetaFile.open(disk, config.directory)
+    notes.extend(meta.warnings)
+    if meta.fresh:
+        meta.save(msgspec.structs.replace(meta.meta, node_id=node_id))
+    elif meta.meta.node_id != node_id:
+        raise Corrupt(
+            f"{config.directory} belongs to node {meta.meta.node_id}, this node is {node_id}: "
+            "a data directory is never moved between nodes"
+        )
+    found = SegmentLog.open(
+        disk=disk,
+        directory=f"{config.directory}/log",
+        segment_bytes=config.segment_bytes,
+        durable_index=meta.meta.durable_index,
+        durable_hash=meta.meta.durable_hash,
+    )
+    durable = DurableLog(log=found.log, meta=meta)
+    if found.torn is not None:
+        notes.append(f"log: a torn end was cut off, a copy is kept: {found.torn}")
+    if found.damage is not None:
+        notes.append(f"log: damaged, this node repairs itself from the others: {found.damage}")
+        durable.write_meta(repairing=True)
+    snapshots = Snapshots.open(disk, f"{config.directory}/snap")
+    _finish_install(durable, snapshots, notes)
+    state = _open_state(config, durable, snapshots, notes)
+    base = _base(found.log, snapshots)
+    raft = Raft(
+        id=node_id,
+        config=config.raft,
+        random=random,
+        hard_state=HardState(max(meta.meta.term, found.log.last_term), meta.meta.vote),
+        snapshot=base,
+        log=found.log,
+        last_index=found.log.last_index,
+        commit=state.applied_index,
+        repairing=meta.meta.repairing,
+    )
+    machine = Machine(state=state, authorizer=authorizer)
+    return Opened(
+        durable=durable, snapshots=snapshots, state=state, machine=machine, raft=raft, notes=tuple(notes)
+    )
+
+
+def _finish_install(durable: DurableLog, snapshots: Snapshots, notes: list[str]) -> None:
+    """A snapshot beyond the log's end was being installed: the log is reset to it now."""
+    newest = snapshots.newest()
+    if newest is not None and newest.index > durable.log.last_index:
+        notes.append(f"snapshot {newest.index}: its installation was cut short and is finished now")
+        durable.reset(newest)
+
+
+def _base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
+    """What stands before the log's first entry, with the voters of then."""
+    start = log.start
+    for snapshot in snapshots.all():
+        if snapshot.index >= start.index:
+            return SnapshotMeta(start.index, start.term, snapshot.voters)
+    return SnapshotMeta(start.index, start.term, ())
+
+
+def _open_state(config: DataConfig, durable: DurableLog, snapshots: Snapshots, notes: list[str]) -> State:
+    """The state file if it fits the log, else one built again from the best snapshot."""
+    path = f"{config.directory}/state.db"
+    log = durable.log
+    problem = ""
+    try:
+        file = StateFile(path=path, vfs=config.vfs)
+        state = State(file)
+        if log.start.index <= state.applied_index <= log.last_index:
+            return state
+        problem = (
+            f"it is applied to {state.applied_index}, the log holds {log.first_index} to {log.last_index}"
+        )
+        file.close()
+        if state.applied_index > log.last_index and log.last_index > 0:
+            durable.write_meta(repairing=True)
+    except Corrupt as error:
+        problem = error.message
+    notes.append(f"state file: rebuilt from snapshot and log, since {problem}")
+    usable = [s for s in snapshots.all() if log.start.index <= s.index <= log.last_index]
+    for snapshot in reversed(usable):
+        if snapshots.verify(snapshot):
+            StateFile.replace(path=path, source=snapshots.path(snapshot), vfs=config.vfs)
+            return State(StateFile(path=path, vfs=config.vfs))
+    StateFile.remove(path)
+    if log.start.index > 0:
+        notes.append("no snapshot is usable: this node fetches one from a peer")
+        durable.write_meta(repairing=True)
+        log.reset(0, 0)
+    return State(StateFile(path=path, vfs=config.vfs))

@@ -1,0 +1,262 @@
+"""A real server: a data directory opened, threads and sockets started, the event handlers driven."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
+from gemot.server.model.errors import DiskFailed, Unavailable
+from gemot.server.ports import Inbox
+from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
+from gemot.server.recovery import DataConfig, Opened, open_data
+from gemot.server.rpc.message import Call, Member, SnapshotChunk
+from gemot.server.runtime.connection import Dialler, Listener
+from gemot.server.runtime.disk import LogThread, Worker
+from gemot.server.runtime.timer import LoopTimer, Ticker
+from gemot.server.server import Server, ServerConfig
+from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.storage.disk import Disk
+
+log = logging.getLogger("gemot.server")
+
+TICK_MS = 50
+"""One tick of Raft's clock: a heartbeat is 3 (150 ms), an election 20 to 40 (1 to 2 s)."""
+
+HAND_OVER_S = 3.0
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """One server as the configuration describes it."""
+
+    me: Member
+    directory: str
+    bind: str
+    rpc_port: int
+    segment_bytes: int
+    raft_multiplier: int
+    server: ServerConfig
+    vfs: str = ""
+
+
+class Node:
+    """Start it, ask its `server`, stop it. `fatal` is called when the node cannot go on."""
+
+    def __init__(
+        self,
+        *,
+        config: NodeConfig,
+        disk: Disk,
+        loop: asyncio.AbstractEventLoop,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self._disk = disk
+        self._loop = loop
+        self._fatal = fatal
+        self._links: dict[str, Dialler] = {}
+        self._timer = LoopTimer(loop)
+        # Raft's random waits must differ between hosts started together: the system's entropy seeds them.
+        self._random = random.Random(os.urandom(16))
+        self._open()
+
+    def _open(self) -> None:
+        config = self._config
+        data = DataConfig(
+            directory=config.directory,
+            segment_bytes=config.segment_bytes,
+            raft=RaftConfig(
+                heartbeat_ticks=3 * config.raft_multiplier, election_ticks=20 * config.raft_multiplier
+            ),
+            vfs=config.vfs,
+        )
+        self._opened: Opened = open_data(
+            disk=self._disk,
+            config=data,
+            node_id=config.me.id,
+            random=self._random,
+            authorizer=ALLOW_ALL,
+        )
+        for note in self._opened.notes:
+            log.warning("server: data directory put right: %s", note)
+        self._log = LogThread(
+            loop=self._loop, durable=self._opened.durable, on_saved=self._on_saved, fatal=self._failed
+        )
+        self._worker = Worker(loop=self._loop, fatal=self._failed)
+        self.server = Server(
+            me=config.me,
+            config=config.server,
+            raft=self._opened.raft,
+            log=self._log,
+            state=self._opened.state,
+            machine=self._opened.machine,
+            identity=self._log,
+            upkeep=self,
+            peers=self,
+            timer=_Guarded(self._timer, self._failed),
+            random=self._random,
+        )
+        self._listener = Listener(loop=self._loop, tier=self.server, host=config.bind, port=config.rpc_port)
+        self._ticker = Ticker(loop=self._loop, every_ms=TICK_MS, callback=self._tick)
+        self._repairing = self._opened.raft.repairing
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen and begin. Raises OSError when the RPC port is taken."""
+        await self._listener.start()
+        self._log.start()
+        self._worker.start()
+        self.server.start()
+        self._ticker.start()
+
+    async def hand_over(self) -> None:
+        """If this server leads, let another one lead before it stops; bounded."""
+        if not self.server.leads or len(self._opened.raft.voters) < 2:
+            return
+        self.server.replica.transfer(None)
+        until = self._loop.time() + HAND_OVER_S
+        while self.server.leads and self._loop.time() < until:
+            await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """Close everything; what was acknowledged is durable."""
+        self._ticker.stop()
+        await self._listener.stop()
+        for link in self._links.values():
+            await link.stop()
+        await asyncio.to_thread(self._worker.stop)
+        await asyncio.to_thread(self._log.stop)
+        self._opened.state.close()
+        self._opened.durable.log.close()
+
+    @property
+    def loop_lag_s(self) -> float:
+        return self._ticker.lag_s
+
+    @property
+    def sync_s(self) -> tuple[float, int]:
+        """Seconds spent syncing the log, and how often."""
+        return self._log.sync_s, self._log.syncs
+
+    # -- Peers -------------------------------------------------------------------------------------
+
+    def send(self, to: str, message: Message) -> None:
+        if (link := self._link(to)) is not None:
+            link.send_raft(message)
+
+    def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
+        self.server.directory.hint(to)
+        link = self._link(to.id)
+        if link is None:
+            done(Unavailable(f"the address of {to.name} is not known"))
+        else:
+            link.call(call, done)
+
+    def _link(self, id: str) -> Dialler | None:
+        link = self._links.get(id)
+        if link is None and self.server.directory.get(id) is not None and id != self._config.me.id:
+            link = self._links[id] = Dialler(
+                loop=self._loop,
+                timer=self._timer,
+                address=lambda: self._address(id),
+                hello=self.server.hello,
+                on_ready=lambda peer: self.server.directory.learn(peer.member),
+            )
+            link.start()
+        return link
+
+    def _address(self, id: str) -> tuple[str, int] | None:
+        member = self.server.directory.get(id)
+        if member is None or not member.rpc:
+            return None
+        host, _, port = member.rpc.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    # -- Upkeep ------------------------------------------------------------------------------------
+
+    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
+        state, snapshots, disk = self._opened.state, self._opened.snapshots, self._disk
+        guess = SnapshotMeta(state.applied_index, state.applied_term, voters)
+
+        def work() -> Callable[[], None]:
+            meta = write_snapshot(state, snapshots, disk, guess)
+            return lambda: done(meta)
+
+        self._worker.submit(work)
+
+    def checkpoint(self, done: Callable[[int], None]) -> None:
+        state = self._opened.state
+
+        def work() -> Callable[[], None]:
+            proven = state.checkpoint()
+            return lambda: done(proven)
+
+        self._worker.submit(work)
+
+    def newest_snapshot(self) -> SnapshotMeta | None:
+        return self._opened.snapshots.newest()
+
+    def oldest_snapshot(self) -> SnapshotMeta | None:
+        return next(iter(self._opened.snapshots.all()), None)
+
+    def read_chunk(self, index: int, term: int, offset: int) -> SnapshotChunk:
+        return chunk_of(self._opened.snapshots, index, term, offset)
+
+    def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
+        return ReceiverInbox(self._opened.snapshots, meta, first)
+
+    def replace_state(self, meta: SnapshotMeta) -> None:
+        self._opened.state.install(self._opened.snapshots.path(meta))
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._guard(self.server.on_tick)
+        if self._repairing and not self._opened.raft.repairing:
+            self._repairing = False
+            self._log.repaired()
+            log.info("server: repaired: the log is whole again")
+
+    def _on_saved(self, token: int) -> None:
+        self._guard(lambda: self.server.replica.on_saved(token))
+
+    def _guard(self, event: Callable[[], None]) -> None:
+        try:
+            event()
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, DiskFailed | OSError | MemoryError):
+            log.error("server: disk failed: %s", error)
+        else:
+            log.error("server: cannot go on: %s", error, exc_info=error)
+        self._fatal(error)
+
+
+class _Guarded:
+    """A timer whose callbacks end the node when they fail, instead of being lost in the loop's log."""
+
+    def __init__(self, timer: LoopTimer, failed: Callable[[BaseException], None]) -> None:
+        self._timer = timer
+        self._failed = failed
+        self.now_ms = timer.now_ms
+
+    def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
+        return self._timer.call_after(delay_ms, lambda: self._run(callback))
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._timer.call_soon(lambda: self._run(callback))
+
+    def _run(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self._failed(error)
