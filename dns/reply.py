@@ -47,6 +47,8 @@ class Form(msgspec.Struct, frozen=True, gc=False):
 
     head: bytes
     tail: bytes
+    label: tuple[str, str]
+    """Type of the question and code of the reply, for counting."""
 
     def fill(self, message: bytes, question_end: int) -> bytes:
         """The reply to this question."""
@@ -76,14 +78,14 @@ def compose(plan: Plan, query: Query, room: Room, *, truncate: bool, random: Ran
         flags |= wire.TRUNCATED
     extras = drafted.extras + (1 if opt else 0)
     head = wire.encode_counts(flags, 1, count, drafted.authorities, extras)
-    return Form(head, bytes(drafted.body) + opt)
+    return Form(head, bytes(drafted.body) + opt, _label(query, plan.rcode))
 
 
 def compose_error(query: Query, rcode: int) -> Form:
     """A reply that has nothing but a code (SERVFAIL, REFUSED, NOTIMP, BADVERS)."""
     opt = wire.encode_opt(query.edns, rcode) if query.edns is not None else b""
     flags = wire.RESPONSE | (query.flags & wire.ECHOED) | (rcode & 0xF)
-    return Form(wire.encode_counts(flags, 1, 0, 0, 1 if opt else 0), opt)
+    return Form(wire.encode_counts(flags, 1, 0, 0, 1 if opt else 0), opt, _label(query, rcode))
 
 
 def compose_bare_error(message: bytes, rcode: int) -> bytes:
@@ -91,6 +93,10 @@ def compose_bare_error(message: bytes, rcode: int) -> bytes:
     flags = int.from_bytes(message[2:4], "big")
     flags = wire.RESPONSE | (flags & (wire.OPCODE | wire.RECURSION_DESIRED)) | rcode
     return message[:2] + wire.encode_counts(flags, 0, 0, 0, 0)
+
+
+def _label(query: Query, rcode: int) -> tuple[str, str]:
+    return wire.TYPES.get(query.type, "other"), wire.RCODES[rcode]
 
 
 class _Line(msgspec.Struct, frozen=True, gc=False):

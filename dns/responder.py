@@ -7,6 +7,7 @@ reply is found by header flags, lower-cased name and the rest, and takes over th
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -31,15 +32,8 @@ _COUNTS_PLAIN = b"\0\1\0\0\0\0\0\0"
 _COUNTS_EDNS = b"\0\1\0\0\0\0\0\1"
 _log = logging.getLogger(__name__)
 
-RCODES = {
-    wire.NOERROR: "noerror",
-    wire.FORMERR: "formerr",
-    wire.SERVFAIL: "servfail",
-    wire.NXDOMAIN: "nxdomain",
-    wire.NOTIMP: "notimp",
-    wire.REFUSED: "refused",
-    wire.BADVERS: "badvers",
-}
+DROPPED = ("", "dropped")
+"""The label of messages that get no reply: no question, or no room to answer."""
 
 
 class Responder:
@@ -48,7 +42,10 @@ class Responder:
     def __init__(
         self, *, config: DnsConfig, catalog: Catalog, random: Random, now_s: Callable[[], float]
     ) -> None:
-        self.counts: dict[str, int] = dict.fromkeys(("cached", "dropped", *RCODES.values()), 0)
+        self.counts: dict[tuple[str, str], int] = defaultdict(int)
+        """Messages by type and by code of the reply ("dropped": no reply); counted, never taken back."""
+        self.kept_replies = 0
+        """How many of them were answered from kept bytes."""
         self._catalog = catalog
         self._random = random
         self._now_s = now_s
@@ -70,14 +67,15 @@ class Responder:
         key = message[2:12] + message[12:end].lower() + message[end:]
         form = (self._tcp if tcp else self._udp).get(key)
         if form is not None:
-            self.counts["cached"] += 1
+            self.kept_replies += 1
+            self.counts[form.label] += 1
             return message[:2] + form.head + message[12 : end + 5] + form.tail
         if len(message) < wire.HEADER_BYTES or message[2] & 0x80:
-            self.counts["dropped"] += 1
+            self.counts[DROPPED] += 1
             return None
         query = wire.parse_query(message)
         if isinstance(query, int):
-            self.counts[RCODES[query]] += 1
+            self.counts["", wire.RCODES[query]] += 1
             return reply.compose_bare_error(message, query)
         return self._respond_anew(message, query, tcp)
 
@@ -89,7 +87,8 @@ class Responder:
         if key is not None:
             form = (self._tcp if tcp else self._udp).get(key)
             if form is not None:
-                self.counts["cached"] += 1
+                self.kept_replies += 1
+                self.counts[form.label] += 1
                 return form.fill(message, query.end)
         labels = wire.split_name(query.name)
         resolved = self._resolver.resolve(query.name, labels, query.type)
@@ -119,12 +118,12 @@ class Responder:
 
     def _finish(self, message: bytes, query: Query, resolved: Resolved, tcp: bool) -> bytes:
         plan = resolved.plan
-        self.counts[RCODES[plan.rcode]] += 1
         room = reply.measure_room(self._config, query.edns, tcp=tcp)
         truncate, random = self._config.enable_truncate, self._random
         if plan.rcode == wire.REFUSED:
-            return reply.compose_error(query, plan.rcode).fill(message, query.end)
+            return self._fail(message, query, plan.rcode)
         form = reply.compose(plan, query, room, truncate=truncate, random=random)
+        self.counts[form.label] += 1
         key = _make_key(query) if resolved.found else None
         if key is not None and all(found.live for found in resolved.found):
             cache = self._tcp if tcp else self._udp
@@ -134,8 +133,9 @@ class Responder:
         return form.fill(message, query.end)
 
     def _fail(self, message: bytes, query: Query, rcode: int) -> bytes:
-        self.counts[RCODES[rcode]] += 1
-        return reply.compose_error(query, rcode).fill(message, query.end)
+        form = reply.compose_error(query, rcode)
+        self.counts[form.label] += 1
+        return form.fill(message, query.end)
 
 
 def _refuse(query: Query) -> int | None:

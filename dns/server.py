@@ -28,8 +28,8 @@ class DnsServer:
     """Answers on UDP and TCP of each address. For one event loop.
 
     `addresses` are (IP, port); port 0 takes a free one, the same for UDP and TCP. `count` is told each second
-    how many replies there were since, by what became of them: "cached" (a kept reply), "noerror", "nxdomain",
-    "servfail", ..., "dropped" (no reply). `now_s` is wall time.
+    of the messages since: (type, code, how many), such as ("SRV", "noerror", 812). The type is "other" for
+    those never answered and "" where none could be read; the code is "dropped" where there was no reply.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class DnsServer:
         catalog: Catalog,
         addresses: Sequence[Address],
         random: Random,
-        count: Callable[[str, int], None] | None = None,
+        count: Callable[[str, str, int], None] | None = None,
         limits: TcpLimits | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -47,7 +47,7 @@ class DnsServer:
         self._connections = TcpConnections(responder=self._responder, limits=limits or TcpLimits())
         self._wanted = tuple(addresses)
         self._count = count
-        self._told: dict[str, int] = {}
+        self._told: dict[tuple[str, str], int] = {}
         self._bound: list[Address] = []
         self._endpoints: list[UdpEndpoint] = []
         self._listeners: list[asyncio.Server] = []
@@ -121,11 +121,11 @@ class DnsServer:
     def _tell(self) -> None:
         if self._count is None:
             return
-        for name, total in self._responder.counts.items():
-            since = total - self._told.get(name, 0)
+        for label, total in self._responder.counts.items():
+            since = total - self._told.get(label, 0)
             if since:
-                self._told[name] = total
-                self._count(name, since)
+                self._told[label] = total
+                self._count(*label, since)
 
 
 def _explain(host: str, port: int, error: OSError) -> str:

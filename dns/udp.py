@@ -11,7 +11,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, cast
 
-from gemot.dns.responder import Responder
+from gemot.dns.responder import DROPPED, Responder
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class UdpEndpoint(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Peer) -> None:
         if self._full:
-            self._responder.counts["dropped"] += 1
+            self._responder.counts[DROPPED] += 1
             return
         try:
             reply = self._responder.respond(data, tcp=False)
@@ -73,6 +73,6 @@ class UdpEndpoint(asyncio.DatagramProtocol):
 
     def _send(self, reply: bytes, addr: Peer) -> None:
         if self._transport is None or self._full:
-            self._responder.counts["dropped"] += 1
+            self._responder.counts[DROPPED] += 1
             return
         self._transport.sendto(reply, addr)

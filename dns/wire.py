@@ -21,6 +21,28 @@ CLASS_IN, CLASS_ANY = 1, 255
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 
+RCODES = {
+    NOERROR: "noerror",
+    FORMERR: "formerr",
+    SERVFAIL: "servfail",
+    NXDOMAIN: "nxdomain",
+    NOTIMP: "notimp",
+    REFUSED: "refused",
+    BADVERS: "badvers",
+}
+TYPES = {
+    A: "A",
+    NS: "NS",
+    CNAME: "CNAME",
+    SOA: "SOA",
+    PTR: "PTR",
+    TXT: "TXT",
+    AAAA: "AAAA",
+    SRV: "SRV",
+    ANY: "ANY",
+}
+"""Names for the types we have to do with; all others are "other"."""
+
 RESPONSE, AUTHORITATIVE, TRUNCATED = 0x8000, 0x0400, 0x0200
 RECURSION_DESIRED, CHECKING_DISABLED = 0x0100, 0x0010
 ECHOED = RECURSION_DESIRED | CHECKING_DISABLED
