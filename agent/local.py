@@ -1,0 +1,547 @@
+"""Services and checks registered on this agent, their status, and what the catalog does not know of yet.
+
+The authority over this host's part of the catalog. No IO: time and randomness are handed in, what must
+survive a restart goes to a `Store`, `checking.py` runs the checks, `sync.py` carries changes to the servers.
+For one event loop; every method is over at once, so callers see whole changes only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+from gemot.agent.difference import Gap, Wanted, WantedCheck, WantedService
+from gemot.agent.duration import format_duration
+from gemot.agent.outbox import Outbox
+from gemot.agent.registration import Registration
+from gemot.agent.saved import Store, TtlState
+from gemot.checks.definition import CheckDefinition
+from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_expired
+from gemot.server.model.catalog import Node, Service
+from gemot.server.model.errors import NotFound, RuleFailed
+from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
+
+MAX_SERVICES = 10_000
+MAX_CHECKS = 40_000
+MAX_REASON_BYTES = 4096
+
+DEFAULT_NODE_REASON = "Maintenance mode is enabled for this node, but no reason was provided"
+DEFAULT_SERVICE_REASON = "Maintenance mode is enabled for this service, but no reason was provided"
+
+_log = logging.getLogger(__name__)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What happened: a service or a check came, changed or went, or a check has another result."""
+
+    kind: Literal["service", "check", "status"]
+    id: str
+
+
+class LocalState:
+    """`now` is a clock in seconds that never goes back, `wall` seconds since 1970, `uniform` in [0, 1).
+
+    `check_update_interval_s` is how long a change of output alone may wait (0: not at all).
+    """
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        store: Store,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        uniform: Callable[[], float],
+        check_update_interval_s: float = 300.0,
+        discard_output: bool = False,
+        token: str = "",
+    ) -> None:
+        self.node = node
+        self._store = store
+        self._now = now
+        self._wall = wall
+        self._uniform = uniform
+        self._check_update_interval_s = check_update_interval_s
+        self._discard_output = discard_output
+        self._token = token
+        self._services: dict[str, _Service] = {}
+        self._checks: dict[str, _Check] = {}
+        self._ttls: dict[str, TtlState] = {}
+        self._listeners: dict[object, Callable[[Change], None]] = {}
+        self._aliases: set[str] = set()
+        self._deferred: set[str] = set()
+        self._outbox = Outbox()
+
+    # Reading.
+
+    def services(self) -> dict[str, Service]:
+        return {service_id: record.service for service_id, record in self._services.items()}
+
+    def service(self, service_id: str) -> Service | None:
+        record = self._services.get(service_id)
+        return record.service if record else None
+
+    def checks(self) -> dict[str, Check]:
+        return {check_id: self._row(record) for check_id, record in self._checks.items()}
+
+    def checks_of(self, service_id: str) -> list[Check]:
+        """The node's checks, then those of this service."""
+        rows = [self._row(c) for c in self._checks.values() if c.definition.service_id in ("", service_id)]
+        return sorted(rows, key=lambda row: (row.service_id != "", row.check_id))
+
+    def definitions(self) -> list[CheckDefinition]:
+        return [record.definition for record in self._checks.values()]
+
+    def definition(self, check_id: str) -> CheckDefinition | None:
+        record = self._checks.get(check_id)
+        return record.definition if record else None
+
+    def content_hash(self, service_id: str) -> str:
+        """A text that changes when the service's registration does; "" for an unknown one."""
+        record = self._services.get(service_id)
+        if record is None:
+            return ""
+        canonical = msgspec.json.encode(record.service, order="deterministic")
+        return hashlib.sha256(canonical).hexdigest()[:16]
+
+    def counts(self) -> dict[str, int]:
+        """For statistics: services, checks, and how many checks of each type."""
+        figures = {"services": len(self._services), "checks": len(self._checks)}
+        for record in self._checks.values():
+            figures[record.definition.type] = figures.get(record.definition.type, 0) + 1
+        return figures
+
+    def listen(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Call back after each change; what is returned ends that."""
+        key = object()
+        self._listeners[key] = callback
+        return lambda: self._listeners.pop(key, None) and None
+
+    # Registration.
+
+    def restore(self) -> None:
+        """Take back what the store kept. Call once, before `reload`, which has the last word."""
+        saved = self._store.load()
+        self._ttls = dict(saved.ttls)
+        for registration in saved.services:
+            self._put_service(registration, from_config=False)
+        for definition in saved.checks:
+            if definition.service_id and definition.service_id not in self._services:
+                _log.warning(
+                    "local: check %s was saved for service %s, which is not registered any more: dropped",
+                    definition.check_id,
+                    definition.service_id,
+                )
+                self._store.remove_check(definition.check_id)
+                continue
+            self._put_check(definition)
+
+    def reload(self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]) -> None:
+        """Replace everything that came from configuration files; same ids keep their status.
+
+        Raises RuleFailed, before anything changed, for a check of a service that nobody registers.
+        """
+        registrations, checks = list(registrations), list(checks)
+        services = {registration.service.id for registration in registrations}
+        kept = {service_id for service_id, record in self._services.items() if not record.from_config}
+        for check in checks:
+            if check.service_id and check.service_id not in services | kept:
+                raise RuleFailed(
+                    f'check "{check.check_id}": ServiceID "{check.service_id}" does not exist: define that '
+                    "service in the configuration too"
+                )
+        wanted = {check.check_id for check in checks}
+        for registration in registrations:
+            wanted.update(check.check_id for check in registration.checks)
+        for check_id, old in list(self._checks.items()):
+            if old.definition.from_config and check_id not in wanted:
+                self._drop_check(check_id)
+        for service_id, service in list(self._services.items()):
+            if service.from_config and service_id not in services:
+                self._drop_service(service_id)
+        for registration in registrations:
+            self._store.remove_service(registration.service.id)
+            self._put_service(registration, from_config=True)
+        for check in checks:
+            self._store.remove_check(check.check_id)
+            self._put_check(check)
+        self._refresh_aliases()
+
+    def add_service(self, registration: Registration, *, replace_checks: bool = False) -> None:
+        """Register over the API: saved, and replacing what had this id. Same checks keep their status.
+
+        Checks of that service that are not named stay, unless `replace_checks`. Raises RuleFailed at a limit.
+        """
+        service_id = registration.service.id
+        self._check_room(registration)
+        self._put_service(registration, from_config=False)
+        if replace_checks:
+            named = {check.check_id for check in registration.checks}
+            for check_id, record in list(self._checks.items()):
+                of_it = record.definition.service_id == service_id and record.definition.type != "maintenance"
+                if of_it and check_id not in named:
+                    self._drop_check(check_id)
+        self._store.save_service(msgspec.structs.replace(registration, checks=()))
+        for check in registration.checks:
+            self._store.save_check(check)
+        self._refresh_aliases()
+
+    def remove_service(self, service_id: str) -> None:
+        """Take a service and its checks out. Raises NotFound."""
+        if service_id not in self._services:
+            raise NotFound(
+                f'Unknown service ID "{service_id:.512}". Ensure that the service ID is passed, not the '
+                "service name."
+            )
+        self._drop_service(service_id)
+        self._refresh_aliases()
+
+    def add_check(self, definition: CheckDefinition) -> None:
+        """Register one check over the API. Raises NotFound for its service, RuleFailed at the limit."""
+        if definition.service_id and definition.service_id not in self._services:
+            raise NotFound(f'ServiceID "{definition.service_id}" does not exist')
+        if definition.check_id not in self._checks and len(self._checks) >= MAX_CHECKS:
+            raise RuleFailed(_full("checks", MAX_CHECKS))
+        self._put_check(definition)
+        self._store.save_check(definition)
+        self._refresh_aliases()
+
+    def remove_check(self, check_id: str) -> None:
+        """Take a check out. Raises NotFound."""
+        self._known(check_id, "passed, not the check name")
+        self._drop_check(check_id)
+        self._refresh_aliases()
+
+    def maintain_node(self, *, enable: bool, reason: str = "") -> None:
+        """Put this node into maintenance or back: all of its services count as critical meanwhile."""
+        self._maintain(NODE_MAINTENANCE, "Node Maintenance Mode", "", enable, reason or DEFAULT_NODE_REASON)
+
+    def maintain_service(self, service_id: str, *, enable: bool, reason: str = "") -> None:
+        """Put one service into maintenance or back. Raises NotFound."""
+        if service_id not in self._services:
+            raise NotFound(f'Unknown service ID "{service_id:.512}"')
+        check_id = SERVICE_MAINTENANCE_PREFIX + service_id
+        name = "Service Maintenance Mode"
+        self._maintain(check_id, name, service_id, enable, reason or DEFAULT_SERVICE_REASON)
+
+    def _maintain(self, check_id: str, name: str, service_id: str, enable: bool, reason: str) -> None:
+        if enable and check_id not in self._checks:
+            definition = CheckDefinition(
+                check_id=check_id,
+                name=name,
+                type="maintenance",
+                notes=cut_note(reason, MAX_REASON_BYTES),
+                service_id=service_id,
+            )
+            self._put_check(definition)
+            self._store.save_check(definition)
+        elif not enable and check_id in self._checks:
+            self._drop_check(check_id)
+        self._refresh_aliases()
+
+    def _check_room(self, registration: Registration) -> None:
+        fresh = sum(check.check_id not in self._checks for check in registration.checks)
+        if registration.service.id not in self._services and len(self._services) >= MAX_SERVICES:
+            raise RuleFailed(_full("services", MAX_SERVICES))
+        if len(self._checks) + fresh > MAX_CHECKS:
+            raise RuleFailed(_full("checks", MAX_CHECKS))
+
+    def _put_service(self, registration: Registration, *, from_config: bool) -> None:
+        service_id, service = registration.service.id, registration.service
+        record = self._services.get(service_id)
+        same = record is not None and (record.given, record.token) == (service, registration.token)
+        if record is None or not same:
+            record = _Service(service, registration.token)
+            self._services[service_id] = record
+            self._outbox.service_changed(service_id)
+            for check_id, check in self._checks.items():
+                if check.definition.service_id == service_id:  # its row shows the service's name and tags
+                    self._outbox.check_changed(check_id)
+            self._tell("service", service_id)
+        record.from_config = from_config
+        for definition in registration.checks:
+            self._put_check(definition)
+
+    def _drop_service(self, service_id: str) -> None:
+        del self._services[service_id]
+        self._outbox.service_gone(service_id)
+        self._store.remove_service(service_id)
+        for check_id, record in list(self._checks.items()):
+            if record.definition.service_id == service_id:
+                self._drop_check(check_id)
+        self._tell("service", service_id)
+
+    def _put_check(self, definition: CheckDefinition) -> None:
+        check_id = definition.check_id
+        before = self._checks.get(check_id)
+        if before is not None and before.definition == definition:
+            self._restart_ttl(before)
+            return
+        record = _Check(definition)
+        if before is not None:
+            record.status, record.output = before.status, before.output
+            record.critical_since_s = before.critical_since_s
+        else:
+            self._take_back_ttl(record)
+        if record.status == "critical" and record.critical_since_s is None:
+            record.critical_since_s = self._now()
+        self._forget_kind(check_id)
+        self._checks[check_id] = record
+        if definition.type == "alias":
+            self._aliases.add(check_id)
+        self._outbox.check_changed(check_id)
+        if record.ttl_ends_s is None:
+            self._restart_ttl(record)
+        self._tell("check", check_id)
+
+    def _drop_check(self, check_id: str) -> None:
+        record = self._checks.pop(check_id)
+        self._forget_kind(check_id)
+        self._outbox.check_gone(check_id, record.definition.service_id)
+        self._store.remove_check(check_id)
+        if record.definition.type == "ttl":
+            self._ttls.pop(check_id, None)
+            self._store.remove_ttl(check_id)
+        self._tell("check", check_id)
+
+    def _forget_kind(self, check_id: str) -> None:
+        self._aliases.discard(check_id)
+        self._deferred.discard(check_id)
+
+    # Results.
+
+    def report(self, check_id: str, outcome: Outcome) -> None:
+        """Take a result. An unknown check is ignored: it went while its probe ran."""
+        record = self._checks.get(check_id)
+        if record is None:
+            return
+        self._set(record, outcome)
+        self._refresh_aliases()
+
+    def update_ttl(self, check_id: str, status: Status, output: str) -> None:
+        """Take what was pushed to a TTL check. Raises NotFound, or RuleFailed for another type."""
+        record = self._known(check_id, "passed, not the check name")
+        definition = record.definition
+        if definition.type != "ttl":
+            raise RuleFailed(f'CheckID "{check_id}" does not have associated TTL')
+        ended = record.ttl_ends_s is None
+        self._restart_ttl(record)
+        if ended:
+            self._tell("status", check_id)
+        kept = "" if self._discard_output else cut_note(output, definition.output_max_bytes)
+        self._store.save_ttl(check_id, TtlState(status, kept, self._wall() + definition.ttl_s))
+        self._set(record, Outcome(status, kept))
+        self._refresh_aliases()
+
+    def deadline_s(self, check_id: str) -> float | None:
+        """When this TTL check ends, on the clock `now`; None if it is no TTL check or has ended."""
+        record = self._checks.get(check_id)
+        return record.ttl_ends_s if record else None
+
+    def next_deadline_s(self) -> float | None:
+        ends = [record.ttl_ends_s for record in self._checks.values() if record.ttl_ends_s is not None]
+        return min(ends, default=None)
+
+    def expire(self) -> None:
+        """Turn TTL checks critical whose time has come."""
+        now_s = self._now()
+        for record in list(self._checks.values()):
+            if record.ttl_ends_s is not None and is_expired(record.ttl_ends_s, now_s):
+                record.ttl_ends_s = None
+                self._set(record, Outcome("critical", expired_output(record.output)))
+        self._refresh_aliases()
+
+    def reap(self) -> list[str]:
+        """Take out services with a check critical for longer than it says; their ids."""
+        now_s, reaped = self._now(), []
+        for record in list(self._checks.values()):
+            definition, since_s = record.definition, record.critical_since_s
+            if not definition.deregister_after_s or since_s is None:
+                continue
+            service_id = definition.service_id
+            if now_s - since_s > definition.deregister_after_s and service_id in self._services:
+                _log.warning(
+                    "local: service %s is deregistered: its check %s was critical for more than %s",
+                    service_id,
+                    definition.check_id,
+                    format_duration(definition.deregister_after_s),
+                )
+                self._drop_service(service_id)
+                reaped.append(service_id)
+        if reaped:
+            self._refresh_aliases()
+        return reaped
+
+    def _set(self, record: _Check, outcome: Outcome) -> None:
+        output = "" if self._discard_output else outcome.output
+        if (record.status, record.output) == (outcome.status, output):
+            return
+        changed = record.status != outcome.status
+        if changed:
+            record.critical_since_s = self._now() if outcome.status == "critical" else None
+        record.status, record.output = outcome.status, output
+        check_id = record.definition.check_id
+        if changed or not self._check_update_interval_s:
+            self._deferred.discard(check_id)
+            self._outbox.check_changed(check_id)
+        elif check_id not in self._deferred and not self._outbox.holds_check(check_id):
+            record.output_due_s = self._now() + self._check_update_interval_s * (0.5 + self._uniform())
+            self._deferred.add(check_id)
+        self._tell("status", check_id)
+
+    def _restart_ttl(self, record: _Check) -> None:
+        if record.definition.type == "ttl":
+            record.ttl_ends_s = self._now() + record.definition.ttl_s
+
+    def _take_back_ttl(self, record: _Check) -> None:
+        """The last push of before the restart, if its time is not over."""
+        state = self._ttls.pop(record.definition.check_id, None)
+        if state is None or record.definition.type != "ttl":
+            return
+        left_s = min(state.expires_at_s - self._wall(), record.definition.ttl_s)
+        if left_s > 0:
+            record.status, record.output = state.status, state.output
+            record.ttl_ends_s = self._now() + left_s
+
+    def _refresh_aliases(self) -> None:
+        """Let alias checks follow their targets; as often as an alias may follow another alias."""
+        if not self._aliases:
+            return
+        aliases = [self._checks[check_id] for check_id in sorted(self._aliases)]
+        for _ in aliases:
+            before = [(record.status, record.output) for record in aliases]
+            for record in aliases:
+                self._set(record, self._aliased(record))
+            if before == [(record.status, record.output) for record in aliases]:
+                return
+
+    def _aliased(self, record: _Check) -> Outcome:
+        target = record.definition.alias_service
+        if target and target not in self._services:
+            return Outcome("critical", f"Service {target} could not be found on this agent")
+        worst: _Check | None = None
+        seen = False
+        for check in self._checks.values():
+            if check is record or check.definition.service_id not in ("", target):
+                continue
+            seen = True
+            if check.status == "passing" or (worst is not None and worst.status == "critical"):
+                continue
+            if worst is None or check.status == "critical":
+                worst = check
+        if worst is not None:
+            return Outcome(worst.status, f'Aliased check "{worst.definition.name}" failing: {worst.output}')
+        return Outcome("passing", "All checks passing." if seen else "No checks found.")
+
+    # The catalog.
+
+    def wanted(self, only: Gap | None = None) -> Wanted:
+        """What should stand in the catalog; of services and checks `only` those of a gap, when given."""
+        services = self._services.keys() if only is None else only.services & self._services.keys()
+        checks = self._checks.keys() if only is None else only.checks & self._checks.keys()
+        return Wanted(
+            node=self.node,
+            services={one: self._wanted_service(one) for one in services},
+            checks={one: self._wanted_check(one) for one in checks},
+            token=self._token,
+        )
+
+    def _wanted_service(self, service_id: str) -> WantedService:
+        record = self._services[service_id]
+        return WantedService(record.service, record.token or self._token)
+
+    def _wanted_check(self, check_id: str) -> WantedCheck:
+        record = self._checks[check_id]
+        service = self._services.get(record.definition.service_id)
+        token = record.definition.token or (service.token if service else "") or self._token
+        return WantedCheck(self._row(record), token, check_id in self._deferred)
+
+    def is_behind(self) -> bool:
+        """Whether something changed that was not taken yet."""
+        return bool(self._outbox)
+
+    def take_gap(self) -> Gap:
+        """Everything that changed since it was last taken. What could not be told is given back to `mark`."""
+        gap = self._outbox.take()
+        self._deferred -= gap.checks
+        return gap
+
+    def mark(self, gap: Gap) -> None:
+        """Remember that the catalog is behind in this; what changed here meanwhile counts as it is now."""
+        self._outbox.mark(gap, services=self._services, checks=self._checks)
+
+    def adopt(self, services: dict[str, Service]) -> None:
+        """Take over what the catalog is the authority over (tags, where a service allows that)."""
+        for service_id, service in services.items():
+            record = self._services.get(service_id)
+            if record is not None and record.service != service:
+                record.service = service
+                self._tell("service", service_id)
+
+    def release(self) -> float | None:
+        """Let deferred outputs go whose time has come; when the next one is due, or None."""
+        now_s = self._now()
+        for check_id in [one for one in self._deferred if self._checks[one].output_due_s <= now_s]:
+            self._deferred.discard(check_id)
+            self._outbox.check_changed(check_id)
+            self._tell("status", check_id)
+        return min((self._checks[check_id].output_due_s for check_id in self._deferred), default=None)
+
+    def _row(self, record: _Check) -> Check:
+        definition = record.definition
+        service = self._services.get(definition.service_id)
+        return Check(
+            node=self.node.node,
+            check_id=definition.check_id,
+            name=definition.name,
+            status=record.status,
+            notes=definition.notes,
+            output=record.output,
+            service_id=definition.service_id,
+            service_name=service.service.service if service else "",
+            service_tags=service.service.tags if service else (),
+            type=definition.type,
+            interval=format_duration(definition.interval_s) if definition.interval_s else "",
+            timeout=format_duration(definition.timeout_s) if definition.timeout_s else "",
+        )
+
+    def _known(self, check_id: str, hint: str) -> _Check:
+        record = self._checks.get(check_id)
+        if record is None:
+            raise NotFound(f'Unknown check ID "{check_id:.512}". Ensure that the check ID is {hint}.')
+        return record
+
+    def _tell(self, kind: Literal["service", "check", "status"], id: str) -> None:
+        change = Change(kind, id)
+        for callback in list(self._listeners.values()):
+            callback(change)
+
+
+class _Service:
+    """`given` is what was registered, `service` that with what the catalog adds."""
+
+    def __init__(self, service: Service, token: str) -> None:
+        self.given = service
+        self.service = service
+        self.token = token
+        self.from_config = False
+
+
+class _Check:
+    """`output_due_s` counts while the check is among the deferred ones."""
+
+    def __init__(self, definition: CheckDefinition) -> None:
+        self.definition = definition
+        self.status: Status = definition.status
+        self.output = ""
+        self.critical_since_s: float | None = None
+        self.ttl_ends_s: float | None = None
+        self.output_due_s = 0.0
+
+
+def _full(what: str, limit: int) -> str:
+    return f"This agent already has {limit} {what}, its limit: deregister some first"

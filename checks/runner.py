@@ -1,0 +1,139 @@
+"""Runs probes on their schedule: one task a check, owned and ended here.
+
+It tells each result that counts (after the thresholds) to `on_result`, and keeps no status. Ttl, alias and
+maintenance checks have no probe: they are not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from gemot.checks.definition import CheckDefinition
+from gemot.checks.probes import http, script, tcp
+from gemot.checks.schedule import first_delay_s, next_run_s
+from gemot.checks.status import Outcome, Streak
+
+Probe = Callable[[CheckDefinition], Awaitable[Outcome]]
+
+PROBES: Mapping[str, Probe] = {"http": http.probe, "tcp": tcp.probe, "script": script.probe}
+
+MAX_AT_ONCE = 128
+"""Probes running at the same time; more wait their turn, so that descriptors and processes stay bounded."""
+
+_log = logging.getLogger(__name__)
+
+
+class Runner:
+    """All probes of this agent. For one event loop. `put` and `drop` say which checks run."""
+
+    def __init__(
+        self,
+        *,
+        on_result: Callable[[str, Outcome], None],
+        uniform: Callable[[], float] = random.random,
+        probes: Mapping[str, Probe] = PROBES,
+        max_at_once: int = MAX_AT_ONCE,
+    ) -> None:
+        self._on_result = on_result
+        self._uniform = uniform
+        self._probes = probes
+        self._turn = asyncio.Semaphore(max_at_once)
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._pauses = 0
+        self._running: dict[str, _Running] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def put(self, definition: CheckDefinition) -> None:
+        """Run this check. One that already runs with an equal definition goes on undisturbed."""
+        running = self._running.get(definition.check_id)
+        if running is not None and running.definition == definition:
+            return
+        self.drop(definition.check_id)
+        if definition.type in self._probes and not self._stopped:
+            self._begin(definition)
+
+    def drop(self, check_id: str) -> None:
+        """Run this check no more: no result of it comes after this. Unknown ones are ignored."""
+        if check_id in self._running:
+            self._end(check_id)
+
+    def pause(self) -> None:
+        """Start no further probe until `resume` was called as often."""
+        self._pauses += 1
+        self._unpaused.clear()
+
+    def resume(self) -> None:
+        self._pauses -= 1
+        if self._pauses == 0:
+            self._unpaused.set()
+
+    async def stop(self) -> None:
+        """End every check and wait for it: no program is left running, no result comes after this."""
+        self._stopped = True
+        for check_id in list(self._running):
+            self._end(check_id)
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    def _begin(self, definition: CheckDefinition) -> None:
+        running = _Running(definition)
+        self._running[definition.check_id] = running
+        running.task = asyncio.create_task(self._run(running), name=f"check {definition.check_id}")
+
+    def _end(self, check_id: str) -> None:
+        task = self._running.pop(check_id).task
+        if task is not None and not task.done():
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            task.cancel()
+
+    async def _run(self, running: _Running) -> None:
+        definition = running.definition
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(first_delay_s(definition.interval_s, self._uniform()))
+        while True:
+            await self._unpaused.wait()
+            async with self._turn:
+                outcome = await self._probe(definition)
+            ended_at = clock()
+            self._tell(running, outcome)
+            await asyncio.sleep(next_run_s(ended_at, definition.interval_s) - clock())
+
+    async def _probe(self, definition: CheckDefinition) -> Outcome:
+        try:
+            return await self._probes[definition.type](definition)
+        except Exception as error:  # a fault of ours: the check is critical, and all others go on
+            _log.exception("check %s: its %s probe failed", definition.check_id, definition.type)
+            return Outcome("critical", f"The {definition.type} probe failed: {error}")
+
+    def _tell(self, running: _Running, outcome: Outcome) -> None:
+        if self._running.get(running.definition.check_id) is not running:
+            return  # ended or replaced while it ran
+        verdict = running.streak.judge(outcome)
+        if verdict is None:
+            return
+        try:
+            self._on_result(running.definition.check_id, verdict)
+        except Exception:
+            _log.exception("check %s: its result could not be taken", running.definition.check_id)
+
+
+class _Running:
+    """One check that runs: its definition, its streak, its task."""
+
+    def __init__(self, definition: CheckDefinition) -> None:
+        self.definition = definition
+        self.task: asyncio.Task[None] | None = None
+        self.streak = Streak(
+            success_before_passing=definition.success_before_passing,
+            failures_before_warning=definition.failures_before_warning,
+            failures_before_critical=definition.failures_before_critical,
+        )
