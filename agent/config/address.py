@@ -15,7 +15,7 @@ _TEMPLATE = re.compile(r'\{\{[-\s]*(\w{1,64})(?:\s+"([^"{}]{1,64})")?[-\s]*\}\}\
 _CUT = re.compile(r"\{\{.*?\}\}|\S+", re.DOTALL)
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
 
-KNOWN_TEMPLATES = '{{ GetPrivateIP }}, {{ GetPublicIP }} and {{ GetInterfaceIP "eth0" }}'
+_TEMPLATES = '{{ GetPrivateIP }}, {{ GetPublicIP }} and {{ GetInterfaceIP "eth0" }}'
 
 
 class HostFacts(msgspec.Struct, frozen=True):
@@ -42,12 +42,21 @@ def is_loopback(text: str) -> bool:
         return False
 
 
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, without a zone ("%eth0")."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return "%" not in text
+
+
 def expand(text: str, host: HostFacts) -> str:
     """The address a template stands for; other text as it is. Raises ValueError saying what lacks."""
     if not is_template(text):
         return text
     found = _TEMPLATE.match(text.strip())
-    match (found[1], found[2]) if found else ("", None):
+    match found.groups() if found else ():
         case ("GetPrivateIP", None):
             chosen = private_ipv4(host)
         case ("GetPublicIP", None):
@@ -55,7 +64,7 @@ def expand(text: str, host: HostFacts) -> str:
         case ("GetInterfaceIP", str(interface)):
             chosen = [a for name, a in host.addresses if name == interface]
         case _:
-            raise ValueError(f"{text[:60]} is not a template that is understood: {KNOWN_TEMPLATES} are")
+            raise ValueError(f"{text[:60]} is not understood: {_TEMPLATES} are")
     if not chosen:
         raise ValueError(f"{text[:60]} finds no address on this host")
     return chosen[0]

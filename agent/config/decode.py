@@ -15,7 +15,7 @@ import msgspec
 from msgspec import inspect
 
 from gemot.agent.config import known
-from gemot.agent.config.fault import Fault
+from gemot.agent.config.fault import MAX_FAULTS, Fault
 from gemot.agent.config.schema import Config
 from gemot.agent.config.stanzas import KEYS, Kind, Stanza
 from gemot.agent.duration import format_duration, parse_duration
@@ -23,6 +23,7 @@ from gemot.server.model.errors import BadRequest
 
 _OTHER_SPELLINGS = {"ERR": "ERROR", "WARNING": "WARN"}
 _MAX_SHOWN = 60
+_EMPTY: tuple[object, ...] = (None, "", [], {})
 
 _CONFIG = cast(inspect.StructType, inspect.type_info(Config))
 
@@ -84,12 +85,13 @@ class _Walk:
 
     def _struct(self, kind: inspect.StructType, raw: dict[str, Any], at: str) -> Values:
         fields = {field.encode_name: field for field in kind.fields}
+        siblings = (*fields, *known.names_under(at))
         values: Values = {}
         for written, value in raw.items():
             key = written if written in fields else written.lower()
             path = f"{at}.{key}" if at else key
             if key not in fields:
-                self._unschemed(path, written, value, (*fields, *known.names_under(at)))
+                self._unschemed(path, written, value, siblings)
             elif value is not None:
                 self._field(values, fields[key], value, path)
         return values
@@ -175,15 +177,20 @@ class _Walk:
 
     def _unschemed(self, path: str, written: str, value: object, siblings: tuple[str, ...]) -> None:
         """A key the schema lacks: known from Consul, or a mistake."""
-        if known.has_under(path) and isinstance(_only_one(value), dict):
-            for key, inner in _only_one(value).items():  # type: ignore[attr-defined]
-                self._unschemed(f"{path}.{key.lower()}", key, inner, known.names_under(path))
+        inside = _only_one(value)
+        if known.has_under(path) and (isinstance(inside, dict) or known.verdict(path) is None):
+            if isinstance(inside, dict):
+                for key, inner in inside.items():
+                    self._unschemed(f"{path}.{key.lower()}", key, inner, known.names_under(path))
+            elif value not in _EMPTY:
+                self._wrong(path, "a map", value)
             return
         word = known.verdict(path)
         if word is None:
-            near = get_close_matches(written.lower()[:_MAX_SHOWN], siblings, n=1)
+            many = len(self.faults) >= MAX_FAULTS
+            near = [] if many else get_close_matches(written.lower()[:_MAX_SHOWN], siblings, n=1)
             self._fault(path, "unknown key" + (f"; did you mean {near[0]}?" if near else ""))
-        elif value in (None, "", [], {}) or any(value is fine or value == fine for fine in word.fine):
+        elif value in _EMPTY or any(value is fine or value == fine for fine in word.fine):
             return
         elif word.verdict == "refused":
             self._fault(path, f"refused: {word.why}")
@@ -196,6 +203,10 @@ class _Walk:
 
     def _fault(self, path: str, message: str) -> None:
         self.wrong.append(path)
+        if len(self.faults) == MAX_FAULTS:
+            path, message = "", f"these are the first {MAX_FAULTS} mistakes; more follow"
+        if len(self.faults) > MAX_FAULTS:
+            return
         self.faults.append(Fault(self._source, self._spell(path), message))
 
     def _spell(self, path: str) -> str:

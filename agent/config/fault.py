@@ -9,6 +9,9 @@ from gemot.server.model.errors import BadRequest
 EXIT_CODE = 78
 """What a program exits with on `ConfigFaults` (EX_CONFIG of sysexits.h)."""
 
+MAX_FAULTS = 100
+"""The most that are told of one source: whoever has more has the wrong file."""
+
 
 class Fault(msgspec.Struct, frozen=True):
     """`source` is a file, or "command line"; `path` the key ("ports.http") or flag ("-http-port"), or ""."""

@@ -154,8 +154,12 @@ class _Reading:
         self._spelling: dict[str, str] = {}
         self._alone: dict[str, Any] = {}
         self._faults: list[Fault] = []
+        self._after_unknown = False
 
     def take(self, argument: str, rest: Iterator[str]) -> None:
+        after_unknown, self._after_unknown = self._after_unknown, False
+        if after_unknown and not argument.startswith("-"):
+            return  # most likely its value
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
         if not argument.startswith("-") or not name:
             self._fault(
@@ -164,6 +168,7 @@ class _Reading:
             return
         flag = _ALL.get(name)
         if flag is None:
+            self._after_unknown = not equals
             near = get_close_matches(name[:60], _ALL, n=1)
             self._fault("-" + name[:60], "unknown flag" + (f"; did you mean -{near[0]}?" if near else ""))
             return

@@ -244,6 +244,9 @@ KNOWN: dict[str, Known] = {
 }  # fmt: skip
 
 
+_MAPS = frozenset(path[:at] for path in KNOWN for at, letter in enumerate(path) if letter == ".")
+
+
 def verdict(path: str) -> Known | None:
     """What is said of a path: its own word, or that of the nearest path above it."""
     while path:
@@ -255,7 +258,7 @@ def verdict(path: str) -> Known | None:
 
 def has_under(path: str) -> bool:
     """Whether keys are known below this path, so that a map there is looked into."""
-    return any(known.startswith(path + ".") for known in KNOWN)
+    return path in _MAPS
 
 
 def names_under(path: str) -> tuple[str, ...]:

@@ -17,7 +17,6 @@ DEV: dict[str, Any] = {
     "server": True,
     "bootstrap": True,
     "bind_addr": "127.0.0.1",
-    "advertise_addr": "127.0.0.1",
     "raft_log_segment_bytes": 2**20,
     "unsafe_no_fsync": True,
     "performance": {"raft_multiplier": 1},
@@ -66,7 +65,7 @@ def listening(config: Config, family: Literal["dns", "http"]) -> tuple[tuple[str
 
 
 def dns_settings(config: Config) -> dns.DnsConfig:
-    """What the DNS interface is told; its times are whole seconds, so fractions are cut as Consul cuts them."""
+    """What the DNS interface is told: times in whole seconds, what is over cut off as Consul does."""
     own = config.dns_config
     soa = dns.Soa(own.soa.refresh_s, own.soa.retry_s, own.soa.expire_s, own.soa.min_ttl_s)
     return dns.DnsConfig(

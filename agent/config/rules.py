@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
-from gemot.agent.config.address import is_loopback, is_template, listed
+from gemot.agent.config.address import is_address, is_loopback, is_template, listed
 from gemot.agent.config.schema import Config
 
 Finding = tuple[tuple[str, ...], str]
@@ -117,11 +117,12 @@ def _names(config: Config) -> Iterator[Finding]:
 
 def _addresses(config: Config) -> Iterator[Finding]:
     for path, address in (("bind_addr", config.bind_addr), ("advertise_addr", config.advertise_addr)):
-        if address and not is_template(address) and not _is_ip(address):
+        parts = listed(address)
+        if address and (len(parts) != 1 or not (is_template(parts[0]) or is_address(parts[0]))):
             yield (path,), f'must be one IP address, got "{address[:60]}"'
     if not config.bind_addr:
         yield ("bind_addr",), "must be an IP address; 0.0.0.0 is every one of this host"
-    if _is_ip(config.advertise_addr) and ip_address(config.advertise_addr).is_unspecified:
+    if is_address(config.advertise_addr) and ip_address(config.advertise_addr).is_unspecified:
         yield ("advertise_addr",), f"{config.advertise_addr} cannot be reached by others: name one address"
     for path, text in (
         ("client_addr", config.client_addr),
@@ -130,7 +131,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
     ):
         yield from _listeners(path, text)
     for tag, address in config.tagged_addresses.items():
-        if not _is_ip(address):
+        if not is_address(address):
             yield (f"tagged_addresses.{tag[:60]}",), f'must be an IP address, got "{address[:60]}"'
 
 
@@ -140,7 +141,7 @@ def _listeners(path: str, text: str) -> Iterator[Finding]:
     for address in listed(text):
         if address.startswith("unix:"):
             yield (path,), "unix sockets are not served: give an IP address"
-        elif not is_template(address) and not _is_ip(address):
+        elif not is_template(address) and not is_address(address):
             yield (path,), f'must be IP addresses separated by spaces, got "{address[:60]}"'
 
 
@@ -163,7 +164,7 @@ def _ports(config: Config) -> Iterator[Finding]:
 def _overlap(one: list[str], other: list[str]) -> bool:
     """Whether two listeners may meet. A template may stand for any address."""
     both = [*one, *other]
-    if any(is_template(a) or (_is_ip(a) and ip_address(a).is_unspecified) for a in both):
+    if any(is_template(a) or (is_address(a) and ip_address(a).is_unspecified) for a in both):
         return True
     return not set(one).isdisjoint(other)
 
@@ -181,11 +182,11 @@ def _joining(config: Config) -> Iterator[Finding]:
 
 
 def _is_place(text: str) -> bool:
-    if _is_ip(text):
+    if is_address(text):
         return True
     bracketed = re.fullmatch(r"\[([^\]]{2,45})\](?::([0-9]{1,5}))?", text)
     if bracketed:
-        return _is_ip(bracketed[1]) and _is_port(bracketed[2])
+        return is_address(bracketed[1]) and _is_port(bracketed[2])
     host, _, port = text.partition(":")
     return bool(_HOSTNAME.match(host)) and (_is_port(port) if ":" in text else True)
 
@@ -211,14 +212,6 @@ def _running(config: Config) -> Iterator[Finding]:
             yield (f"telemetry.prefix_filter[{number}]",), 'must be "+prefix" to keep or "-prefix" to drop'
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", config.telemetry.metrics_prefix):
         yield ("telemetry.metrics_prefix",), "must be a letter, then at most 63 letters, digits and . _ -"
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return "%" not in text
 
 
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gemot.agent.config.fault import Fault
+from gemot.agent.config.fault import MAX_FAULTS, Fault
 from gemot.server.model.errors import GemotError
 
 Kind = Literal["services", "checks", "templates"]
@@ -54,25 +54,29 @@ class Parsed(msgspec.Struct, frozen=True):
 
 def parse(stanzas: Iterable[Stanza], parsers: Parsers) -> Parsed:
     """Read them all; what two of them claim alike is a fault of the later one."""
-    values: dict[str, tuple[Any, ...]] = {}
+    values: dict[Kind, list[Any]] = {"services": [], "checks": [], "templates": []}
     faults: list[Fault] = []
     warnings: list[str] = []
     commanding: dict[str, None] = {}
     owners: dict[tuple[str, str], Stanza] = {}
     for stanza in stanzas:
+        if len(faults) >= MAX_FAULTS:
+            faults.append(Fault(stanza.source, stanza.path, "not read any more, after so many mistakes"))
+            break
         try:
             found = getattr(parsers, stanza.kind)(stanza.raw)
         except GemotError as error:
             faults.append(Fault(stanza.source, stanza.path + _name_of(stanza.raw), error.message))
             continue
-        values[stanza.kind] = (*values.get(stanza.kind, ()), found)
+        values[stanza.kind].append(found)
         if _commands(stanza.kind, found):
             commanding[stanza.source] = None
         faults += _claimed(stanza, found, owners)
         if ignored := getattr(found, "ignored", ()):
             where = Fault(stanza.source, stanza.path + _name_of(stanza.raw), "")
             warnings.append(f"{where}: without effect here: {', '.join(ignored)}")
-    return Parsed(values, tuple(faults), tuple(warnings), tuple(commanding))
+    read: dict[str, tuple[Any, ...]] = {kind: tuple(found) for kind, found in values.items()}
+    return Parsed(read, tuple(faults), tuple(warnings), tuple(commanding))
 
 
 def _claimed(stanza: Stanza, found: Any, owners: dict[tuple[str, str], Stanza]) -> list[Fault]:
