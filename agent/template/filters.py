@@ -108,12 +108,11 @@ def _octets(text: object) -> bytes:
 
 def _plain(value: object) -> Any:
     """Maps, lists and plain values alone, at a bounded size."""
+    check_nested(value)
     try:
-        plain = msgspec.to_builtins(value)
+        return msgspec.to_builtins(value)
     except (TypeError, RecursionError) as error:
         raise TemplateFailed(f"a value cannot be written out: {error}") from None
-    check_nested(plain)
-    return plain
 
 
 def _check_parsed(name: str, text: object) -> None:

@@ -7,14 +7,14 @@ iterates as nothing, and ends the evaluation where its value would decide anythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from jinja2 import StrictUndefined
 
 from gemot.agent.template.dependencies import FileRead, Need, describe, key_of
 from gemot.agent.template.errors import TemplateFailed
+from gemot.agent.template.pending import Pending, Unresolved
 from gemot.server.model.catalog import HealthService, Instance, Node, NodeDetail, NodeInfo, Nodes, Services
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
 from gemot.server.model.kv import MAX_KEY_BYTES, KvEntry, KvGet, KvList
@@ -23,28 +23,6 @@ MAX_NEEDS = 4096
 """Most different questions of one evaluation."""
 
 STATUSES = ("passing", "warning", "critical", "maintenance")
-
-
-class Unresolved(Exception):
-    """The evaluation cannot go on before an answer comes. Not a failure."""
-
-
-class Pending(StrictUndefined):
-    """In place of an answer that is not here yet. Inherits because Jinja2 knows its undefined by type."""
-
-    def __init__(self) -> None:
-        super().__init__(exc=Unresolved)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return iter(())
-
-    def __getattr__(self, name: str) -> Pending:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self
-
-    def __getitem__(self, name: object) -> Pending:  # type: ignore[override]
-        return self
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -114,6 +92,11 @@ class Reads:
         self._known = known
         self._environ = environ
         self._node = node
+
+    @property
+    def too_many(self) -> bool:
+        """A failure whatever the answers are."""
+        return len(self.needs) > MAX_NEEDS
 
     @property
     def complete(self) -> bool:
@@ -227,7 +210,7 @@ class Reads:
     def _ask(self, need: Need) -> Any:
         key = key_of(need)
         self.needs[key] = need
-        if len(self.needs) > MAX_NEEDS:
+        if self.too_many:
             raise TemplateFailed(
                 f"it asks for more than {MAX_NEEDS} different things, the limit (last {describe(need)}): "
                 "use tree or ls in place of many keys"

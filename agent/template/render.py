@@ -22,7 +22,8 @@ from gemot.agent.template.definition import MAX_CONTENTS_BYTES, TemplateDefiniti
 from gemot.agent.template.dependencies import Need
 from gemot.agent.template.errors import TemplateFailed
 from gemot.agent.template.filters import FILTERS
-from gemot.agent.template.functions import Pending, Reads, Unresolved
+from gemot.agent.template.functions import Reads
+from gemot.agent.template.pending import Unresolved
 from gemot.agent.template.sandbox import MAX_OUTPUT_BYTES, make_environment
 
 DEADLINE_S = 10.0
@@ -65,7 +66,7 @@ class Program:
         except Unresolved:
             pass
         except Exception as error:
-            if reads.complete:  # else: perhaps it fails only for want of an answer
+            if reads.complete or reads.too_many:  # else: perhaps it fails only for want of an answer
                 raise _explain(self.name, error) from error
         return Evaluation(
             content=content if reads.complete else None,
@@ -99,18 +100,12 @@ def _compile(definition: TemplateDefinition) -> Program:
         left_delimiter=definition.left_delimiter,
         right_delimiter=definition.right_delimiter,
     )
-    environment.finalize = _print_pending_as_nothing(environment.finalize)
     try:
         code = environment.compile(text, name=name, filename=name)
         template = environment.template_class.from_code(environment, code, environment.globals)
     except Exception as error:
         raise _explain(name, error) from error
     return Program(name, template)
-
-
-def _print_pending_as_nothing(finalize: Any) -> Callable[[object], object]:
-    """So that one evaluation finds as many open questions as it can."""
-    return lambda value: "" if isinstance(value, Pending) else finalize(value)
 
 
 def _read_source(path: str) -> str:

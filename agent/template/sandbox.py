@@ -12,13 +12,15 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from jinja2 import BaseLoader, Environment, StrictUndefined, Undefined, nodes
+import msgspec
+from jinja2 import BaseLoader, Environment, StrictUndefined, Undefined, nodes, pass_context
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from gemot.agent.template.errors import TemplateFailed
+from gemot.agent.template.pending import Pending
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_TEXT = MAX_OUTPUT_BYTES
@@ -65,6 +67,7 @@ def make_environment(
         autoescape=False,
         undefined=StrictUndefined if strict else Undefined,
         finalize=_finalize,
+        optimized=False,  # the optimizer would evaluate constant parts, hostile ones too, while compiling
         loader=_NoLoader(),
         cache_size=0,
     )
@@ -169,30 +172,41 @@ def to_text(value: object) -> str:
 
 
 def check_nested(value: object) -> None:
-    """Refuse a value whose text would be too long: lists may hold one other list a million times over."""
+    """Refuse a value whose text would be too long: lists may hold one other list a million times over.
+
+    Something undefined inside it raises what its use alone would raise.
+    """
     left = MAX_TEXT
+    seen = 0
     stack = [value]
     while stack:
         item = stack.pop()
+        seen += 1
         if isinstance(item, str):
             left -= len(item) + 2
         elif isinstance(item, dict):
-            left -= 4 * len(item) + 2
-            check_length(MAX_TEXT - left)
             stack += item.keys()
             stack += item.values()
         elif isinstance(item, (list, tuple, set, frozenset)):
-            left -= 2 * len(item) + 2
-            check_length(MAX_TEXT - left)
             stack += item
+        elif isinstance(item, msgspec.Struct):
+            stack += (getattr(item, name) for name in item.__struct_fields__)
+        elif isinstance(item, Undefined):
+            left -= len(str(item))
         else:
             left -= 8
-        if left < 0:
-            check_length(MAX_TEXT - left)
+        check_length(MAX_TEXT - left)
+        check_count(max(seen, len(stack)))
 
 
-def _finalize(value: object) -> object:
-    """What stands in the output for a value: none for None, as a template's author expects of a file."""
+@pass_context
+def _finalize(context: Context, value: object) -> object:
+    """What stands in the output for a value: nothing for None, as a template's author expects of a file.
+
+    It takes the context for one reason: Jinja2 then leaves constants to be printed for the evaluation.
+    """
+    if isinstance(value, Pending):
+        return ""  # so that one evaluation finds as many open questions as it can
     if isinstance(value, Undefined):
         return value
     return "" if value is None else to_text(value)
