@@ -19,17 +19,17 @@ _MAX_BODY = 512 * 1024
 _STATUSES: tuple[Status, ...] = ("passing", "warning", "critical")
 
 
-Port = Weight = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Uint16 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class WeightsBody(msgspec.Struct, rename="pascal"):
-    passing: Weight = 0
-    warning: Weight = 0
+    passing: Uint16 = 0
+    warning: Uint16 = 0
 
 
 class AddressBody(msgspec.Struct, rename="pascal"):
     address: str = ""
-    port: Port = 0
+    port: Uint16 = 0
 
 
 class ServiceBody(msgspec.Struct, rename="pascal"):
@@ -38,7 +38,7 @@ class ServiceBody(msgspec.Struct, rename="pascal"):
     tags: tuple[str, ...] = ()
     meta: dict[str, str] = {}
     address: str = ""
-    port: Port = 0
+    port: Uint16 = 0
     socket_path: str = ""
     weights: WeightsBody = msgspec.field(default_factory=WeightsBody)
     enable_tag_override: bool = False
@@ -62,7 +62,7 @@ class CheckBody(msgspec.Struct, rename="pascal"):
     type: str = ""
     interval: str = ""
     timeout: str = ""
-    exposed_port: Port = 0
+    exposed_port: Uint16 = 0
     definition: Any = None
 
 

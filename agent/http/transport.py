@@ -27,6 +27,7 @@ from gemot.agent.http.reply import Heads, Reply
 log = logging.getLogger(__name__)
 
 _STOPPING = b"This agent is stopping"
+_NOT_HTTP = b"Bad Request: this is not valid HTTP/1.1"
 _SLOW_HEAD = b"the request's head did not arrive in time"
 
 
@@ -163,6 +164,8 @@ class HttpTransport:
 
     async def _serve(self, request: web.BaseRequest) -> Any:
         message = request._message
+        if message.version < (1, 0):
+            return self.refuse(Response(status=400, body=_NOT_HTTP))
         headers = {name.lower(): value for name, value in message.headers.items()}
         if len(headers) != len(message.headers):
             headers = _first_wins(message.headers.items())
@@ -322,7 +325,7 @@ class _Connection(RequestHandler):
             return self._owner.refuse(Response(status=431, body=text.encode()))
         if status == 400:
             log.debug("Request refused: not HTTP: from=%s error=%.200s", self._peer, message)
-            return self._owner.refuse(Response(status=400, body=b"Bad Request: this is not valid HTTP/1.1"))
+            return self._owner.refuse(Response(status=400, body=_NOT_HTTP))
         log.error("Request failed in the transport: from=%s", self._peer, exc_info=exc)
         return self._owner.refuse(
             Response(status=500, body=b"Internal error: it is in the log of this agent")

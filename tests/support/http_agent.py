@@ -100,6 +100,7 @@ class HttpAgent:
         self.transport = transport
         self.app = app
         self.metrics = metrics
+        self.opened: list[Connection] = []
 
     @property
     def port(self) -> int:
@@ -107,7 +108,9 @@ class HttpAgent:
 
     async def connect(self) -> Connection:
         async with asyncio.timeout(PATIENCE_S):
-            return Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+            connection = Connection(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.opened.append(connection)
+        return connection
 
     async def ask(
         self, method: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
@@ -133,9 +136,12 @@ async def serving(
     app = App(routes=routes, metrics=metrics, **options)
     transport = HttpTransport(app=app, addresses=[Address("127.0.0.1", 0)], limits=limits)
     await transport.start()
+    agent = HttpAgent(transport, app, metrics)
     try:
-        yield HttpAgent(transport, app, metrics)
+        yield agent
     finally:
+        for connection in agent.opened:
+            await connection.close()
         await transport.stop()
 
 

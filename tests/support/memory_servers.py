@@ -20,6 +20,7 @@ class MemoryServers:
         self.failure: GemotError | None = None
         self.waiting: list[tuple[Query, Options, asyncio.Future[Answer]]] = []
         self.applied: list[Command] = []
+        self.asked: list[tuple[str, IdempotencyKey | None]] = []
 
     def apply(
         self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
@@ -29,6 +30,7 @@ class MemoryServers:
             done.set_exception(self.failure)
             return done
         self.applied.append(command)
+        self.asked.append((token, key))
         self.index += 1
         value = self._apply(command)
         for query, _, waiter in self.waiting:
