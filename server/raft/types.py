@@ -30,17 +30,23 @@ class Voters(msgspec.Struct, frozen=True, array_like=True):
     voters: tuple[str, ...]
 
 
+def encode_voters(voters: Voters) -> bytes:
+    """The data of a VOTERS entry."""
+    return _encoder.encode(voters)
+
+
 class Batch:
     """Consecutive entries, encoded once: the same bytes go to the disk and to every follower.
 
     Not empty. The entries may be of several terms (an old leader's tail sent to a new follower).
     """
 
-    __slots__ = ("_body", "entries")
+    __slots__ = ("_body", "_size", "entries")
 
     def __init__(self, entries: Sequence[Entry], body: bytes | None = None) -> None:
         self.entries: tuple[Entry, ...] = tuple(entries)
         self._body = body
+        self._size = -1
 
     @classmethod
     def decode(cls, body: bytes) -> Batch:
@@ -51,6 +57,16 @@ class Batch:
         if any(b.index != a.index + 1 or b.term < a.term for a, b in pairwise(entries)):
             raise ValueError("the entries of a batch follow each other")
         return cls(entries, body)
+
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """One batch of several that follow each other. No entry is encoded a second time."""
+        if len(batches) == 1:
+            return batches[0]
+        entries = tuple(entry for batch in batches for entry in batch.entries)
+        assert all(b.first == a.last + 1 for a, b in pairwise(batches)), "joined batches follow each other"
+        items = b"".join(batch.body[_array_header_size(batch.body) :] for batch in batches)
+        return cls(entries, _array_header(len(entries)) + items)
 
     @property
     def first(self) -> int:
@@ -69,6 +85,30 @@ class Batch:
         if self._body is None:
             self._body = _encoder.encode(self.entries)
         return self._body
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the entries take, on the wire and in memory: what limits are held against."""
+        if self._size < 0:
+            self._size = sum(entry_size(entry) for entry in self.entries)
+        return self._size
+
+
+def entry_size(entry: Entry) -> int:
+    return len(entry.data) + 24
+
+
+def _array_header(count: int) -> bytes:
+    """MessagePack's head of an array: fixarray, array 16 or array 32, as the encoder would choose."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def _array_header_size(body: bytes) -> int:
+    return {0xDC: 3, 0xDD: 5}.get(body[0], 1)
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -117,6 +157,8 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
     Every Append carries the newest round number: a reply that echoes it proves that the sender was
     still followed after that round had begun (ReadIndex, thesis 6.4).
+
+    `repair` echoes the `AppendReply.repair` that the leader has noted of this follower (0: none).
     """
 
     term: int
@@ -126,6 +168,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag=3):
     commit: int
     round: int
     body: bytes
+    repair: int = 0
 
 
 class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
@@ -133,6 +176,7 @@ class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
     On refusal (`ok` False) `match` is a hint: no index above it agrees, and `hint_term` is the term
     there. `repairing` replies count for no quorum: that server lost part of its log and is refilling.
+    `repair` then tells this repair from every other one (0: not repairing).
     """
 
     term: int
@@ -142,6 +186,7 @@ class AppendReply(msgspec.Struct, frozen=True, array_like=True, tag=4):
     hint_term: int
     round: int
     repairing: bool
+    repair: int = 0
 
 
 class SnapshotOffer(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -236,6 +281,8 @@ class RaftConfig(msgspec.Struct, frozen=True):
 
     `max_inflight_batches` and `max_batch_bytes` bound what travels unanswered to one follower;
     `max_uncommitted_bytes` bounds what a leader without a quorum piles up (then `Busy`).
+    `max_pending_reads` bounds the reads waiting for a round, or for the leader's answer (then refused).
+    `window_bytes` is how much of the log's end is kept in memory.
     """
 
     heartbeat_ticks: int = 3
@@ -243,3 +290,5 @@ class RaftConfig(msgspec.Struct, frozen=True):
     max_inflight_batches: int = 64
     max_batch_bytes: int = 1 << 20
     max_uncommitted_bytes: int = 64 << 20
+    max_pending_reads: int = 10_000
+    window_bytes: int = 16 << 20
