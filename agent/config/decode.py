@@ -100,11 +100,11 @@ class _Walk:
         if field.name in values:
             self._fault(path, "is set twice in one map, once in other letters")
             return
-        before = len(self.faults)
+        before = len(self.wrong)
         found = self._value(field.type, value, path)
         if isinstance(field.type, inspect.StructType):
             values[field.name] = found or {}
-        elif len(self.faults) == before:
+        elif len(self.wrong) == before:
             values[field.name] = found
             self.given[path] = isinstance(found, tuple | dict)
 

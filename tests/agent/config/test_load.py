@@ -276,6 +276,14 @@ def test_of_the_wrong_file_only_the_first_hundred_mistakes_are_told(tmp_path: Pa
     assert len(told) == 202
 
 
+def test_a_wrong_value_behind_a_hundred_mistakes_is_still_not_taken(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        a_json={f"kez_{n}": n for n in range(200)} | {"node_meta": 5, "retry_join": [{}], "domain": []},
+    )
+    assert len(faults_of(tmp_path)) == 102
+
+
 def test_a_file_beyond_the_limit_of_bytes_is_refused(tmp_path: Path) -> None:
     write(tmp_path, big_json=b" " * (MAX_BYTES + 1))
     assert "4194304 bytes" in faults_of(tmp_path, "-dev")[0]
