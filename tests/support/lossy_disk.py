@@ -1,0 +1,377 @@
+"""Disks that forget: what was not synced is lost in a crash, as a power loss would lose it.
+
+`LossyDisk(root)` keeps unsynced bytes and names in this process's memory and writes them to the real files
+below `root` only when they are synced: a `kill -9` then really loses them (the page cache would keep them).
+Without a root it is all in memory: `MemoryDisk`, for the simulator.
+
+`crash(random)` draws what a crash would leave of the unsynced: each write kept, dropped or torn at sectors;
+of the name changes of each folder, any first part. The old object and its files then raise `Fenced` for
+ever, and the disk of the next life is returned.
+
+Simplifications: folders are durable as soon as they are made; a rename stays in its folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from gemot.server.model.errors import DiskFailed, StorageFailed
+from gemot.server.storage.disk import SECTOR
+
+
+class Fenced(RuntimeError):
+    """A part of a node that crashed still uses its disk."""
+
+
+class Random(Protocol):
+    def randrange(self, stop: int) -> int: ...
+
+
+class Write:
+    """One unsynced change of a file's bytes; `data` None sets the size to `offset`."""
+
+    __slots__ = ("data", "offset")
+
+    def __init__(self, offset: int, data: bytes | None) -> None:
+        self.offset = offset
+        self.data = data
+
+    def apply(self, to: bytearray) -> None:
+        if self.data is None:
+            del to[self.offset :]
+            to.extend(bytes(self.offset - len(to)))
+            return
+        to.extend(bytes(max(0, self.offset - len(to))))
+        to[self.offset : self.offset + len(self.data)] = self.data
+
+    def sectors(self) -> list[Write]:
+        """The same, in pieces that a disk writes as one."""
+        if self.data is None:
+            return [self]
+        pieces, at = [], self.offset
+        while at < self.offset + len(self.data):
+            end = min(at // SECTOR * SECTOR + SECTOR, self.offset + len(self.data))
+            pieces.append(Write(at, self.data[at - self.offset : end - self.offset]))
+            at = end
+        return pieces
+
+
+def survivors(writes: list[Write], random: Random | None) -> list[Write]:
+    """What a crash leaves of these writes; nothing without a `random`."""
+    left: list[Write] = []
+    if random is None:
+        return left
+    for write in writes:
+        fate, pieces = random.randrange(4), write.sectors()
+        if fate == 0:
+            left.append(write)
+        elif fate == 1:
+            left.extend(pieces[: random.randrange(len(pieces) + 1)])
+        elif fate == 2:
+            left.extend(piece for piece in pieces if random.randrange(2))
+    return left
+
+
+class Inode:
+    """A file's bytes: as readers see them, and as they would survive; `home` is its durable name."""
+
+    __slots__ = ("content", "durable", "home", "unsynced")
+
+    def __init__(self, durable: bytes = b"", home: str = "") -> None:
+        self.durable = bytearray(durable)
+        self.content = bytearray(durable)
+        self.unsynced: list[Write] = []
+        self.home = home
+
+    def write(self, write: Write) -> None:
+        write.apply(self.content)
+        self.unsynced.append(write)
+
+
+Change = tuple[str, str, Inode | None]
+"""A name change that is not synced: (path, "" or the name it came from, the file or None for removed)."""
+
+
+class LossyFile:
+    def __init__(self, disk: LossyDisk, path: str, inode: Inode) -> None:
+        self._disk = disk
+        self._path = path
+        self._inode = inode
+        self._closed = False
+
+    def pwrite(self, data: bytes, offset: int) -> None:
+        self._check("write")
+        self._disk.write(self._path, self._inode, bytes(data), offset)
+
+    def pread(self, n: int, offset: int) -> bytes:
+        self._check("read")
+        return bytes(self._inode.content[offset : offset + n])
+
+    def sync(self) -> None:
+        self._check("sync")
+        self._disk.sync(self._path, self._inode)
+
+    def truncate(self, size: int) -> None:
+        self._check("truncate")
+        self._disk.truncate(self._path, self._inode, size)
+
+    def size(self) -> int:
+        self._check("size")
+        return len(self._inode.content)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _check(self, action: str) -> None:
+        if self._closed:
+            raise ValueError(f"{action} on the closed file {self._path}")
+        self._disk.check()
+
+
+class LossyLock:
+    def __init__(self, disk: LossyDisk, path: str) -> None:
+        self._disk = disk
+        self._path = path
+
+    def release(self) -> None:
+        self._disk.locked.discard(self._path)
+
+
+class LossyDisk:
+    """See the module. Faults to plant:
+
+    - `sync_works=False`: `sync` and `sync_dir` return and do nothing;
+    - `fail_sync`: the next sync fails with this errno, once (its bytes stay unsynced);
+    - `space_left`: bytes that can still be written before ENOSPC (the write that passes it is cut);
+    - `on_change`: called with the name of each changing operation and its path, before it is done;
+      what it raises is raised to the caller.
+    """
+
+    def __init__(self, root: str | None = None, *, sync_works: bool = True) -> None:
+        self.root = os.path.realpath(root) if root is not None else None
+        self.sync_works = sync_works
+        self.fail_sync: int | None = None
+        self.space_left: int | None = None
+        self.on_change: Callable[[str, str], None] | None = None
+        self.locked: set[str] = set()
+        self.fenced = False
+        self._dirs: set[str] = set()
+        self._durable: dict[str, Inode] = {}
+        self._names: dict[str, Inode] = {}
+        self._changes: dict[str, list[Change]] = {}
+        if self.root is not None:
+            self._load(self.root)
+
+    def _load(self, root: str) -> None:
+        for folder, _, names in os.walk(root):
+            self._dirs.add(folder)
+            for name in names:
+                path = os.path.join(folder, name)
+                with open(path, "rb") as file:
+                    self._names[path] = self._durable[path] = Inode(file.read(), path)
+
+    # -- the port ----------------------------------------------------------------------------------
+
+    def open(self, path: str, *, create: bool = False) -> LossyFile:
+        path = self._at(path)
+        inode = self._names.get(path)
+        if inode is None:
+            if not create or os.path.dirname(path) not in self._dirs:
+                raise DiskFailed(f"cannot open {path}: No such file or directory (ENOENT)")
+            self._change("create", path)
+            inode = self._names[path] = Inode()
+            self._later(path, (path, "", inode))
+        return LossyFile(self, path, inode)
+
+    def rename(self, old: str, new: str) -> None:
+        old, new = self._at(old), self._at(new)
+        assert os.path.dirname(old) == os.path.dirname(new), "a rename stays in its folder"
+        if old not in self._names:
+            raise DiskFailed(f"cannot rename {old}: No such file or directory (ENOENT)")
+        self._change("rename", new)
+        self._names[new] = self._names.pop(old)
+        self._later(new, (new, old, self._names[new]))
+
+    def remove(self, path: str) -> None:
+        path = self._at(path)
+        if path not in self._names:
+            raise DiskFailed(f"cannot remove {path}: No such file or directory (ENOENT)")
+        self._change("remove", path)
+        del self._names[path]
+        self._later(path, (path, "", None))
+
+    def exists(self, path: str) -> bool:
+        path = self._at(path)
+        return path in self._names or path in self._dirs
+
+    def listdir(self, path: str) -> list[str]:
+        path = self._at(path)
+        return sorted(os.path.basename(p) for p in [*self._names, *self._dirs] if os.path.dirname(p) == path)
+
+    def makedirs(self, path: str) -> None:
+        path = self._at(path)
+        if path in self._dirs:
+            return
+        self._change("makedirs", path)
+        if self.root is not None:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        while path not in self._dirs and path not in ("", "/"):
+            self._dirs.add(path)
+            path = os.path.dirname(path)
+
+    def sync_dir(self, path: str) -> None:
+        path = self._at(path)
+        self._change("sync_dir", path)
+        self._maybe_fail_sync(path)
+        if self.sync_works:
+            for change in self._changes.pop(path, []):
+                self._make_durable(change)
+
+    def lock(self, path: str) -> LossyLock:
+        path = self._at(path)
+        if path in self.locked:
+            raise StorageFailed(f"data directory {os.path.dirname(path)} is in use by this process")
+        self.locked.add(path)
+        return LossyLock(self, path)
+
+    # -- files -------------------------------------------------------------------------------------
+
+    def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
+        self._change("write", path)
+        if self.space_left is not None:
+            fits, full = data[: self.space_left], len(data) > self.space_left
+            self.space_left -= len(fits)
+            inode.write(Write(offset, fits))
+            if full:
+                raise DiskFailed(f"cannot write {path}: {os.strerror(errno.ENOSPC)} (ENOSPC)")
+            return
+        inode.write(Write(offset, data))
+
+    def truncate(self, path: str, inode: Inode, size: int) -> None:
+        self._change("truncate", path)
+        inode.write(Write(size, None))
+
+    def sync(self, path: str, inode: Inode) -> None:
+        self._change("sync", path)
+        self._maybe_fail_sync(path)
+        if self.sync_works:
+            writes, inode.unsynced = inode.unsynced, []
+            self._settle(inode, writes)
+
+    def adopt(self, path: str) -> Inode:
+        """The file of a layer that makes and removes names at once and durably (SQLite's, `lossy_vfs.py`)."""
+        path = self._at(path)
+        inode = self._names.get(path)
+        if inode is None:
+            inode = self._names[path] = self._durable[path] = Inode(b"", path)
+            self._dirs.add(os.path.dirname(path))
+        return inode
+
+    def find(self, path: str) -> Inode | None:
+        return self._names.get(self._at(path))
+
+    def forget(self, path: str) -> None:
+        """The opposite of `adopt`."""
+        self._names.pop(self._at(path), None)
+        self._durable.pop(self._at(path), None)
+
+    # -- the crash ---------------------------------------------------------------------------------
+
+    def crash(self, random: Random | None = None) -> LossyDisk:
+        """Lose what a crash loses (everything unsynced without `random`); returns the disk after it."""
+        self.check()
+        self.fenced = True
+        for folder in sorted(self._changes):
+            changes = self._changes[folder]
+            for change in changes[: random.randrange(len(changes) + 1) if random else 0]:
+                self._make_durable(change)
+        for path in sorted(self._durable):
+            inode = self._durable[path]
+            self._settle(inode, survivors(inode.unsynced, random))
+        after = LossyDisk(sync_works=self.sync_works)
+        after.root = self.root
+        after._dirs = set(self._dirs)
+        after._durable = {path: Inode(bytes(inode.durable), path) for path, inode in self._durable.items()}
+        after._names = dict(after._durable)
+        return after
+
+    def check(self) -> None:
+        if self.fenced:
+            raise Fenced("this disk belongs to a node that crashed")
+
+    def damage(self, path: str, change: Callable[[bytearray], None]) -> None:
+        """Change the bytes of a file behind all backs, as a bad disk would; then nothing is unsynced."""
+        inode = self._names[self._at(path)]
+        change(inode.content)
+        inode.unsynced = []
+        before, inode.durable = len(inode.durable), bytearray(inode.content)
+        self._mirror(inode, [Write(0, bytes(inode.durable))])
+        if before > len(inode.durable):
+            self._mirror(inode, [Write(len(inode.durable), None)])
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _at(self, path: str) -> str:
+        self.check()
+        return os.path.normpath(path)
+
+    def _change(self, action: str, path: str) -> None:
+        self.check()
+        if self.on_change is not None:
+            self.on_change(action, path)
+            self.check()
+
+    def _maybe_fail_sync(self, path: str) -> None:
+        code, self.fail_sync = self.fail_sync, None
+        if code is not None:
+            raise DiskFailed(f"cannot sync {path}: {os.strerror(code)} ({errno.errorcode[code]})")
+
+    def _later(self, path: str, change: Change) -> None:
+        self._changes.setdefault(os.path.dirname(path), []).append(change)
+
+    def _settle(self, inode: Inode, writes: list[Write]) -> None:
+        for write in writes:
+            write.apply(inode.durable)
+        self._mirror(inode, writes)
+
+    def _mirror(self, inode: Inode, writes: list[Write]) -> None:
+        """Bring durable bytes to the real file, if there is one."""
+        if self.root is None or not inode.home or not writes:
+            return
+        with open(inode.home, "r+b", buffering=0) as file:
+            for write in writes:
+                if write.data is None:
+                    file.truncate(write.offset)
+                else:
+                    file.seek(write.offset)
+                    file.write(write.data)
+
+    def _make_durable(self, change: Change) -> None:
+        path, old, inode = change
+        real = self.root is not None
+        if (replaced := self._durable.pop(path, None)) is not None:
+            replaced.home = ""
+        if inode is None:
+            if real and replaced is not None:
+                os.unlink(path)
+            return
+        if old:
+            # What is renamed has a durable name already: the changes of a folder come in order.
+            del self._durable[old]
+            if real:
+                os.rename(old, path)
+        elif real:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(inode.durable)
+        inode.home = path
+        self._durable[path] = inode
+
+
+def MemoryDisk(*, sync_works: bool = True) -> LossyDisk:
+    """A LossyDisk with no real files, and the folder `/`."""
+    disk = LossyDisk(sync_works=sync_works)
+    disk.makedirs("/data")
+    return disk
