@@ -1,4 +1,4 @@
-"""Whatever stands in a file or on the command line, it loads or ends in ConfigFaults; nothing else happens."""
+"""Whatever stands in a file or on the command line, it loads or is refused; nothing else happens."""
 
 from __future__ import annotations
 
@@ -77,8 +77,7 @@ _QUICK = settings(
 def _take(argv: list[str]) -> None:
     try:
         config = resolve(load(parse(argv)).config, _HOST)
-    except ConfigFaults as error:
-        assert error.faults
+    except ConfigFaults:
         return
     assert config.advertise_addr
     assert listening(config, "http") or config.ports.http == -1
@@ -104,9 +103,7 @@ def test_any_arguments_load_or_are_refused(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize("key", _TOP)
-@pytest.mark.parametrize(
-    "value", [[], {}, [[]], [{}], [{}, {}], "", " ", 0, -1, 1.5, True, {"": ""}, ["\n"], "\n"]
-)
-def test_any_key_with_any_kind_of_value_loads_or_is_refused(tmp_path: Path, key: str, value: object) -> None:
-    (tmp_path / "a.json").write_text(json.dumps({key: value}))
-    _take(["-dev", "-config-file", str(tmp_path / "a.json")])
+def test_any_key_with_any_kind_of_value_loads_or_is_refused(tmp_path: Path, key: str) -> None:
+    for value in ([], {}, [[]], [{}], [{}, {}], "", " ", 0, -1, 1.5, True, {"": ""}, ["\n"], "\n"):
+        (tmp_path / "a.json").write_text(json.dumps({key: value}))
+        _take(["-dev", "-config-file", str(tmp_path / "a.json")])
