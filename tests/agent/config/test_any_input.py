@@ -68,6 +68,7 @@ _VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_BELOW), inner, max_size=4),
     max_leaves=8,
 )
+_KINDS: list[object] = [[], {}, [[]], [{}], [{}, {}], "", " ", 0, -1, 1.5, True, {"": ""}, ["\n"], "\n"]
 _HOST = HostFacts("h", (("lo", "127.0.0.1"), ("eth0", "10.0.0.5")))
 _QUICK = settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -104,6 +105,6 @@ def test_any_arguments_load_or_are_refused(argv: list[str]) -> None:
 
 @pytest.mark.parametrize("key", _TOP)
 def test_any_key_with_any_kind_of_value_loads_or_is_refused(tmp_path: Path, key: str) -> None:
-    for value in ([], {}, [[]], [{}], [{}, {}], "", " ", 0, -1, 1.5, True, {"": ""}, ["\n"], "\n"):
+    for value in _KINDS:
         (tmp_path / "a.json").write_text(json.dumps({key: value}))
         _take(["-dev", "-config-file", str(tmp_path / "a.json")])
