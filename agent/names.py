@@ -22,6 +22,9 @@ UNKNOWN_LIMIT = 512
 WAIT_S = 2.0
 """Resolvers ask again after 2 to 5 s: a later answer has no reader."""
 
+MOST_USES = 15
+"""More uses than this count no more: a name needs four rounds of ageing to be given up."""
+
 SWEEP_S = 30.0
 KNOWN_IDLE_SWEEPS = 20
 UNKNOWN_IDLE_SWEEPS = 2
@@ -66,7 +69,7 @@ class Names:
         name = self._get(ask)
         if name is None or name.found is None:
             return None
-        name.found.used = True
+        name.found.used += 1
         return name.found
 
     async def fetch(self, ask: Ask) -> None:
@@ -186,12 +189,14 @@ class _Name:
                 waiter.set_result(None)
         return found
 
-    def use(self) -> bool:
-        """Whether it was used since this was last asked."""
-        used = bool(self.waiters) or (self.found is not None and self.found.used)
-        if self.found is not None:
-            self.found.used = False
-        return used
+    def age(self) -> bool:
+        """Whether it was used of late. Each call halves what uses count, so that many outweigh one."""
+        if self.waiters:
+            return True
+        if self.found is None or not self.found.used:
+            return False
+        self.found.used = min(self.found.used, MOST_USES) >> 1
+        return True
 
     def drop(self) -> None:
         self.dropped = True
@@ -213,19 +218,19 @@ class _Pool:
         self._idle_sweeps = idle_sweeps
 
     def pick_least_used(self) -> _Name | None:
-        """The first that was not used since its last turn; None if all have someone waiting."""
-        for _ in range(2 * len(self.names)):
+        """The first whose uses have aged away; None if all have someone waiting."""
+        for _ in range((MOST_USES.bit_length() + 1) * len(self.names)):
             ask = next(iter(self.names))
             name = self.names.pop(ask)
             self.names[ask] = name
-            if not name.use():
+            if not name.age():
                 return name
         return None
 
     def pick_idle(self) -> list[_Name]:
         idle = []
         for name in self.names.values():
-            name.idle_sweeps = 0 if name.use() else name.idle_sweeps + 1
+            name.idle_sweeps = 0 if name.age() else name.idle_sweeps + 1
             if name.idle_sweeps >= self._idle_sweeps:
                 idle.append(name)
         return idle

@@ -54,7 +54,7 @@ class Cache:
             if not found.live:
                 self._drop(key)
                 return None
-            found.used = True
+            found.used += 1
         entry.used = True
         if entry.make is None:
             return entry.forms[0]

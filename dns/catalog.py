@@ -32,7 +32,7 @@ class Found:
     """What the catalog holds for one question, until it changes.
 
     The rows never change; when they no longer hold (or are no longer watched) the catalog sets `live` to
-    False, and who kept them asks again. A reader sets `used`, so that the catalog knows what to keep.
+    False, and who kept them asks again. A reader counts each use, so that the catalog knows what to keep.
     """
 
     __slots__ = ("instances", "live", "node", "used")
@@ -41,7 +41,7 @@ class Found:
         self.node = node
         self.instances = instances
         self.live = True
-        self.used = True
+        self.used = 0
 
     @property
     def empty(self) -> bool:

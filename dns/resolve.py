@@ -111,11 +111,9 @@ def _is_alias(plan: Plan) -> bool:
 
 def _extend(choice: Choice, behind: Plan) -> Choice:
     picked = behind.choices[: behind.most or None]
-    return Choice(
-        choice.records + tuple(record for one in picked for record in one.records),
-        choice.extras,
-        choice.texts,
-    )
+    # Aliases in a circle come back to a record already told.
+    records = dict.fromkeys((*choice.records, *(record for one in picked for record in one.records)))
+    return Choice(tuple(records), choice.extras, choice.texts)
 
 
 class _Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,6 +21,9 @@ Address = tuple[str, int]
 
 REPORT_S = 1.0
 """Counts are handed on this often, so that answering a question costs no call for them."""
+
+RECEIVE_BYTES = 1024 * 1024
+"""Questions the kernel holds while the loop is busy; it grants what its own limit allows."""
 
 _ANY_PORT_TRIES = 16
 
@@ -105,7 +109,7 @@ class DnsServer:
         try:
             bound = int(listener.sockets[0].getsockname()[1])
             make = partial(UdpEndpoint, self._responder)
-            _, endpoint = await loop.create_datagram_endpoint(make, local_addr=(host, bound))
+            _, endpoint = await loop.create_datagram_endpoint(make, sock=_bind_udp(host, bound))
         except BaseException:
             listener.close()
             await listener.wait_closed()
@@ -126,6 +130,22 @@ class DnsServer:
             if since:
                 self._told[label] = total
                 self._count(*label, since)
+
+
+def _bind_udp(host: str, port: int) -> socket.socket:
+    """Bound by hand: uvloop's own error does not say whether the port is in use."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind((host, port))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 def _explain(host: str, port: int, error: OSError) -> str:

@@ -31,16 +31,16 @@ class MemoryCatalog:
 
     def peek(self, ask: Ask) -> Found | None:
         if not self.cold and ask not in self._found:
-            self._look(ask)
+            self.learn(ask)
         return self._found.get(ask)
 
     async def fetch(self, ask: Ask) -> None:
         self.fetched.append(ask)
         if self.failing:
             raise Unavailable("the catalog does not answer")
-        self._look(ask)
+        self.learn(ask)
 
-    def _look(self, ask: Ask) -> None:
+    def learn(self, ask: Ask) -> None:
         if isinstance(ask, NodeAsk):
             self._found[ask] = Found(node=self._nodes.get(ask.name))
         else:
