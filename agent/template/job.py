@@ -12,9 +12,6 @@ from gemot.agent.template.functions import MAX_NEEDS
 from gemot.agent.template.quiescence import Quiescence
 from gemot.agent.template.render import Program
 
-SPACING_S = 0.1
-"""A template that was rendered is evaluated again no sooner than this after the last time."""
-
 MAX_ROUNDS = 64
 """Evaluations in a row, each of which only asked for what the one before made it ask for."""
 
@@ -48,7 +45,6 @@ class Job:
         self._quiescence = Quiescence(definition.wait)
         self._wake = wake
         self._now = now
-        self._evaluated_at = now()
         self._retry_at: float | None = None
         self._quiescence.change_at_once(now())
 
@@ -56,8 +52,6 @@ class Job:
     def due_at(self) -> float | None:
         """When to evaluate, None while there is no reason to."""
         due_at = self._quiescence.due_at
-        if due_at is not None and self.rendered_at:
-            due_at = max(due_at, self._evaluated_at + SPACING_S)
         if self._retry_at is None:
             return due_at
         return self._retry_at if due_at is None else min(due_at, self._retry_at)
@@ -72,7 +66,6 @@ class Job:
             self._quiescence.clear()
             known = dict(self._dependencies.known)
             evaluation = await self._program.evaluate(known, environ=environ, node=node)
-            self._evaluated_at = self._now()
             complete = evaluation.content is not None
             self._dependencies.watch(evaluation.needs, only=complete)
             self.waiting_for = _waiting_for(evaluation.unanswered, evaluation.absent)

@@ -26,6 +26,9 @@ from gemot.agent.template.render import compile_template
 from gemot.agent.template.swap import Outcome, resolve_owner, swap, sweep
 from gemot.server.model.errors import BadRequest, GemotError
 
+SPACING_S = 0.1
+"""Between passes, for templates that were rendered before: what changes together is rendered together."""
+
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 60.0
 STOP_GRACE_S = 5.0
@@ -92,6 +95,7 @@ class TemplateRunner:
         self._lane = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._passed_at = now() - SPACING_S
 
     async def start(self) -> None:
         """Compile every template, take up what is owed, begin. Raises BadRequest naming every fault."""
@@ -183,7 +187,7 @@ class TemplateRunner:
         """Until something is due."""
         while not self._stopping:
             self._wake.clear()
-            times = [job.due_at for job in self._jobs if job.due_at is not None]
+            times = [due_at for job in self._jobs if (due_at := self._due_at(job)) is not None]
             times += [debt.due_at for debt in self._debts.values()]
             wait_s = min(times) - self._now() if times else None
             if wait_s is not None and wait_s <= 0:
@@ -197,12 +201,20 @@ class TemplateRunner:
     async def _pass(self) -> None:
         now = self._now()
         for job in self._jobs:
-            if job.due_at is not None and job.due_at <= now and not self._stopping:
+            due_at = self._due_at(job)
+            if due_at is not None and due_at <= now and not self._stopping:
                 await self._render(job)
         now = self._now()
         for command, debt in list(self._debts.items()):
             if debt.due_at <= now and not self._stopping:
                 await self._pay(command, debt)
+        self._passed_at = self._now()
+
+    def _due_at(self, job: Job) -> float | None:
+        due_at = job.due_at
+        if due_at is None or not job.rendered_at:
+            return due_at
+        return max(due_at, self._passed_at + SPACING_S)
 
     async def _render(self, job: Job) -> None:
         """Evaluate one template; put its file in place if it is complete and differs."""

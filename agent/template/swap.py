@@ -91,15 +91,15 @@ def _swap(definition: TemplateDefinition, content: bytes, before_rename: Callabl
         if _same_bytes(destination, present, content):
             return _put_right(destination, present, mode, uid, gid)
     mode = NEW_FILE_MODE if mode is None else mode
-    folder, prefix = _unfinished(destination)
+    folder = os.path.dirname(destination)
     if definition.create_dest_dirs:
         _make_folder(folder)
-    staged = os.path.join(folder, prefix + secrets.token_hex(8))
+    staged = _unfinished_name(destination)
     try:
         _write_new(staged, content, mode, uid, gid)
         before_rename()
         if definition.backup and present is not None:
-            _keep_backup(destination, staged + ".bak")
+            _keep_backup(destination, _unfinished_name(destination))
         os.rename(staged, destination)
     except BaseException:
         _unlink(staged)
@@ -195,6 +195,11 @@ def _unfinished(destination: str) -> tuple[str, str]:
     """Folder and first part of the name of files not yet renamed. Short: names end at 255 bytes."""
     folder, name = os.path.split(destination)
     return folder, f".{name[:40]}.gemot-"
+
+
+def _unfinished_name(destination: str) -> str:
+    folder, prefix = _unfinished(destination)
+    return os.path.join(folder, prefix + secrets.token_hex(8))
 
 
 def _unlink(path: str) -> None:
