@@ -13,7 +13,7 @@ Rules of the file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -128,6 +128,17 @@ class Replica:
         later (no quorum), or never if this node stops: the caller keeps the deadline.
         """
         self._proposals.append(_Proposal(command, accessor, retry, done))
+        self._schedule()
+
+    def bootstrap(self, voters: Sequence[str], *, campaign: bool) -> None:
+        """Write the first entry of the log, the same on every voter: who votes. Raises BadChange."""
+        self.raft.bootstrap(voters)
+        if campaign:
+            self._timer.call_soon(self._campaign)
+        self._schedule()
+
+    def _campaign(self) -> None:
+        self.raft.campaign()
         self._schedule()
 
     def read_index(self, id: int) -> None:

@@ -5,12 +5,14 @@ Synchronous and without threads; the runtime calls `write_snapshot` on its worke
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gemot.server.model.errors import NotFound
 from gemot.server.raft.types import SnapshotMeta
 from gemot.server.rpc.message import SnapshotChunk
-from gemot.server.state.store import State
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots
+from gemot.server.storage.statefile import StateFile
 
 
 class ReceiverInbox:
@@ -53,12 +55,14 @@ def chunk_of(snapshots: Snapshots, index: int, term: int, offset: int) -> Snapsh
     )
 
 
-def write_snapshot(state: State, snapshots: Snapshots, disk: Disk, guess: SnapshotMeta) -> SnapshotMeta:
+def write_snapshot(
+    file: StateFile, snapshots: Snapshots, disk: Disk, guess: SnapshotMeta, epoch: int
+) -> SnapshotMeta:
     """Copy the state as it stands now into a kept snapshot; `guess` is where it stood when asked."""
     staged = snapshots.stage(guess)
-    index, term = state.snapshot_to(staged)
+    index, term = file.snapshot_to(Path(staged))
     meta = SnapshotMeta(index, term, guess.voters)
-    if meta != guess:
+    if meta.index != guess.index:
         disk.rename(staged, snapshots.stage(meta))
-    snapshots.commit(meta, epoch=state.epoch)
+    snapshots.commit(meta, epoch=epoch)
     return meta

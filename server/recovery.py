@@ -11,6 +11,8 @@ The rules (design: the log, the state, snapshots):
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from gemot.server.machine import Machine
@@ -23,9 +25,9 @@ from gemot.server.state.store import State
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
-from gemot.server.storage.meta import MetaFile
+from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import StateFile
+from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile, remove_state
 
 
 class DataConfig(msgspec.Struct, frozen=True):
@@ -34,7 +36,8 @@ class DataConfig(msgspec.Struct, frozen=True):
     directory: str
     segment_bytes: int
     raft: RaftConfig
-    vfs: str = ""
+    sync: bool = True
+    vfs: str = CHECKSUM_VFS
 
 
 class Opened:
@@ -45,6 +48,7 @@ class Opened:
         *,
         durable: DurableLog,
         snapshots: Snapshots,
+        file: StateFile,
         state: State,
         machine: Machine,
         raft: Raft,
@@ -52,6 +56,7 @@ class Opened:
     ) -> None:
         self.durable = durable
         self.snapshots = snapshots
+        self.file = file
         self.state = state
         self.machine = machine
         self.raft = raft
@@ -87,13 +92,13 @@ def open_data(
         durable.write_meta(repairing=True)
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
-    state = _open_state(config, durable, snapshots, notes)
+    file, state = _open_state(config, durable, snapshots, authorizer, notes)
     base = _base(found.log, snapshots)
     raft = Raft(
         id=node_id,
         config=config.raft,
         random=random,
-        hard_state=HardState(max(meta.meta.term, found.log.last_term), meta.meta.vote),
+        hard_state=_hard_state(meta.meta, found.log.last_term),
         snapshot=base,
         log=found.log,
         last_index=found.log.last_index,
@@ -102,7 +107,13 @@ def open_data(
     )
     machine = Machine(state=state, authorizer=authorizer)
     return Opened(
-        durable=durable, snapshots=snapshots, state=state, machine=machine, raft=raft, notes=tuple(notes)
+        durable=durable,
+        snapshots=snapshots,
+        file=file,
+        state=state,
+        machine=machine,
+        raft=raft,
+        notes=tuple(notes),
     )
 
 
@@ -114,42 +125,80 @@ def _finish_install(durable: DurableLog, snapshots: Snapshots, notes: list[str])
         durable.reset(newest)
 
 
+def _hard_state(meta: Meta, last_term: int) -> HardState:
+    """Term and vote; a crash may leave entries of a newer term beside an older vote file, then nobody
+    was voted for in it (the vote is durable before it is told)."""
+    return HardState(max(meta.term, last_term), meta.vote if meta.term >= last_term else "")
+
+
 def _base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
-    """What stands before the log's first entry, with the voters of then."""
-    start = log.start
-    for snapshot in snapshots.all():
-        if snapshot.index >= start.index:
-            return SnapshotMeta(start.index, start.term, snapshot.voters)
-    return SnapshotMeta(start.index, start.term, ())
+    """The newest snapshot, or else what stands before the log's first entry."""
+    newest = snapshots.newest()
+    if newest is not None and newest.index >= log.start.index:
+        return newest
+    return SnapshotMeta(log.start.index, log.start.term, ())
 
 
-def _open_state(config: DataConfig, durable: DurableLog, snapshots: Snapshots, notes: list[str]) -> State:
+def _open_state(
+    config: DataConfig,
+    durable: DurableLog,
+    snapshots: Snapshots,
+    authorizer: Authorizer,
+    notes: list[str],
+) -> tuple[StateFile, State]:
     """The state file if it fits the log, else one built again from the best snapshot."""
-    path = f"{config.directory}/state.db"
+    path = Path(config.directory) / "state.db"
     log = durable.log
-    problem = ""
     try:
-        file = StateFile(path=path, vfs=config.vfs)
-        state = State(file)
+        file, state = _open_verified(config, path, authorizer)
         if log.start.index <= state.applied_index <= log.last_index:
-            return state
+            return file, state
         problem = (
             f"it is applied to {state.applied_index}, the log holds {log.first_index} to {log.last_index}"
         )
-        file.close()
-        if state.applied_index > log.last_index and log.last_index > 0:
+        if state.applied_index > log.last_index:
+            # Entries that this node applied are not in its log any more: some of it was lost.
             durable.write_meta(repairing=True)
+        file.close()
     except Corrupt as error:
         problem = error.message
     notes.append(f"state file: rebuilt from snapshot and log, since {problem}")
-    usable = [s for s in snapshots.all() if log.start.index <= s.index <= log.last_index]
-    for snapshot in reversed(usable):
-        if snapshots.verify(snapshot):
-            StateFile.replace(path=path, source=snapshots.path(snapshot), vfs=config.vfs)
-            return State(StateFile(path=path, vfs=config.vfs))
-    StateFile.remove(path)
+    return _rebuild_state(config, durable, snapshots, authorizer, notes)
+
+
+def _rebuild_state(
+    config: DataConfig,
+    durable: DurableLog,
+    snapshots: Snapshots,
+    authorizer: Authorizer,
+    notes: list[str],
+) -> tuple[StateFile, State]:
+    path = Path(config.directory) / "state.db"
+    log = durable.log
+    remove_state(path)
+    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    for snapshot in reversed(snapshots.all()):
+        if log.start.index <= snapshot.index <= log.last_index and snapshots.verify(snapshot):
+            try:
+                file.install(Path(snapshots.path(snapshot)))
+                return file, State(file=file, authorizer=authorizer)
+            except Corrupt as error:
+                notes.append(f"snapshot {snapshot.index}: {error.message}")
     if log.start.index > 0:
         notes.append("no snapshot is usable: this node fetches one from a peer")
         durable.write_meta(repairing=True)
-        log.reset(0, 0)
-    return State(StateFile(path=path, vfs=config.vfs))
+        durable.reset(SnapshotMeta(0, 0, ()))
+    return file, State(file=file, authorizer=authorizer)
+
+
+def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tuple[StateFile, State]:
+    """Raises Corrupt if the file, or the rows in it, are not what was written."""
+    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    try:
+        state = State(file=file, authorizer=authorizer)
+        if file.recovered:
+            state.verify()
+    except BaseException:
+        file.close()
+        raise
+    return file, state

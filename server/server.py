@@ -26,16 +26,10 @@ from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.ports import Identity, Log, Peers, Random, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
-    Append,
-    Batch,
-    CampaignNow,
-    Entry,
-    EntryKind,
     Message,
     ReadState,
     SnapshotMeta,
     SnapshotOffer,
-    Voters,
 )
 from gemot.server.reads import Reads
 from gemot.server.rpc.message import (
@@ -64,8 +58,6 @@ from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
 
 SECOND_MS = 1_000
-FOUNDER = "founder"
-"""The sender of the very first Append: no server, but the agreement to begin (see `bootstrap.py`)."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -424,11 +416,9 @@ class Server:
         self._identity.adopt(cluster)
         for voter in voters:
             self.directory.hint(voter)
-        ids = tuple(sorted(v.id for v in voters))
-        entry = Entry(1, 1, EntryKind.VOTERS, msgspec.msgpack.encode(Voters(ids)))
-        self.replica.on_message(Append(1, FOUNDER, 0, 0, 1, 0, Batch([entry]).body))
-        if ids[0] == self.me.id:
-            self.replica.on_message(CampaignNow(1, FOUNDER))
+        ids = sorted(v.id for v in voters)
+        # The first of them stands at once: nobody needs to wait for an election timeout.
+        self.replica.bootstrap(ids, campaign=ids[0] == self.me.id)
 
     def _report(self) -> None:
         """Tell the leader who is connected here."""

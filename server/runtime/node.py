@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.storage.disk import Disk
+from gemot.server.storage.statefile import CHECKSUM_VFS
 
 log = logging.getLogger("gemot.server")
 
@@ -42,7 +45,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     segment_bytes: int
     raft_multiplier: int
     server: ServerConfig
-    vfs: str = ""
+    sync: bool = True
+    vfs: str = CHECKSUM_VFS
 
 
 class Node:
@@ -74,6 +78,7 @@ class Node:
             raft=RaftConfig(
                 heartbeat_ticks=3 * config.raft_multiplier, election_ticks=20 * config.raft_multiplier
             ),
+            sync=config.sync,
             vfs=config.vfs,
         )
         self._opened: Opened = open_data(
@@ -121,9 +126,10 @@ class Node:
         if not self.server.leads or len(self._opened.raft.voters) < 2:
             return
         self.server.replica.transfer(None)
-        until = self._loop.time() + HAND_OVER_S
-        while self.server.leads and self._loop.time() < until:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S):
+                while self.server.leads:  # noqa: ASYNC110 - the tier has no coroutines to signal with
+                    await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         """Close everything; what was acknowledged is durable."""
@@ -133,7 +139,7 @@ class Node:
             await link.stop()
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
-        self._opened.state.close()
+        self._opened.file.close()
         self._opened.durable.log.close()
 
     @property
@@ -182,20 +188,21 @@ class Node:
     # -- Upkeep ------------------------------------------------------------------------------------
 
     def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
-        state, snapshots, disk = self._opened.state, self._opened.snapshots, self._disk
-        guess = SnapshotMeta(state.applied_index, state.applied_term, voters)
+        opened, disk = self._opened, self._disk
+        guess = SnapshotMeta(opened.state.applied_index, opened.state.applied_term, voters)
+        epoch = opened.state.epoch
 
         def work() -> Callable[[], None]:
-            meta = write_snapshot(state, snapshots, disk, guess)
+            meta = write_snapshot(opened.file, opened.snapshots, disk, guess, epoch)
             return lambda: done(meta)
 
         self._worker.submit(work)
 
     def checkpoint(self, done: Callable[[int], None]) -> None:
-        state = self._opened.state
+        file = self._opened.file
 
         def work() -> Callable[[], None]:
-            proven = state.checkpoint()
+            proven = file.checkpoint()
             return lambda: done(proven)
 
         self._worker.submit(work)
@@ -213,7 +220,8 @@ class Node:
         return ReceiverInbox(self._opened.snapshots, meta, first)
 
     def replace_state(self, meta: SnapshotMeta) -> None:
-        self._opened.state.install(self._opened.snapshots.path(meta))
+        self._opened.file.install(Path(self._opened.snapshots.path(meta)))
+        self._opened.state.reload()
 
     # -- inside ------------------------------------------------------------------------------------
 

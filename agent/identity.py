@@ -1,0 +1,96 @@
+"""What makes this agent this agent: its data directory, locked, and the node id kept in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tempfile
+import uuid
+from pathlib import Path
+
+import psutil
+
+from gemot.agent.config.address import HostFacts
+from gemot.server.model.errors import BadRequest, StorageFailed
+from gemot.server.storage.disk import Disk, Lock
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+ID_FILE = "node-id"
+
+
+class DataDir:
+    """A locked data directory. Close it last."""
+
+    def __init__(self, *, path: Path, lock: Lock, temporary: tempfile.TemporaryDirectory[str] | None) -> None:
+        self.path = path
+        self._lock = lock
+        self._temporary = temporary
+
+    @classmethod
+    def open(cls, path: str, disk: Disk) -> DataDir:
+        """Make it if need be, and lock it; "" is a private directory that goes with this process.
+
+        Raises StorageFailed if another process holds it.
+        """
+        temporary = None
+        if not path:
+            temporary = tempfile.TemporaryDirectory(prefix="gemot-dev-")
+            path = temporary.name
+        disk.makedirs(path)
+        return cls(path=Path(path), lock=disk.lock(f"{path}/lock"), temporary=temporary)
+
+    def close(self) -> None:
+        self._lock.release()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+    def node_id(self, wanted: str) -> str:
+        """The id kept here, made at the first start. Raises BadRequest if `wanted` is another one."""
+        file = self.path / ID_FILE
+        try:
+            kept = file.read_text().strip().lower()
+        except FileNotFoundError:
+            kept = ""
+        except OSError as error:
+            raise StorageFailed(f"{file}: {error.strerror}") from error
+        if kept and not _UUID.fullmatch(kept):
+            raise StorageFailed(f"{file} holds no UUID: restore it, or remove it to become a new node")
+        if wanted and kept and wanted != kept:
+            raise BadRequest(
+                f"node_id is {wanted}, but {self.path} belongs to node {kept}: "
+                "leave node_id out, or use another data_dir"
+            )
+        if not kept:
+            kept = wanted or str(uuid.uuid4())
+            _keep(file, kept)
+        return kept
+
+
+def host_facts() -> HostFacts:
+    """The name and the addresses of this host, as configuration wants them."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = [
+        (interface, address.address.partition("%")[0])
+        for interface, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family in families
+    ]
+    return HostFacts(hostname=socket.gethostname().partition(".")[0], addresses=tuple(found))
+
+
+def _keep(file: Path, text: str) -> None:
+    """Written beside, synced, renamed: a crash leaves no half id."""
+    beside = file.with_suffix(".tmp")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(handle, f"{text}\n".encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    beside.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

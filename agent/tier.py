@@ -1,0 +1,185 @@
+"""The agent's way to the server tier: being a server, or a client of some. Two sides, one shape.
+
+`ServerTier` runs a server in this process; `ClientTier` keeps a link to one. Both find the others by
+`retry_join`, answer on port 8301 who the servers are, and give the agent its `Servers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from gemot.agent.in_process import InProcessServers
+from gemot.agent.join import Joiner
+from gemot.agent.remote import RemoteServers
+from gemot.agent.servers import Servers
+from gemot.server.raft.types import Message
+from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
+from gemot.server.runtime.connection import Listener
+from gemot.server.runtime.node import Node, NodeConfig
+from gemot.server.runtime.timer import LoopTimer
+from gemot.server.storage.disk import Disk
+
+
+class TierConfig(msgspec.Struct, frozen=True):
+    """What both sides need: who this agent is, where it listens for joins, whom it asks."""
+
+    me: Member
+    bind: str
+    join_port: int
+    retry_join: tuple[str, ...]
+    hold_ms: int
+
+
+class Tier(Protocol):
+    """The shape that `daemon.py` composes with."""
+
+    @property
+    def servers(self) -> Servers: ...
+
+    async def start(self) -> None: ...
+
+    async def leave(self) -> None:
+        """Take this host out of the cluster, on purpose."""
+
+    async def stop(self) -> None: ...
+
+    def waiting_for(self) -> str:
+        """What keeps this agent from the servers, for people; "" when nothing does."""
+
+
+class ServerTier:
+    """A server in this process."""
+
+    def __init__(
+        self,
+        *,
+        config: TierConfig,
+        node: NodeConfig,
+        disk: Disk,
+        loop: asyncio.AbstractEventLoop,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._config = config
+        self.node = Node(config=node, disk=disk, loop=loop, fatal=fatal)
+        self.servers: Servers = InProcessServers(server=self.node.server, loop=loop)
+        server = self.node.server
+        self._joiner = Joiner(
+            loop=loop,
+            timer=LoopTimer(loop),
+            addresses=config.retry_join,
+            hello=server.hello,
+            expect=node.server.bootstrap_expect,
+            on_joined=self._joined,
+            settled=lambda: bool(server.hello().cluster),
+        )
+        self._listener = _join_listener(loop, server, config)
+        self._loop = loop
+
+    async def start(self) -> None:
+        await self.node.start()
+        if self._listener is not None:
+            await self._listener.start()
+        self._joiner.start()
+
+    async def leave(self) -> None:
+        """A server that leaves hands over first; its place among the voters stays until it is removed."""
+        await self.node.hand_over()
+
+    async def stop(self) -> None:
+        await self._joiner.stop()
+        if self._listener is not None:
+            await self._listener.stop()
+        await self.node.hand_over()
+        await self.node.stop()
+
+    def waiting_for(self) -> str:
+        waiting = self.node.server.waiting_for()
+        return f"{waiting}; {self._joiner.waiting_for}" if waiting and self._joiner.waiting_for else waiting
+
+    def _joined(self, joined: Joined) -> None:
+        server = self.node.server
+        for member in joined.servers:
+            server.directory.hint(member)
+            server.bootstrap.found(member, joined.expect, joined.cluster)
+
+
+class ClientTier:
+    """A link to the servers; this process keeps no state of the cluster."""
+
+    def __init__(self, *, config: TierConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        timer = LoopTimer(loop)
+        # Which server is dialled first, and the names of this process's writes, must differ between hosts.
+        chance = random.Random(os.urandom(16))
+        self.remote = RemoteServers(
+            loop=loop,
+            timer=timer,
+            hello=self._hello,
+            origin=os.urandom(8),
+            hold_ms=config.hold_ms,
+            shuffle=chance.shuffle,
+        )
+        self.servers: Servers = self.remote
+        self._joiner = Joiner(
+            loop=loop,
+            timer=timer,
+            addresses=config.retry_join,
+            hello=self._hello,
+            expect=0,
+            on_joined=lambda joined: self.remote.learn(joined.servers),
+            settled=lambda: self.remote.connected_to is not None,
+        )
+        self._listener = _join_listener(loop, _Pointer(self.remote, self._hello), config)
+
+    async def start(self) -> None:
+        if self._listener is not None:
+            await self._listener.start()
+        self._joiner.start()
+        self.remote.start()
+
+    async def leave(self) -> None:
+        await self.remote.leave(self._config.me.name)
+
+    async def stop(self) -> None:
+        await self._joiner.stop()
+        if self._listener is not None:
+            await self._listener.stop()
+        await self.remote.stop()
+
+    def waiting_for(self) -> str:
+        waiting = self.remote.waiting_for
+        return f"{waiting}; {self._joiner.waiting_for}" if waiting and self._joiner.waiting_for else waiting
+
+    def _hello(self) -> Hello:
+        return Hello(PROTOCOL_MIN, PROTOCOL_MAX, "", self._config.me)
+
+
+class _Pointer:
+    """What a client agent answers on port 8301: not itself, but the servers it knows."""
+
+    def __init__(self, remote: RemoteServers, hello: Callable[[], Hello]) -> None:
+        self._remote = remote
+        self.hello = hello
+
+    def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
+        assert isinstance(call, Join), "the session lets nothing else through"
+        reply(Joined(tuple(self._remote.known()), 0, "known"))
+        return lambda: None
+
+    def on_raft(self, member: Member, cluster: str, message: Message) -> None: ...
+
+    def on_connected(self, member: Member) -> None: ...
+
+    def on_disconnected(self, member: Member) -> None: ...
+
+
+def _join_listener(loop: asyncio.AbstractEventLoop, tier: Any, config: TierConfig) -> Listener | None:
+    if config.join_port < 0:
+        return None
+    return Listener(loop=loop, tier=tier, host=config.bind, port=config.join_port, join_only=True)

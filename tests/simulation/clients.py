@@ -1,0 +1,164 @@
+"""Clients of the key-value store, each doing one thing at a time, and the history of what they saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulation.node import Node
+from simulation.witness import Seen, Violation
+from simulation.world import World
+
+from gemot.server.model.errors import GemotError, OutcomeUnknown
+from gemot.server.model.kv import KvDelete, KvEntry, KvGet, KvSet
+from gemot.server.model.query import Answer, Applied, Options
+
+THINK_US = 40_000
+GIVE_UP_US = 12_000_000
+
+
+class Client:
+    """Sets, compares-and-sets, deletes and reads a few keys through a server drawn anew each time."""
+
+    def __init__(
+        self, *, world: World, nodes: list[Node], number: int, keys: int, history: list[Seen]
+    ) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._number = number
+        self._keys = [f"key{n}".encode() for n in range(keys)]
+        self._history = history
+        self._indexes: dict[bytes, int] = {}
+        self._sequence = 0
+        self._operation = 0
+        self.stopped = False
+        self.unknown = 0
+        self.failed = 0
+
+    def start(self) -> None:
+        self._think()
+
+    def _think(self) -> None:
+        delay = self._world.random.randrange(THINK_US)
+        self._world.at(delay, f"client{self._number}", self._act)
+
+    def _act(self) -> None:
+        if self.stopped:
+            return
+        node = self._world.random.choice(self._nodes)
+        if node.server is None:
+            self._think()
+            return
+        key = self._world.random.choice(self._keys)
+        draw = self._world.random.random()
+        if draw < 0.45:
+            self._read(node, key)
+        elif draw < 0.75:
+            self._write(node, KvSet(key, self._value()))
+        elif draw < 0.9:
+            self._write(node, KvSet(key, self._value(), cas=self._indexes.get(key, 0)))
+        else:
+            self._write(node, KvDelete(key))
+
+    def _value(self) -> bytes:
+        self._sequence += 1
+        return f"{self._number}-{self._sequence}".encode()
+
+    def _begin(self) -> int:
+        """Guard the operation with a time limit: its server may die and never answer."""
+        self._operation += 1
+        operation = self._operation
+
+        def give_up() -> None:
+            if operation == self._operation:
+                self.unknown += 1
+                self._end()
+
+        self._world.at(GIVE_UP_US, f"client{self._number} gives up", give_up)
+        return operation
+
+    def _end(self) -> None:
+        self._operation += 1
+        self._think()
+
+    def _read(self, node: Node, key: bytes) -> None:
+        began, operation = self._world.now_us, self._begin()
+
+        def done(result: Answer | GemotError) -> None:
+            if operation != self._operation or node.opened is None:
+                return
+            if isinstance(result, Answer):
+                entry: KvEntry | None = result.value
+                self._indexes[key] = entry.modify_index if entry is not None else 0
+                served = node.opened.state.applied_index
+                value = entry.value if entry is not None else None
+                self._see(Seen("get", key, began, self._world.now_us, served, None, None, value))
+            else:
+                self.failed += 1
+            self._end()
+
+        assert node.server is not None
+        node.server.query(KvGet(key), Options(), done)
+
+    def _write(self, node: Node, command: KvSet | KvDelete) -> None:
+        began, operation = self._world.now_us, self._begin()
+        kind = "set" if isinstance(command, KvSet) else "delete"
+        value = command.value if isinstance(command, KvSet) else None
+
+        def done(result: Any) -> None:
+            if operation != self._operation:
+                return
+            if isinstance(result, Applied):
+                if result.value is True and kind == "set":
+                    self._indexes[command.key] = result.index
+                now = self._world.now_us
+                self._see(Seen(kind, command.key, began, now, result.index, value, command.cas, result.value))
+            elif isinstance(result, OutcomeUnknown):
+                self.unknown += 1
+            else:
+                self.failed += 1
+            self._end()
+
+        assert node.server is not None
+        node.server.apply(command, "", None, done)
+
+    def _see(self, seen: Seen) -> None:
+        self._world.note(f"{seen.kind} {seen.key!r} {seen.index} {seen.result!r}\n")
+        self._history.append(seen)
+
+
+class Watcher:
+    """A blocking reader: its indexes never go back, and in the end it has seen the last state."""
+
+    def __init__(self, *, world: World, nodes: list[Node], key: bytes) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._key = key
+        self._index = 0
+        self._round = 0
+        self.stopped = False
+        self.value: bytes | None = None
+        self.wakes = 0
+
+    def start(self) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        self._round += 1
+        asked = self._round
+        node = self._world.random.choice(self._nodes)
+        self._world.at(3_000_000, "watcher gives up", lambda: self._ask() if asked == self._round else None)
+        if node.server is None or self.stopped:
+            return
+
+        def done(result: Answer | GemotError) -> None:
+            if asked != self._round:
+                return
+            if isinstance(result, Answer):
+                if result.index < self._index:
+                    raise Violation(f"a watcher's index went from {self._index} back to {result.index}")
+                self.wakes += result.index > self._index
+                self._index = result.index
+                self.value = result.value.value if result.value is not None else None
+            self._world.at(1_000, "watcher", self._ask)
+
+        node.server.query(KvGet(self._key), Options(index=self._index, wait_ms=1_500), done)
