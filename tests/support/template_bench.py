@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from gemot.server.model.catalog import Instance, Node, Service, Weights
@@ -33,6 +34,12 @@ def instance(
         Service(f"{name}-{port}", name, tags, address, port, {"v": "1"}, weights=Weights(10, 1)),
         (Check(node, check_id, check_id, status, service_id=f"{name}-{port}"),),
     )
+
+
+def mark(path: Path) -> tuple[int, ...]:
+    """Differs if the file was written, replaced, or its mode or owner changed; reading it does not count."""
+    found = path.stat()
+    return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_mode, found.st_uid, found.st_size)
 
 
 async def until(fact: Callable[[], object], what: str = "the expected state") -> None:

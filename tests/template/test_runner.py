@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.fed_servers import FedServers
-from support.template_bench import entry, instance, until
+from support.template_bench import entry, instance, mark, until
 
 from gemot.agent.servers import Subscription
 from gemot.agent.template.definition import TemplateDefinition, parse_template
@@ -132,11 +132,11 @@ def test_a_change_is_written_and_the_command_run_and_equal_bytes_do_neither(tmp_
         bench.tell("a", "long")
         await bench.make([bench.define("f", "{{ key('a')|length }}", bench.log_line("ran"))]).start()
         await bench.settled()
-        before = (tmp_path / "f").stat()
+        before = mark(tmp_path / "f")
         rendered_at = bench.status().rendered_at
         bench.tell("a", "tall")
         await until(lambda: bench.status().rendered_at > rendered_at)
-        assert (tmp_path / "f").stat() == before
+        assert mark(tmp_path / "f") == before
         assert bench.log == ["ran"]
         bench.tell("a", "longer")
         await until(lambda: bench.read("f") == "6")
@@ -150,11 +150,11 @@ def test_a_change_is_written_and_the_command_run_and_equal_bytes_do_neither(tmp_
 def test_a_file_that_is_as_it_should_be_at_the_start_is_left_alone(tmp_path: Path) -> None:
     async def scene(bench: Bench) -> None:
         (tmp_path / "f").write_text("1")
-        before = (tmp_path / "f").stat()
+        before = mark(tmp_path / "f")
         bench.tell("a", "1")
         await bench.make([bench.define("f", "{{ key('a') }}", bench.log_line("ran"))]).start()
         await bench.settled()
-        assert (tmp_path / "f").stat() == before
+        assert mark(tmp_path / "f") == before
         assert bench.log == []
 
     run(tmp_path, scene)
