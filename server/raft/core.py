@@ -56,6 +56,15 @@ class Core:
     def votes(self) -> bool:
         return self.id in self.voters
 
+    @property
+    def stands(self) -> bool:
+        """It may campaign: as a voter, or as one whose removal is not known to be committed.
+
+        Without the latter, a leader of two that logs its own removal and falls leaves nobody who can win:
+        its log is longer than the other's, and it would not stand itself (thesis 4.2.2).
+        """
+        return self.log.voters.names_since(self.id, self.commit)
+
     # -- term and vote -----------------------------------------------------------------------------
 
     def enter_term(self, term: int) -> None:

@@ -195,7 +195,7 @@ class Raft:
     # -- elections ---------------------------------------------------------------------------------
 
     def _may_campaign(self) -> bool:
-        return self._core.votes and not self._following.repairing and not self._following.installing
+        return self._core.stands and not self._following.repairing and not self._following.installing
 
     def _on_vote_ask(self, ask: VoteAsk) -> None:
         core = self._core

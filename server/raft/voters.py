@@ -7,6 +7,7 @@ it goes back to the one before. The first item comes from the snapshot.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -46,6 +47,11 @@ class VoterHistory:
                 break
             found = voters
         return found
+
+    def names_since(self, id: str, index: int) -> bool:
+        """The server is in the set in force at `index`, or in any later one."""
+        earlier = any(end > index and id in voters for (_, voters), (end, _) in pairwise(self._sets))
+        return earlier or id in self.latest
 
     def note(self, entries: Sequence[Entry]) -> None:
         """Appended to the log."""
