@@ -219,12 +219,14 @@ class _Pool:
 
     def pick_least_used(self) -> _Name | None:
         """The first whose uses have aged away; None if all have someone waiting."""
-        for _ in range((MOST_USES.bit_length() + 1) * len(self.names)):
+        waiting = 0
+        while waiting < len(self.names):
             ask = next(iter(self.names))
             name = self.names.pop(ask)
             self.names[ask] = name
             if not name.age():
                 return name
+            waiting = waiting + 1 if name.waiters else 0
         return None
 
     def pick_idle(self) -> list[_Name]:

@@ -1,4 +1,4 @@
-"""A message in, its reply out: at once where the answer is known, else by a coroutine that asks the catalog.
+"""A message in, its reply out: at once where the answer is known, else by a task that asks the catalog.
 
 Knows nothing of sockets. The first look goes by the bytes of the question alone, without parsing: a kept
 reply is found by header flags, lower-cased name and the rest, and takes over the asker's id and spelling.
@@ -6,11 +6,11 @@ reply is found by header flags, lower-cased name and the rest, and takes over th
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from gemot.dns import reply, wire
 from gemot.dns.cache import Cache
@@ -61,8 +61,8 @@ class Responder:
         self._udp.clear()
         self._tcp.clear()
 
-    def respond(self, message: bytes, *, tcp: bool) -> bytes | Coroutine[Any, Any, bytes] | None:
-        """The reply, or how to come by it, or None for what is no question and gets no reply."""
+    def respond(self, message: bytes, *, tcp: bool) -> bytes | asyncio.Task[bytes] | None:
+        """The reply, or who is at work on it, or None for what is no question and gets no reply."""
         end = message.find(b"\0", wire.HEADER_BYTES)
         key = message[2:12] + message[12:end].lower() + message[end:]
         form = (self._tcp if tcp else self._udp).get(key)
@@ -79,7 +79,7 @@ class Responder:
             return reply.compose_bare_error(message, query)
         return self._respond_anew(message, query, tcp)
 
-    def _respond_anew(self, message: bytes, query: Query, tcp: bool) -> bytes | Coroutine[Any, Any, bytes]:
+    def _respond_anew(self, message: bytes, query: Query, tcp: bool) -> bytes | asyncio.Task[bytes]:
         refusal = _refuse(query)
         if refusal is not None:
             return self._fail(message, query, refusal)
@@ -97,7 +97,13 @@ class Responder:
         if self._waiting >= MAX_WAITING:
             return self._fail(message, query, wire.SERVFAIL)
         self._waiting += 1
-        return self._respond_later(message, query, labels, resolved, tcp)
+        work = self._respond_later(message, query, labels, resolved, tcp)
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[bytes]) -> None:
+        self._waiting -= 1
 
     async def _respond_later(
         self, message: bytes, query: Query, labels: tuple[str, ...], ask: Ask, tcp: bool
@@ -112,8 +118,6 @@ class Responder:
             _log.warning("dns: %s: what was found was lost again before it could be used", ".".join(labels))
         except GemotError as error:
             _log.debug("dns: %s: %s", ".".join(labels), error)
-        finally:
-            self._waiting -= 1
         return self._fail(message, query, wire.SERVFAIL)
 
     def _finish(self, message: bytes, query: Query, resolved: Resolved, tcp: bool) -> bytes:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -73,7 +72,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._buffer = bytearray(2 + self._limits.question_bytes)
         self._held = 0
         self._transport: asyncio.Transport | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bytes]] = set()
         self._full = False
         self._paused = False
         self._ended = False
@@ -172,20 +171,20 @@ class TcpConnection(asyncio.BufferedProtocol):
         elif reply is None:
             self.abort()  # no question at all: this is no DNS client
         else:
-            task = asyncio.get_running_loop().create_task(self._send_later(reply))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_answered)
+            self._tasks.add(reply)
+            reply.add_done_callback(self._on_reply)
 
-    async def _send_later(self, reply: Coroutine[Any, Any, bytes]) -> None:
-        try:
-            self._send(await reply)
-        except Exception:
-            _log.exception("dns: a question over TCP could not be answered")
-            self.abort()
-
-    def _on_answered(self, task: asyncio.Task[None]) -> None:
+    def _on_reply(self, task: asyncio.Task[bytes]) -> None:
         self._tasks.discard(task)
-        self._proceed()
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._send(task.result())
+            self._proceed()
+        else:
+            _log.error("dns: a question over TCP could not be answered", exc_info=error)
+            self.abort()
 
     def _send(self, reply: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

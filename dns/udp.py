@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import Any, cast
 
 from gemot.dns.responder import DROPPED, Responder
@@ -25,7 +24,7 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         self._responder = responder
         self._transport: asyncio.DatagramTransport | None = None
         self._full = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[bytes], Peer] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
@@ -54,9 +53,8 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         if isinstance(reply, bytes):
             self._send(reply, addr)
         elif reply is not None:
-            task = asyncio.get_running_loop().create_task(self._send_later(reply, addr))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[reply] = addr
+            reply.add_done_callback(self._on_reply)
 
     def close(self) -> None:
         """No datagram goes out after this."""
@@ -65,11 +63,15 @@ class UdpEndpoint(asyncio.DatagramProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    async def _send_later(self, reply: Coroutine[Any, Any, bytes], addr: Peer) -> None:
-        try:
-            self._send(await reply, addr)
-        except Exception:
-            _log.exception("dns: a question from %s could not be answered", addr)
+    def _on_reply(self, task: asyncio.Task[bytes]) -> None:
+        addr = self._tasks.pop(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._send(task.result(), addr)
+        else:
+            _log.error("dns: a question from %s could not be answered", addr, exc_info=error)
 
     def _send(self, reply: bytes, addr: Peer) -> None:
         if self._transport is None or self._full:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 
+import dns.asyncquery
+import dns.message
+import dns.rcode
 import msgspec
 import pytest
 from support.dns_catalog import make_instance, make_node
@@ -13,6 +17,8 @@ from support.fed_servers import FedServers
 from gemot.agent.names import KNOWN_IDLE_SWEEPS, UNKNOWN_IDLE_SWEEPS, Names
 from gemot.agent.views import Views
 from gemot.dns.catalog import Ask, Found, NodeAsk, ServiceAsk
+from gemot.dns.config import DnsConfig
+from gemot.dns.server import DnsServer
 from gemot.server.model.catalog import HealthService, Instance, NodeDetail, NodeInfo
 from gemot.server.model.errors import Busy, Unavailable
 
@@ -247,6 +253,32 @@ def test_servers_that_refuse_leave_nothing_behind() -> None:
         with pytest.raises(Unavailable):
             await stage.names.fetch(WEB)
         assert stage.watched() == 0
+
+    run(body)
+
+
+def test_a_change_told_by_the_servers_shows_in_the_next_dns_reply() -> None:
+    async def body() -> None:
+        stage = Stage()
+        stage.tell("web", make_instance(make_node("n1", "10.0.0.1")))
+        server = DnsServer(
+            config=DnsConfig(),
+            catalog=stage.names,
+            addresses=[("127.0.0.1", 0)],
+            random=random.Random(1),
+        )
+        await server.start()
+        ((host, port),) = server.addresses
+        query = dns.message.make_query("web.service.consul", "A")
+        for address in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
+            stage.tell("web", make_instance(make_node("n1", address)))
+            reply = await dns.asyncquery.udp(query, host, port=port, timeout=10)
+            assert [row.to_text() for rrset in reply.answer for row in rrset] == [address]
+        stage.tell("web")
+        reply = await dns.asyncquery.udp(query, host, port=port, timeout=10)
+        assert reply.rcode() == dns.rcode.NXDOMAIN
+        assert stage.servers.subscribed == [HealthService("web")]
+        await server.stop()
 
     run(body)
 

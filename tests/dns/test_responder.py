@@ -41,16 +41,15 @@ def question(name: str = "web.service.consul", qtype: str = "A", **options: obje
 
 
 def respond(responder: Responder, message: bytes, *, tcp: bool = False) -> dns.message.Message:
-    made = responder.respond(message, tcp=tcp)
-    assert made is not None
-    raw = made if isinstance(made, bytes) else asyncio.run(_settle(made))
+    raw = responder.respond(message, tcp=tcp)
+    assert isinstance(raw, bytes), "known: answered at once"
     return dns.message.from_wire(raw, one_rr_per_rrset=True)
 
 
-async def _settle(coroutine: object) -> bytes:
-    made = await coroutine  # type: ignore[misc]
-    assert isinstance(made, bytes)
-    return made
+async def respond_later(responder: Responder, message: bytes) -> dns.message.Message:
+    task = responder.respond(message, tcp=False)
+    assert isinstance(task, asyncio.Task), "not known yet: the catalog is asked"
+    return dns.message.from_wire(await task, one_rr_per_rrset=True)
 
 
 def told(message: dns.message.Message) -> set[str]:
@@ -180,15 +179,15 @@ def test_a_zero_byte_inside_a_label_cannot_borrow_another_names_reply() -> None:
 def test_what_is_not_known_is_fetched_once_and_then_answered_at_once() -> None:
     catalog = make_catalog(cold=True)
     responder = make_responder(catalog)
-    assert len(told(respond(responder, question(payload=4096)))) == 5
-    assert isinstance(responder.respond(question(), tcp=True), bytes)
+    assert len(told(asyncio.run(respond_later(responder, question(payload=4096))))) == 5
+    assert len(told(respond(responder, question(), tcp=True))) == 5
     assert len(catalog.fetched) == 1
 
 
 def test_an_alias_chain_is_fetched_link_by_link() -> None:
     catalog = make_catalog(cold=True)
     catalog.put_service("ext", [make_instance(service="ext", address="web.service.consul")])
-    reply = respond(make_responder(catalog), question("ext.service.consul", payload=4096))
+    reply = asyncio.run(respond_later(make_responder(catalog), question("ext.service.consul", payload=4096)))
     assert len(reply.answer) == 6
     assert len(catalog.fetched) == 2
 
@@ -197,9 +196,9 @@ def test_a_catalog_that_does_not_answer_is_a_server_failure_and_nothing_is_kept(
     catalog = make_catalog(cold=True)
     catalog.failing = True
     responder = make_responder(catalog)
-    assert respond(responder, question()).rcode() == dns.rcode.SERVFAIL
+    assert asyncio.run(respond_later(responder, question())).rcode() == dns.rcode.SERVFAIL
     catalog.failing = False
-    assert respond(responder, question()).rcode() == dns.rcode.NOERROR
+    assert asyncio.run(respond_later(responder, question())).rcode() == dns.rcode.NOERROR
 
 
 def test_beyond_the_bound_of_waiting_questions_the_answer_is_a_server_failure(
@@ -207,11 +206,17 @@ def test_beyond_the_bound_of_waiting_questions_the_answer_is_a_server_failure(
 ) -> None:
     monkeypatch.setattr(responders, "MAX_WAITING", 2)
     responder = make_responder(make_catalog(cold=True))
-    waiting = [responder.respond(question(id=number), tcp=False) for number in range(2)]
-    assert respond(responder, question()).rcode() == dns.rcode.SERVFAIL
-    for one in waiting:
-        asyncio.run(_settle(one))
-    assert respond(responder, question()).rcode() == dns.rcode.NOERROR
+
+    async def body() -> None:
+        names = [f"s{number}.service.consul" for number in range(6)]
+        waiting = [asyncio.ensure_future(respond_later(responder, question(name))) for name in names[:2]]
+        await asyncio.sleep(0)
+        assert respond(responder, question(names[2])).rcode() == dns.rcode.SERVFAIL
+        await asyncio.gather(*waiting)
+        for name in names[3:]:
+            assert (await respond_later(responder, question(name))).rcode() == dns.rcode.NXDOMAIN
+
+    asyncio.run(body())
 
 
 def test_random_names_do_not_grow_the_memory_of_replies() -> None:

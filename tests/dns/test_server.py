@@ -16,6 +16,7 @@ import pytest
 from support.dns_catalog import MemoryCatalog, make_farm, make_instance, make_node
 from support.dns_running import run, serve
 
+from gemot.dns.catalog import Ask
 from gemot.dns.config import DnsConfig
 from gemot.dns.server import DnsServer
 from gemot.server.model.errors import BadRequest
@@ -150,6 +151,30 @@ def test_many_questions_on_one_connection_are_all_answered(loop: str) -> None:
             assert counts == {number: number % 50 + 1 for number in range(300)}
             writer.close()
             await writer.wait_closed()
+
+    run(loop, body)
+
+
+@LOOPS
+def test_questions_under_way_at_stop_end_quietly(loop: str) -> None:
+    async def body() -> None:
+        all_asked = asyncio.Event()
+
+        class SilentCatalog(MemoryCatalog):
+            async def fetch(self, ask: Ask) -> None:
+                self.fetched.append(ask)
+                if len(self.fetched) == 6:
+                    all_asked.set()
+                await asyncio.get_running_loop().create_future()
+
+        catalog = SilentCatalog(cold=True)
+        async with serve(catalog) as address:
+            questions = [ask(address, f"s{number}.service.consul", tcp=number % 2 > 0) for number in range(6)]
+            waiting = [asyncio.ensure_future(question) for question in questions]
+            await all_asked.wait()
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     run(loop, body)
 
