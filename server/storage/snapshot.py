@@ -30,7 +30,7 @@ _KEPT = 2
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a snapshot must be. `check` is the SHA-256 of the others, as `_checksum` writes them."""
+    """What a snapshot must be. `check` is for the file alone: the SHA-256 of the rest."""
 
     format: int
     index: int
@@ -285,6 +285,7 @@ def _read_manifest(disk: Disk, path: str, index: int) -> Manifest | None:
         return None
     file = disk.open(copy)
     try:
-        return manifest if file.size() == manifest.size else None
+        whole = file.size() == manifest.size
+        return msgspec.structs.replace(manifest, check="") if whole else None
     finally:
         file.close()

@@ -76,15 +76,19 @@ def survivors(writes: list[Write], random: Random | None) -> list[Write]:
 
 
 class Inode:
-    """A file's bytes: as readers see them, and as they would survive; `home` is its durable name."""
+    """A file's bytes: as readers see them, and as they would survive; `home` is its durable name.
 
-    __slots__ = ("content", "durable", "home", "unsynced")
+    `number` is the real file's inode number, for the layer that shares real files (0: not asked yet).
+    """
+
+    __slots__ = ("content", "durable", "home", "number", "unsynced")
 
     def __init__(self, durable: bytes = b"", home: str = "") -> None:
         self.durable = bytearray(durable)
         self.content = bytearray(durable)
         self.unsynced: list[Write] = []
         self.home = home
+        self.number = 0
 
     def write(self, write: Write) -> None:
         write.apply(self.content)
@@ -262,11 +266,12 @@ class LossyDisk:
             self._settle(inode, writes)
 
     def adopt(self, path: str) -> Inode:
-        """The file of a layer that makes and removes names at once and durably (SQLite's, `lossy_vfs.py`)."""
+        """A real file that a layer above made, at once and durably (SQLite, in `lossy_vfs.py`)."""
         path = self._at(path)
         inode = self._names.get(path)
         if inode is None:
-            inode = self._names[path] = self._durable[path] = Inode(b"", path)
+            with open(path, "rb") as file:
+                inode = self._names[path] = self._durable[path] = Inode(file.read(), path)
             self._dirs.add(os.path.dirname(path))
         return inode
 
