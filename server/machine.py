@@ -1,0 +1,136 @@
+"""The one switch: committed log entries in, rows and results out. The same on every server.
+
+A batch is one transaction: the effects of its entries, the applied index and term, and everything the state
+remembers of them are committed together or not at all. A command that a rule refuses has no effect, and
+its refusal is its result. A failure of the disk, a damaged or drifted state, and an entry that this
+release does not know all leave `apply`: the node stops, it never skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from gemot.server.model.catalog import Deregister, Register
+from gemot.server.model.command import Command, Envelope, IdempotencyKey, decode
+from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFailed
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.query import Applied
+from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.raft.types import Entry, EntryKind
+from gemot.server.state import catalog, changes, kv
+from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
+from gemot.server.state.scope import Writing
+from gemot.server.state.store import State, compare_hash
+from gemot.server.state.watch import Topic
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What became of one entry. `touched` is empty where nothing changed."""
+
+    index: int
+    result: Applied | GemotError
+    touched: tuple[Topic, ...]
+
+
+class Machine:
+    """Applies entries to the state, in their order, each exactly once."""
+
+    def __init__(self, *, state: State, authorizer: Authorizer = ALLOW_ALL) -> None:
+        self._state = state
+        self._authorizer = authorizer
+        self._rules: dict[type, Callable[[Writing, Any], bool | int]] = {
+            KvSet: _set_key,
+            KvDelete: kv.delete_key,
+            KvDeletePrefix: kv.delete_prefix,
+            KvPurge: kv.purge,
+            Register: catalog.register,
+            Deregister: catalog.deregister,
+            Tick: _tick,
+            TrimChanges: changes.trim,
+            ReapTombstones: kv.reap,
+            PruneRetries: state.retries.prune,
+            VerifyState: compare_hash,
+        }
+
+    def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Apply entries that follow the applied index, in one transaction; an outcome for each."""
+        with self._state.batch() as writing:
+            return [self._apply_entry(writing, entry) for entry in entries]
+
+    def _apply_entry(self, writing: Writing, entry: Entry) -> Outcome:
+        meta, index = writing.meta, entry.index
+        if index != meta.applied_index + 1:
+            raise Corrupt(f"entry {index} cannot follow the applied index {meta.applied_index}")
+        result: Applied | GemotError
+        if entry.kind == EntryKind.COMMAND:
+            envelope = decode(entry.data)
+            if envelope.time_ms > meta.time_ms:
+                meta.time_ms = envelope.time_ms
+            writing.enter(index)
+            result = self._answer(writing, envelope)
+        else:
+            writing.enter(index)
+            result = Applied(index, True)
+        meta.advance(index, entry.term)
+        return Outcome(index, result, tuple(writing.touched))
+
+    def _answer(self, writing: Writing, envelope: Envelope) -> Applied | GemotError:
+        """Apply a command unless an earlier try of it was applied."""
+        name = envelope.retry
+        if name is None:
+            return self._carry_out(writing, envelope)
+        retries = self._state.retries
+        try:
+            earlier = retries.earlier(writing, envelope.accessor, name)
+        except GemotError as error:
+            return error
+        if earlier is not None:
+            return earlier
+        result = self._carry_out(writing, envelope)
+        if not (isinstance(result, Forbidden) and isinstance(name, IdempotencyKey)):
+            retries.store(writing, envelope.accessor, name, result)
+        return result
+
+    def _carry_out(self, writing: Writing, envelope: Envelope) -> Applied | GemotError:
+        command = envelope.command
+        try:
+            if self._authorizer is not ALLOW_ALL:
+                needed = operations(command, self._state.service_name)
+                require(self._authorizer, envelope.accessor, needed)
+            rule = self._rules[type(command)]
+            if type(command) is Register:
+                return Applied(writing.index, _undoing(rule, writing, command))
+            return Applied(writing.index, rule(writing, command))
+        except StorageFailed:
+            raise
+        except GemotError as error:
+            return error
+
+
+def _undoing(rule: Callable[[Writing, Any], bool | int], writing: Writing, command: Command) -> bool | int:
+    """Run a rule that may refuse after it has written: then its effects, and only its, are taken back."""
+    kept = writing.kept()
+    try:
+        value = rule(writing, command)
+    except GemotError:
+        writing.undo(kept)
+        raise
+    writing.keep()
+    return value
+
+
+def _set_key(writing: Writing, command: KvSet) -> bool:
+    return kv.set_key(writing, command, _no_session)
+
+
+def _no_session(_id: str) -> bool:
+    """There are no sessions yet, so none exists."""
+    return False
+
+
+def _tick(_writing: Writing, _command: Tick) -> bool:
+    """The envelope's cluster time is all of it."""
+    return True

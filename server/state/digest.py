@@ -1,0 +1,68 @@
+"""The state hash: a sum over rows, so that a write moves it by the rows it touches and no others.
+
+Each row of a table is one number of 128 bits (BLAKE2b of table name and row); the sum of all of them,
+modulo 2**128, does not depend on the order in which they came. It finds servers that drifted apart; it
+is no defence against one who would forge rows on purpose.
+
+Every replicated table is in it but `change`, which repeats what the other tables were told, and the ages
+in `retry_origin`. The row of a word is hashed as it was stored: a release that encodes a word otherwise
+must bring a migration that encodes the stored rows anew.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from gemot.server.state.tables import Cursor
+
+_MASK = (1 << 128) - 1
+_NUMBERS = msgspec.msgpack.Encoder().encode
+
+_HASHED = (
+    (b"kv", "select row from kv"),
+    (b"node", "select row from node"),
+    (b"service", "select node, row from service"),
+    (b"check", "select row from health"),
+    (b"mask", "select prefix, idx, resume from mask"),
+    (b"tombstone", "select key, idx from tombstone"),
+    (b"latest", "select kind, name, idx from latest"),
+    (b"idempotency", "select row from idempotency"),
+)
+
+
+def of_row(table: bytes, row: bytes) -> int:
+    """The number of one row. `table` keeps equal rows of two tables apart (16 bytes at most)."""
+    return int.from_bytes(blake2b(row, digest_size=16, person=table).digest(), "little")
+
+
+def of_values(table: bytes, *values: bytes | str | int | None) -> int:
+    """The number of a row that has no encoded word."""
+    return of_row(table, _NUMBERS(values))
+
+
+def pack(rows_sum: int) -> bytes:
+    return rows_sum.to_bytes(16, "little")
+
+
+def unpack(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def wrap(rows_sum: int) -> int:
+    return rows_sum & _MASK
+
+
+def of_state(rows_sum: int, scalars: tuple[int, ...]) -> bytes:
+    """The 16 bytes that servers compare: the rows, and the numbers that stand beside them."""
+    return blake2b(pack(rows_sum) + _NUMBERS(scalars), digest_size=16).digest()
+
+
+def sum_from_scratch(cursor: Cursor) -> int:
+    """The sum over every row as it stands in the tables, but for the retry results (see `retries`)."""
+    total = 0
+    for table, statement in _HASHED:
+        for columns in cursor.execute(statement):
+            total += of_row(table, columns[0]) if len(columns) == 1 else of_values(table, *columns)
+    return total & _MASK

@@ -1,0 +1,306 @@
+"""The rules of keys and values, as Consul has them.
+
+Flags, lock index and session of a plain or cas write: flags from the request, lock index 0, and the
+session stays. A write that leaves a key exactly as it is moves no index and wakes no one. A cas that
+fails is an answer (False), never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gemot.server.model.errors import RuleFailed
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.upkeep import ReapTombstones
+from gemot.server.state import digest
+from gemot.server.state.names import end_of_prefix
+from gemot.server.state.permission import Operation
+from gemot.server.state.scope import Reading, Writing
+
+REAP_ROWS = 10_000
+"""Tombstones that one ReapTombstones removes at most."""
+
+REAP_WITH_DELETE = 2
+"""Overdue tombstones that each delete removes on its way, so that no load piles them up."""
+
+SessionExists = Callable[[str], bool]
+
+_TABLE = b"kv"
+_TOMBSTONE = b"tombstone"
+_MASK = b"mask"
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(KvEntry).decode
+
+_GET = "select row from kv where key = ?"
+_PUT = """insert into kv values (?, ?, ?)
+    on conflict (key) do update set modify_index = excluded.modify_index, row = excluded.row"""
+_DELETE = "delete from kv where key = ?"
+_FROM = "select key, modify_index, row from kv where key >= ? order by key"
+_RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key"
+_KEYS_FROM = "select key, modify_index, x'' from kv where key >= ? order by key"
+_KEYS_RANGE = "select key, modify_index, x'' from kv where key >= ? and key < ? order by key"
+_PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+def set_key(writing: Writing, command: KvSet, session_exists: SessionExists) -> bool:
+    """KvSet: plain, cas, acquire or release. Raises RuleFailed for a session that cannot hold a lock."""
+    stored: bytes | None = writing.cursor.execute(_GET, (command.key,)).get
+    old = _decode(stored) if stored is not None else None
+    if old is not None and writing.masks.hides(old.key, old.modify_index):
+        old = None
+    cas = command.cas
+    if cas is not None and cas != (old.modify_index if old is not None else 0):
+        return False
+    holder = _holder(command, old, session_exists)
+    if holder is None:
+        return False
+    session, lock_index = holder
+    if old is not None and (
+        old.value == command.value
+        and old.flags == command.flags
+        and old.session == session
+        and old.lock_index == lock_index
+    ):
+        return True
+    index = writing.index
+    created = old.create_index if old is not None else index
+    row = _encode(KvEntry(command.key, command.value, command.flags, lock_index, session, created, index))
+    if stored is not None:
+        writing.take(_TABLE, stored)
+    writing.add(_TABLE, row)
+    writing.cursor.execute(_PUT, (command.key, index, row))
+    writing.record("kv", command.key, "set", row)
+    writing.touched.append(("kv", command.key))
+    writing.meta.kv_index = index
+    return True
+
+
+def _holder(command: KvSet, old: KvEntry | None, session_exists: SessionExists) -> tuple[str, int] | None:
+    """Session and lock index that the key will have; None if the lock's rules say False."""
+    held_by = old.session if old is not None else ""
+    lock_index = old.lock_index if old is not None else 0
+    if command.acquire is not None:
+        if not command.acquire:
+            raise RuleFailed("missing session")
+        if not session_exists(command.acquire):
+            raise RuleFailed(f'invalid session "{command.acquire}"')
+        if held_by and held_by != command.acquire:
+            return None
+        return command.acquire, lock_index if held_by else lock_index + 1
+    if command.release is not None:
+        if not command.release:
+            raise RuleFailed("missing session")
+        return ("", lock_index) if held_by == command.release else None
+    return held_by, 0
+
+
+def delete_key(writing: Writing, command: KvDelete) -> bool:
+    """KvDelete. A missing key is deleted already, whatever `cas` says."""
+    stored: bytes | None = writing.cursor.execute(_GET, (command.key,)).get
+    old = _decode(stored) if stored is not None else None
+    if stored is None or old is None or writing.masks.hides(old.key, old.modify_index):
+        return True
+    if command.cas is not None and command.cas != old.modify_index:
+        return False
+    index = writing.index
+    writing.cursor.execute(_DELETE, (command.key,))
+    writing.take(_TABLE, stored)
+    _bury(writing, command.key)
+    writing.record("kv", command.key, "delete", None)
+    writing.touched.append(("kv", command.key))
+    writing.meta.kv_index = index
+    if writing.meta.reaped_index:
+        _reap(writing, writing.meta.reaped_index, REAP_WITH_DELETE)
+    return True
+
+
+def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
+    """KvDeletePrefix: one mask. Where nothing is to be seen under the prefix, nothing happens."""
+    prefix = command.prefix
+    if not _any_visible(writing, prefix):
+        return True
+    index = writing.index
+    before = writing.cursor.execute("select prefix, idx, resume from mask where prefix = ?", (prefix,)).get
+    if before is not None:
+        writing.meta.rows_sum -= digest.of_values(_MASK, *before)
+    writing.cursor.execute("insert or replace into mask values (?, ?, ?)", (prefix, index, prefix))
+    writing.meta.rows_sum += digest.of_values(_MASK, prefix, index, prefix)
+    writing.masks.put(prefix, index)
+    writing.record("kv", prefix, "delete-prefix", None)
+    writing.touched.append(("kv-prefix", prefix))
+    writing.meta.kv_index = index
+    return True
+
+
+def _any_visible(writing: Writing, prefix: bytes) -> bool:
+    """Looked for in pages, since masked rows may stand before the first visible one."""
+    start, page = prefix, 64
+    while True:
+        rows = _rows(writing, start, end_of_prefix(prefix), _KEYS_FROM, _KEYS_RANGE, page)
+        if writing.masks.visible(prefix, rows):
+            return True
+        if len(rows) < page:
+            return False
+        start, page = rows[-1][0] + b"\0", 1024
+
+
+def purge(writing: Writing, command: KvPurge) -> int:
+    """KvPurge: look at up to `limit` rows of the oldest masks and remove the hidden ones.
+
+    Returns how many deleted ranges are not purged yet. Nobody sees a difference: no index moves.
+    """
+    limit = command.limit
+    while limit > 0 and (mask := writing.masks.unfinished()) is not None:
+        limit -= _purge_mask(writing, *mask, limit)
+    return writing.masks.hiding
+
+
+def _purge_mask(writing: Writing, prefix: bytes, index: int, limit: int) -> int:
+    resume: bytes = writing.cursor.execute("select resume from mask where prefix = ?", (prefix,)).get
+    rows = _rows(writing, resume, end_of_prefix(prefix), _FROM, _RANGE, limit)
+    for key, modified, row in rows:
+        if modified < index:
+            writing.cursor.execute(_DELETE, (key,))
+            writing.take(_TABLE, row)
+    after = rows[-1][0] + b"\0" if len(rows) == limit else None
+    writing.cursor.execute("update mask set resume = ? where prefix = ?", (after, prefix))
+    writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, resume)
+    writing.meta.rows_sum += digest.of_values(_MASK, prefix, index, after)
+    if after is None:
+        writing.masks.finish(prefix)
+    return max(1, len(rows))
+
+
+def reap(writing: Writing, command: ReapTombstones) -> bool:
+    """ReapTombstones: from now on no prefix answers with less than `through`.
+
+    What makes that hold is the remembered index; the rows behind it are merely room to be won back, so
+    one command removes a bounded number of them.
+    """
+    through = min(command.through, writing.index)
+    _reap(writing, through, REAP_ROWS)
+    for prefix, index in writing.masks.finished_through(through):
+        writing.cursor.execute("delete from mask where prefix = ?", (prefix,))
+        writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, None)
+        writing.masks.forget(prefix)
+        writing.meta.reaped_index = max(writing.meta.reaped_index, index)
+    return True
+
+
+def _reap(writing: Writing, through: int, limit: int) -> None:
+    """Remove the oldest tombstones up to `through`, at most `limit`, and remember the highest due."""
+    rows = writing.cursor.execute(
+        "select key, idx from tombstone where idx <= ? order by idx limit ?", (through, limit)
+    ).fetchall()
+    for key, index in rows:
+        writing.cursor.execute("delete from tombstone where key = ?", (key,))
+        writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, index)
+    if rows:
+        writing.ends_moved = True
+        # All due tombstones count as reaped at once, the ones beyond the limit too.
+        newest: int | None = writing.cursor.execute(
+            "select max(idx) from tombstone where idx <= ?", (through,)
+        ).get
+        writing.meta.reaped_index = max(writing.meta.reaped_index, rows[-1][1], newest or 0)
+
+
+def _bury(writing: Writing, key: bytes) -> None:
+    """Leave a tombstone, so that those who watch a prefix see the delete in its index."""
+    before: int | None = writing.cursor.execute("select idx from tombstone where key = ?", (key,)).get
+    if before is not None:
+        writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, before)
+    writing.cursor.execute(_PUT_TOMBSTONE, (key, writing.index))
+    writing.ends_moved = True
+    writing.meta.rows_sum += digest.of_values(_TOMBSTONE, key, writing.index)
+
+
+# -- queries ---------------------------------------------------------------------------------------
+
+
+def get(reading: Reading, query: KvGet) -> tuple[KvEntry | None, int]:
+    """One key, with its modify index; a missing one has the index of the newest change to any key."""
+    row: bytes | None = reading.cursor.execute(_GET, (query.key,)).get
+    if row is not None:
+        entry = _decode(row)
+        if not reading.masks.hides(entry.key, entry.modify_index):
+            return entry, entry.modify_index
+    return None, max(reading.meta.kv_index, 1)
+
+
+def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
+    prefix = query.prefix
+    rows = _visible(reading, prefix, _FROM, _RANGE)
+    index = _prefix_index(reading, prefix, rows)
+    if (allowed := reading.allowed) is not None:
+        rows = [row for row in rows if allowed(Operation("key", row[0], "read"))]
+    return [_decode(row) for _, _, row in rows], index
+
+
+def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
+    prefix, separator = query.prefix, query.separator
+    rows = _visible(reading, prefix, _KEYS_FROM, _KEYS_RANGE)
+    index = _prefix_index(reading, prefix, rows)
+    if (allowed := reading.allowed) is not None:
+        rows = [row for row in rows if allowed(Operation("key", row[0], "list"))]
+    keys = [key for key, _, _ in rows]
+    if not separator:
+        return keys, index
+    return list(dict.fromkeys(_cut(key, len(prefix), separator) for key in keys)), index
+
+
+def _cut(key: bytes, start: int, separator: bytes) -> bytes:
+    at = key.find(separator, start)
+    return key if at < 0 else key[: at + len(separator)]
+
+
+def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
+    return reading.masks.visible(prefix, _rows(reading, prefix, end_of_prefix(prefix), open_end, closed))
+
+
+def _rows(
+    scope: Reading | Writing,
+    start: bytes,
+    end: bytes | None,
+    open_end: str,
+    closed: str,
+    limit: int = -1,
+) -> list[tuple[bytes, int, bytes]]:
+    """Rows (key, modify index, row) from `start` to before `end`, by key; -1 is no limit."""
+    if end is None:
+        rows = scope.cursor.execute(f"{open_end} limit ?", (start, limit))
+    else:
+        rows = scope.cursor.execute(f"{closed} limit ?", (start, end, limit))
+    found: list[tuple[bytes, int, bytes]] = rows.fetchall()
+    return found
+
+
+def _prefix_index(reading: Reading, prefix: bytes, rows: list[tuple[bytes, int, bytes]]) -> int:
+    """The newest change under a prefix, deletes included; of the whole table for the empty prefix.
+
+    Where nothing is left to tell, the table's index. Never below what was reaped: a tombstone under this
+    prefix may have been among it.
+    """
+    meta = reading.meta
+    if not prefix:
+        return max(meta.kv_index, 1)
+    end = end_of_prefix(prefix)
+    if end is None:
+        buried = reading.cursor.execute("select max(idx) from tombstone where key >= ?", (prefix,)).get
+    else:
+        statement = "select max(idx) from tombstone where key >= ? and key < ?"
+        buried = reading.cursor.execute(statement, (prefix, end)).get
+    newest = max(max((row[1] for row in rows), default=0), buried or 0, reading.masks.index_over(prefix))
+    return max(newest or meta.kv_index, meta.reaped_index, 1)
+
+
+READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
+    KvGet: get,
+    KvList: list_entries,
+    KvKeys: list_keys,
+}

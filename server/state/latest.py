@@ -1,0 +1,82 @@
+"""The index of each single node and service: which command last changed anything that belongs to it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gemot.server.state import digest
+from gemot.server.state.names import fold, topic_key
+from gemot.server.state.scope import Reading, Writing
+from gemot.server.state.tables import Cursor
+
+_TABLE = b"latest"
+
+
+def touch_node(writing: Writing, node: str) -> None:
+    """The node, or something on it, changed."""
+    writing.touched.append(("node", topic_key(node)))
+    _put(writing, "node", fold(node))
+
+
+def touch_service(writing: Writing, service: str) -> None:
+    writing.touched.append(("service", topic_key(service)))
+    _put(writing, "service", fold(service))
+
+
+def touch_services_of(writing: Writing, node: str) -> None:
+    """Something that speaks for the whole node changed: so did each service on it."""
+    rows = writing.cursor.execute(
+        "select distinct name from service where node = ? order by name", (fold(node),)
+    ).fetchall()
+    for (name,) in rows:
+        touch_service(writing, name)
+
+
+def forget_node(writing: Writing, node: str) -> None:
+    """The node is gone."""
+    writing.touched.append(("node", topic_key(node)))
+    _forget(writing, "node", fold(node))
+
+
+def touch_left_service(writing: Writing, service: str) -> None:
+    """An instance went: the service moves, or, without any instance left, is extinct."""
+    name = fold(service)
+    if writing.cursor.execute("select 1 from service where name = ? limit 1", (name,)).get is not None:
+        touch_service(writing, name)
+        return
+    writing.meta.extinction_index = writing.index
+    writing.touched.append(("service", topic_key(name)))
+    _forget(writing, "service", name)
+
+
+def service_index(reading: Reading, service: str) -> int:
+    """The index of one service's reads; of an absent one, the last extinction's or the whole catalog's."""
+    meta = reading.meta
+    whole = max(meta.nodes_index, meta.services_index, meta.checks_index)
+    return max(_get(reading.cursor, "service", fold(service)) or meta.extinction_index or whole, 1)
+
+
+def node_index(reading: Reading, node: str) -> int:
+    """The index of one node's reads; of an absent one, that of the nodes as a whole."""
+    return max(_get(reading.cursor, "node", fold(node)) or reading.meta.nodes_index, 1)
+
+
+def _put(writing: Writing, kind: Literal["node", "service"], name: str) -> None:
+    before = _get(writing.cursor, kind, name)
+    if before == writing.index:
+        return
+    if before:
+        writing.meta.rows_sum -= digest.of_values(_TABLE, kind, name, before)
+    writing.meta.rows_sum += digest.of_values(_TABLE, kind, name, writing.index)
+    writing.cursor.execute("insert or replace into latest values (?, ?, ?)", (kind, name, writing.index))
+
+
+def _forget(writing: Writing, kind: Literal["node", "service"], name: str) -> None:
+    if before := _get(writing.cursor, kind, name):
+        writing.meta.rows_sum -= digest.of_values(_TABLE, kind, name, before)
+        writing.cursor.execute("delete from latest where kind = ? and name = ?", (kind, name))
+
+
+def _get(cursor: Cursor, kind: Literal["node", "service"], name: str) -> int:
+    found: int | None = cursor.execute("select idx from latest where kind = ? and name = ?", (kind, name)).get
+    return found or 0

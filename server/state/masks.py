@@ -1,0 +1,82 @@
+"""Deleted ranges: one row (prefix, index) hides every key under the prefix that is not newer.
+
+A range delete costs one row however many keys it takes. The hidden rows go later, in bounded steps; when
+they are gone the mask stays as the range's tombstone, until it is old enough to be reaped. `resume` is the
+key at which purging goes on, or None when nothing is left to purge.
+"""
+
+from __future__ import annotations
+
+from gemot.server.state.prefixes import Prefixes
+from gemot.server.state.tables import Cursor
+
+
+class Masks:
+    """The table `mask` in memory. Few: they live as long as tombstones do, about a quarter of an hour."""
+
+    __slots__ = ("_all", "_hiding")
+
+    def __init__(self) -> None:
+        self._all: Prefixes[int] = Prefixes()
+        self._hiding: Prefixes[int] = Prefixes()
+
+    def load(self, cursor: Cursor) -> None:
+        self._all = Prefixes()
+        self._hiding = Prefixes()
+        rows = cursor.execute("select prefix, idx, resume is not null from mask").fetchall()
+        for prefix, index, unfinished in rows:
+            self._all.put(prefix, index)
+            if unfinished:
+                self._hiding.put(prefix, index)
+
+    @property
+    def hiding(self) -> int:
+        """Masks that still have rows to hide."""
+        return len(self._hiding)
+
+    def put(self, prefix: bytes, index: int) -> None:
+        self._all.put(prefix, index)
+        self._hiding.put(prefix, index)
+
+    def finish(self, prefix: bytes) -> None:
+        """Every row that the mask hid is gone."""
+        self._hiding.pop(prefix)
+
+    def forget(self, prefix: bytes) -> None:
+        self._all.pop(prefix)
+
+    def hides(self, key: bytes, modify_index: int) -> bool:
+        if not self._hiding:
+            return False
+        return any(index > modify_index for index in self._hiding.covering(key))
+
+    def visible(self, prefix: bytes, rows: list[tuple[bytes, int, bytes]]) -> list[tuple[bytes, int, bytes]]:
+        """Those rows (key, modify index, row), all under `prefix`, that no mask hides."""
+        if not self._hiding:
+            return rows
+        above = max(self._hiding.covering(prefix), default=0)
+        if not any(index > above for index in self._hiding.under(prefix)):
+            return [row for row in rows if row[1] > above]
+        return [row for row in rows if not self.hides(row[0], row[1])]
+
+    def index_over(self, prefix: bytes) -> int:
+        """The newest range delete that may have taken a key under `prefix`; 0 if there is none."""
+        return max(self._all.overlapping(prefix), default=0) if self._all else 0
+
+    def unfinished(self) -> tuple[bytes, int] | None:
+        """The oldest mask that has rows left to purge."""
+        if not self._hiding:
+            return None
+        index, prefix = min((index, prefix) for prefix, index in self._hiding.items())
+        return prefix, index
+
+    def finished_through(self, index: int) -> list[tuple[bytes, int]]:
+        """Masks with nothing left to hide and an index at or below `index`, oldest first."""
+        return sorted(
+            ((p, i) for p, i in self._all.items() if i <= index and p not in self._hiding),
+            key=lambda mask: (mask[1], mask[0]),
+        )
+
+    def oldest(self) -> int:
+        """The lowest index of a mask that could be reaped; 0 if there is none."""
+        return min((i for p, i in self._all.items() if p not in self._hiding), default=0)

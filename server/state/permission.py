@@ -1,0 +1,134 @@
+"""What a command or query needs permission for, and who says yes or no.
+
+Every command and query has its entry here: an unlisted one fails loudly. The check is made where the
+state is changed (`machine.py`, for every command) and where rows are read (the families' reads, row by
+row), never only at the edge. `ALLOW_ALL` is recognised by identity and costs nothing.
+
+A check or a deregistration may name a service only by its id; the permission goes by the service's name,
+so `operations` is handed a way to look it up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from gemot.server.model.catalog import (
+    Deregister,
+    HealthService,
+    Instance,
+    Node,
+    NodeInfo,
+    Nodes,
+    Register,
+    ServiceNodes,
+    Services,
+)
+from gemot.server.model.command import Command
+from gemot.server.model.errors import Forbidden
+from gemot.server.model.health import HealthChecks, HealthNode, HealthState
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.query import Query
+from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+
+Resource = Literal["key", "key-prefix", "node", "service"]
+Access = Literal["read", "list", "write"]
+
+
+class Operation(msgspec.Struct, frozen=True, gc=False):
+    """One thing that someone wants to do. `name` is a decoded key, or a name in UTF-8.
+
+    `key-prefix` with `write` needs the right to write every key that starts with it.
+    """
+
+    resource: Resource
+    name: bytes
+    access: Access
+
+
+class Authorizer(Protocol):
+    def allowed(self, accessor: str, operation: Operation) -> bool:
+        """May this accessor do it? At apply time: the same on every server, told from the state alone."""
+
+
+class AllowAll:
+    """Everything to everyone: access control is off."""
+
+    def allowed(self, accessor: str, operation: Operation) -> bool:
+        return True
+
+
+ALLOW_ALL = AllowAll()
+
+ServiceName = Callable[[str, str], str]
+"""(node, service id) -> the name of that service as registered, "" if there is none."""
+
+
+def operations(
+    asked: Command | Query, service_name: ServiceName = lambda _node, _id: ""
+) -> tuple[Operation, ...]:
+    """Everything that must be allowed for `asked`. For a list: nothing, its rows are filtered instead."""
+    match asked:
+        case KvSet(key=key) | KvDelete(key=key):
+            return (Operation("key", key, "write"),)
+        case KvDeletePrefix(prefix=prefix):
+            return (Operation("key-prefix", prefix, "write"),)
+        case Register():
+            return _registering(asked, service_name)
+        case Deregister(node=node, service_id=service_id, check_id=_):
+            return (_of_service_or_node(node, service_name(node, service_id) if service_id else ""),)
+        case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
+            return ()
+        case KvGet(key=key):
+            return (Operation("key", key, "read"),)
+        case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
+            return ()
+        case HealthNode() | HealthChecks() | HealthState():
+            return ()
+    raise AssertionError(f"no permission is declared for {type(asked).__name__}")
+
+
+def require(authorizer: Authorizer, accessor: str, needed: tuple[Operation, ...]) -> None:
+    """Raise Forbidden for the first operation that is not allowed."""
+    for operation in needed:
+        if not authorizer.allowed(accessor, operation):
+            raise Forbidden(
+                f"Permission denied: accessor {accessor or 'anonymous'!r} lacks "
+                f"{operation.resource}:{operation.access} on {operation.name.decode('utf-8', 'replace')!r}"
+            )
+
+
+def readable(kind: Literal["node", "service"], name: str) -> Operation:
+    return Operation(kind, name.encode(), "read")
+
+
+def instance_operations(instance: Instance) -> tuple[Operation, ...]:
+    return readable("node", instance.node.node), readable("service", instance.service.service)
+
+
+def _registering(asked: Register, service_name: ServiceName) -> tuple[Operation, ...]:
+    node = asked.node.node
+    needed: list[Operation] = []
+    if not asked.skip_node_update or not asked.services:
+        needed.append(_of_node(asked.node))
+    named = {service.id or service.service: service.service for service in asked.services}
+    for service in asked.services:
+        needed.append(_of_service_or_node(node, service.service))
+        if before := service_name(node, service.id or service.service):
+            needed.append(_of_service_or_node(node, before))
+    for check in asked.checks:
+        name = named.get(check.service_id) or service_name(node, check.service_id) if check.service_id else ""
+        needed.append(_of_service_or_node(node, name))
+    return tuple(dict.fromkeys(needed))
+
+
+def _of_node(node: Node) -> Operation:
+    return Operation("node", node.node.encode(), "write")
+
+
+def _of_service_or_node(node: str, service: str) -> Operation:
+    if service:
+        return Operation("service", service.encode(), "write")
+    return Operation("node", node.encode(), "write")

@@ -1,0 +1,268 @@
+"""The state of one server: opened over a state file, written by the machine, read by everyone else.
+
+All of it but `read_on` belongs to one thread. Between batches, what is in memory here (running values, masks,
+retries) and what is committed in the file are the same; a batch that fails loads the memory anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from types import TracebackType
+from typing import Any, Protocol
+
+from gemot.server.model.errors import Corrupt, StorageFailed
+from gemot.server.model.query import Query
+from gemot.server.model.upkeep import VerifyState
+from gemot.server.state import catalog, changes, digest, health, kv, retries
+from gemot.server.state.masks import Masks
+from gemot.server.state.meta import Meta
+from gemot.server.state.permission import ALLOW_ALL, Authorizer, Operation, operations, require
+from gemot.server.state.retries import Retries
+from gemot.server.state.scope import Allowed, Reading, Writing
+from gemot.server.state.tables import Cursor
+
+
+class File(Protocol):
+    """What the state needs of its file; `storage.statefile.StateFile` fulfils it."""
+
+    @property
+    def cursor(self) -> Cursor: ...
+
+    @property
+    def explained(self) -> AbstractContextManager[None]: ...
+
+    def begin(self) -> None: ...
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def wal_bytes(self) -> int: ...
+
+
+class Connection(Protocol):
+    """A worker's own connection (`StateFile.reader`)."""
+
+    def cursor(self) -> Cursor: ...
+
+
+class State:
+    """Replicated state as of `applied_index`."""
+
+    def __init__(self, *, file: File, authorizer: Authorizer = ALLOW_ALL) -> None:
+        self._file = file
+        self._authorizer = authorizer
+        self._meta = Meta()
+        self._masks = Masks()
+        self._changes = (0, 0)
+        self._oldest_tombstone = 0
+        self.retries = Retries()
+        self.reload()
+
+    def reload(self) -> None:
+        """Read from the file what is kept in memory: at the start, and when the file was replaced."""
+        with self._file.explained:
+            cursor = self._file.cursor
+            self._meta.load(cursor)
+            self._masks.load(cursor)
+            self.retries.load(cursor)
+            self._look_at_ends(cursor)
+
+    # -- where it stands ---------------------------------------------------------------------------
+
+    @property
+    def applied_index(self) -> int:
+        return self._meta.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        return self._meta.applied_term
+
+    @property
+    def cluster_time_ms(self) -> int:
+        return self._meta.time_ms
+
+    @property
+    def epoch(self) -> int:
+        return self._meta.epoch
+
+    @property
+    def state_hash(self) -> bytes:
+        """16 bytes that are equal on every server that has applied the same entries."""
+        return self._meta.state_hash()
+
+    def verify(self) -> None:
+        """Compute the state hash from every row. Raises Corrupt if the rows are not those that were written.
+
+        Takes about 2 us a row. Due after a start that found a write-ahead log (`StateFile.recovered`).
+        """
+        with self._file.explained:
+            total = digest.wrap(digest.sum_from_scratch(self._file.cursor) + self.retries.rows_sum())
+        if total != digest.wrap(self._meta.rows_sum):
+            raise Corrupt(
+                f"the state at index {self.applied_index} does not fit its own hash: rows were lost or "
+                "altered on disk; it must be rebuilt from a snapshot and the log"
+            )
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def read(self, query: Query, accessor: str) -> tuple[Any, int]:
+        """Value and index of a query, from the last committed state.
+
+        One thread writes and reads here, and never between a batch's begin and end: the statements of one
+        read see one state without a transaction of their own. Raises Forbidden for a single thing that the
+        accessor may not see; lists leave out what it may not.
+        """
+        with self._file.explained:
+            return self._answer(query, accessor, self._file.cursor, self._meta, self._masks)
+
+    def read_on(self, connection: Connection, query: Query, accessor: str = "") -> tuple[Any, int]:
+        """`read` on a worker's own connection, in one read transaction; touches nothing of the loop's."""
+        with self._file.explained:
+            cursor = connection.cursor()
+            cursor.execute("begin")
+            try:
+                meta, masks = Meta(), Masks()
+                meta.load(cursor)
+                masks.load(cursor)
+                return self._answer(query, accessor, cursor, meta, masks)
+            finally:
+                cursor.execute("rollback")
+
+    def _answer(
+        self, query: Query, accessor: str, cursor: Cursor, meta: Meta, masks: Masks
+    ) -> tuple[Any, int]:
+        allowed: Allowed | None = None
+        if self._authorizer is not ALLOW_ALL:
+            require(self._authorizer, accessor, operations(query))
+            allowed = self._allowed_to(accessor)
+        reading = Reading(cursor=cursor, meta=meta, masks=masks, allowed=allowed)
+        return READERS[type(query)](reading, query)
+
+    def _allowed_to(self, accessor: str) -> Allowed:
+        def allowed(operation: Operation) -> bool:
+            return self._authorizer.allowed(accessor, operation)
+
+        return allowed
+
+    def service_name(self, node: str, service_id: str) -> str:
+        """The name under which that instance is registered, "" if it is not."""
+        return catalog.service_name(self._file.cursor, node, service_id)
+
+    # -- what the leader's chores go by --------------------------------------------------------------
+
+    def deadlines_exist(self) -> bool:
+        """Does anything wait for cluster time to pass?"""
+        with self._file.explained:
+            return len(self.retries) > 0 or retries.keys_exist(self._file.cursor)
+
+    def masked_rows_left(self) -> bool:
+        """Are there rows that a range delete hid and that are not purged yet?"""
+        return self._masks.hiding > 0
+
+    def oldest_tombstone(self) -> int:
+        """The lowest index of a tombstone or purged mask; 0 if there is none."""
+        found = [index for index in (self._oldest_tombstone, self._masks.oldest()) if index]
+        return min(found, default=0)
+
+    def change_range(self) -> tuple[int, int]:
+        """The oldest and newest index in the change table; (0, 0) when it is empty."""
+        return self._changes
+
+    def changes_after(self, index: int, limit: int) -> list[tuple[int, int, str, bytes, str, bytes | None]]:
+        with self._file.explained:
+            return changes.after(self._file.cursor, index, limit)
+
+    def newest_checkpoint_hash(self) -> tuple[int, bytes]:
+        """The newest noted state hash and its index; (0, b"") before the first."""
+        return self._meta.marks[-1] if self._meta.marks else (0, b"")
+
+    def wal_bytes(self) -> int:
+        return self._file.wal_bytes()
+
+    # -- writing, for the machine --------------------------------------------------------------------
+
+    def batch(self) -> Batch:
+        """A context in which entries are applied: committed at its end, undone if it raises."""
+        return Batch(self)
+
+    def open_batch(self) -> Writing:
+        self._file.begin()
+        return Writing(cursor=self._file.cursor, meta=self._meta, masks=self._masks)
+
+    def close_batch(self, writing: Writing) -> None:
+        cursor = writing.cursor
+        with self._file.explained:
+            changes.write(cursor, writing.changes)
+            self.retries.flush(cursor)
+            self._meta.save(cursor)
+            if writing.ends_moved:
+                self._look_at_ends(cursor)
+            elif writing.changes:
+                self._changes = (self._changes[0] or writing.changes[0][0], writing.changes[-1][0])
+        self._file.commit()
+
+    def abandon_batch(self) -> None:
+        """Undo everything, in the file and in memory. The caller's error is the one that is told."""
+        self._file.rollback()
+        with suppress(StorageFailed):
+            self.reload()
+
+    @property
+    def explained(self) -> AbstractContextManager[None]:
+        return self._file.explained
+
+    def _look_at_ends(self, cursor: Cursor) -> None:
+        self._changes = changes.indexes(cursor)
+        self._oldest_tombstone = cursor.execute("select min(idx) from tombstone").get or 0
+
+
+class Batch:
+    """The life of one batch: begin, then commit or roll back. After a roll back the node is to stop."""
+
+    __slots__ = ("_state", "_writing")
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._writing: Writing | None = None
+
+    def __enter__(self) -> Writing:
+        self._writing = self._state.open_batch()
+        return self._writing
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._writing is not None, "entered"
+        try:
+            if error is None:
+                self._state.close_batch(self._writing)
+            else:
+                with self._state.explained:
+                    raise error
+        except BaseException:
+            self._state.abandon_batch()
+            raise
+
+
+def compare_hash(writing: Writing, command: VerifyState) -> bool:
+    """VerifyState: no effect, or Corrupt if this server's hash of then is another one.
+
+    Marks are part of the state, so every server remembers the same ones.
+    """
+    for index, noted in writing.meta.marks:
+        if index == command.index and noted != command.digest:
+            raise Corrupt(
+                f"the state drifted apart from the leader's at or before index {index}: own hash "
+                f"{noted.hex()}, the leader's {command.digest.hex()}; this server must be repaired"
+            )
+    return True
+
+
+READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
+    **kv.READERS,
+    **catalog.READERS,
+    **health.READERS,
+}
+"""Who answers which query."""
