@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from gemot.agent.http import parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
-from gemot.server.model.errors import BadRequest, RuleFailed, TooLarge
+from gemot.server.model.errors import BadRequest, TooLarge
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
@@ -86,8 +86,6 @@ class _Kv:
         _refuse_conflict(request, ("cas", "acquire", "release"))
         flags, cas = parse.first(request, "flags"), parse.first(request, "cas")
         acquire, release = parse.first(request, "acquire"), parse.first(request, "release")
-        if acquire == "" or release == "":
-            raise RuleFailed("missing session: acquire and release need a session's id")
         return KvSet(
             key,
             request.body,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import AsyncIterator
 
 import pytest
 from support.http_agent import PATIENCE_S, Connection, HttpAgent, run, serving
-from support.memory_servers import MemoryServers
+from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, kv
+from gemot.agent.http import catalog, health, kv, status
 from gemot.agent.http.transport import Limits
 
 PUT = b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\n"
@@ -156,24 +158,36 @@ TORN = [
 ]
 
 
-async def check_alive(agent: HttpAgent, servers: MemoryServers) -> None:
-    reply = await agent.ask("GET", "/v1/kv/k?raw")
-    assert (reply.status, reply.body) == (200, b"before")
-    assert list(servers.rows) == [b"k"]
+@contextlib.asynccontextmanager
+async def under_attack(limits: Limits | None = None) -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
+    """All families over a real state with one key, which must be the same afterwards."""
+    with local_servers() as servers:
+        routes = [
+            *kv.routes(servers=servers),
+            *catalog.routes(servers=servers, datacenter="dc1"),
+            *health.routes(servers=servers, datacenter="dc1"),
+            *status.routes(servers=servers, datacenter="dc1"),
+        ]
+        async with serving(routes, limits=limits) as agent:
+            await agent.ask("PUT", "/v1/kv/k", b"before")
+            before = servers.state.state_hash
+            yield agent, servers
+            reply = await agent.ask("GET", "/v1/kv/k?raw")
+            assert (reply.status, reply.body) == (200, b"before")
+            assert servers.state.state_hash == before
 
 
-async def hostile(agent: HttpAgent, servers: MemoryServers, data: bytes, status: int, word: str) -> None:
+async def hostile(agent: HttpAgent, data: bytes, wanted: int, word: str) -> None:
     connection = await agent.connect()
     connection.send(data)
     reply = await connection.reply()
-    assert reply.status == status
+    assert reply.status == wanted
     assert word in reply.text
     assert len(reply.body) < 1000
     assert reply.headers["content-type"].startswith("text/plain")
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert reply.headers["content-security-policy"] == "sandbox"
     await connection.close()
-    await check_alive(agent, servers)
 
 
 @pytest.mark.parametrize(
@@ -181,12 +195,8 @@ async def hostile(agent: HttpAgent, servers: MemoryServers, data: bytes, status:
 )
 def test_a_hostile_input_gets_a_clear_answer_and_changes_nothing(data: bytes, status: int, word: str) -> None:
     async def work() -> None:
-        servers = MemoryServers()
-        async with serving(
-            [*kv.routes(servers=servers), *catalog.routes(servers=servers, datacenter="dc1")]
-        ) as agent:
-            await agent.ask("PUT", "/v1/kv/k", b"before")
-            await hostile(agent, servers, data, status, word)
+        async with under_attack() as (agent, _):
+            await hostile(agent, data, status, word)
 
     run(work())
 
@@ -199,30 +209,24 @@ def test_there_are_more_than_sixty_of_them() -> None:
 @pytest.mark.parametrize("data", TORN)
 def test_a_connection_torn_at_any_point_changes_nothing(data: bytes) -> None:
     async def work() -> None:
-        servers = MemoryServers()
-        async with serving(kv.routes(servers=servers)) as agent:
-            await agent.ask("PUT", "/v1/kv/k", b"before")
+        async with under_attack() as (agent, _):
             connection = await agent.connect()
             connection.send(data)
             await connection.drain()
             await connection.close()
-            await check_alive(agent, servers)
 
     run(work())
 
 
 def test_slow_heads_do_not_hold_connections_for_ever() -> None:
     async def work() -> None:
-        servers = MemoryServers()
-        async with serving(kv.routes(servers=servers), limits=Limits(head_timeout_s=0.1)) as agent:
-            await agent.ask("PUT", "/v1/kv/k", b"before")
+        async with under_attack(Limits(head_timeout_s=0.1)) as (agent, _):
             slow: list[Connection] = [await agent.connect() for _ in range(20)]
             for connection in slow:
                 connection.send(b"GET /v1/kv/k HTTP/1.1\r\nHost: x\r\nX-Slow: ")
             for connection in slow:
                 assert (await connection.reply()).status == 408
                 await connection.close()
-            await check_alive(agent, servers)
 
     run(work())
 
@@ -231,11 +235,7 @@ def test_slow_heads_do_not_hold_connections_for_ever() -> None:
 def test_a_request_with_any_bytes_changed_never_brings_the_agent_down(seed: int) -> None:
     async def work() -> None:
         chance = random.Random(seed)
-        servers = MemoryServers()
-        async with serving(
-            [*kv.routes(servers=servers), *catalog.routes(servers=servers, datacenter="dc1")]
-        ) as agent:
-            await agent.ask("PUT", "/v1/kv/k", b"before")
+        async with under_attack() as (agent, _):
             # Reads and registrations only: a changed write of a key might rightly be another write.
             good = [get(b"/v1/kv/k?raw&stale"), get(b"/v1/kv/?recurse"), register(b'{"Node":1}')]
             for _ in range(60):
@@ -246,6 +246,5 @@ def test_a_request_with_any_bytes_changed_never_brings_the_agent_down(seed: int)
                 connection.send(bytes(data))
                 await connection.drain()
                 await connection.close()
-            await check_alive(agent, servers)
 
     run(work())

@@ -1,0 +1,155 @@
+"""The server tier of one process without consensus: real state, machine and reads over a real file.
+
+Every command is an entry of its own, applied as soon as it is asked for; so each answer is that of a
+server that leads alone. What leadership and time can do is told by hand: `failure`, `leads`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gemot.agent.in_process import Cancellable, deliver, settle
+from gemot.agent.servers import Subscription
+from gemot.server.machine import Machine
+from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, encode
+from gemot.server.model.errors import GemotError, Unavailable
+from gemot.server.model.kv import KvEntry, KvList
+from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.raft.types import Entry, EntryKind
+from gemot.server.reads import Reads
+from gemot.server.runtime.timer import LoopTimer
+from gemot.server.state.store import State
+from gemot.server.state.watch import Hub
+from gemot.server.storage.statefile import StateFile
+
+FIRST_INDEX = 10
+"""The index before any write: as after an election, not 0."""
+
+
+class _NoJitter:
+    def random(self) -> float:
+        return 0.0
+
+    def randrange(self, stop: int) -> int:
+        return 0
+
+    def randbytes(self, n: int) -> bytes:
+        return bytes(n)
+
+
+class _Confirmed:
+    """Nobody else could lead: every read is fresh at once."""
+
+    def confirm(self, done: Callable[[Unavailable | None], None]) -> None:
+        done(None)
+
+    def on_applied(self) -> None: ...
+
+
+class LocalServers:
+    """`failure` fails every ask; `asked` keeps token and key of each write, `applied` its command."""
+
+    def __init__(self, folder: Path) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._file = StateFile(folder / "state.db", sync=False)
+        self.state = State(file=self._file)
+        self._machine = Machine(state=self.state)
+        timer = LoopTimer(self._loop)
+        self._reads = Reads(
+            state=self.state,
+            hub=Hub(),
+            contact=self,
+            confirmations=_Confirmed(),  # type: ignore[arg-type]
+            timer=timer,
+            random=_NoJitter(),
+        )
+        self.failure: GemotError | None = None
+        self.leads = True
+        self.applied: list[Command] = []
+        self.asked: list[tuple[str, IdempotencyKey | None]] = []
+        noop = (Entry(1, index, EntryKind.NOOP, b"") for index in range(1, FIRST_INDEX + 1))
+        self._machine.apply(tuple(noop))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def last_contact_ms(self) -> int:
+        return 0
+
+    def knows_leader(self) -> bool:
+        return self.leads
+
+    @property
+    def waiting(self) -> int:
+        """Blocking reads that wait now."""
+        return self._reads.waiting
+
+    @property
+    def rows(self) -> dict[bytes, KvEntry]:
+        entries, _ = self.state.read(KvList(b""), "")
+        return {entry.key: entry for entry in entries}
+
+    def apply(
+        self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
+    ) -> asyncio.Future[Applied]:
+        future: asyncio.Future[Applied] = self._loop.create_future()
+        self.asked.append((token, key))
+        if self.failure is not None:
+            future.set_exception(self.failure)
+            return future
+        self.applied.append(command)
+        envelope = Envelope(ENVELOPE_VERSION, 0, token, key, command)
+        entry = Entry(1, self.state.applied_index + 1, EntryKind.COMMAND, encode(envelope))
+        (outcome,) = self._machine.apply((entry,))
+        self._reads.on_applied(list(outcome.touched))
+        settle(future)(outcome.result)
+        return future
+
+    def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        if self.failure is not None:
+            future.set_exception(self.failure)
+            return future
+        cancel = self._reads.query(query, options, options.token, settle(future))
+        future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+        return future
+
+    def subscribe(
+        self,
+        query: Query,
+        on_answer: Callable[[Answer], None],
+        on_bookmark: Callable[[Answer], None] | None = None,
+    ) -> Subscription:
+        def told(event: Any) -> None:
+            deliver(event, on_answer, on_bookmark)
+
+        return Cancellable(self._reads.subscribe(query, "", 0, told))
+
+    def leader(self) -> asyncio.Future[str]:
+        return self._known("127.0.0.1:8300" if self.leads else "")
+
+    def peers(self) -> asyncio.Future[list[str]]:
+        return self._known(["127.0.0.1:8300"])
+
+    def stats(self) -> dict[str, dict[str, str]]:
+        return {"consul": {"server": "true", "leader": "true"}, "raft": {"state": "Leader"}}
+
+    def _known(self, value: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.set_result(value)
+        return future
+
+
+@contextlib.contextmanager
+def local_servers() -> Iterator[LocalServers]:
+    with tempfile.TemporaryDirectory() as folder:
+        servers = LocalServers(Path(folder))
+        try:
+            yield servers
+        finally:
+            servers.close()
