@@ -28,7 +28,7 @@ from gemot.server.state.watch import Topic
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What became of one entry. `touched` is empty where nothing changed."""
+    """What became of one entry. `touched` names each topic once; empty where nothing changed."""
 
     index: int
     result: Applied | GemotError
@@ -75,7 +75,8 @@ class Machine:
             writing.enter(index)
             result = Applied(index, True)
         meta.advance(index, entry.term)
-        return Outcome(index, result, tuple(writing.touched))
+        touched = writing.touched
+        return Outcome(index, result, tuple(touched if len(touched) < 2 else dict.fromkeys(touched)))
 
     def _answer(self, writing: Writing, envelope: Envelope) -> Applied | GemotError:
         """Apply a command unless an earlier try of it was applied."""

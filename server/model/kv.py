@@ -55,7 +55,10 @@ class KvDeletePrefix(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class KvPurge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
-    """Remove up to `limit` masked rows for good. Proposed by the leader. Result: rows left, 0 = done."""
+    """Look at up to `limit` rows under masks and remove the hidden ones. Proposed by the leader.
+
+    Result: how many deleted ranges are not purged yet, 0 = done.
+    """
 
     limit: int
 

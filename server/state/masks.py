@@ -12,13 +12,17 @@ from gemot.server.state.tables import Cursor
 
 
 class Masks:
-    """The table `mask` in memory. Few: they live as long as tombstones do, about a quarter of an hour."""
+    """The table `mask` in memory. Few: they live as long as tombstones do, about a quarter of an hour.
 
-    __slots__ = ("_all", "_hiding")
+    `hiding` counts those that still have rows to hide; at 0 every look-up ends at once.
+    """
+
+    __slots__ = ("_all", "_hiding", "hiding")
 
     def __init__(self) -> None:
         self._all: Prefixes[int] = Prefixes()
         self._hiding: Prefixes[int] = Prefixes()
+        self.hiding = 0
 
     def load(self, cursor: Cursor) -> None:
         self._all = Prefixes()
@@ -28,31 +32,29 @@ class Masks:
             self._all.put(prefix, index)
             if unfinished:
                 self._hiding.put(prefix, index)
-
-    @property
-    def hiding(self) -> int:
-        """Masks that still have rows to hide."""
-        return len(self._hiding)
+        self.hiding = len(self._hiding)
 
     def put(self, prefix: bytes, index: int) -> None:
         self._all.put(prefix, index)
         self._hiding.put(prefix, index)
+        self.hiding = len(self._hiding)
 
     def finish(self, prefix: bytes) -> None:
         """Every row that the mask hid is gone."""
         self._hiding.pop(prefix)
+        self.hiding = len(self._hiding)
 
     def forget(self, prefix: bytes) -> None:
         self._all.pop(prefix)
 
     def hides(self, key: bytes, modify_index: int) -> bool:
-        if not self._hiding:
+        if not self.hiding:
             return False
         return any(index > modify_index for index in self._hiding.covering(key))
 
     def visible(self, prefix: bytes, rows: list[tuple[bytes, int, bytes]]) -> list[tuple[bytes, int, bytes]]:
         """Those rows (key, modify index, row), all under `prefix`, that no mask hides."""
-        if not self._hiding:
+        if not self.hiding:
             return rows
         above = max(self._hiding.covering(prefix), default=0)
         if not any(index > above for index in self._hiding.under(prefix)):
@@ -65,7 +67,7 @@ class Masks:
 
     def unfinished(self) -> tuple[bytes, int] | None:
         """The oldest mask that has rows left to purge."""
-        if not self._hiding:
+        if not self.hiding:
             return None
         index, prefix = min((index, prefix) for prefix, index in self._hiding.items())
         return prefix, index

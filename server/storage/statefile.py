@@ -40,6 +40,8 @@ PAGE_BYTES = 4096
 _FRAME_BYTES = PAGE_BYTES + 24
 _FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
+_BUSY_MS = 1_000
+_KEEP_WAL_BYTES = 64 << 20
 
 
 class StateFile:
@@ -48,16 +50,27 @@ class StateFile:
     `cursor` writes, and reads for the same thread: between two batches it sees what was committed last,
     and its page cache stays warm across commits, which a second connection's does not (measured: 2.3
     against 9 us for a point read while writes go on). `sync=False` is for `-dev`: nothing is ever synced.
+
+    Past `wal_limit_bytes` a commit also moves the rest of the write-ahead log itself: where writes never
+    pause, the worker's checkpoints never catch the moment in which the log may start over.
     """
 
     def __init__(
-        self, path: Path, *, vfs: str = CHECKSUM_VFS, sync: bool = True, cache_bytes: int = 64 << 20
+        self,
+        path: Path,
+        *,
+        vfs: str = CHECKSUM_VFS,
+        sync: bool = True,
+        cache_bytes: int = 64 << 20,
+        wal_limit_bytes: int = 256 << 20,
     ) -> None:
         self.path = path
         self._vfs = vfs
         self._sync = sync
         self._cache_bytes = cache_bytes
+        self._wal_limit_pages = wal_limit_bytes // _FRAME_BYTES
         self._wal_pages = 0
+        self._restart_at_pages = self._wal_limit_pages
         self.recovered = False
         refuse_old_sqlite(apsw.sqlite_lib_version())
         _load_checksums()
@@ -72,6 +85,8 @@ class StateFile:
     def commit(self) -> None:
         with self.explained:
             self.cursor.execute("commit")
+        if self._wal_pages > self._restart_at_pages:
+            self._restart_wal()
 
     def rollback(self) -> None:
         """Undo the transaction, if SQLite has not done so by itself. Never raises."""
@@ -113,15 +128,22 @@ class StateFile:
             self._sync_file(self.path)
             return self._applied_alone(self.path)[0]
 
-    def restart_wal(self) -> None:
-        """Move what is left of the write-ahead log and cut it to nothing. Blocks; for the loop's thread.
+    def _restart_wal(self) -> None:
+        """Move what is left of the write-ahead log and cut it to nothing; blocks meanwhile.
 
-        For when the log has passed its hard limit because writes never paused. Does nothing while a
-        reader still needs it.
+        A reader that still needs the log (a snapshot being copied) is not waited for: the next try comes
+        after as much growth again as a quarter of the limit.
         """
-        with self.explained, contextlib.suppress(apsw.BusyError, apsw.LockedError):
-            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            self._wal_pages = 0
+        with self.explained:
+            self._writer.set_busy_timeout(0)
+            try:
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                self._wal_pages = 0
+                self._restart_at_pages = self._wal_limit_pages
+            except (apsw.BusyError, apsw.LockedError):
+                self._restart_at_pages = self._wal_pages + self._wal_limit_pages // 4
+            finally:
+                self._writer.set_busy_timeout(_BUSY_MS)
 
     # -- copies ------------------------------------------------------------------------------------
 
@@ -248,7 +270,7 @@ class StateFile:
             if self._pragma(name) != value:
                 raise StorageFailed(f"SQLite refused to set {name} to {value} on {self.path}")
         self._writer.execute(f"pragma cache_size=-{self._cache_bytes >> 10}")
-        self._writer.execute("pragma journal_size_limit=0")
+        self._writer.execute(f"pragma journal_size_limit={_KEEP_WAL_BYTES}")
         self._writer.set_wal_hook(self._on_commit)
 
     def _pragma(self, name: str) -> int | str:
@@ -261,7 +283,7 @@ class StateFile:
 
     def _connect(self, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=flags, vfs=self._vfs, statementcachesize=256)
-        connection.set_busy_timeout(1_000)
+        connection.set_busy_timeout(_BUSY_MS)
         connection.execute(f"pragma synchronous={1 if self._sync else 0}")
         connection.execute("pragma wal_autocheckpoint=0").get  # noqa: B018 - run to its end
         return connection
