@@ -83,17 +83,18 @@ class RaftLog:
         return self._firsts[0] if self._firsts else self.last + 1
 
     def floor(self, index: int, term: int) -> int:
-        """The highest index at or below `index` whose term is at most `term`; the base if there is none.
+        """The highest index at or below `index` whose term is at most `term`, as far as terms are known.
 
-        An index below the base is answered as it is: what stood there is not known any more.
+        Below the base they are not: an index there is answered as it is, and where the base's own term
+        is too high, the answer is the index before it.
         """
-        if index <= self.base:
+        if index < self.base:
             return index
         at = min(index, self.last)
         run = bisect_right(self._run_first, at) - 1
         while self._run_term[run] > term:
             if run == 0:
-                return self.base
+                return self.base - 1
             at = self._run_first[run] - 1
             run -= 1
         return at
