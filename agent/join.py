@@ -52,17 +52,18 @@ async def ask(
             else:
                 answer.set_result(result)
 
-    link: Link | None = None
-
     def opened(connection: Connection) -> Link:
-        nonlocal link
         link = Link(
             hello=hello,
             send=connection.send,
             close=connection.abort,
             now_ms=timer.now_ms,
-            on_ready=lambda _peer: link.call(Join(expect), settled) and None if link is not None else None,
+            on_ready=lambda _peer: asked(),
         )
+
+        def asked() -> None:
+            link.call(Join(expect), settled)
+
         link.on_open()
         return link
 

@@ -94,7 +94,7 @@ class Invariants:
     def _check_durable(self, commit: int, node: Node, nodes: list[Node]) -> None:
         """CommittedIsDurable: a majority would still have it after a crash of everybody now."""
         assert node.opened is not None
-        term = node.opened.raft.log_term(commit)
+        term = node.opened.raft.term_at(commit)
         if term is None:
             return
         holders = [n.name for n in nodes if n.durable_terms.get(commit) == term]

@@ -6,6 +6,7 @@ synced; a start opens the same directory again, as the real process does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -13,7 +14,6 @@ from typing import Any
 
 from simulation.network import Network
 from simulation.world import World
-from support.lossy_disk import LossyDisk
 from support.lossy_vfs import LossyVfs
 
 from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
@@ -185,6 +185,8 @@ class Node:
         self._count = count
         self._directory = directory
         self._vfs = vfs
+        directory.mkdir(parents=True)
+        self._lossy = vfs.attach(str(directory))
         self._observe = observe
         self._config = config
         self.nodes: dict[str, Node] = {}
@@ -203,7 +205,6 @@ class Node:
 
     def start(self) -> None:
         self.life += 1
-        self._lossy = LossyDisk()
         self._random = Random(self.world.random.getrandbits(64))
         self.opened = opened = open_data(
             disk=self._lossy,
@@ -211,7 +212,6 @@ class Node:
                 directory=str(self._directory),
                 segment_bytes=64 << 10,
                 raft=RaftConfig(),
-                vfs=self._vfs.name,
             ),
             node_id=self.member.id,
             random=self._random,
@@ -247,10 +247,15 @@ class Node:
         self.life += 1
         self.server = None
         opened, self.opened, self._disk = self.opened, None, None
-        self._lossy.crash(self.world.random)
+        self._lossy = self._vfs.crash(str(self._directory), self.world.random)
         if opened is not None:
-            opened.state.abandon()
-        self._vfs.crash(str(self._directory))
+            # What is left of the dead process's connections; they can write nothing any more.
+            with contextlib.suppress(GemotError):
+                opened.file.close()
+
+    def detach(self) -> None:
+        """The run is over: give the directory back."""
+        self._vfs.detach(str(self._directory))
 
     def synced(self) -> None:
         """Note what this server's log would hold after a crash now."""
@@ -359,6 +364,3 @@ class Node:
         assert self.opened is not None
         self.opened.file.install(Path(self.opened.snapshots.path(meta)))
         self.opened.state.reload()
-
-
-__all__ = ["Fenced", "GemotError", "Node"]

@@ -23,7 +23,7 @@ from simulation.network import CALM, Network, Weather
 from simulation.node import Node
 from simulation.witness import Seen, Violation, check
 from simulation.world import World
-from support.lossy_vfs import LossyVfs
+from support.lossy_vfs import LossyVfs, register
 
 from gemot.server.server import ServerConfig
 
@@ -193,6 +193,7 @@ class Run:
         for node in self.nodes:
             if node.up:
                 node.crash()
+            node.detach()
 
 
 def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False) -> Result:
@@ -217,7 +218,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--trace", action="store_true", help="print every event")
     options = parser.parse_args()
-    vfs = LossyVfs.register("gemot-sim")
+    vfs = register("gemot-sim")
     bad: list[int] = []
     began, operations, events = time.monotonic(), 0, 0
     for seed in range(options.first, options.first + options.seeds):
@@ -238,7 +239,8 @@ def main() -> int:
         )
     took = time.monotonic() - began
     print(
-        f"{options.seeds - len(bad)} passed, {len(bad)} failed; {operations} operations, {events} events, {took:.0f} s"
+        f"{options.seeds - len(bad)} passed, {len(bad)} failed; "
+        f"{operations} operations, {events} events, {took:.0f} s"
     )
     return 1 if bad else 0
 

@@ -1,0 +1,342 @@
+"""The one composition root: every part of the agent, started in order, stopped in reverse.
+
+    data directory -> tier (server or client) -> views -> registrations, checks, sync -> HTTP -> DNS
+    -> templates -> ready
+
+Each part is handed the two or three things it needs; nobody but this file knows everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from gemot import __version__
+from gemot.agent.checking import Checking
+from gemot.agent.config.reload import Reload, difference
+from gemot.agent.config.resolve import dns_settings, listening
+from gemot.agent.config.schema import Config
+from gemot.agent.http import agent as agent_api
+from gemot.agent.http import catalog, health, kv, operations, status
+from gemot.agent.http import self as self_api
+from gemot.agent.http.app import App
+from gemot.agent.http.facts import Facts
+from gemot.agent.http.listen import Address
+from gemot.agent.http.message import Route
+from gemot.agent.http.transport import HttpTransport, Limits
+from gemot.agent.identity import DataDir
+from gemot.agent.local import LocalState
+from gemot.agent.logs import Followers, set_level
+from gemot.agent.metrics import Metrics
+from gemot.agent.names import Names
+from gemot.agent.notify import Notifier
+from gemot.agent.registry import Registry
+from gemot.agent.sync import Sync
+from gemot.agent.template.runner import TemplateRunner
+from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
+from gemot.agent.views import Views
+from gemot.agent.why import Why
+from gemot.dns.server import DnsServer
+from gemot.server.model.catalog import Node as CatalogNode
+from gemot.server.rpc.message import Member
+from gemot.server.runtime.node import NodeConfig
+from gemot.server.server import ServerConfig
+from gemot.server.storage.disk import Disk
+from gemot.server.storage.realdisk import RealDisk
+from gemot.server.storage.statefile import CHECKSUM_VFS
+
+log = logging.getLogger("gemot.agent")
+
+MAX_VIEWS = 20_000
+STATUS_EVERY_S = 1.0
+
+
+class Daemon:
+    """An agent from `start()` to `stop()`. `config` is resolved; `fatal` hears what ends the process."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        fatal: Callable[[BaseException], None],
+        notifier: Notifier,
+        followers: Followers,
+        reread: Callable[[], Config],
+        stop_soon: Callable[[], None],
+        disk: Disk | None = None,
+        vfs: str = CHECKSUM_VFS,
+    ) -> None:
+        self.config = config
+        self._fatal = fatal
+        self._notifier = notifier
+        self._followers = followers
+        self._reread = reread
+        self._stop_soon = stop_soon
+        self._disk = disk or RealDisk(sync=not config.unsafe_no_fsync)
+        self._vfs = vfs
+        self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._watching: asyncio.Task[None] | None = None
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every part in order; on a failure those that run are stopped, and the error goes on."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        self._data = DataDir.open(config.data_dir, self._disk)
+        self._on_stop(self._close_data)
+        node_id = self._data.node_id(config.node_id)
+        self._tier = self._make_tier(node_id)
+        await self._tier.start()
+        self._on_stop(self._tier.stop)
+        servers = self._tier.servers
+        self._views = Views(servers=servers, limit=MAX_VIEWS)
+        self._on_stop(_at_once(self._views.stop))
+        await self._start_local(node_id)
+        self._metrics = Metrics()
+        self._names = Names(views=self._views)
+        self._make_templates()
+        await self._start_http(node_id)
+        await self._start_dns()
+        await self._templates.start()
+        self._on_stop(self._templates.stop)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        self._notifier.ready()
+        log.info("agent: Consul agent running!")
+
+    async def stop(self) -> None:
+        """Stop every part in reverse; each is given its turn whatever the others do."""
+        self._notifier.stopping()
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
+        while self._stops:
+            stop = self._stops.pop()
+            try:
+                await stop()
+            except Exception:
+                log.exception("agent: a part did not stop cleanly")
+
+    async def leave(self) -> None:
+        """Leave the cluster on purpose, then stop."""
+        await self._tier.leave()
+        self._stop_soon()
+
+    async def reload(self) -> Reload:
+        """Read the configuration again and take up what may change: all or nothing. Raises ConfigFaults."""
+        self._notifier.reloading()
+        try:
+            reload = difference(self.config, self._reread())
+            await self._templates.reload(reload.config.templates)
+            self._sync.pause()
+            try:
+                self._local.reload(reload.config.services, reload.config.checks)
+            finally:
+                self._sync.resume()
+            set_level(reload.config.log_level)
+            self.config = reload.config
+            log.info("agent: configuration reloaded: applied=%s", ", ".join(reload.applied) or "nothing")
+            if reload.needs_restart:
+                log.warning("agent: needs a restart to take effect: %s", ", ".join(reload.needs_restart))
+            return reload
+        finally:
+            self._notifier.ready()
+
+    # -- the tier ----------------------------------------------------------------------------------
+
+    def _make_tier(self, node_id: str) -> Tier:
+        config, loop = self.config, asyncio.get_running_loop()
+        me = Member(
+            id=node_id,
+            name=config.node_name,
+            address=config.advertise_addr,
+            role="server" if config.server else "client",
+            datacenter=config.datacenter,
+            build=__version__,
+            rpc=_joined(config.advertise_addr, config.ports.server) if config.server else "",
+            meta=config.node_meta,
+            tagged_addresses=config.tagged_addresses,
+        )
+        tier = TierConfig(
+            me=me,
+            bind=config.bind_addr,
+            join_port=config.ports.serf_lan,
+            retry_join=config.retry_join,
+            hold_ms=int(config.performance.rpc_hold_timeout_s * 1000),
+        )
+        if not config.server:
+            return ClientTier(config=tier, loop=loop)
+        node = NodeConfig(
+            me=me,
+            directory=str(self._data.path / "raft"),
+            bind=config.bind_addr,
+            rpc_port=config.ports.server,
+            segment_bytes=config.raft_log_segment_bytes,
+            raft_multiplier=config.performance.raft_multiplier,
+            server=ServerConfig(
+                bootstrap_expect=config.bootstrap_expect or int(config.bootstrap),
+                hold_ms=tier.hold_ms,
+                snapshot_entries=config.raft_snapshot_threshold,
+                trailing_entries=config.raft_trailing_logs,
+            ),
+            sync=not config.unsafe_no_fsync,
+            vfs=self._vfs,
+        )
+        return ServerTier(config=tier, node=node, disk=self._disk, loop=loop, fatal=self._fatal)
+
+    # -- what is registered here -------------------------------------------------------------------
+
+    async def _start_local(self, node_id: str) -> None:
+        config = self.config
+        node = CatalogNode(
+            node=config.node_name,
+            address=config.advertise_addr,
+            id=node_id,
+            datacenter=config.datacenter,
+            tagged_addresses=config.tagged_addresses,
+            meta=config.node_meta,
+        )
+        self._registry = Registry(data_dir=self._data.path)
+        self._on_stop(self._registry.flush)
+        self._local = LocalState(
+            node=node,
+            store=self._registry,
+            now=time.monotonic,
+            wall=time.time,
+            uniform=random.random,
+            check_update_interval_s=config.check_update_interval_s,
+            discard_output=config.discard_check_output,
+        )
+        self._local.restore()
+        self._local.reload(config.services, config.checks)
+        self._sync = Sync(local=self._local, servers=self._tier.servers)
+        self._checking = Checking(local=self._local)
+        self._sync.start()
+        self._on_stop(self._sync.stop)
+        self._checking.start()
+        self._on_stop(self._checking.stop)
+
+    def _make_templates(self) -> None:
+        self._templates = TemplateRunner(
+            definitions=self.config.templates,
+            views=self._views,
+            data_dir=self._data.path,
+            node=self.config.node_name,
+        )
+
+    # -- interfaces --------------------------------------------------------------------------------
+
+    async def _start_http(self, node_id: str) -> None:
+        config = self.config
+        addresses = [Address(host=host, port=port) for host, port in listening(config, "http")]
+        if not addresses:
+            return
+        app = App(
+            routes=self._routes(node_id),
+            metrics=self._metrics,
+            response_headers=config.http_config.response_headers,
+        )
+        limits = Limits(max_connections_per_client=config.limits.http_max_conns_per_client)
+        transport = HttpTransport(app=app, addresses=addresses, limits=limits)
+        await transport.start()
+        self._on_stop(transport.stop)
+
+    def _routes(self, node_id: str) -> list[Route]:
+        config, servers = self.config, self._tier.servers
+        facts = Facts(
+            node=config.node_name,
+            node_id=node_id,
+            datacenter=config.datacenter,
+            address=config.advertise_addr,
+            server=config.server,
+            version=__version__,
+            meta=config.node_meta,
+            rpc_port=config.ports.server,
+            serf_port=config.ports.serf_lan,
+            dns_port=config.ports.dns,
+            http_port=config.ports.http,
+            bootstrap_expect=config.bootstrap_expect,
+            session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
+            config=msgspec.to_builtins(msgspec.structs.replace(config, services=(), checks=(), templates=())),
+        )
+        datacenter = config.datacenter
+        return [
+            *kv.routes(
+                servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
+            ),
+            *catalog.routes(servers=servers, datacenter=datacenter, views=self._views),
+            *health.routes(servers=servers, datacenter=datacenter, views=self._views),
+            *status.routes(servers=servers, datacenter=datacenter),
+            *self_api.routes(servers=servers, facts=facts, metrics=self._metrics, stats=self._stats),
+            *agent_api.routes(local=self._local, sync=self._sync, datacenter=datacenter),
+            *operations.routes(
+                followers=self._followers,
+                leave=self.leave,
+                reload=self.reload,
+                why=Why(servers=servers, templates=self._templates.status),
+            ),
+        ]
+
+    def _stats(self) -> dict[str, dict[str, str]]:
+        counts = {name: str(count) for name, count in self._local.counts().items()}
+        return {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+
+    async def _start_dns(self) -> None:
+        addresses = listening(self.config, "dns")
+        if not addresses:
+            return
+        server = DnsServer(
+            config=dns_settings(self.config),
+            catalog=self._names,
+            addresses=addresses,
+            random=random.Random(),
+            count=lambda kind, code, n: self._metrics.count("gemot_dns_queries_total", (kind, code), n),
+        )
+        await server.start()
+        self._on_stop(server.stop)
+
+    # -- while it runs -----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Tell the service manager how things are, and that the loop is alive."""
+        alive_at = 0.0
+        while True:
+            waiting = self._tier.waiting_for()
+            with contextlib.suppress(Exception):
+                leader = "" if waiting else await self._tier.servers.leader()
+                self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
+            now = time.monotonic()
+            if self._notifier.watchdog_s and now - alive_at >= self._notifier.watchdog_s:
+                alive_at = now
+                self._notifier.alive()
+            await asyncio.sleep(min(STATUS_EVERY_S, self._notifier.watchdog_s or STATUS_EVERY_S))
+
+    def _on_stop(self, stop: Callable[[], Awaitable[None]]) -> None:
+        self._stops.append(stop)
+
+    async def _close_data(self) -> None:
+        self._data.close()
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _at_once(stop: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def stopped() -> None:
+        stop()
+
+    return stopped
