@@ -181,12 +181,11 @@ class _Catalog:
 
 
 def to_register(body: RegisterBody, *, datacenter: str) -> words.Register:
-    """The command of a registration, with what its parts leave out filled in from each other."""
+    """The command of a registration, with what its parts leave out filled in from each other.
+
+    Whether it may be registered so is for the state's rules to say.
+    """
     _check_datacenter(body.datacenter, datacenter)
-    if not body.node:
-        raise RuleFailed("Must provide node")
-    if not body.address and not body.skip_node_update:
-        raise RuleFailed("Must provide address if SkipNodeUpdate is not set")
     node = words.Node(body.node, body.address, body.id, datacenter, body.tagged_addresses, body.node_meta)
     services = (_to_service(body.service),) if body.service is not None else ()
     given = (body.check, *body.checks) if body.check is not None else body.checks
@@ -200,15 +199,12 @@ def _check_datacenter(wanted: str, ours: str) -> None:
 
 
 def _to_service(body: ServiceBody) -> words.Service:
-    name = body.service or body.id
-    if not name:
-        raise RuleFailed("Must provide service name (Service.Service) when Service is given")
     addresses = {
         name: words.ServiceAddress(at.address, at.port) for name, at in body.tagged_addresses.items()
     }
     return words.Service(
-        body.id or name,
-        name,
+        body.id or body.service,
+        body.service,
         body.tags,
         body.address,
         body.port,
@@ -231,22 +227,15 @@ def _to_weights(body: WeightsBody) -> words.Weights:
 
 
 def _to_check(body: CheckBody, node: str) -> Check:
-    if body.node and body.node.lower() != node.lower():
-        raise RuleFailed(
-            f"Node '{body.node:.100}' for check '{body.check_id:.100}' doesn't match '{node:.100}'"
-        )
     status: Status = next((one for one in _STATUSES if one == body.status), "critical")
     if body.status and body.status != status:
         raise BadRequest(
             f'Check status is "{body.status:.100}": it must be "passing", "warning" or "critical"'
         )
-    name = body.name or body.check_id
-    if not name:
-        raise RuleFailed("Must provide a check's CheckID or Name")
     return Check(
-        node,
+        body.node or node,
         body.check_id or body.name,
-        name,
+        body.name or body.check_id,
         status,
         body.notes,
         body.output,

@@ -23,6 +23,7 @@ from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.reads import Reads
 from gemot.server.runtime.timer import LoopTimer
+from gemot.server.state import digest
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub
 from gemot.server.storage.statefile import StateFile
@@ -88,6 +89,11 @@ class LocalServers:
     def waiting(self) -> int:
         """Blocking reads that wait now."""
         return self._reads.waiting
+
+    @property
+    def content(self) -> int:
+        """A hash over every row of every table, computed anew: equal means nothing was changed."""
+        return digest.sum_from_scratch(self._file.cursor)
 
     @property
     def rows(self) -> dict[bytes, KvEntry]:

@@ -1,0 +1,52 @@
+"""Every read and write family over the real state, served on a loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from support.http_agent import HttpAgent, serving
+from support.local_servers import LocalServers, local_servers
+
+from gemot.agent.http import catalog, health, kv, status
+from gemot.agent.http import self as own
+from gemot.agent.http.facts import Facts
+from gemot.agent.metrics import Metrics
+from gemot.agent.views import Views
+
+FACTS = Facts(
+    node="n1",
+    node_id="40e4a748-2192-161a-0510-9bf59fe950b5",
+    datacenter="dc1",
+    address="10.0.0.1",
+    server=True,
+    version="0.1.0",
+    meta={"rack": "7"},
+    bootstrap_expect=3,
+    config={"Server": True},
+)
+
+
+@contextlib.asynccontextmanager
+async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
+    with local_servers() as servers:
+        views = Views(servers=servers, limit=100)
+        figures = Metrics()
+        stats = {"agent": {"checks": "0"}}
+        routes = [
+            *kv.routes(servers=servers, datacenter="dc1"),
+            *catalog.routes(servers=servers, datacenter="dc1", views=views),
+            *health.routes(servers=servers, datacenter="dc1", views=views),
+            *status.routes(servers=servers, datacenter="dc1"),
+            *own.routes(
+                servers=servers,
+                facts=FACTS,
+                metrics=figures,
+                stats=lambda: stats,
+            ),
+        ]
+        try:
+            async with serving(routes) as agent:
+                yield agent, servers
+        finally:
+            views.stop()
