@@ -20,6 +20,7 @@ LEVELS = {
     "WARN": logging.WARNING,
     "ERROR": logging.ERROR,
 }
+_NOBODY = logging.CRITICAL + 1
 _NAMES = {TRACE: "TRACE", logging.WARNING: "WARN", logging.CRITICAL: "ERROR"}
 
 
@@ -36,9 +37,23 @@ def setup(*, level: str, as_json: bool, file: str) -> None:
 
 
 def set_level(level: str) -> None:
-    """Also while running: a reload may change it."""
-    logging.getLogger("gemot").setLevel(LEVELS[level])
-    logging.getLogger().setLevel(max(LEVELS[level], logging.INFO))
+    """Also while running: a reload may change it. Who follows the log at a finer level still does."""
+    root = logging.getLogger()
+    for handler in root.handlers:
+        if isinstance(handler.formatter, PlainLines | JsonLines):
+            handler.setLevel(LEVELS[level])
+    root.setLevel(max(LEVELS[level], logging.INFO))
+    _open()
+
+
+def _open() -> None:
+    """Let pass what any handler wants: each refuses by its own level what it does not."""
+    levels = [
+        handler.level
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, Followers) or isinstance(handler.formatter, PlainLines | JsonLines)
+    ]
+    logging.getLogger("gemot").setLevel(min(levels, default=logging.INFO))
 
 
 class PlainLines(logging.Formatter):
@@ -63,20 +78,31 @@ class JsonLines(logging.Formatter):
 
 
 class Followers(logging.Handler):
-    """Hands each line to whoever follows the log (`/v1/agent/monitor`)."""
+    """Hands each line to whoever follows the log (`/v1/agent/monitor`), at any level they ask for."""
 
     def __init__(self) -> None:
-        super().__init__(TRACE)
-        self._following: dict[Callable[[logging.LogRecord], None], None] = {}
+        super().__init__(_NOBODY)
+        self._following: dict[Callable[[logging.LogRecord], None], int] = {}
 
-    def follow(self, told: Callable[[logging.LogRecord], None]) -> Callable[[], None]:
-        """Call `told` for every record from now on; returns what ends it."""
-        self._following[told] = None
-        return lambda: self._following.pop(told, None) and None
+    def follow(self, told: Callable[[logging.LogRecord], None], level: int = TRACE) -> Callable[[], None]:
+        """Call `told` for every record of `level` and above from now on; returns what ends it."""
+        self._following[told] = level
+        self._adjust()
+
+        def end() -> None:
+            self._following.pop(told, None)
+            self._adjust()
+
+        return end
 
     def emit(self, record: logging.LogRecord) -> None:
-        for told in list(self._following):
-            told(record)
+        for told, level in list(self._following.items()):
+            if record.levelno >= level:
+                told(record)
+
+    def _adjust(self) -> None:
+        self.setLevel(min(self._following.values(), default=_NOBODY))
+        _open()
 
 
 def _stamp(record: logging.LogRecord) -> str:

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
-from gemot.agent.servers import Servers, Subscription
+from gemot.agent.servers import Subscription
 from gemot.server.model.errors import Busy, GemotError, Unavailable
 from gemot.server.model.query import Answer, Query
 
@@ -33,6 +34,17 @@ _log = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
+class Upstream(Protocol):
+    """What is needed of the servers: subscriptions (see `Servers.subscribe`)."""
+
+    def subscribe(
+        self,
+        query: Query,
+        on_answer: Callable[[Answer], None],
+        on_bookmark: Callable[[Answer], None] | None = None,
+    ) -> Subscription: ...
+
+
 class Views:
     """All views of this agent. For one event loop; nothing here blocks.
 
@@ -43,7 +55,7 @@ class Views:
     def __init__(
         self,
         *,
-        servers: Servers,
+        servers: Upstream,
         limit: int,
         now: Callable[[], float] = time.monotonic,
         idle_s: float = IDLE_S,
@@ -178,7 +190,7 @@ class _View:
     def idle(self) -> bool:
         return not self.watchers and not self.waiters
 
-    def open(self, servers: Servers) -> None:
+    def open(self, servers: Upstream) -> None:
         """Subscribe. While the servers are unavailable, try again later; other refusals are raised."""
         self._reopening = None
         try:
@@ -201,13 +213,13 @@ class _View:
         for waiter in list(self.waiters):
             waiter.cancel()
 
-    def _reopen_later(self, servers: Servers, error: GemotError) -> None:
+    def _reopen_later(self, servers: Upstream, error: GemotError) -> None:
         _log.debug("views: %s is not watched yet, next try in %.2f s: %s", self.query, self._reopen_s, error)
         loop = asyncio.get_running_loop()
         self._reopening = loop.call_later(self._reopen_s, self._reopen, servers)
         self._reopen_s = min(self._reopen_s * 2, REOPEN_MAX_S)
 
-    def _reopen(self, servers: Servers) -> None:
+    def _reopen(self, servers: Upstream) -> None:
         try:
             self.open(servers)
         except GemotError as error:

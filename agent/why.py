@@ -1,0 +1,275 @@
+"""Why things are as they are: a service in or out of the answers, a template written or not.
+
+The rules are functions of what was read; `Why` reads it. What these words say is also said as text, in
+`explain`, since people read it first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from gemot.dns.records import keep_healthy
+from gemot.server.model.catalog import SERF_HEALTH, HealthService, Instance, Services
+from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
+from gemot.server.model.query import Answer, Options, Query
+
+MAX_OUTPUT = 300
+"""Characters of a check's output that an explanation shows."""
+
+_NEAR = 3
+
+
+class FailingCheck(msgspec.Struct, frozen=True, rename="pascal"):
+    """A check that is not passing. `since_index` is the index of its last change."""
+
+    check_id: str = msgspec.field(name="CheckID")
+    name: str
+    status: str
+    output: str
+    since_index: int
+    meaning: str
+
+
+class InstanceWhy(msgspec.Struct, frozen=True, rename="pascal"):
+    """One instance: whether healthy-only answers have it (`in_passing`), and DNS has it (`in_dns`)."""
+
+    node: str
+    id: str = msgspec.field(name="ID")
+    address: str
+    port: int
+    node_alive: bool
+    in_passing: bool
+    in_dns: bool = msgspec.field(name="InDNS")
+    failing: tuple[FailingCheck, ...]
+    explanation: str
+
+
+class ServiceWhy(msgspec.Struct, frozen=True, rename="pascal"):
+    """A service name. `nearest` has names that are there, when this one is not."""
+
+    service: str
+    exists: bool
+    nearest: tuple[str, ...]
+    dns: str = msgspec.field(name="DNS")
+    instances: tuple[InstanceWhy, ...]
+    explanation: tuple[str, ...]
+
+
+class TemplateWhy(msgspec.Struct, frozen=True, rename="pascal"):
+    """One template of the agent. Times are RFC 3339, "" for never."""
+
+    source: str
+    destination: str
+    state: str
+    waiting_for: tuple[str, ...]
+    error: str
+    pending_command: tuple[str, ...]
+    command_error: str
+    rendered_at: str
+    written_at: str
+    explanation: str
+
+
+class TemplateStatus(Protocol):
+    """How a template is (`template/runner.py`). Times are seconds of the wall clock, 0 for never."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def destination(self) -> str: ...
+    @property
+    def waiting_for(self) -> tuple[str, ...]: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def rendered_at(self) -> float: ...
+    @property
+    def written_at(self) -> float: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def pending_command(self) -> tuple[str, ...]: ...
+    @property
+    def command_error(self) -> str: ...
+
+
+class Reads(Protocol):
+    """What is needed of the servers."""
+
+    def query(self, query: Query, options: Options) -> Any:
+        """An awaitable Answer."""
+
+
+class Why:
+    """Reads what there is now and explains it. `templates` tells the status of the agent's own."""
+
+    def __init__(
+        self,
+        *,
+        servers: Reads,
+        templates: Callable[[], Sequence[TemplateStatus]] = tuple,
+        domain: str = "consul.",
+        only_passing: bool = False,
+    ) -> None:
+        self._servers = servers
+        self._templates = templates
+        self._domain = domain
+        self._only_passing = only_passing
+
+    async def service(self, name: str, token: str = "") -> ServiceWhy:
+        """Reads from any server: an explanation is wanted most when there is no leader."""
+        options = Options(consistency="stale", token=token)
+        found: Answer = await self._servers.query(HealthService(name), options)
+        names: Iterable[str] = ()
+        if not found.value:
+            listed: Answer = await self._servers.query(Services(), options)
+            names = listed.value
+        return explain_service(
+            name, found.value, names=names, domain=self._domain, only_passing=self._only_passing
+        )
+
+    def templates(self, destination: str = "") -> list[TemplateWhy]:
+        """Those whose destination or source this is; all for ""."""
+        return [
+            explain_template(one)
+            for one in self._templates()
+            if destination in ("", one.destination, one.source)
+        ]
+
+
+def explain_service(
+    name: str,
+    instances: Sequence[Instance],
+    *,
+    names: Iterable[str] = (),
+    domain: str = "consul.",
+    only_passing: bool = False,
+) -> ServiceWhy:
+    """`names` are all service names there are, for a name that has no instance."""
+    in_dns = keep_healthy(instances, only_passing=only_passing)
+    rows = tuple(_explain_instance(one, in_dns=one in in_dns) for one in instances)
+    nearest = () if instances else nearest_names(name, names)
+    dns = _explain_dns(f"{name}.service.{domain.strip('.')}", rows)
+    lines = [row.explanation for row in rows]
+    if not instances:
+        hint = f"; near it: {', '.join(nearest)}" if nearest else ""
+        lines.append(f"No instance of {name} is registered anywhere{hint}")
+        lines.append("A name appears once an agent has registered it: see gemot services register -h")
+    return ServiceWhy(name, bool(instances), nearest, dns, rows, (*lines, f"DNS: {dns}"))
+
+
+def nearest_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Names like it: the same in other letters first, then those spelled much alike."""
+    wanted, known = name.lower(), sorted(names)
+    folded = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(wanted, folded, n=_NEAR)
+    return tuple(folded[one] for one in near)
+
+
+def _explain_instance(row: Instance, *, in_dns: bool) -> InstanceWhy:
+    failing = tuple(_failing(check) for check in row.checks if check.status != "passing")
+    address, port = row.service.address or row.node.address, row.service.port
+    alive = all(c.status != "critical" for c in row.checks if c.check_id == SERF_HEALTH)
+    label = row.service.service if row.service.id == row.service.service else row.service.id
+    where = f"{label} on {row.node.node} ({_joined(address, port)})"
+    reasons = "; ".join(_reason(one) for one in failing)
+    if not failing:
+        told = f"{where} is in the answers: {_passing(row.checks)}"
+    elif in_dns:
+        told = f"{where} is in DNS answers, left out of passing-only ones: {reasons}"
+    else:
+        told = f"{where} is left out: {reasons}"
+    return InstanceWhy(
+        row.node.node, row.service.id, address, port, alive, not failing, in_dns, failing, told
+    )
+
+
+def _failing(check: Check) -> FailingCheck:
+    output = check.output.strip()
+    if len(output) > MAX_OUTPUT:
+        output = output[:MAX_OUTPUT] + "..."
+    return FailingCheck(check.check_id, check.name, check.status, output, check.modify_index, _meaning(check))
+
+
+def _meaning(check: Check) -> str:
+    """What a check that membership or a maintenance switch drives stands for, "" for others."""
+    if check.check_id == SERF_HEALTH:
+        return f"no live agent is seen on {check.node}"
+    reason = f" ({check.notes})" if check.notes else ""
+    if check.check_id == NODE_MAINTENANCE:
+        return f"node {check.node} is in maintenance{reason}"
+    if check.check_id.startswith(SERVICE_MAINTENANCE_PREFIX):
+        return f"the instance is in maintenance{reason}"
+    return ""
+
+
+def _reason(check: FailingCheck) -> str:
+    since = f" (since index {check.since_index})" if check.since_index else ""
+    if check.meaning:
+        return f"{check.meaning}{since}"
+    output = " ".join(check.output.split())
+    return f'check "{check.check_id}" is {check.status}{since}' + (f": {output}" if output else "")
+
+
+def _passing(checks: Sequence[Check]) -> str:
+    if not checks:
+        return "it has no checks"
+    return "its check is passing" if len(checks) == 1 else f"all its {len(checks)} checks are passing"
+
+
+def _explain_dns(name: str, rows: Sequence[InstanceWhy]) -> str:
+    told = [row for row in rows if row.in_dns]
+    if not rows:
+        return f"{name} does not exist (NXDOMAIN)"
+    if not told:
+        return f"{name} has no healthy instance (NXDOMAIN)"
+    addresses = list(dict.fromkeys(row.address for row in told))
+    shown = ", ".join(addresses[:8]) + (", ..." if len(addresses) > 8 else "")
+    return f"{name} answers {len(told)} of {len(rows)} instances: {shown}"
+
+
+def explain_template(status: TemplateStatus) -> TemplateWhy:
+    state, told = _template_state(status)
+    return TemplateWhy(
+        status.source,
+        status.destination,
+        state,
+        status.waiting_for,
+        status.error,
+        status.pending_command,
+        status.command_error,
+        _stamp(status.rendered_at),
+        _stamp(status.written_at),
+        f"{status.destination} {told}",
+    )
+
+
+def _template_state(status: TemplateStatus) -> tuple[str, str]:
+    old = f"; the file is as of {_stamp(status.written_at)}" if status.written_at else ""
+    if status.error:
+        times = f" ({status.failures} failures so far)" if status.failures > 1 else ""
+        return "failed", f"is not up to date: {status.error}{times}{old}"
+    if status.waiting_for:
+        return "waiting", f"waits for {', '.join(status.waiting_for)}{old}"
+    if status.pending_command:
+        command = " ".join(status.pending_command)[:MAX_OUTPUT]
+        why = f", which failed: {status.command_error}" if status.command_error else ""
+        return "command owed", f"is written, but its command is still owed: {command}{why}"
+    if not status.rendered_at:
+        return "waiting", "has not been rendered yet"
+    written = f"written {_stamp(status.written_at)}" if status.written_at else "unchanged since the start"
+    return "up to date", f"is up to date: rendered {_stamp(status.rendered_at)}, {written}"
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)) if seconds else ""
+
+
+def _joined(host: str, port: int) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" if port else host
