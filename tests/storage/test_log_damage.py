@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from zlib import crc32
 
 import pytest
 from support.log_model import DIRECTORY, SEGMENT, LogModel, assert_same, batch, held, open_log
 from support.lossy_disk import LossyDisk, MemoryDisk
 
+from gemot.server.model.errors import Corrupt
 from gemot.server.raft.types import Batch, Entry, EntryKind
 from gemot.server.storage.disk import SECTOR
 from gemot.server.storage.format import LOG_FORMAT, NewerFormat
 from gemot.server.storage.log import Recovery, SegmentLog
+from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.record import HEADER_BYTES, ORIGIN, Header, Kind, decode_header, encode_record
 from gemot.server.storage.segment import open_segment, segment_names
 
@@ -284,22 +287,56 @@ def test_a_file_that_was_cut_short_is_damage() -> None:
     assert "it was made with 16384" in found.damage.message
 
 
-def test_a_header_that_claims_gigabytes_allocates_nothing() -> None:
+def test_a_header_that_claims_gigabytes_allocates_nothing(tmp_path: Path) -> None:
     disk, log, model, path = _one_segment()
-    end = len(_bytes(disk, path).rstrip(b"\0")) // SECTOR * SECTOR + SECTOR
-    (number, name) = segment_names(disk, DIRECTORY)[0]
-    salt = open_segment(disk, DIRECTORY, number, name).salt
+    content = bytearray(_bytes(disk, path))
+    end = len(content.rstrip(b"\0")) // SECTOR * SECTOR + SECTOR
+    salt = open_segment(disk, DIRECTORY, *segment_names(disk, DIRECTORY)[0]).salt
     tail = log._tail
     header = Header(Kind.BATCH, 0xFFFFFFF0, 1, tail.serial + 1, 7, 7, 2, 2, 2, ORIGIN, tail.chain)
     raw, _ = encode_record(header, b"", salt)
-    disk.open(path).pwrite(raw, end)
+    content[end : end + len(raw)] = raw
+    (tmp_path / Path(path).name).write_bytes(content)
     tracemalloc.start()
-    found = open_log(disk, log.durable_index, log.durable_hash)
+    found = SegmentLog.open(
+        disk=RealDisk(sync=False), directory=str(tmp_path), durable_index=6, durable_hash=log.durable_hash
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.damage is not None
     assert held(found.log) == model.entries
     assert peak < 4 << 20
+
+
+def _two_histories() -> tuple[list[LossyDisk], list[SegmentLog], str, int]:
+    """Two logs that differ in entry 2 alone, their file's path, and where entry 3 stands in both."""
+    disks, logs, path = [MemoryDisk(), MemoryDisk()], [], ""
+    for n, disk in enumerate(disks):
+        log = open_log(disk).log
+        for new in (batch(1, [1]), batch(2, [1], 100 + n), batch(3, [1])):
+            log.append(new)
+        log.sync()
+        logs.append(log)
+        path = f"{DIRECTORY}/{disk.listdir(DIRECTORY)[0]}"
+    return disks, logs, path, 3 * SECTOR
+
+
+def test_a_good_record_of_another_history_ends_what_is_believed() -> None:
+    disks, logs, path, at = _two_histories()
+    mine, other = (_bytes(disk, path) for disk in disks)
+    for mark in ((0, b""), (logs[0].durable_index, logs[0].durable_hash)):
+        found = _reopened(disks[0], path, mine[:at] + other[at:], logs[0], with_mark=bool(mark[1]))
+        assert found.damage is not None
+        assert found.log.last_index == 2
+
+
+def test_a_good_record_of_another_history_is_not_read_while_the_log_is_open() -> None:
+    disks, logs, path, at = _two_histories()
+    other = _bytes(disks[1], path)
+    disks[0].damage(path, lambda content: content.__setitem__(slice(at, None), other[at:]))
+    assert [e.index for e in logs[0].read(1, 2, 10_000)] == [1, 2]
+    with pytest.raises(Corrupt, match="entry 3"):
+        logs[0].read(3, 3, 10_000)
 
 
 def test_a_stored_value_that_looks_like_a_header_does_not_turn_a_tear_into_damage() -> None:

@@ -39,6 +39,10 @@ def _taken(*indexes: int) -> tuple[LossyDisk, Snapshots]:
     return disk, snapshots
 
 
+def _put(disk: LossyDisk, path: str, content: bytes) -> None:
+    disk.damage(path, lambda target: target.__setitem__(slice(None), content))
+
+
 def _whole(snapshots: Snapshots, meta: SnapshotMeta) -> bytes:
     data = b""
     while chunk := snapshots.read_chunk(meta, len(data), 1000):
@@ -83,7 +87,7 @@ def test_a_damaged_manifest_hides_its_snapshot_whatever_byte_it_is() -> None:
     content = disk.open(path).pread(10_000, 0)
     for at in range(len(content)):
         changed = content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
-        disk.damage(path, lambda target, new=changed: target.__setitem__(slice(None), new))
+        _put(disk, path, changed)
         found = Snapshots.open(disk, _SNAP)
         assert found.newest() is None or found.manifest(_meta(10)) == good, at
 

@@ -27,7 +27,7 @@ class Fenced(RuntimeError):
 
 
 class Random(Protocol):
-    def randrange(self, stop: int) -> int: ...
+    def randrange(self, stop: int, /) -> int: ...
 
 
 class Write:

@@ -35,7 +35,7 @@ _CHECKSUMS = "cksmvfs"
 
 def _failure(code: int, message: str) -> apsw.IOError:
     error = apsw.IOError(message)
-    error.extendedresult = code
+    vars(error)["extendedresult"] = code
     return error
 
 
