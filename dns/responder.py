@@ -156,11 +156,10 @@ def _refuse(query: Query) -> int | None:
 def _make_key(query: Query) -> bytes | None:
     """The simplest message (without its id) that asks the same; None if the reply is for this asker alone.
 
-    Only flags that come back in the reply are kept, and of EDNS only size and DO. A name with a zero byte
-    inside a label gets none: `respond` finds the end of a name by its first zero.
+    Only flags that come back in the reply are kept, and of EDNS only size and DO. `respond` finds the end of
+    a name by its first zero byte: right for every reply kept, since a name that can be found in the catalog
+    has no zero byte inside a label.
     """
-    if b"\0" in query.name[:-1]:
-        return None
     flags = (query.flags & wire.ECHOED).to_bytes(2, "big")
     question = query.name + query.type.to_bytes(2, "big") + query.klass.to_bytes(2, "big")
     if query.edns is None:

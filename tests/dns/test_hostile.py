@@ -17,7 +17,7 @@ from support.dns_running import run, serve
 
 from gemot.dns.config import DnsConfig
 from gemot.dns.responder import Responder
-from gemot.dns.tcp import TcpLimits
+from gemot.dns.tcp import TcpConnections, TcpLimits
 
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 GOOD = dns.message.make_query("web.service.consul", "SRV", payload=1232).to_wire()
@@ -31,6 +31,10 @@ def make_catalog() -> MemoryCatalog:
     catalog = MemoryCatalog()
     catalog.put_service("web", make_farm(5))
     return catalog
+
+
+def make_responder() -> Responder:
+    return Responder(config=DnsConfig(), catalog=make_catalog(), random=random.Random(1), now_s=lambda: 0.0)
 
 
 def make_packets() -> Iterator[bytes]:
@@ -94,9 +98,7 @@ def test_after_hostile_datagrams_the_server_answers(loop: str) -> None:
 
 
 def test_every_hostile_packet_gets_a_legal_reply_or_none() -> None:
-    responder = Responder(
-        config=DnsConfig(), catalog=make_catalog(), random=random.Random(1), now_s=lambda: 0.0
-    )
+    responder = make_responder()
     for packet in make_packets():
         for tcp in (False, True):
             check_reply(packet, responder.respond(packet, tcp=tcp))
@@ -104,9 +106,7 @@ def test_every_hostile_packet_gets_a_legal_reply_or_none() -> None:
 
 @given(st.binary(max_size=300), st.booleans())
 def test_any_packet_gets_a_legal_reply_or_none(packet: bytes, tcp: bool) -> None:
-    responder = Responder(
-        config=DnsConfig(), catalog=make_catalog(), random=random.Random(1), now_s=lambda: 0.0
-    )
+    responder = make_responder()
     check_reply(packet, responder.respond(packet, tcp=tcp))
     check_reply(HEAD + packet, responder.respond(HEAD + packet, tcp=tcp))
     check_reply(HEAD + ONE + packet, responder.respond(HEAD + ONE + packet, tcp=tcp))
@@ -176,7 +176,7 @@ def test_dribbling_bytes_does_not_keep_a_connection_open(loop: str) -> None:
 @LOOPS
 def test_a_question_longer_than_the_limit_closes_the_connection(loop: str) -> None:
     async def body() -> None:
-        async with serve(make_catalog()) as address:
+        async with serve(make_catalog(), limits=TcpLimits(idle_s=3600)) as address:
             reader, writer = await asyncio.open_connection(*address)
             writer.write((4097).to_bytes(2, "big"))
             assert await read_to_end(reader) == b""
@@ -203,6 +203,45 @@ def test_a_client_that_asks_and_never_reads_is_cut_off(loop: str) -> None:
             await assert_alive(address)
 
     run(loop, body)
+
+
+def test_one_read_full_of_questions_does_not_make_more_replies_than_may_lie_unsent() -> None:
+    class StuckTransport(asyncio.Transport):
+        """Sends nothing, and is slow to say so, as a transport may be that gathers writes for one send."""
+
+        written = 0
+
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            self.written += len(data)
+
+        def get_write_buffer_size(self) -> int:
+            return self.written
+
+        def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+            assert high == 4096
+
+        def pause_reading(self) -> None:
+            pass
+
+        def is_closing(self) -> bool:
+            return False
+
+        def abort(self) -> None:
+            pass
+
+    async def body() -> None:
+        connections = TcpConnections(responder=make_responder(), limits=TcpLimits(unsent_bytes=4096))
+        connection, transport = connections.make(), StuckTransport()
+        connection.connection_made(transport)
+        questions = (len(GOOD).to_bytes(2, "big") + GOOD) * 80
+        held = connection.get_buffer(-1)
+        count = min(len(questions), len(held))
+        held[:count] = questions[:count]
+        connection.buffer_updated(count)
+        assert 4096 < transport.written < 4096 + 600
+        connection.connection_lost(None)
+
+    asyncio.run(body())
 
 
 @LOOPS

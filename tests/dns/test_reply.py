@@ -188,7 +188,7 @@ def test_recursion_desired_and_checking_disabled_come_back_and_no_other_flag() -
 
 
 def test_edns_comes_back_and_a_client_subnet_with_scope_zero() -> None:
-    subnet = dns.edns.ECSOption("192.0.2.0", 24)
+    subnet = dns.edns.ECSOption("192.0.2.0", 24, 5)
     raw, message = answer(ask(payload=1400, want_dnssec=True, options=[subnet]), make_farm(200))
     assert len(raw) <= 1400
     assert (message.edns, message.payload, message.ednsflags & 0x8000) == (0, 1400, 0x8000)
