@@ -207,7 +207,7 @@ def test_unprintable_paths_are_refused_unless_allowed() -> None:
 )
 def test_a_web_page_from_elsewhere_gets_403(method: str, headers: dict[str, str]) -> None:
     app = make(route("/v1/a", None, "GET", "PUT"))
-    assert ask(app, method, "/v1/a", **headers).status == 403
+    assert ask(app, method, "/v1/a", b"", **headers).status == 403
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_web_page_from_elsewhere_gets_403(method: str, headers: dict[str, str]
 )
 def test_programs_and_our_own_pages_are_let_through(method: str, headers: dict[str, str]) -> None:
     app = make(route("/v1/a", None, "GET", "PUT"), allowed_hosts=("ui.example.com", ".internal.example"))
-    assert ask(app, method, "/v1/a", **headers).status == 200
+    assert ask(app, method, "/v1/a", b"", **headers).status == 200
 
 
 def test_a_reload_takes_new_routes_and_headers() -> None:

@@ -6,18 +6,31 @@ import asyncio
 import gzip
 import os
 import socket
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-from support.http_agent import run, serving, until
+import trustme
+from support.http_agent import run as run_asyncio
+from support.http_agent import run_uvloop, serving, until
 
 from gemot.agent.http.app import App
 from gemot.agent.http.listen import Address, ListenFailed
 from gemot.agent.http.message import Handler, Request, Response, Route
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.metrics import Metrics
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.fixture(params=[run_asyncio, run_uvloop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Each claim holds on both loops."""
+    chosen: Run = request.param
+    return chosen
 
 
 def route(path: str, handler: Handler, *, method: str = "GET", max_body: int = 0) -> Route:
@@ -57,7 +70,7 @@ class Parked:
 REQUEST = b"GET /parked HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_every_response_has_the_headers_that_are_always_on() -> None:
+def test_every_response_has_the_headers_that_are_always_on(run: Run) -> None:
     async def work() -> None:
         def crash(request: Request) -> Response:
             raise RuntimeError
@@ -85,7 +98,7 @@ def test_every_response_has_the_headers_that_are_always_on() -> None:
     run(work())
 
 
-def test_a_connection_serves_many_requests_also_pipelined_and_in_order() -> None:
+def test_a_connection_serves_many_requests_also_pipelined_and_in_order(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             connection = await agent.connect()
@@ -101,7 +114,7 @@ def test_a_connection_serves_many_requests_also_pipelined_and_in_order() -> None
     run(work())
 
 
-def test_http_1_0_closes_unless_it_asks_to_be_kept() -> None:
+def test_http_1_0_closes_unless_it_asks_to_be_kept(run: Run) -> None:
     async def work() -> None:
         async with serving([]) as agent:
             connection = await agent.connect()
@@ -115,7 +128,7 @@ def test_http_1_0_closes_unless_it_asks_to_be_kept() -> None:
     run(work())
 
 
-def test_a_chunked_body_is_put_together() -> None:
+def test_a_chunked_body_is_put_together(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             connection = await agent.connect()
@@ -129,7 +142,7 @@ def test_a_chunked_body_is_put_together() -> None:
     run(work())
 
 
-def test_a_body_that_comes_in_drops_is_put_together() -> None:
+def test_a_body_that_comes_in_drops_is_put_together(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             connection = await agent.connect()
@@ -142,7 +155,7 @@ def test_a_body_that_comes_in_drops_is_put_together() -> None:
     run(work())
 
 
-def test_expect_100_is_answered_before_the_body_and_not_when_the_body_is_refused() -> None:
+def test_expect_100_is_answered_before_the_body_and_not_when_the_body_is_refused(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             head = b"PUT /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
@@ -158,7 +171,7 @@ def test_expect_100_is_answered_before_the_body_and_not_when_the_body_is_refused
     run(work())
 
 
-def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent() -> None:
+def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             connection = await agent.connect()
@@ -172,7 +185,7 @@ def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent() -> None:
     run(work())
 
 
-def test_a_chunked_body_is_refused_where_it_passes_the_limit() -> None:
+def test_a_chunked_body_is_refused_where_it_passes_the_limit(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             connection = await agent.connect()
@@ -186,7 +199,7 @@ def test_a_chunked_body_is_refused_where_it_passes_the_limit() -> None:
     run(work())
 
 
-def test_a_body_exactly_at_the_limit_is_taken() -> None:
+def test_a_body_exactly_at_the_limit_is_taken(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             assert (await agent.ask("PUT", "/echo", b"x" * 1000)).status == 200
@@ -195,7 +208,7 @@ def test_a_body_exactly_at_the_limit_is_taken() -> None:
     run(work())
 
 
-def test_a_body_is_never_unpacked() -> None:
+def test_a_body_is_never_unpacked(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
             packed = gzip.compress(b"\0" * 100_000)
@@ -205,7 +218,7 @@ def test_a_body_is_never_unpacked() -> None:
     run(work())
 
 
-def test_a_body_where_none_is_wanted_is_dropped() -> None:
+def test_a_body_where_none_is_wanted_is_dropped(run: Run) -> None:
     async def work() -> None:
         async with serving([route("/none", echo), route("/put", echo, method="PUT")]) as agent:
             assert (await agent.ask("GET", "/none", b"ignored")).body == b""
@@ -215,7 +228,7 @@ def test_a_body_where_none_is_wanted_is_dropped() -> None:
     run(work())
 
 
-def test_large_answers_are_compressed_only_for_those_who_take_it() -> None:
+def test_large_answers_are_compressed_only_for_those_who_take_it(run: Run) -> None:
     async def work() -> None:
         async with serving([sized(5000)]) as agent:
             packed = await agent.ask("GET", "/sized", headers={"Accept-Encoding": "deflate, gzip;q=0.5"})
@@ -230,7 +243,7 @@ def test_large_answers_are_compressed_only_for_those_who_take_it() -> None:
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1400, "application/json"), (5000, "application/x-gzip")])
-def test_small_answers_and_packed_ones_are_not_compressed(size: int, kind: str) -> None:
+def test_small_answers_and_packed_ones_are_not_compressed(size: int, kind: str, run: Run) -> None:
     async def work() -> None:
         async with serving([sized(size, kind)]) as agent:
             reply = await agent.ask("GET", "/sized", headers={"Accept-Encoding": "gzip"})
@@ -239,7 +252,7 @@ def test_small_answers_and_packed_ones_are_not_compressed(size: int, kind: str) 
     run(work())
 
 
-def test_an_answer_of_megabytes_arrives_whole() -> None:
+def test_an_answer_of_megabytes_arrives_whole(run: Run) -> None:
     async def work() -> None:
         async with serving([sized(3_000_000)]) as agent:
             assert len((await agent.ask("GET", "/sized")).body) == 3_000_000
@@ -249,7 +262,7 @@ def test_an_answer_of_megabytes_arrives_whole() -> None:
     run(work())
 
 
-def test_a_stream_is_sent_in_chunks_as_they_come() -> None:
+def test_a_stream_is_sent_in_chunks_as_they_come(run: Run) -> None:
     async def work() -> None:
         step = asyncio.Event()
 
@@ -276,7 +289,7 @@ def test_a_stream_is_sent_in_chunks_as_they_come() -> None:
     run(work())
 
 
-def test_a_stream_that_fails_is_cut_and_never_looks_whole() -> None:
+def test_a_stream_that_fails_is_cut_and_never_looks_whole(run: Run) -> None:
     async def work() -> None:
         closed = []
 
@@ -298,7 +311,7 @@ def test_a_stream_that_fails_is_cut_and_never_looks_whole() -> None:
     run(work())
 
 
-def test_a_stream_ends_its_source_when_the_client_goes() -> None:
+def test_a_stream_ends_its_source_when_the_client_goes(run: Run) -> None:
     async def work() -> None:
         closed = asyncio.Event()
 
@@ -320,7 +333,7 @@ def test_a_stream_ends_its_source_when_the_client_goes() -> None:
     run(work())
 
 
-def test_a_client_that_goes_away_takes_its_wait_with_it() -> None:
+def test_a_client_that_goes_away_takes_its_wait_with_it(run: Run) -> None:
     async def work() -> None:
         parked = Parked()
         async with serving([route("/parked", parked)]) as agent:
@@ -334,7 +347,7 @@ def test_a_client_that_goes_away_takes_its_wait_with_it() -> None:
     run(work())
 
 
-def test_stopping_ends_waiting_reads_with_an_answer() -> None:
+def test_stopping_ends_waiting_reads_with_an_answer(run: Run) -> None:
     async def work() -> None:
         parked = Parked()
         async with serving([route("/parked", parked)]) as agent:
@@ -354,7 +367,7 @@ def test_stopping_ends_waiting_reads_with_an_answer() -> None:
     run(work())
 
 
-def test_stopping_lets_a_write_under_way_finish() -> None:
+def test_stopping_lets_a_write_under_way_finish(run: Run) -> None:
     async def work() -> None:
         parked = Parked()
         async with serving([route("/parked", parked, method="PUT")]) as agent:
@@ -371,7 +384,7 @@ def test_stopping_lets_a_write_under_way_finish() -> None:
     run(work())
 
 
-def test_connections_over_the_limit_of_a_client_get_429() -> None:
+def test_connections_over_the_limit_of_a_client_get_429(run: Run) -> None:
     async def work() -> None:
         async with serving([], limits=Limits(max_connections_per_client=3)) as agent:
             kept = [await agent.connect() for _ in range(3)]
@@ -393,7 +406,7 @@ def test_connections_over_the_limit_of_a_client_get_429() -> None:
     run(work())
 
 
-def test_connections_over_the_limit_of_all_get_429() -> None:
+def test_connections_over_the_limit_of_all_get_429(run: Run) -> None:
     async def work() -> None:
         async with serving([], limits=Limits(max_connections=1)) as agent:
             first = await agent.connect()
@@ -405,7 +418,7 @@ def test_connections_over_the_limit_of_all_get_429() -> None:
     run(work())
 
 
-def test_a_head_that_does_not_arrive_in_time_gets_408() -> None:
+def test_a_head_that_does_not_arrive_in_time_gets_408(run: Run) -> None:
     async def work() -> None:
         async with serving([], limits=Limits(head_timeout_s=0.05)) as agent:
             connection = await agent.connect()
@@ -418,7 +431,7 @@ def test_a_head_that_does_not_arrive_in_time_gets_408() -> None:
     run(work())
 
 
-def test_a_body_that_does_not_arrive_in_time_gets_408() -> None:
+def test_a_body_that_does_not_arrive_in_time_gets_408(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO], limits=Limits(body_timeout_s=0.05)) as agent:
             connection = await agent.connect()
@@ -431,7 +444,7 @@ def test_a_body_that_does_not_arrive_in_time_gets_408() -> None:
     run(work())
 
 
-def test_an_idle_connection_is_closed() -> None:
+def test_an_idle_connection_is_closed(run: Run) -> None:
     async def work() -> None:
         async with serving([], limits=Limits(idle_timeout_s=0.05)) as agent:
             connection = await agent.connect()
@@ -441,7 +454,7 @@ def test_an_idle_connection_is_closed() -> None:
     run(work())
 
 
-def test_a_port_in_use_is_told_with_its_holder() -> None:
+def test_a_port_in_use_is_told_with_its_holder(run: Run) -> None:
     async def work() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -456,7 +469,7 @@ def test_a_port_in_use_is_told_with_its_holder() -> None:
     run(work())
 
 
-def test_an_address_of_another_host_is_told() -> None:
+def test_an_address_of_another_host_is_told(run: Run) -> None:
     async def work() -> None:
         transport = HttpTransport(
             app=App(routes=[], metrics=Metrics()), addresses=[Address("192.0.2.1", 8500)]
@@ -469,7 +482,7 @@ def test_an_address_of_another_host_is_told() -> None:
     run(work())
 
 
-def test_a_unix_socket_is_served_and_a_stale_one_replaced(tmp_path: Path) -> None:
+def test_a_unix_socket_is_served_and_a_stale_one_replaced(tmp_path: Path, run: Run) -> None:
     async def work() -> None:
         path = str(tmp_path / "http.sock")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
@@ -489,7 +502,7 @@ def test_a_unix_socket_is_served_and_a_stale_one_replaced(tmp_path: Path) -> Non
     run(work())
 
 
-def test_a_header_with_a_line_break_is_never_sent() -> None:
+def test_a_header_with_a_line_break_is_never_sent(run: Run) -> None:
     async def work() -> None:
         def inject(request: Request) -> Response:
             return Response(headers={"X-A": "b\r\nSet-Cookie: c=1"})
@@ -502,7 +515,7 @@ def test_a_header_with_a_line_break_is_never_sent() -> None:
     run(work())
 
 
-def test_the_first_of_two_equal_headers_counts() -> None:
+def test_the_first_of_two_equal_headers_counts(run: Run) -> None:
     async def work() -> None:
         def token(request: Request) -> Response:
             return Response(body=request.token.encode())
@@ -514,5 +527,63 @@ def test_the_first_of_two_equal_headers_counts() -> None:
             )
             assert (await connection.reply()).body == b"one"
             await connection.close()
+
+    run(work())
+
+
+def test_stopping_cuts_a_stream_at_once(run: Run) -> None:
+    async def work() -> None:
+        closed = asyncio.Event()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                yield b"first"
+                await asyncio.Event().wait()
+            finally:
+                closed.set()
+
+        async with serving([route("/stream", lambda request: Response(body=pieces()))]) as agent:
+            connection = await agent.connect()
+            connection.send(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")
+            seen = b""
+            while not seen.endswith(b"first\r\n"):
+                seen += await connection.piece()
+            await agent.transport.stop()
+            assert closed.is_set()
+            assert await connection.ended()
+
+    run(work())
+
+
+def test_tls_is_served_with_the_context_it_is_given(run: Run) -> None:
+    async def work() -> None:
+        authority = trustme.CA()
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+        authority.issue_cert("localhost").configure_cert(server)
+        authority.configure_trust(client)
+        app = App(routes=[ECHO], metrics=Metrics())
+        transport = HttpTransport(app=app, addresses=[Address("127.0.0.1", 0, tls=server)])
+        await transport.start()
+        url = f"https://localhost:{transport.bound[0][1]}/echo"
+        connector = aiohttp.TCPConnector(ssl=client, family=socket.AF_INET)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.put(url, data=b"secret") as reply:
+                assert await reply.read() == b"secret"
+            # Not closed cleanly by either side: the close of TLS needs a turn of the loop.
+            await asyncio.sleep(0)
+        await transport.stop()
+
+    run(work())
+
+
+def test_new_limits_hold_for_what_comes_after(run: Run) -> None:
+    async def work() -> None:
+        async with serving([ECHO]) as agent:
+            agent.app.reload(routes=[ECHO], response_headers={"X-New": "1"})
+            agent.transport.reload(limits=Limits(max_connections_per_client=1))
+            first = await agent.connect()
+            first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await first.reply()).headers["x-new"] == "1"
+            assert (await agent.ask("GET", "/")).status == 429
 
     run(work())

@@ -8,6 +8,8 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
+import uvloop
+
 from gemot.agent.http.app import App
 from gemot.agent.http.listen import Address
 from gemot.agent.http.message import Route
@@ -148,6 +150,12 @@ async def serving(
 def run(work: Coroutine[Any, Any, None]) -> None:
     """Run one test's coroutine; the tests of this project need no plugin for it."""
     asyncio.run(work)
+
+
+def run_uvloop(work: Coroutine[Any, Any, None]) -> None:
+    """As `run`, on the loop that the daemon uses."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 async def until(condition: Any) -> None:
