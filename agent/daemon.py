@@ -210,7 +210,7 @@ class Daemon:
             meta=config.node_meta,
         )
         self._registry = Registry(data_dir=self._data.path)
-        self._on_stop(self._registry.flush)
+        self._on_stop(self._registry.close)
         self._local = LocalState(
             node=node,
             store=self._registry,
@@ -281,7 +281,9 @@ class Daemon:
             *health.routes(servers=servers, datacenter=datacenter, views=self._views),
             *status.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(servers=servers, facts=facts, metrics=self._metrics, stats=self._stats),
-            *agent_api.routes(local=self._local, sync=self._sync, datacenter=datacenter),
+            *agent_api.routes(
+                local=self._local, sync=self._sync, registry=self._registry, datacenter=datacenter
+            ),
             *operations.routes(
                 followers=self._followers,
                 leave=self.leave,

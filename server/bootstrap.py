@@ -38,7 +38,8 @@ class Bootstrap:
         me: Member,
         expect: int,
         pledge: Pledge | None,
-        bootstrapped: Callable[[], bool],
+        has_data: Callable[[], bool],
+        has_leader: Callable[[], bool],
         mint_cluster: Callable[[], str],
         call: Callable[[Member, Call, Callable[[Any], None]], None],
         keep: Callable[[Pledge, Callable[[], None]], None],
@@ -47,7 +48,8 @@ class Bootstrap:
         self._me = me
         self._expect = expect
         self._pledge = pledge
-        self._bootstrapped = bootstrapped
+        self._has_data = has_data
+        self._has_leader = has_leader
         self._mint_cluster = mint_cluster
         self._call = call
         self._keep = keep
@@ -75,10 +77,12 @@ class Bootstrap:
         self._known[member.id] = member
 
     def on_tick(self) -> None:
-        """Propose when it is this server's turn; ask again whoever has not answered."""
-        if self._bootstrapped() or not self._expect:
+        """Propose when it is this server's turn; ask and tell again whoever may have missed it."""
+        if self._has_data():
+            if not self._has_leader():
+                self._tell_all()
             return
-        if self._pledge is None and len(self._known) >= self._expect:
+        if self._pledge is None and 0 < self._expect <= len(self._known):
             voters = tuple(sorted(self._known.values(), key=lambda m: m.id))
             if voters[0].id == self._me.id:
                 self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
@@ -87,9 +91,11 @@ class Bootstrap:
 
     def on_promise(self, cluster: str, proposer: str, voters: tuple[Member, ...], done: _Done) -> None:
         """Another server proposes a cluster: promise, or refuse and name both sides."""
-        if self._bootstrapped():
+        if self._pledge is not None and self._pledge.cluster == cluster:
+            done(True)
+        elif self._has_data():
             done(Conflict(f"{self._me.name} has Raft data already: it belongs to a cluster"))
-        elif self._pledge is not None and self._pledge.cluster != cluster:
+        elif self._pledge is not None:
             done(
                 Conflict(
                     f"{self._me.name} has promised cluster {self._pledge.cluster} "
@@ -101,7 +107,7 @@ class Bootstrap:
 
     def on_found(self, cluster: str, voters: tuple[Member, ...], done: _Done) -> None:
         """All have promised: begin, unless the leader was faster."""
-        if not self._bootstrapped():
+        if not self._has_data():
             if self._pledge is None or self._pledge.cluster != cluster:
                 done(Conflict(f"{self._me.name} has not promised cluster {cluster}"))
                 return
@@ -139,12 +145,19 @@ class Bootstrap:
 
     def _begin_if_all(self) -> None:
         pledge = self._pledge
-        if pledge is None or self._bootstrapped() or any(v.id not in self._promised for v in pledge.voters):
+        if pledge is None or self._has_data() or any(v.id not in self._promised for v in pledge.voters):
+            return
+        self._begin(pledge.cluster, pledge.voters)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Found the cluster everywhere; a voter that lost this step in a crash is told again."""
+        pledge = self._pledge
+        if pledge is None or pledge.proposer != self._me.id:
             return
         for voter in pledge.voters:
             if voter.id != self._me.id:
                 self._call(voter, Found(pledge.cluster, pledge.voters), lambda _result: None)
-        self._begin(pledge.cluster, pledge.voters)
 
 
 _Done = Callable[[Any], None]

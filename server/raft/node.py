@@ -314,14 +314,16 @@ class Raft:
     def bootstrap(self, voters: Sequence[str]) -> None:
         """Begin a new cluster: the first entry, alike on each of its founders. Raises BadChange."""
         core, wanted = self._core, tuple(sorted(set(voters)))
-        if core.term or self._log.last or core.voters:
+        if self._log.last or core.voters:
             raise BadChange(
                 f"server {core.id} already has Raft data (term {core.term}): it joins, or is wiped"
             )
         if core.id not in wanted or "" in wanted:
             raise BadChange(f"the founders {wanted} do not name this server {core.id}, or name nobody")
-        # Nobody campaigns in term 1, so every first entry of term 1 is this one.
-        core.enter_term(1)
+        # Nobody campaigns in term 1, so every first entry of term 1 is this one. A founder that began
+        # earlier may have asked for a vote in a later term already: the entry is the same all the same.
+        if core.term == 0:
+            core.enter_term(1)
         self._log.append(Batch([Entry(1, 1, EntryKind.VOTERS, encode_voters(Voters(wanted)))]))
 
     def read_index(self, id: int) -> None:
@@ -487,7 +489,7 @@ class Raft:
         return self._log.term(index)
 
     def entries(self, first: int, last: int) -> tuple[Entry, ...]:
-        """Entries first..last; fewer when they are many bytes, but at least one."""
+        """Entries first..last, or fewer (many bytes, or partly on disk), but at least one."""
         return self._log.entries(first, last, _ENTRIES_BYTES)
 
     @property
