@@ -1,0 +1,180 @@
+"""The same rules once more, the slow and obvious way: dicts, and a look at everything for each question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from gemot.server.model.catalog import (
+    Deregister,
+    HealthService,
+    Instance,
+    Node,
+    NodeDetail,
+    NodeInfo,
+    Nodes,
+    Register,
+    Service,
+    ServiceNode,
+    ServiceNodes,
+    Services,
+)
+from gemot.server.model.command import Command
+from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.query import Query
+
+replace = msgspec.structs.replace
+
+
+class NaiveState:
+    """Values only; of the indexes those that are part of a value (create and modify)."""
+
+    def __init__(self) -> None:
+        self.index = 0
+        self.kv: dict[bytes, KvEntry] = {}
+        self.nodes: dict[str, Node] = {}
+        self.services: dict[tuple[str, str], Service] = {}
+        self.checks: dict[tuple[str, str], Check] = {}
+
+    def apply(self, command: Command, index: int) -> bool:
+        self.index = index
+        if isinstance(command, KvSet):
+            return self._set(command)
+        if isinstance(command, KvDelete):
+            old = self.kv.get(command.key)
+            if old is not None and command.cas not in (None, old.modify_index):
+                return False
+            self.kv.pop(command.key, None)
+        elif isinstance(command, KvDeletePrefix):
+            self.kv = {k: v for k, v in self.kv.items() if not k.startswith(command.prefix)}
+        elif isinstance(command, Register):
+            return self._register(command)
+        elif isinstance(command, Deregister):
+            self._deregister(command)
+        return True
+
+    def _set(self, command: KvSet) -> bool:
+        old = self.kv.get(command.key)
+        if command.cas is not None and command.cas != (old.modify_index if old else 0):
+            return False
+        if old is not None and (old.value, old.flags) == (command.value, command.flags):
+            return True
+        created = old.create_index if old else self.index
+        entry = KvEntry(command.key, command.value, command.flags, 0, "", created, self.index)
+        self.kv[command.key] = entry
+        return True
+
+    def _register(self, command: Register) -> bool:
+        """False where a rule refuses. Without node ids: their rules have tests of their own."""
+        name = command.node.node
+        ids = {service.id for service in command.services} | {i for n, i in self.services if n == name}
+        if any(check.service_id and check.service_id not in ids for check in command.checks):
+            return False
+        if not (command.skip_node_update and name in self.nodes):
+            self._put(self.nodes, name, command.node)
+        for service in command.services:
+            key = (name, service.id)
+            self._put(self.services, key, service)
+            for of, check in list(self.checks.items()):
+                if of[0] == name and check.service_id == service.id:
+                    copied = replace(check, service_name=service.service, service_tags=service.tags)
+                    self._put(self.checks, of, copied)
+        for check in command.checks:
+            if check.service_id:
+                service = self.services[name, check.service_id]
+                check = replace(check, service_name=service.service, service_tags=service.tags)
+            self._put(self.checks, (name, check.check_id), replace(check, node=name))
+        return True
+
+    def _put(self, table: dict[Any, Any], key: Any, row: Any) -> None:
+        old = table.get(key)
+        created = old.create_index if old else self.index
+        row = replace(row, create_index=created, modify_index=self.index)
+        if old is None or replace(old, modify_index=self.index) != row:
+            table[key] = row
+
+    def _deregister(self, command: Deregister) -> None:
+        name = command.node
+        if command.service_id:
+            self.services.pop((name, command.service_id), None)
+            mine = {k: v for k, v in self.checks.items() if k[0] == name}
+            for key, check in mine.items():
+                if check.service_id == command.service_id:
+                    del self.checks[key]
+        elif command.check_id:
+            self.checks.pop((name, command.check_id), None)
+        else:
+            self.nodes.pop(name, None)
+            self.services = {k: v for k, v in self.services.items() if k[0] != name}
+            self.checks = {k: v for k, v in self.checks.items() if k[0] != name}
+
+    def read(self, query: Query) -> Any:
+        if isinstance(query, KvGet):
+            return self.kv.get(query.key)
+        if isinstance(query, KvList):
+            return [self.kv[key] for key in sorted(self.kv) if key.startswith(query.prefix)]
+        if isinstance(query, KvKeys):
+            return self._keys(query)
+        return self._read_catalog(query)
+
+    def _keys(self, query: KvKeys) -> list[bytes]:
+        found = []
+        for key in sorted(self.kv):
+            if not key.startswith(query.prefix):
+                continue
+            at = key.find(query.separator, len(query.prefix)) if query.separator else -1
+            cut = key if at < 0 else key[: at + len(query.separator)]
+            if cut not in found:
+                found.append(cut)
+        return found
+
+    def _read_catalog(self, query: Query) -> Any:
+        if isinstance(query, Nodes):
+            return [self.nodes[name] for name in sorted(self.nodes) if self._on(name, query.meta)]
+        if isinstance(query, NodeInfo):
+            node = self.nodes.get(query.node)
+            services = tuple(self.services[k] for k in sorted(self.services) if k[0] == query.node)
+            return node and NodeDetail(node, services, tuple(self._checks(query.node)))
+        if isinstance(query, Services):
+            tags: dict[str, list[str]] = {}
+            for (node, _), service in self.services.items():
+                if self._on(node, query.node_meta):
+                    tags[service.service] = sorted({*tags.get(service.service, []), *service.tags})
+            return tags
+        if isinstance(query, ServiceNodes):
+            return self._instances(query.service, query.tags, query.node_meta)
+        if isinstance(query, HealthService):
+            return self._health(query)
+        if isinstance(query, HealthNode):
+            return self._checks(query.node)
+        checks = [self.checks[key] for key in sorted(self.checks) if self._on(key[0], query.node_meta)]
+        if isinstance(query, HealthChecks):
+            return [check for check in checks if check.service_id and check.service_name == query.service]
+        assert isinstance(query, HealthState)
+        return [check for check in checks if query.state in ("any", check.status)]
+
+    def _health(self, query: HealthService) -> list[Instance]:
+        found = []
+        for entry in self._instances(query.service, query.tags, query.node_meta):
+            checks = [c for c in self._checks(entry.node.node) if not c.service_id]
+            checks += [c for c in self._checks(entry.node.node) if c.service_id == entry.service.id]
+            if not query.passing or all(check.status == "passing" for check in checks):
+                found.append(Instance(entry.node, entry.service, tuple(checks)))
+        return found
+
+    def _instances(self, name: str, tags: tuple[str, ...], meta: dict[str, str]) -> list[ServiceNode]:
+        return [
+            ServiceNode(self.nodes[node], self.services[node, id])
+            for node, id in sorted(self.services)
+            if self.services[node, id].service == name
+            and self._on(node, meta)
+            and {tag.lower() for tag in tags} <= {tag.lower() for tag in self.services[node, id].tags}
+        ]
+
+    def _checks(self, node: str) -> list[Check]:
+        return [self.checks[key] for key in sorted(self.checks) if key[0] == node]
+
+    def _on(self, node: str, meta: dict[str, str]) -> bool:
+        return meta.items() <= self.nodes[node].meta.items()
