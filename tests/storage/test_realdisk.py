@@ -70,6 +70,19 @@ def test_a_failure_names_what_was_tried_the_path_and_the_errno(tmp_path: Path) -
         full.pwrite(b"x", 0)
 
 
+def test_a_sync_asks_the_kernel_and_without_sync_nothing_does() -> None:
+    for sync in (True, False):
+        readable, writable = os.pipe()
+        file = RealFile("pipe", writable, sync)
+        if sync:
+            with pytest.raises(DiskFailed, match="cannot sync pipe: .*EINVAL"):
+                file.sync()
+        else:
+            file.sync()
+        file.close()
+        os.close(readable)
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DiskFailed, match="ELOOP"):
