@@ -75,7 +75,7 @@ def test_a_sync_asks_the_kernel_and_without_sync_nothing_does() -> None:
         readable, writable = os.pipe()
         file = RealFile("pipe", writable, sync)
         if sync:
-            with pytest.raises(DiskFailed, match="cannot sync pipe: .*EINVAL"):
+            with pytest.raises(DiskFailed, match=r"cannot sync pipe: .*EINVAL"):
                 file.sync()
         else:
             file.sync()
