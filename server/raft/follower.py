@@ -76,10 +76,12 @@ class Following:
             self.malformed += 1
             return
         log, commit = self._core.log, self._core.commit
-        # What is committed here agrees with every leader, whether its term is still known or not.
-        if message.prev_index > commit and log.term(message.prev_index) != message.prev_term:
-            self._refuse(message)
-            return
+        if log.term(message.prev_index) != message.prev_term:
+            # What is committed here agrees with every leader, whether its term is still known or not.
+            if message.prev_index > commit:
+                self._refuse(message)
+                return
+            assert message.prev_index < log.base or message.prev_index == 0, "committed entries agree"
         if batch is not None:
             self._add(batch)
         reached = batch.last if batch is not None else message.prev_index
@@ -110,12 +112,12 @@ class Following:
         if batch.first == log.last + 1:
             log.append(batch)
             return
-        first = max(batch.first, self._core.commit + 1)
+        first = max(batch.first, log.base + 1)
         while first <= batch.last and log.term(first) == batch.entries[first - batch.first].term:
             first += 1
         if first > batch.last:
             return
-        assert first > self._core.commit, "what is committed is never truncated"
+        assert first > self._core.commit, f"committed entry {first} is never truncated"
         log.append(batch if first == batch.first else Batch(batch.entries[first - batch.first :]))
 
     def _accept(self, message: Append) -> None:

@@ -115,7 +115,7 @@ class RaftLog:
         return self._join_from(at, max_bytes)
 
     def entries(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
-        """Entries first..last, fewer when they pass `max_bytes`, but at least one."""
+        """Entries first..last, fewer when they pass `max_bytes` or the memory's start, but at least one."""
         assert self.base < first <= last <= self.last, f"{first}..{last} is not in {self.base}..{self.last}"
         if first < self.memory_first:
             return tuple(self._reader.read(first, min(last, self.memory_first - 1), max_bytes))

@@ -22,6 +22,8 @@ from gemot.server.raft.types import (
     Role,
     SnapshotMeta,
     SnapshotOffer,
+    VoteAsk,
+    VoteReply,
     Voters,
     encode_voters,
 )
@@ -137,6 +139,9 @@ class Member:
             if ready.install is not None:
                 self.offer = ready.install
             self._apply(ready.commit)
+        durable = self.raft.durable_index
+        assert durable <= self.disk.durable.last, "what is durable is on the disk"
+        assert self.disk.durable.term(durable) == self.raft.term_at(durable), "and is the same there"
         self.laws.on_role(self.raft)
         self.laws.highest_commit = max(self.laws.highest_commit, self.raft.commit)
 
@@ -150,7 +155,14 @@ class Member:
     def _send(self, to: str, message: Message) -> None:
         if isinstance(message, AppendReply) and message.ok:
             assert message.match <= self.disk.durable.last, "only what is durable is acknowledged"
+        elif isinstance(message, VoteReply) and message.granted and not message.pre:
+            assert self._stands_on_disk(message.term, to), "a vote is durable before it is told"
+        elif isinstance(message, VoteAsk) and not message.pre:
+            assert self._stands_on_disk(message.term, self.id), "a candidacy is durable before it is told"
         self.outbox.append((to, message))
+
+    def _stands_on_disk(self, term: int, vote: str) -> bool:
+        return self.disk.hard_state.term > term or self.disk.hard_state == HardState(term, vote)
 
     def _apply(self, commit: int) -> None:
         assert commit <= self.disk.durable.last, "only what is durable here is applied"
