@@ -1,22 +1,33 @@
-"""The figures this agent keeps: every name in one table, over prometheus-client's own registry.
+"""The figures this agent keeps: every name in one table, shown through prometheus-client's registry.
 
 Parts count, observe, or hand in a callable for a gauge; nobody else makes metric objects. Labels never
 hold what a caller can make up. `Rate` to `Stddev` of the JSON form are over the last whole 10 seconds.
+
+Counts are plain numbers here, given to the registry when it asks: each request adds to two of them, and a
+client-library object takes twice as long for that. For one thread, as all that counts runs on the loop.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import accumulate
 from time import monotonic, time
 from typing import Any, Literal
 
 import msgspec
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import Metric as Family
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 10.0
+_SIZES = tuple(float(1 << power) for power in range(11))
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0)
 
 
@@ -86,8 +97,10 @@ class _Interval:
         self.count += 1
         self.total += value
         self.squares += value * value
-        self.low = min(self.low, value)
-        self.high = max(self.high, value)
+        if value < self.low:
+            self.low = value
+        if value > self.high:
+            self.high = value
 
     def turn(self, slot: int) -> None:
         """Close the interval that ran, if `slot` is a later one."""
@@ -102,11 +115,14 @@ class _Interval:
 
 
 class _Series:
-    __slots__ = ("add", "interval", "labels")
+    """One set of labels of a counter or histogram; `buckets` is empty for a counter."""
 
-    def __init__(self, labels: tuple[str, ...], add: Callable[[float], None]) -> None:
-        self.labels = labels
-        self.add = add
+    __slots__ = ("bounds", "buckets", "interval", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.total = 0.0
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1) if bounds else []
         self.interval = _Interval()
 
 
@@ -116,72 +132,91 @@ class Metrics:
     def __init__(self, *, clock: Callable[[], float] = monotonic) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self._clock = clock
-        self._kinds = {metric.name: metric for metric in TABLE}
-        self._made: dict[str, Counter | Histogram | Gauge] = {}
+        self._table = {metric.name: metric for metric in TABLE}
         self._series: dict[tuple[str, tuple[str, ...]], _Series] = {}
         self._gauges: dict[tuple[str, tuple[str, ...]], Callable[[], float]] = {}
         for metric in TABLE:
-            self._made[metric.name] = self._make(metric)
-
-    def _make(self, metric: Metric) -> Counter | Histogram | Gauge:
-        if metric.kind == "counter":
-            return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
-        if metric.kind == "gauge":
-            # Registered by `gauge`: one that nobody supplies would show as a false 0.
-            return Gauge(metric.name, metric.help, metric.labels, registry=None)
-        buckets = (
-            _SECONDS if metric.name.endswith("_seconds") else (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-        )
-        return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=buckets)
+            if not metric.labels and metric.kind != "gauge":
+                self._open(metric.name, ())
+        self.registry.register(self)
 
     def count(self, name: str, labels: tuple[str, ...] = (), amount: float = 1) -> None:
         """Add to a counter. `labels` are values, in the table's order."""
-        self._add(name, labels, amount)
+        series = self._series.get((name, labels)) or self._open(name, labels)
+        series.total += amount
+        series.interval.add(amount, int(self._clock() // INTERVAL_S))
 
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Record one value of a histogram."""
-        self._add(name, labels, value)
-
-    def _add(self, name: str, labels: tuple[str, ...], value: float) -> None:
-        series = self._series.get((name, labels))
-        if series is None:
-            series = self._open(name, labels)
-        series.add(value)
+        series = self._series.get((name, labels)) or self._open(name, labels)
+        series.total += value
+        series.buckets[bisect_left(series.bounds, value)] += 1
         series.interval.add(value, int(self._clock() // INTERVAL_S))
 
     def _open(self, name: str, labels: tuple[str, ...]) -> _Series:
-        made = self._made[name]
-        child = made.labels(*labels) if self._kinds[name].labels else made
-        assert isinstance(child, (Counter, Histogram)), f"{name} is a gauge"
-        add: Callable[[float], None] = child.inc if isinstance(child, Counter) else child.observe
-        series = self._series[(name, labels)] = _Series(labels, add)
+        metric = self._table[name]
+        assert len(labels) == len(metric.labels), f"{name} has the labels {metric.labels}"
+        assert metric.kind != "gauge", f"{name} is a gauge"
+        bounds: tuple[float, ...] = ()
+        if metric.kind == "histogram":
+            bounds = _SECONDS if name.endswith("_seconds") else _SIZES
+        series = self._series[(name, labels)] = _Series(bounds)
         return series
 
     def gauge(self, name: str, read: Callable[[], float], labels: tuple[str, ...] = ()) -> None:
-        """Have a gauge read by `read` whenever somebody looks. A later call takes the place of an earlier."""
-        made = self._made[name]
-        assert isinstance(made, Gauge), f"{name} is not a gauge"
-        if not any(known == name for known, _ in self._gauges):
-            self.registry.register(made)
-        child = made.labels(*labels) if self._kinds[name].labels else made
-        child.set_function(read)
+        """Have a gauge read by `read` whenever somebody looks. A later call takes the place of an earlier.
+
+        One that nobody hands in is not shown: it would be a false 0.
+        """
+        metric = self._table[name]
+        assert metric.kind == "gauge", f"{name} is not a gauge"
+        assert len(labels) == len(metric.labels), f"{name} has the labels {metric.labels}"
         self._gauges[(name, labels)] = read
+
+    def collect(self) -> Iterator[Family]:
+        """What prometheus-client asks of a collector: each metric with all its label sets."""
+        for metric in TABLE:
+            if metric.kind == "gauge":
+                shown = [(key, read) for key, read in self._gauges.items() if key[0] == metric.name]
+                if shown:
+                    gauge = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
+                    for (_, labels), read in shown:
+                        gauge.add_metric(labels, _read(read))
+                    yield gauge
+            else:
+                yield self._family(metric)
+
+    def _family(self, metric: Metric) -> Family:
+        found = [(labels, series) for (name, labels), series in self._series.items() if name == metric.name]
+        if metric.kind == "counter":
+            counter = CounterMetricFamily(metric.name, metric.help, labels=metric.labels)
+            for labels, series in found:
+                counter.add_metric(labels, series.total)
+            return counter
+        histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+        for labels, series in found:
+            sums = list(accumulate(series.buckets))
+            bounds = (*(str(bound) for bound in series.bounds), "+Inf")
+            histogram.add_metric(labels, list(zip(bounds, sums, strict=True)), series.total)
+        return histogram
 
     def text(self) -> bytes:
         """The Prometheus text form."""
         return generate_latest(self.registry)
 
     def summary(self) -> dict[str, Any]:
-        """Consul's JSON form. Gauges read now; the rest over the last whole interval."""
+        """Consul's JSON form: gauges read now, the rest over the last whole interval if there was any."""
         slot = int(self._clock() // INTERVAL_S)
         counters: list[dict[str, Any]] = []
         samples: list[dict[str, Any]] = []
         for (name, labels), series in sorted(self._series.items()):
             series.interval.turn(slot)
+            if not series.interval.last[0]:
+                continue
             row = self._row(name, labels, series.interval.last)
-            (counters if self._kinds[name].kind == "counter" else samples).append(row)
+            (counters if self._table[name].kind == "counter" else samples).append(row)
         gauges = [
-            {"Name": name, "Value": float(read()), "Labels": self._labels(name, labels)}
+            {"Name": name, "Value": _read(read), "Labels": self._labels(name, labels)}
             for (name, labels), read in sorted(self._gauges.items(), key=lambda item: item[0])
         ]
         start = datetime.fromtimestamp(time() // INTERVAL_S * INTERVAL_S, UTC)
@@ -212,7 +247,16 @@ class Metrics:
         }
 
     def _labels(self, name: str, labels: tuple[str, ...]) -> Mapping[str, str]:
-        return dict(zip(self._kinds[name].labels, labels, strict=True))
+        return dict(zip(self._table[name].labels, labels, strict=True))
+
+
+def _read(read: Callable[[], float]) -> float:
+    """A gauge's value; not a number when its part cannot tell, which must not hide all the others."""
+    try:
+        return float(read())
+    except Exception:
+        log.exception("A gauge cannot be read")
+        return math.nan
 
 
 def watch_process(metrics: Metrics) -> None:

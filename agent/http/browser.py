@@ -11,15 +11,12 @@ import ipaddress
 
 from gemot.server.model.errors import Forbidden
 
-_BROWSER_MARKS = ("origin", "sec-fetch-site", "referer", "accept-language")
 _LOCAL_NAMES = (".localhost", ".consul")
 
 
 def refuse_foreign_page(method: str, headers: dict[str, str], allowed_hosts: tuple[str, ...]) -> None:
     """Raise Forbidden for a browser's request under a foreign host name, or from a foreign page."""
-    if not any(mark in headers for mark in _BROWSER_MARKS) and not headers.get("user-agent", "").startswith(
-        "Mozilla/"
-    ):
+    if not _from_browser(headers):
         return
     if "*" in allowed_hosts:
         return
@@ -37,6 +34,16 @@ def refuse_foreign_page(method: str, headers: dict[str, str], allowed_hosts: tup
         raise Forbidden(f'A web page of another origin ("{origin:.100}") may not use this API')
     if not origin and site == "cross-site":
         raise Forbidden("A web page of another site may not use this API")
+
+
+def _from_browser(headers: dict[str, str]) -> bool:
+    return (
+        "origin" in headers
+        or "accept-language" in headers
+        or "sec-fetch-site" in headers
+        or "referer" in headers
+        or headers.get("user-agent", "").startswith("Mozilla/")
+    )
 
 
 def host_name(host: str) -> str:

@@ -38,7 +38,8 @@ class Heads:
 
     def __init__(self, always: tuple[tuple[str, str], ...]) -> None:
         self._always = always
-        self._names = frozenset(name.lower() for name, _ in always)
+        # Our own code spells header names in one way: as here, or in lower case.
+        self._names = frozenset(given for name, _ in always for given in (name, name.lower()))
         self._block = "".join(f"{name}: {value}\r\n" for name, value in always)
         self._date = ""
         self._date_s = 0
@@ -54,8 +55,8 @@ class Heads:
             own = "".join([f"{name}: {value}\r\n" for name, value in response.headers.items()])
             if own.count("\n") != len(response.headers) or own.count("\r") != len(response.headers):
                 raise ValueError(f"a header of the response holds a line break: {own!r:.200}")
-            given = {name.lower() for name in response.headers}
-            if not given.isdisjoint(self._names):
+            if not response.headers.keys().isdisjoint(self._names):
+                given = {name.lower() for name in response.headers}
                 kept = (pair for pair in self._always if pair[0].lower() not in given)
                 block = "".join(f"{name}: {value}\r\n" for name, value in kept)
         text = f"{block}{own}Content-Type: {response.content_type}\r\n{self._date}{extra}\r\n"
