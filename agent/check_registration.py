@@ -121,7 +121,7 @@ def _what(raw: object, from_config: bool) -> str:
     return f'check "{name}"' if isinstance(name, str) else "check"
 
 
-def check_id_text(what: str, value: str) -> str:
+def printable(what: str, value: str) -> str:
     """An identifier that can be shown and named in a path. Raises BadRequest."""
     if not value.isprintable():
         raise BadRequest(f"Invalid {what}: it holds characters that cannot be printed")
@@ -136,7 +136,7 @@ def _names(fields: Fields, owner: Owner | None) -> tuple[str, str]:
     check_id = given or (owner.check_id if owner else name)
     if check_id in (SERF_HEALTH, NODE_MAINTENANCE) or check_id.startswith(SERVICE_MAINTENANCE_PREFIX):
         raise BadRequest(f'Invalid check: the check ID "{check_id}" is reserved, choose another one')
-    return check_id_text("check ID", check_id), name or (owner.name if owner else "")
+    return printable("check ID", check_id), name or (owner.name if owner else "")
 
 
 def _kind(fields: Fields) -> CheckType:

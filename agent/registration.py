@@ -16,8 +16,8 @@ from gemot.agent.check_registration import (
     NO_SCRIPTS,
     Owner,
     Policy,
-    check_id_text,
     parse_check,
+    printable,
 )
 from gemot.agent.fields import Fields, names
 from gemot.checks.definition import CheckDefinition
@@ -70,16 +70,16 @@ def parse_service(raw: object, *, from_config: bool, policy: Policy = NO_SCRIPTS
     """One service. Raises BadRequest, or RuleFailed for a script check."""
     fields = Fields(raw, what=_what(raw, from_config), known=_FIELDS, ignored=IGNORED)
     fields.default_only("namespace", "partition")
-    name = fields.text("Name", limit=MAX_ID_BYTES)
+    name = printable("service name", fields.text("Name", limit=MAX_ID_BYTES))
     if not name:
         raise BadRequest("Missing service name")
-    service_id = check_id_text("service ID", fields.text("ID", limit=MAX_ID_BYTES) or name)
+    service_id = printable("service ID", fields.text("ID", limit=MAX_ID_BYTES) or name)
     if service_id == SERVER_SERVICE:
         raise BadRequest(f'Invalid service ID: "{SERVER_SERVICE}" is the servers\' own, choose another one')
     address, port = _address(fields.text("Address", limit=MAX_ADDRESS_BYTES)), _port(fields)
     service = Service(
         id=service_id,
-        service=check_id_text("service name", name),
+        service=name,
         tags=fields.texts("Tags", limit=MAX_TAGS),
         address=address,
         port=port,

@@ -104,6 +104,8 @@ class Runner:
             async with self._turn:
                 outcome = await self._probe(definition)
             ended_at = clock()
+            if self._running.get(definition.check_id) is not running:
+                return  # dropped or replaced while its probe ran, and the probe went on to its end
             self._tell(running, outcome)
             await asyncio.sleep(next_run_s(ended_at, definition.interval_s) - clock())
 
@@ -115,8 +117,6 @@ class Runner:
             return Outcome("critical", f"The {definition.type} probe failed: {error}")
 
     def _tell(self, running: _Running, outcome: Outcome) -> None:
-        if self._running.get(running.definition.check_id) is not running:
-            return  # ended or replaced while it ran
         verdict = running.streak.judge(outcome)
         if verdict is None:
             return

@@ -1,0 +1,431 @@
+"""The local state on clocks moved by hand: registration, status, TTLs, maintenance, reload, restart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.local_bench import Clock, MemoryStore, check, local_state, service
+
+from gemot.agent import local as module
+from gemot.agent.local import Change
+from gemot.agent.registration import Registration, parse_check, parse_service
+from gemot.checks.status import Outcome
+from gemot.server.model.errors import NotFound, RuleFailed
+
+
+def configured(name: str, **fields: Any) -> Registration:
+    return parse_service({"name": name, **fields}, from_config=True)
+
+
+def test_a_service_brings_its_checks_and_they_start_critical() -> None:
+    local = local_state()
+    local.add_service(service("web", Tags=["a"], Check={"TTL": "10s"}))
+    (row,) = local.checks().values()
+    assert (row.check_id, row.status, row.service_name, row.service_tags) == (
+        "service:web",
+        "critical",
+        "web",
+        ("a",),
+    )
+
+
+def test_a_check_may_start_with_another_status() -> None:
+    local = local_state()
+    local.add_check(check("c", Status="passing"))
+    assert local.checks()["c"].status == "passing"
+
+
+def test_registering_again_keeps_what_is_known_of_the_same_check() -> None:
+    local = local_state()
+    local.add_service(service("web", Check={"HTTP": "http://a/", "Interval": "10s"}))
+    local.report("service:web", Outcome("passing", "fine"))
+    local.add_service(service("web", Port=81, Check={"HTTP": "http://b/", "Interval": "10s"}))
+    row = local.checks()["service:web"]
+    assert (row.status, row.output) == ("passing", "fine")
+    assert local.services()["web"].port == 81
+
+
+def test_checks_that_are_not_named_again_stay_unless_replaced() -> None:
+    local = local_state()
+    local.add_service(service("web", Checks=[{"TTL": "1s", "CheckID": "a"}, {"TTL": "1s", "CheckID": "b"}]))
+    local.maintain_service("web", enable=True)
+    local.add_service(service("web", Check={"TTL": "1s", "CheckID": "c"}))
+    assert set(local.checks()) == {"a", "b", "c", "_service_maintenance:web"}
+    local.add_service(service("web", Check={"TTL": "1s", "CheckID": "c"}), replace_checks=True)
+    assert set(local.checks()) == {"c", "_service_maintenance:web"}
+
+
+def test_an_identical_registration_leaves_nothing_to_tell() -> None:
+    local = local_state()
+    local.add_service(service("web", Check={"TTL": "10s"}))
+    local.take_gap()
+    changes: list[Change] = []
+    local.listen(changes.append)
+    local.add_service(service("web", Check={"TTL": "10s"}))
+    assert not local.is_behind()
+    assert changes == []
+
+
+def test_removing_a_service_removes_its_checks() -> None:
+    local = local_state()
+    local.add_service(service("web", Check={"TTL": "10s"}))
+    local.add_check(check("other"))
+    local.remove_service("web")
+    assert set(local.checks()) == {"other"}
+    with pytest.raises(NotFound, match=r'^Unknown service ID "web"'):
+        local.remove_service("web")
+
+
+def test_a_check_of_an_unknown_service_is_refused() -> None:
+    with pytest.raises(NotFound, match='ServiceID "nope" does not exist'):
+        local_state().add_check(check("c", ServiceID="nope"))
+
+
+def test_what_is_unknown_is_named() -> None:
+    local = local_state()
+    with pytest.raises(NotFound, match='Unknown check ID "c"'):
+        local.remove_check("c")
+    with pytest.raises(NotFound, match='Unknown check ID "c"'):
+        local.update_ttl("c", "passing", "")
+    with pytest.raises(NotFound, match='Unknown service ID "s"'):
+        local.maintain_service("s", enable=True)
+
+
+def test_only_ttl_checks_can_be_pushed_to() -> None:
+    local = local_state()
+    local.add_check(check("c", HTTP="http://a/", Interval="1s"))
+    with pytest.raises(RuleFailed, match='CheckID "c" does not have associated TTL'):
+        local.update_ttl("c", "passing", "")
+
+
+def test_a_limit_is_told_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SERVICES", 2)
+    monkeypatch.setattr(module, "MAX_CHECKS", 2)
+    local = local_state()
+    local.add_service(service("a"))
+    with pytest.raises(RuleFailed, match="already has 2 checks"):
+        local.add_service(service("b", Checks=[{"TTL": "1s"}] * 3))
+    assert set(local.services()) == {"a"}
+    local.add_service(service("b", Checks=[{"TTL": "1s"}] * 2))
+    with pytest.raises(RuleFailed, match="already has 2 services, its limit: deregister some first"):
+        local.add_service(service("c"))
+    with pytest.raises(RuleFailed, match="already has 2 checks"):
+        local.add_check(check("c"))
+    local.add_service(service("b", Port=1))  # one that is there may always change
+
+
+def test_a_ttl_that_nobody_renews_turns_critical() -> None:
+    clock = Clock()
+    local = local_state(clock=clock)
+    local.add_check(check("c", TTL="10s"))
+    local.update_ttl("c", "passing", "all well")
+    clock.move(9.9)
+    local.expire()
+    assert local.checks()["c"].status == "passing"
+    local.update_ttl("c", "warning", "so so")
+    clock.move(9.9)
+    local.expire()
+    assert local.checks()["c"].status == "warning"
+    clock.move(0.1)
+    local.expire()
+    row = local.checks()["c"]
+    assert (row.status, row.output) == (
+        "critical",
+        "TTL expired (last output before timeout follows): so so",
+    )
+    assert local.next_deadline_s() is None
+    local.update_ttl("c", "passing", "back")
+    assert local.next_deadline_s() == clock.now_s + 10
+
+
+def test_long_pushes_are_cut() -> None:
+    local = local_state()
+    local.add_check(check("c"))
+    local.update_ttl("c", "passing", "x" * 5000)
+    assert local.checks()["c"].output == "x" * 4096 + " ... (captured 4096 of 5000 bytes)"
+
+
+def test_outputs_can_be_discarded() -> None:
+    local = local_state(discard_output=True)
+    local.add_check(check("c"))
+    local.update_ttl("c", "passing", "secret")
+    local.report("c", Outcome("warning", "secret"))
+    assert local.checks()["c"].output == ""
+
+
+def test_a_result_of_a_check_that_went_is_ignored() -> None:
+    local_state().report("gone", Outcome("passing", ""))
+
+
+def test_a_change_of_status_is_told_at_once_and_one_of_output_later() -> None:
+    clock = Clock()
+    local = local_state(clock=clock, check_update_interval_s=300.0)
+    local.add_check(check("c"))
+    local.take_gap()
+    local.report("c", Outcome("passing", "1"))
+    assert local.take_gap().checks == {"c"}
+    local.report("c", Outcome("passing", "2"))
+    assert not local.is_behind()
+    assert local.wanted().checks["c"].output_deferred
+    assert local.release() == clock.now_s + 300
+    clock.move(300)
+    assert local.release() is None
+    assert local.take_gap().checks == {"c"}
+    local.report("c", Outcome("passing", "3"))
+    local.report("c", Outcome("critical", "4"))
+    assert local.is_behind()
+    assert not local.wanted().checks["c"].output_deferred
+    assert local.release() is None
+
+
+def test_without_an_update_interval_every_output_is_told() -> None:
+    local = local_state(check_update_interval_s=0.0)
+    local.add_check(check("c", Status="passing"))
+    local.take_gap()
+    local.report("c", Outcome("passing", "new"))
+    assert local.take_gap().checks == {"c"}
+
+
+def test_a_service_that_was_critical_for_too_long_is_taken_out() -> None:
+    clock = Clock()
+    local = local_state(clock=clock)
+    dies = {"HTTP": "http://a/", "Interval": "1s", "DeregisterCriticalServiceAfter": "2m"}
+    local.add_service(service("web", Check=dies))
+    local.add_service(service("db", Check={"HTTP": "http://a/", "Interval": "1s"}))
+    local.add_check(check("node", HTTP="http://a/", Interval="1s", DeregisterCriticalServiceAfter="2m"))
+    clock.move(100)
+    local.report("service:web", Outcome("passing", ""))
+    clock.move(100)
+    assert local.reap() == []
+    local.report("service:web", Outcome("critical", "1"))
+    clock.move(100)
+    local.report("service:web", Outcome("critical", "2"))  # still the same outage
+    clock.move(21)
+    assert local.reap() == ["web"]
+    assert set(local.services()) == {"db"}
+    assert "node" in local.checks()
+
+
+def test_registering_again_does_not_restart_the_clock_of_an_outage() -> None:
+    clock = Clock()
+    local = local_state(clock=clock)
+    fields = {"TTL": "1s", "DeregisterCriticalServiceAfter": "1m"}
+    local.add_service(service("web", Check=fields))
+    clock.move(40)
+    local.add_service(service("web", Port=9, Check={**fields, "Notes": "other"}))
+    clock.move(21)
+    assert local.reap() == ["web"]
+
+
+def test_maintenance_is_a_critical_check_with_its_reason() -> None:
+    local = local_state()
+    local.add_service(service("web"))
+    local.maintain_node(enable=True, reason="disk")
+    local.maintain_node(enable=True, reason="other")
+    local.maintain_service("web", enable=True)
+    rows = local.checks()
+    node, web = rows["_node_maintenance"], rows["_service_maintenance:web"]
+    assert (node.status, node.notes, node.name, node.type) == (
+        "critical",
+        "disk",
+        "Node Maintenance Mode",
+        "maintenance",
+    )
+    assert (web.name, web.service_id, web.notes) == (
+        "Service Maintenance Mode",
+        "web",
+        "Maintenance mode is enabled for this service, but no reason was provided",
+    )
+    local.maintain_node(enable=False)
+    local.maintain_service("web", enable=False)
+    local.maintain_service("web", enable=False)
+    assert local.checks() == {}
+
+
+def test_an_alias_follows_the_worst_check_of_its_service() -> None:
+    local = local_state()
+    local.add_check(check("alias", AliasService="web"))
+    assert local.checks()["alias"].status == "critical"
+    local.add_service(service("web"))
+    assert local.checks()["alias"].output == "No checks found."
+    local.add_service(service("web", Checks=[{"TTL": "1s"}, {"TTL": "1s"}]))
+    local.update_ttl("service:web:1", "passing", "")
+    local.update_ttl("service:web:2", "warning", "hot")
+    row = local.checks()["alias"]
+    assert (row.status, row.output) == ("warning", "Aliased check \"Service 'web' check\" failing: hot")
+    local.update_ttl("service:web:2", "passing", "")
+    assert local.checks()["alias"].output == "All checks passing."
+    local.maintain_node(enable=True)
+    assert local.checks()["alias"].status == "critical"
+    local.maintain_node(enable=False)
+    local.remove_service("web")
+    assert local.checks()["alias"].status == "critical"
+
+
+def test_an_alias_of_an_alias_follows_too_and_a_circle_ends() -> None:
+    local = local_state()
+    local.add_service(service("a", Check={"TTL": "1s"}))
+    local.add_service(service("b", Check={"AliasService": "a"}))
+    local.add_service(service("c", Check={"AliasService": "b"}))
+    local.update_ttl("service:a", "passing", "")
+    assert local.checks()["service:c"].status == "passing"
+    local.add_service(service("x", Check={"AliasService": "y"}))
+    local.add_service(service("y", Check={"AliasService": "x"}))
+
+
+def test_the_content_hash_changes_with_the_registration_only() -> None:
+    local = local_state()
+    local.add_service(service("web", Check={"TTL": "1s"}))
+    first = local.content_hash("web")
+    local.update_ttl("service:web", "passing", "")
+    assert local.content_hash("web") == first
+    local.add_service(service("web", Port=1))
+    assert local.content_hash("web") not in (first, "")
+    assert local.content_hash("none") == ""
+
+
+def test_listeners_hear_of_every_kind_of_change_until_they_leave() -> None:
+    local = local_state()
+    heard: list[Change] = []
+    leave = local.listen(heard.append)
+    local.add_service(service("web", Check={"TTL": "1s"}))
+    local.update_ttl("service:web", "passing", "")
+    assert heard == [
+        Change("service", "web"),
+        Change("check", "service:web"),
+        Change("status", "service:web"),
+    ]
+    leave()
+    local.remove_service("web")
+    assert len(heard) == 3
+
+
+def test_what_could_not_be_told_counts_as_it_is_now() -> None:
+    local = local_state()
+    local.add_service(service("a", Check={"TTL": "1s"}))
+    local.add_service(service("b"))
+    local.take_gap()
+    local.remove_service("b")
+    gap = local.take_gap()
+    assert (gap.gone_services, gap.services) == ({"b"}, frozenset())
+    local.add_service(service("b"))
+    local.mark(gap)
+    assert (local.take_gap().gone_services, local.take_gap().services) == (frozenset(), frozenset())
+    local.add_service(service("a", Port=1))
+    gap = local.take_gap()
+    local.remove_service("a")
+    local.mark(gap)
+    again = local.take_gap()
+    assert (again.services, again.checks, again.gone_services) == (frozenset(), frozenset(), {"a"})
+
+
+def test_a_new_service_under_its_checks_has_their_rows_told_again() -> None:
+    local = local_state()
+    local.add_service(service("web", Check={"TTL": "1s"}))
+    local.take_gap()
+    local.add_service(service("web", Tags=["new"]))
+    assert local.take_gap().checks == {"service:web"}
+
+
+def test_checks_go_with_their_own_token_or_their_services() -> None:
+    local = local_state(token="agent")
+    checks = [{"TTL": "1s", "CheckID": "a"}, {"TTL": "1s", "CheckID": "b", "Token": "own"}]
+    local.add_service(service("web", Token="web", Checks=checks))
+    local.add_check(check("loose"))
+    wanted = local.wanted()
+    assert {i: one.token for i, one in wanted.checks.items()} == {"a": "web", "b": "own", "loose": "agent"}
+    assert wanted.services["web"].token == "web"
+
+
+def test_a_reload_replaces_what_files_define_and_nothing_else() -> None:
+    store = MemoryStore()
+    local = local_state(store)
+    local.add_service(service("api"))
+    local.add_check(check("api-check"))
+    local.reload(
+        [configured("web", check={"ttl": "10s"}), configured("old", check={"ttl": "10s"})],
+        [parse_check({"name": "loose", "ttl": "10s"}, from_config=True)],
+    )
+    local.update_ttl("service:web", "passing", "fine")
+    local.take_gap()
+    local.reload([configured("web", port=8, check={"ttl": "20s"}), configured("new")], [])
+    assert set(local.services()) == {"api", "web", "new"}
+    assert set(local.checks()) == {"api-check", "service:web"}
+    assert local.checks()["service:web"].status == "passing"
+    assert local.take_gap().gone_services == {"old"}
+    assert set(store.services) == {"api"}
+    assert set(store.checks) == {"api-check"}
+
+
+def test_an_identical_reload_changes_nothing() -> None:
+    local = local_state()
+    for _ in range(2):
+        local.take_gap()
+        local.reload([configured("web", check={"ttl": "10s"})], [])
+    assert not local.is_behind()
+
+
+def test_a_reload_with_a_check_of_no_service_changes_nothing() -> None:
+    local = local_state()
+    local.reload([configured("web")], [])
+    with pytest.raises(RuleFailed, match='ServiceID "nope" does not exist'):
+        local.reload([], [parse_check({"name": "c", "ttl": "1s", "service_id": "nope"}, from_config=True)])
+    assert set(local.services()) == {"web"}
+
+
+def test_a_restart_brings_back_what_came_over_the_api() -> None:
+    clock, store = Clock(), MemoryStore()
+    local = local_state(store, clock)
+    local.add_service(service("web", Token="t", Checks=[{"TTL": "10s"}, {"TTL": "10s"}]))
+    local.add_check(check("c"))
+    local.maintain_node(enable=True, reason="disk")
+    local.maintain_service("web", enable=True)
+    local.update_ttl("service:web:1", "passing", "fine")
+    local.update_ttl("service:web:2", "passing", "fine")
+    clock.move(5)
+    local.update_ttl("service:web:2", "warning", "so so")
+    clock.move(6)
+    again = local_state(store, clock)
+    again.restore()
+    assert again.services() == local.services()
+    rows = again.checks()
+    assert rows.keys() == local.checks().keys()
+    assert rows["_node_maintenance"].notes == "disk"
+    assert rows["service:web:1"].status == "critical"  # its time was over
+    assert (rows["service:web:2"].status, rows["service:web:2"].output) == ("warning", "so so")
+    assert again.wanted().checks["service:web:1"].token == "t"
+    clock.move(4)
+    again.expire()
+    assert again.checks()["service:web:2"].status == "critical"
+
+
+def test_files_have_the_last_word_after_a_restart() -> None:
+    store = MemoryStore()
+    local_state(store).add_service(service("web", Port=1))
+    again = local_state(store)
+    again.restore()
+    again.reload([configured("web", port=2)], [])
+    assert again.services()["web"].port == 2
+    assert store.services == {}
+
+
+def test_a_removed_registration_does_not_come_back() -> None:
+    store = MemoryStore()
+    local = local_state(store)
+    local.add_service(service("web", Check={"TTL": "10s"}))
+    local.add_check(check("c"))
+    local.update_ttl("service:web", "passing", "")
+    local.remove_service("web")
+    local.remove_check("c")
+    assert (store.services, store.checks, store.ttls) == ({}, {}, {})
+
+
+def test_a_saved_check_without_its_service_is_dropped() -> None:
+    store = MemoryStore()
+    local_state(store).add_service(service("web", Check={"TTL": "10s"}))
+    store.services.clear()
+    again = local_state(store)
+    again.restore()
+    assert again.checks() == {}
+    assert store.checks == {}

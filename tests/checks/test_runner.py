@@ -1,0 +1,227 @@
+"""The runner with probes that the tests hold in their hands, on the real loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+from support.http_agent import run, until
+
+from gemot.checks.definition import CheckDefinition
+from gemot.checks.runner import Probe, Runner
+from gemot.checks.status import Outcome
+
+GOOD = Outcome("passing", "good")
+
+
+class Bench:
+    """A runner whose first runs come at once, and that notes what was probed and told."""
+
+    def __init__(self, probe: Probe, **options: int) -> None:
+        self.results: list[tuple[str, Outcome]] = []
+        self.runner = Runner(
+            on_result=lambda check_id, outcome: self.results.append((check_id, outcome)),
+            uniform=lambda: 0.0,
+            probes={"http": probe},
+            **options,
+        )
+
+
+def define(name: str, **fields: float) -> CheckDefinition:
+    return CheckDefinition(check_id=name, name=name, type="http", interval_s=3600, **fields)  # type: ignore[arg-type]
+
+
+async def good(definition: CheckDefinition) -> Outcome:
+    return GOOD
+
+
+def test_a_result_is_told_and_the_check_goes_on() -> None:
+    async def work() -> None:
+        bench = Bench(good)
+        bench.runner.put(define("a"))
+        await until(lambda: bench.results)
+        assert bench.results == [("a", GOOD)]
+        assert len(bench.runner) == 1
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_the_first_run_waits_its_share_of_the_interval() -> None:
+    async def work() -> None:
+        results: list[str] = []
+        runner = Runner(
+            on_result=lambda check_id, outcome: results.append(check_id),
+            uniform=lambda: 0.999,
+            probes={"http": good},
+        )
+        runner.put(define("late"))
+        runner.put(CheckDefinition(check_id="soon", name="soon", type="http", interval_s=1.0))
+        await until(lambda: results)
+        assert results == ["soon"]
+        await runner.stop()
+
+    run(work())
+
+
+def test_a_check_that_fails_inside_is_critical_and_the_others_go_on() -> None:
+    async def probe(definition: CheckDefinition) -> Outcome:
+        if definition.check_id == "bad":
+            raise ZeroDivisionError("oops")
+        return GOOD
+
+    async def work() -> None:
+        bench = Bench(probe)
+        bench.runner.put(define("bad"))
+        bench.runner.put(define("fine"))
+        await until(lambda: len(bench.results) == 2)
+        assert dict(bench.results) == {
+            "bad": Outcome("critical", "The http probe failed: oops"),
+            "fine": GOOD,
+        }
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_the_same_definition_again_does_not_start_over() -> None:
+    async def work() -> None:
+        started = 0
+
+        async def probe(definition: CheckDefinition) -> Outcome:
+            nonlocal started
+            started += 1
+            await asyncio.Event().wait()
+            return GOOD
+
+        bench = Bench(probe)
+        bench.runner.put(define("a"))
+        await until(lambda: started)
+        for _ in range(5):
+            bench.runner.put(define("a"))
+            await asyncio.sleep(0)
+        assert started == 1
+        bench.runner.put(define("a", timeout_s=5.0))
+        await until(lambda: started == 2)
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_no_result_comes_after_a_check_was_dropped_or_replaced() -> None:
+    async def work() -> None:
+        gate = asyncio.Event()
+
+        async def stubborn(definition: CheckDefinition) -> Outcome:
+            if definition.timeout_s:
+                await asyncio.Event().wait()
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                pass  # answers all the same
+            return GOOD
+
+        bench = Bench(stubborn)
+        for name in ("dropped", "replaced"):
+            bench.runner.put(define(name))
+        await asyncio.sleep(0.01)
+        bench.runner.drop("dropped")
+        bench.runner.put(define("replaced", timeout_s=5.0))
+        gate.set()
+        await bench.runner.stop()
+        assert bench.results == []
+
+    run(work())
+
+
+def test_only_so_many_probes_run_at_the_same_time() -> None:
+    async def work() -> None:
+        now, most = 0, 0
+
+        async def probe(definition: CheckDefinition) -> Outcome:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0.001)
+            now -= 1
+            return GOOD
+
+        bench = Bench(probe, max_at_once=3)
+        for number in range(20):
+            bench.runner.put(define(str(number)))
+        await until(lambda: len(bench.results) == 20)
+        assert most == 3
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_while_paused_nothing_is_probed() -> None:
+    async def work() -> None:
+        bench = Bench(good)
+        bench.runner.pause()
+        bench.runner.pause()
+        bench.runner.put(define("a"))
+        bench.runner.resume()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bench.results == []
+        bench.runner.resume()
+        await until(lambda: bench.results)
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_stop_waits_for_probes_to_end_and_starts_no_more() -> None:
+    async def work() -> None:
+        ended = []
+
+        async def slow_to_end(definition: CheckDefinition) -> Outcome:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)
+                ended.append(definition.check_id)
+            return GOOD
+
+        bench = Bench(slow_to_end)
+        for name in "abc":
+            bench.runner.put(define(name))
+        await asyncio.sleep(0.01)
+        await bench.runner.stop()
+        assert sorted(ended) == ["a", "b", "c"]
+        bench.runner.put(define("d"))
+        assert len(bench.runner) == 0
+
+    run(work())
+
+
+def test_thresholds_hold_results_back() -> None:
+    async def work() -> None:
+        outcomes = [Outcome("passing", "1"), Outcome("critical", "2"), Outcome("critical", "3")]
+        left = list(outcomes)
+
+        async def probe(definition: CheckDefinition) -> Outcome:
+            return left.pop(0)
+
+        bench = Bench(probe)
+        # Each new definition would start a new streak, so the runs follow each other at the least interval.
+        check = CheckDefinition(
+            check_id="a", name="a", type="http", interval_s=1.0, failures_before_critical=2
+        )
+        bench.runner.put(check)
+        await until(lambda: not left and len(bench.results) == 2)
+        assert bench.results == [("a", outcomes[0]), ("a", outcomes[2])]
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_types_without_a_probe_are_not_run() -> None:
+    async def work() -> None:
+        bench = Bench(good)
+        bench.runner.put(CheckDefinition(check_id="t", name="t", type="ttl", ttl_s=10))
+        assert len(bench.runner) == 0
+        await bench.runner.stop()
+
+    run(work())
