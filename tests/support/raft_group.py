@@ -110,6 +110,7 @@ class Member:
         self._waiting.clear()
         self.offer = None
         self.applied_index = self.disk.snapshot.index
+        self.applied = [entry for entry in self.applied if entry.index <= self.applied_index]
 
     def restart(self, *, lost_after: int | None = None) -> None:
         """Come back; with `lost_after` the durable log after that index was found damaged."""

@@ -36,6 +36,7 @@ class Storm:
         self.group = Group(self.ids, voters=self.ids[:3], seed=seed, config=CONFIG)
         self.flying: list[tuple[str, str, Message]] = []
         self.events = events
+        self.speeds = dict.fromkeys(self.ids, 1.0)
         self.next_read = 1
         self.reads: dict[tuple[str, int], int] = {}
         self.answered_reads = 0
@@ -45,7 +46,8 @@ class Storm:
         self.reordering = self.random.choice((0.0, 0.1, 0.5))
         self.faults = {
             self._cut: self.random.choice((0, 1, 4)),
-            self._heal: 4,
+            self._heal: self.random.choice((2, 4)),
+            self._skew: self.random.choice((0, 2)),
             self._crash: self.random.choice((0, 1, 4)),
             self._restart: 6,
             self._compact: self.random.choice((0, 3)),
@@ -83,7 +85,8 @@ class Storm:
             self.flying.pop(0)
 
     def _tick(self) -> None:
-        if (member := self._some()) is not None:
+        member = self._some()
+        if member is not None and self.random.random() < self.speeds[member.id]:
             member.raft.tick()
 
     def _deliver(self) -> None:
@@ -124,7 +127,16 @@ class Storm:
         fault = self.random.choices(list(self.faults), list(self.faults.values()))[0]
         fault()
 
+    def _skew(self) -> None:
+        """Clocks run at different speeds; a nearly stopped one is a paused machine that goes on later."""
+        for id in self.ids:
+            self.speeds[id] = self.random.choice((0.03, 0.5, 1.0, 1.0))
+
     def _cut(self) -> None:
+        leaders = [member.id for member in self.group.up if member.raft.role == Role.LEADER]
+        if leaders and self.random.random() < 0.5:
+            self.group.isolate(self.random.choice(leaders))
+            return
         for a in self.ids:
             for b in self.ids:
                 if a != b and self.random.random() < 0.3:
