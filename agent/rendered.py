@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from binascii import a2b_base64
 from typing import Any
-from urllib.parse import quote, quote_from_bytes, urlencode
+from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import field
 
+from gemot.agent.client.path import escape
 from gemot.server.model.catalog import (
     HealthService,
     Instance,
@@ -134,27 +135,27 @@ def locate(query: Query) -> str:
     """The path and parameters under which an agent answers this query."""
     match query:
         case KvGet(key=key):
-            return f"/v1/kv/{_quote(key)}"
+            return f"/v1/kv/{escape(key)}"
         case KvList(prefix=prefix):
-            return f"/v1/kv/{_quote(prefix)}?recurse"
+            return f"/v1/kv/{escape(prefix)}?recurse"
         case KvKeys(prefix=prefix, separator=separator):
-            return f"/v1/kv/{_quote(prefix)}?keys" + (f"&separator={_quote(separator)}" if separator else "")
+            return f"/v1/kv/{escape(prefix)}?keys" + (f"&separator={escape(separator)}" if separator else "")
         case Nodes(meta=meta):
             return "/v1/catalog/nodes" + _params(meta)
         case NodeInfo(node=node):
-            return f"/v1/catalog/node/{_quote(node)}"
+            return f"/v1/catalog/node/{escape(node)}"
         case Services(node_meta=meta):
             return "/v1/catalog/services" + _params(meta)
         case ServiceNodes(service=service, tags=tags, node_meta=meta):
-            return f"/v1/catalog/service/{_quote(service)}" + _params(meta, tags)
+            return f"/v1/catalog/service/{escape(service)}" + _params(meta, tags)
         case HealthService(service=service, tags=tags, node_meta=meta, passing=passing):
-            return f"/v1/health/service/{_quote(service)}" + _params(meta, tags, passing=passing)
+            return f"/v1/health/service/{escape(service)}" + _params(meta, tags, passing=passing)
         case HealthNode(node=node):
-            return f"/v1/health/node/{_quote(node)}"
+            return f"/v1/health/node/{escape(node)}"
         case HealthChecks(service=service, node_meta=meta):
-            return f"/v1/health/checks/{_quote(service)}" + _params(meta)
+            return f"/v1/health/checks/{escape(service)}" + _params(meta)
         case HealthState(state=state, node_meta=meta):
-            return f"/v1/health/state/{_quote(state)}" + _params(meta)
+            return f"/v1/health/state/{escape(state)}" + _params(meta)
 
 
 def read_back(query: Query, body: bytes) -> Any:
@@ -206,14 +207,6 @@ def _decode(body: bytes, kind: Any) -> Any:
     if decoder is None:
         decoder = _DECODERS[kind] = msgspec.json.Decoder(kind)
     return decoder.decode(body)
-
-
-def _quote(name: str | bytes) -> str:
-    """Escaped as one part of a path. Slashes stay unless the path would be cleaned of them."""
-    raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
-    cleaned = raw.startswith(b"/") or b"//" in raw or b"/." in raw or raw.startswith(b".")
-    quoted = quote_from_bytes(raw, safe="" if cleaned else "/")
-    return quoted.replace(".", "%2E") if cleaned else quoted
 
 
 def _params(meta: dict[str, str], tags: tuple[str, ...] = (), *, passing: bool = False) -> str:

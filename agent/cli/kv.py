@@ -45,7 +45,7 @@ def get(
         for name in kv.keys(key, separator, **read):
             click.echo(name)
     elif recurse:
-        for entry in kv.list(key, **read):
+        for entry in kv.tree(key, **read):
             _print(entry, detailed, as_base64, alone=False)
     else:
         if not key:
@@ -118,7 +118,7 @@ def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
     """Print every key that begins with PREFIX as JSON, for `gemot kv import`."""
     rows = [
         {"key": entry.key, "flags": entry.flags, "value": base64.b64encode(entry.value).decode()}
-        for entry in Kv(connection).list(prefix, **read)
+        for entry in Kv(connection).tree(prefix, **read)
     ]
     click.echo(json.dumps(rows, indent=4, ensure_ascii=False))
 

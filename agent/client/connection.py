@@ -36,6 +36,10 @@ class Refused(ClientError):
         self.text = text
 
 
+class NotAnAgent(ClientError):
+    """What answered did not speak as an agent does."""
+
+
 class Reply:
     """An answer: status, headers (lower-case names), body."""
 
@@ -47,12 +51,18 @@ class Reply:
         self.body = body
 
     def json(self) -> Any:
-        return json.loads(self.body)
+        """Raises NotAnAgent for a body that is not JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            shown = self.body[:60].decode(errors="replace")
+            raise NotAnAgent(f"the answer is not JSON but {shown!r}: is this the API of an agent?") from error
 
     @property
     def index(self) -> int:
         """X-Consul-Index, 0 if there is none."""
-        return int(self.headers.get("x-consul-index", "0"))
+        text = self.headers.get("x-consul-index", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
 class Connection:
@@ -81,7 +91,7 @@ class Connection:
         ok: tuple[int, ...] = (200,),
     ) -> Reply:
         """Ask, and give the answer if its status is among `ok`; else raise Refused."""
-        target = quote(path, safe="/:@!$&'()*+,;=-._~%") + _query(params)
+        target = _target(path, params)
         sent = dict(headers or {})
         if self._token:
             sent["X-Consul-Token"] = self._token
@@ -94,10 +104,12 @@ class Connection:
         """An answer read piece by piece, without a time limit; the caller closes it."""
         connection = self._dial(None)
         try:
-            connection.request("GET", path + _query(params), headers=self._auth())
+            connection.request("GET", _target(path, params), headers=self._auth())
             response = connection.getresponse()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise CannotConnect(self._unreachable(error)) from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise NotAnAgent(f"{self.address}: {error}") from error
         if response.status != 200:
             raise Refused(response.status, response.read().decode(errors="replace").strip())
         return response
@@ -112,7 +124,7 @@ class Connection:
             self._http.sock.settimeout(timeout_s)
         try:
             self._http.connect() if self._http.sock is None else None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             self.close()
             raise CannotConnect(self._unreachable(error)) from error
         try:
@@ -127,25 +139,30 @@ class Connection:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise ConnectionBroke(f"no answer from the agent at {self.address}: {error}") from error
+        except ValueError as error:  # a token with a line break, and the like
+            self.close()
+            raise ClientError(f"the request cannot be sent: {error}") from error
 
     def _dial(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self.address.startswith("unix://"):
             return _UnixConnection(self.address.removeprefix("unix://"), timeout_s)
-        url = urlsplit(self.address if "://" in self.address else f"http://{self.address}")
-        if not url.hostname:
-            raise CannotConnect(f"{self.address!r} is no address: give host:port or a URL")
+        try:
+            url = urlsplit(self.address if "://" in self.address else f"http://{self.address}")
+            host, port = url.hostname, url.port
+        except ValueError as error:
+            raise CannotConnect(f"{self.address!r} is no address: {error}") from error
+        if not host or url.scheme not in ("http", "https"):
+            raise CannotConnect(f"{self.address!r} is no address: give host:port, a URL or unix:///path")
         if url.scheme == "https":
             context = ssl.create_default_context()
-            return http.client.HTTPSConnection(
-                url.hostname, url.port or 8501, timeout=timeout_s, context=context
-            )
-        return http.client.HTTPConnection(url.hostname, url.port or 8500, timeout=timeout_s)
+            return http.client.HTTPSConnection(host, port or 8501, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(host, port or 8500, timeout=timeout_s)
 
     def _auth(self) -> dict[str, str]:
         return {"X-Consul-Token": self._token} if self._token else {}
 
-    def _unreachable(self, error: OSError) -> str:
-        why = error.strerror or str(error)
+    def _unreachable(self, error: OSError | UnicodeError) -> str:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return (
             f"cannot reach an agent at {self.address}: {why} "
             "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
@@ -163,6 +180,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _target(path: str, params: dict[str, Any] | None) -> str:
+    return quote(path, safe="/:@!$&'()*+,;=-._~%", errors="surrogateescape") + _query(params)
+
+
 def _query(params: dict[str, Any] | None) -> str:
     """`?a=1&b`: True stands bare, None and False are left out, lists repeat."""
     if not params:
@@ -173,5 +194,5 @@ def _query(params: dict[str, Any] | None) -> str:
             if each is True:
                 pairs.append(quote(name))
             elif each is not None and each is not False:
-                pairs.append(urlencode({name: each}))
+                pairs.append(urlencode({name: each}, errors="surrogateescape"))
     return "?" + "&".join(pairs) if pairs else ""

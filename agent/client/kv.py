@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gemot.agent.client.connection import Connection
+from gemot.agent.client.path import escape
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class Kv:
         reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
         return None if reply.status == 404 else _entry(reply.json()[0])
 
-    def list(self, prefix: str, **params: Any) -> list[Entry]:
+    def tree(self, prefix: str, **params: Any) -> list[Entry]:
         """Every entry whose key begins with `prefix`."""
         reply = self._connection.request(
             "GET", _path(prefix), params={"recurse": True} | params, ok=(200, 404)
@@ -56,7 +57,7 @@ class Kv:
 
 
 def _path(key: str) -> str:
-    return f"/v1/kv/{key.lstrip('/')}".replace("%", "%25").replace("?", "%3F").replace("#", "%23")
+    return f"/v1/kv/{escape(key.lstrip('/'))}"
 
 
 def _entry(raw: dict[str, Any]) -> Entry:
