@@ -247,13 +247,13 @@ def test_one_read_full_of_questions_does_not_make_more_replies_than_may_lie_unse
 @LOOPS
 def test_beyond_the_limit_of_connections_the_one_silent_for_longest_makes_room(loop: str) -> None:
     async def body() -> None:
-        async with serve(make_catalog(), limits=TcpLimits(connections=4)) as address:
+        async with serve(make_catalog(), limits=TcpLimits(connections=4, idle_s=3600)) as address:
             question = len(GOOD).to_bytes(2, "big") + GOOD
             first = await asyncio.open_connection(*address)
             second = await asyncio.open_connection(*address)
             for reader, writer in (second, first):  # now `second` is the one silent for longest
                 writer.write(question)
-                await reader.readexactly(2)
+                await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
             others = [await asyncio.open_connection(*address) for _ in range(3)]
             await read_to_end(second[0])
             assert second[0].at_eof()
