@@ -71,7 +71,9 @@ class SegmentLog:
         cls, *, disk: Disk, directory: str, segment_bytes: int = SEGMENT_BYTES, durable_index: int = 0,
         durable_hash: bytes = b"",
     ) -> Recovery:  # fmt: skip
-        """Read the log back and check all of it. What the vote file remembers as durable is handed in.
+        """Read the log back and check all of it; what is found is durable when this returns.
+
+        What the vote file remembers as durable is handed in.
 
         With damage, nothing on disk is changed before the first write: the caller first saves
         `repairing` with this log's `durable_index` and `durable_hash` in the vote file, then goes on.
@@ -83,6 +85,10 @@ class SegmentLog:
         if findings.torn and findings.segment is not None:
             segment, size = findings.segment, findings.used - findings.segment.end
             torn = Torn(segment.path, segment.end, size, put_aside(disk, directory, findings))
+        if findings.segment is not None:
+            # A process that was killed leaves bytes and names that can be read but may not be durable yet.
+            findings.segment.file.sync()
+            disk.sync_dir(directory)
         log = cls(disk=disk, directory=directory, segment_bytes=segment_bytes, findings=findings)
         return Recovery(log, torn, findings.damage)
 

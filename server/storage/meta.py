@@ -64,7 +64,10 @@ class MetaFile:
 
     @classmethod
     def open(cls, disk: Disk, directory: str) -> MetaFile:
-        """Read the newest copy. Raises Corrupt if no copy is readable although this server has begun."""
+        """Read the newest copy; it is durable when this returns.
+
+        Raises Corrupt if no copy is readable although this server has begun.
+        """
         disk.makedirs(directory)
         copies: list[Meta | None] = []
         problems: list[str] = []
@@ -79,6 +82,7 @@ class MetaFile:
             if problems or segment_names(disk, f"{directory}/log"):
                 raise Corrupt(_advice(directory, problems))
             return cls(disk=disk, directory=directory, meta=None)
+        _make_durable(disk, directory)
         newest = max(good, key=lambda copy: copy.sequence)
         if len(good) == 1 and not problems:
             problems.append(f"one of {directory}/meta-a and meta-b is missing or empty")
@@ -121,6 +125,18 @@ class MetaFile:
             file.close()
         if is_new:
             self._disk.sync_dir(self._directory)
+
+
+def _make_durable(disk: Disk, directory: str) -> None:
+    """Sync what was read: a process killed before its sync left it in the page cache alone."""
+    for path in (f"{directory}/{name}" for name in _COPIES):
+        if disk.exists(path):
+            file = disk.open(path)
+            try:
+                file.sync()
+            finally:
+                file.close()
+    disk.sync_dir(directory)
 
 
 def _without_mark(meta: Meta) -> Meta:

@@ -74,6 +74,7 @@ class Snapshots:
         for name in names:
             if name.endswith(".tmp"):
                 disk.remove(f"{directory}/{name}")
+        disk.sync_dir(directory)
         found = {int(m[1]): f"{directory}/{m[0]}" for m in map(_NAME.fullmatch, names) if m}
         manifests = {index: _read_manifest(disk, path, index) for index, path in found.items()}
         good = {index: m for index, m in manifests.items() if m is not None}

@@ -62,9 +62,9 @@ class _Node:
         )
         self.meta.save(new)
 
-    def recovered(self, random: Random) -> _Node:
-        """The node after a crash. Its log must be one of those that are possible."""
-        disk = self.disk.crash(random)
+    def recovered(self, random: Random | None, *, killed: bool = False) -> _Node:
+        """The node after a crash (of its process alone if `killed`). Its log must be a possible one."""
+        disk = self.disk.kill() if killed else self.disk.crash(random)
         after = _Node(disk, self.model)
         log = after.log
         for model in reversed(self.possible):
@@ -143,6 +143,22 @@ def test_a_crash_at_any_disk_operation_keeps_all_that_was_synced(seed: int) -> N
         again.recovered(Random(stop))
         stop += 1
     assert stop > 100
+
+
+def test_what_a_restarted_process_found_survives_a_power_loss_right_after() -> None:
+    stop, ended = 0, False
+    while not ended:
+        node = _Node(MemoryDisk(), LogModel())
+        ended = _run(node, stop)
+        restarted = node.recovered(None, killed=True)
+        term = restarted.meta.meta.term
+        again = restarted.recovered(None)
+        assert again.log.last_index == restarted.log.last_index
+        assert again.meta.meta.term == term
+        again.append(again.model.last + 1, [9], 100)
+        again.sync()
+        again.recovered(None)
+        stop += 1
 
 
 def test_a_crash_during_recovery_loses_nothing_either() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from hashlib import sha256
 from pathlib import Path
 from random import Random
@@ -126,6 +127,28 @@ def test_a_crash_at_any_operation_leaves_the_older_snapshot_or_both(seed: int) -
         assert not done or found.newest() == _meta(30)
         stop += 1
     assert stop > 8
+
+
+def test_a_snapshot_that_a_restarted_process_found_survives_a_power_loss_right_after() -> None:
+    for stop in range(20):
+        disk, snapshots = _taken(10, 20)
+        left = stop
+
+        def count(action: str, path: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise InterruptedError
+
+        disk.on_change = count
+        with contextlib.suppress(InterruptedError):
+            _make(disk, snapshots, 30)
+        disk.on_change = None
+        restarted = disk.kill()
+        found = Snapshots.open(restarted, _SNAP)
+        again = Snapshots.open(restarted.crash(), _SNAP)
+        assert again.newest() == found.newest()
+        assert all(again.verify(meta) for meta in again.all())
 
 
 def test_a_manifest_of_a_newer_release_is_refused_by_name() -> None:

@@ -303,6 +303,16 @@ class LossyDisk:
         after._names = dict(after._durable)
         return after
 
+    def kill(self) -> LossyDisk:
+        """End the process and not the host: everything can still be read, and the unsynced stays unsynced."""
+        self.check()
+        self.fenced = True
+        after = LossyDisk(sync_works=self.sync_works)
+        after.root = self.root
+        after._dirs, after._durable, after._names = self._dirs, self._durable, self._names
+        after._changes = self._changes
+        return after
+
     def check(self) -> None:
         if self.fenced:
             raise Fenced("this disk belongs to a node that crashed")
