@@ -80,8 +80,8 @@ class HttpTransport:
         self._server = web.Server(self._serve, handler_cancellation=True)
         opened: list[tuple[socket.socket, Address]] = []
         try:
-            for address in self._addresses:
-                opened.append((open_socket(address), address))  # noqa: PERF401 - closed below if a later one fails
+            for address in self._addresses:  # one by one: what was opened is closed when a later one fails
+                opened.append((open_socket(address), address))  # noqa: PERF401
         except BaseException:
             for one, _ in opened:
                 one.close()
