@@ -155,9 +155,22 @@ def test_what_a_restarted_process_found_survives_a_power_loss_right_after() -> N
         again = restarted.recovered(None)
         assert again.log.last_index == restarted.log.last_index
         assert again.meta.meta.term == term
+        again = again.recovered(None, killed=True)
         again.append(again.model.last + 1, [9], 100)
         again.sync()
         again.recovered(None)
+        stop += 1
+
+
+def test_a_restarted_process_that_goes_on_at_once_loses_nothing_to_a_later_power_loss() -> None:
+    stop, ended = 0, False
+    while not ended:
+        node = _Node(MemoryDisk(), LogModel())
+        ended = _run(node, stop)
+        restarted = node.recovered(None, killed=True)
+        restarted.append(restarted.model.last + 1, [9], 100)
+        restarted.sync()
+        restarted.recovered(None)
         stop += 1
 
 
