@@ -7,13 +7,15 @@ ours. What it is not: it knows no row but the applied index and term (`state/tab
 What survives what:
 - A commit (`synchronous=NORMAL`) is not synced. The Raft log holds every entry until the state that has
   it is proven durable, so a lost commit is applied again.
-- *Proven durable* is the applied index that the main file alone holds after a sync of that file
-  (`checkpoint`). The write-ahead log never counts: SQLite ends it silently at its first bad frame, and
-  cksumvfs does not cover it (measured: one flipped bit dropped half of the acknowledged commits).
+- *Proven durable* is the applied index that the main file alone holds after a whole checkpoint and a
+  sync of that file (`checkpoint`). The write-ahead log never counts: SQLite ends it silently at its first
+  bad frame, and cksumvfs does not cover it (measured: one flipped bit dropped half of the acknowledged
+  commits).
 - A page of the main file that was altered fails its checksum and reads as `Corrupt`.
-- A crash during a checkpoint leaves the main file partly new, to be completed from the log beside it; if
-  that log is damaged too, the pages do not fit each other though each is whole. Therefore `recovered` says
-  that the file was opened with such a log, and the opener verifies the state (`State.verify`).
+- A crash during a checkpoint, or after one that a reader cut short, leaves the main file partly new, to
+  be completed from the log beside it; if that log is damaged too, the pages do not fit each other though
+  each is whole. Therefore `recovered` says that the file was opened with such a log, and the opener
+  verifies the state (`State.verify`).
 
 Versions of SQLite from 3.7.0 to 3.51.2 are refused: a race of two connections could reset a log that was
 still needed (sqlite.org/wal.html, "The WAL-reset bug").
@@ -106,27 +108,35 @@ class StateFile:
         return self._wal_pages * _FRAME_BYTES
 
     def checkpoint(self) -> int:
-        """Move the write-ahead log into the main file; the applied index proven durable there.
+        """Move the write-ahead log into the main file; the applied index proven durable there, or 0.
 
         For a worker thread; it makes its own connection and blocks neither writer nor readers (mode
-        PASSIVE, which stops at the oldest reader's snapshot). Repeated while writes keep adding, so that
-        the writer finds everything moved and starts the log over.
+        PASSIVE). Repeated while writes keep adding, so that the writer finds everything moved and starts
+        the log over.
 
-        The proof: the main file is synced, then read alone (`immutable=1` ignores the log), and what it
-        says of itself is returned. Pages are moved in whole commits, so it always says something.
+        The proof: everything was moved, the main file is synced, then read alone (`immutable=1` ignores
+        the log), and what it says of itself is returned. 0 if a reader of an older state kept pages back:
+        SQLite then leaves out each page that changed again later, and the main file alone is of no one state.
         """
         with self.explained:
-            connection = self._connect(apsw.SQLITE_OPEN_READWRITE)
-            try:
-                connection.execute(APPLIED).get  # noqa: B018 - the log is looked at only once it was read
-                for _ in range(_CHECKPOINT_PASSES):
-                    logged, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-                    if moved >= logged:
-                        break
-            finally:
-                connection.close()
+            complete = self._move_log()
             self._sync_file(self.path)
-            return self._applied_alone(self.path)[0]
+            return self._applied_alone(self.path)[0] if complete else 0
+
+    def _move_log(self) -> bool:
+        """True if the last pass moved all that was in the log as it began."""
+        connection = self._connect(apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.execute(APPLIED).get  # noqa: B018 - the log is looked at only once it was read
+            complete = False
+            for _ in range(_CHECKPOINT_PASSES):
+                logged, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                complete = moved >= logged
+                if complete and self._wal_pages <= logged:
+                    break
+            return complete
+        finally:
+            connection.close()
 
     def _restart_wal(self) -> None:
         """Move what is left of the write-ahead log and cut it to nothing; blocks meanwhile.
