@@ -21,14 +21,19 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "leave": ("leave", "Leave the cluster on purpose and stop the agent."),
     "members": ("members", "List the hosts of the cluster and whether they live."),
     "monitor": ("monitor", "Follow the agent's log."),
+    "reload": ("reload", "Have the agent read its configuration again."),
     "services": ("services", "Register or deregister a service on this host."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),
-    "template": ("template", "Render configuration files once."),
+    "template": ("template", "Render configuration files, once or for as long as it runs."),
     "validate": ("validate", "Check configuration files and tell every fault."),
     "version": ("version", "Show the version."),
     "watch": ("watch", "Print a value, or run a command each time it changes."),
     "why": ("why", "Explain why something is as it is."),
 }
+
+
+_READ_OWN_FLAGS = ("agent", "watch")
+"""Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 
 class _Commands(click.Group):
@@ -74,11 +79,46 @@ def normalise(arguments: Sequence[str]) -> list[str]:
     return done
 
 
+_TRUE = frozenset(("1", "t", "T", "true", "TRUE", "True"))
+_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+
+
+def read_switches(command: click.Command, words: Sequence[str]) -> list[str]:
+    """Switches with a value, as Go takes them: `--name=true` is `--name`, and `--name=false` is nothing."""
+    switches = {
+        name for one in command.params if isinstance(one, click.Option) and one.is_flag for name in one.opts
+    }
+    done: list[str] = []
+    for at, word in enumerate(words):
+        if word == "--":
+            return done + list(words[at:])
+        name, equals, value = word.partition("=")
+        if not (equals and name in switches and value in _TRUE | _FALSE):
+            done.append(word)
+        elif value in _TRUE:
+            done.append(name)
+    return done
+
+
+def _find(words: Sequence[str]) -> click.Command:
+    """The command that the leading words name, as far as they do."""
+    command: click.Command = gemot
+    for word in words:
+        inner = (
+            command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        )
+        if inner is None:
+            break
+        command = inner
+    return command
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     words = list(arguments)
-    if not (words and words[0] == "agent"):  # the agent reads its own flags
+    if not (words and words[0] in _READ_OWN_FLAGS):
         words = normalise(words)
+        words = read_switches(_find(words), words)
     try:
         code = gemot.main(args=words, prog_name="gemot", standalone_mode=False)
     except click.exceptions.Exit as error:

@@ -1,0 +1,66 @@
+"""`gemot members`: the hosts of the cluster and whether they live."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from gemot.agent.cli.options import client_options, columns
+from gemot.agent.client.connection import Connection
+
+NO_MATCH = 2
+STATUS = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
+_HEAD = ["Node", "Address", "Status", "Type", "Build", "Protocol", "DC"]
+
+
+@click.command(name="members")
+@click.option("--detailed", is_flag=True, help="All tags of each member.")
+@click.option("--status", "wanted", default=".*", help='Only those whose status matches: "left|failed".')
+@click.option("--wan", is_flag=True, help="The servers, under their names in the wide-area pool.")
+@client_options
+def command(connection: Connection, detailed: bool, wanted: str, wan: bool) -> int:
+    """List the hosts of the cluster and whether they live.
+
+    \b
+    Which hosts are gone:
+      gemot members -status="failed|left"
+
+    The exit code is 2 when no host matches.
+    """
+    try:
+        pattern = re.compile(wanted)
+    except re.error as error:
+        raise click.ClickException(f"-status: {wanted!r} is not a regular expression: {error}") from error
+    members = connection.request("GET", "/v1/agent/members", params={"wan": wan}).json()
+    chosen = [one for one in members if pattern.search(_status(one))]
+    if not chosen:
+        return NO_MATCH
+    chosen.sort(key=lambda one: str(one["Name"]))
+    if detailed:
+        rows = [["Node", "Address", "Status", "Tags"], *([*_first(one), _tags(one)] for one in chosen)]
+    else:
+        rows = [_HEAD, *([*_first(one), *_rest(one)] for one in chosen)]
+    click.echo(columns(rows))
+    return 0
+
+
+def _status(member: dict[str, Any]) -> str:
+    return STATUS.get(member["Status"], "none")
+
+
+def _first(member: dict[str, Any]) -> list[str]:
+    host = f"[{member['Addr']}]" if ":" in member["Addr"] else member["Addr"]
+    return [member["Name"], f"{host}:{member['Port']}", _status(member)]
+
+
+def _rest(member: dict[str, Any]) -> list[str]:
+    tags = member["Tags"]
+    role = {"consul": "server", "node": "client"}.get(tags.get("role", ""), "unknown")
+    build = tags.get("build", "").partition(":")[0] or "-"
+    return [role, build, str(member["ProtocolCur"]), tags.get("dc", "") or "-"]
+
+
+def _tags(member: dict[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in sorted(member["Tags"].items()))

@@ -1,0 +1,41 @@
+"""`gemot validate`: configuration files, every fault at once."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+
+@click.command(name="validate")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
+@click.option("--config-format", default="", help="json or yaml, for files whose name does not say.")
+def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
+    """Check configuration files and directories together, and tell every fault.
+
+    \b
+    Before a reload:
+      gemot validate /etc/gemot.d && gemot reload
+
+    Nothing is started. The exit code is 78 for a configuration that cannot be used.
+    """
+    from gemot.agent.config.fault import EXIT_CODE, ConfigFaults
+    from gemot.agent.config.flags import parse
+    from gemot.agent.config.load import load
+
+    for path in paths:
+        if not os.path.lexists(path):
+            click.echo(f"Config validation failed: {path}: no such file or directory", err=True)
+            return EXIT_CODE
+    arguments = [f"-config-file={path}" for path in paths]
+    try:
+        loaded = load(parse([*arguments, *([f"-config-format={config_format}"] if config_format else [])]))
+    except ConfigFaults as error:
+        click.echo(f"Config validation failed:\n{error.message}", err=True)
+        return EXIT_CODE
+    if not quiet:
+        for warning in loaded.warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        click.echo("Configuration is valid!")
+    return 0
