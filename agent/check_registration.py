@@ -18,6 +18,7 @@ from gemot.checks.schedule import MIN_INTERVAL_S
 from gemot.server.model.catalog import SERF_HEALTH
 from gemot.server.model.errors import BadRequest, RuleFailed
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX
+from gemot.server.state.names import fold
 
 MAX_ID_BYTES = 512
 MAX_ARGS = 256
@@ -134,7 +135,8 @@ def _names(fields: Fields, owner: Owner | None) -> tuple[str, str]:
     if owner is None and not name:
         raise BadRequest("Missing check name")
     check_id = given or (owner.check_id if owner else name)
-    if check_id in (SERF_HEALTH, NODE_MAINTENANCE) or check_id.startswith(SERVICE_MAINTENANCE_PREFIX):
+    folded = fold(check_id)
+    if folded in (fold(SERF_HEALTH), NODE_MAINTENANCE) or folded.startswith(SERVICE_MAINTENANCE_PREFIX):
         raise BadRequest(f'Invalid check: the check ID "{check_id}" is reserved, choose another one')
     return printable("check ID", check_id), name or (owner.name if owner else "")
 

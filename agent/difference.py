@@ -20,6 +20,7 @@ from gemot.server.model.catalog import (
     Service,
 )
 from gemot.server.model.health import Check
+from gemot.server.state.names import fold
 
 SERVER_ADDRESS_PREFIX = "consul-"
 
@@ -103,13 +104,15 @@ def compare(wanted: Wanted, found: NodeDetail | None) -> Gap:
             for check_id, ours in wanted.checks.items()
             if not _same_check(ours, stored_checks.get(check_id), adopted)
         ),
-        gone_services=frozenset(stored_services.keys() - wanted.services.keys() - {SERVER_SERVICE}),
+        gone_services=frozenset(
+            one for one in stored_services.keys() - wanted.services.keys() if fold(one) != SERVER_SERVICE
+        ),
         gone_checks={
             check_id: check.service_id
             for check_id, check in stored_checks.items()
             if check_id not in wanted.checks
-            and check_id != SERF_HEALTH
-            and (check.service_id != SERVER_SERVICE or SERVER_SERVICE in wanted.services)
+            and fold(check_id) != fold(SERF_HEALTH)
+            and fold(check.service_id) != SERVER_SERVICE
         },
         adopted={
             service_id: service

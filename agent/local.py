@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -22,8 +22,9 @@ from gemot.agent.saved import Store, TtlState
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_expired
 from gemot.server.model.catalog import Node, Service
-from gemot.server.model.errors import NotFound, RuleFailed
+from gemot.server.model.errors import BadRequest, NotFound, RuleFailed
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
+from gemot.server.state.names import fold
 
 MAX_SERVICES = 10_000
 MAX_CHECKS = 40_000
@@ -72,6 +73,8 @@ class LocalState:
         self._checks: dict[str, _Check] = {}
         self._ttls: dict[str, TtlState] = {}
         self._listeners: dict[object, Callable[[Change], None]] = {}
+        self._service_ids: dict[str, str] = {}
+        self._check_ids: dict[str, str] = {}
         self._aliases: set[str] = set()
         self._deferred: set[str] = set()
         self._outbox = Outbox()
@@ -143,20 +146,24 @@ class LocalState:
     def reload(self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]) -> None:
         """Replace everything that came from configuration files; same ids keep their status.
 
-        Raises RuleFailed, before anything changed, for a check of a service that nobody registers.
+        Raises RuleFailed or BadRequest, before anything changed, for a check of a service that nobody
+        registers and for ids that differ only in capitals.
         """
         registrations, checks = list(registrations), list(checks)
         services = {registration.service.id for registration in registrations}
+        wanted = {check.check_id for check in checks}
+        for registration in registrations:
+            wanted.update(check.check_id for check in registration.checks)
         kept = {service_id for service_id, record in self._services.items() if not record.from_config}
+        kept_checks = {i for i, record in self._checks.items() if not record.definition.from_config}
         for check in checks:
             if check.service_id and check.service_id not in services | kept:
                 raise RuleFailed(
                     f'check "{check.check_id}": ServiceID "{check.service_id}" does not exist: define that '
                     "service in the configuration too"
                 )
-        wanted = {check.check_id for check in checks}
-        for registration in registrations:
-            wanted.update(check.check_id for check in registration.checks)
+        _refuse_twins("service", services, {fold(one): one for one in kept})
+        _refuse_twins("check", wanted, {fold(one): one for one in kept_checks})
         for check_id, old in list(self._checks.items()):
             if old.definition.from_config and check_id not in wanted:
                 self._drop_check(check_id)
@@ -174,7 +181,8 @@ class LocalState:
     def add_service(self, registration: Registration, *, replace_checks: bool = False) -> None:
         """Register over the API: saved, and replacing what had this id. Same checks keep their status.
 
-        Checks of that service that are not named stay, unless `replace_checks`. Raises RuleFailed at a limit.
+        Checks of that service that are not named stay, unless `replace_checks`. Raises RuleFailed at a limit,
+        BadRequest for an id that differs from another one only in capitals.
         """
         service_id = registration.service.id
         self._check_room(registration)
@@ -206,6 +214,7 @@ class LocalState:
             raise NotFound(f'ServiceID "{definition.service_id}" does not exist')
         if definition.check_id not in self._checks and len(self._checks) >= MAX_CHECKS:
             raise RuleFailed(_full("checks", MAX_CHECKS))
+        _refuse_twins("check", {definition.check_id}, self._check_ids)
         self._put_check(definition)
         self._store.save_check(definition)
         self._refresh_aliases()
@@ -249,6 +258,8 @@ class LocalState:
             raise RuleFailed(_full("services", MAX_SERVICES))
         if len(self._checks) + fresh > MAX_CHECKS:
             raise RuleFailed(_full("checks", MAX_CHECKS))
+        _refuse_twins("service", {registration.service.id}, self._service_ids)
+        _refuse_twins("check", {check.check_id for check in registration.checks}, self._check_ids)
 
     def _put_service(self, registration: Registration, *, from_config: bool) -> None:
         service_id, service = registration.service.id, registration.service
@@ -257,6 +268,7 @@ class LocalState:
         if record is None or not same:
             record = _Service(service, registration.token)
             self._services[service_id] = record
+            self._service_ids[fold(service_id)] = service_id
             self._outbox.service_changed(service_id)
             for check_id, check in self._checks.items():
                 if check.definition.service_id == service_id:  # its row shows the service's name and tags
@@ -268,6 +280,7 @@ class LocalState:
 
     def _drop_service(self, service_id: str) -> None:
         del self._services[service_id]
+        del self._service_ids[fold(service_id)]
         self._outbox.service_gone(service_id)
         self._store.remove_service(service_id)
         for check_id, record in list(self._checks.items()):
@@ -291,6 +304,7 @@ class LocalState:
             record.critical_since_s = self._now()
         self._forget_kind(check_id)
         self._checks[check_id] = record
+        self._check_ids[fold(check_id)] = check_id
         if definition.type == "alias":
             self._aliases.add(check_id)
         self._outbox.check_changed(check_id)
@@ -300,6 +314,7 @@ class LocalState:
 
     def _drop_check(self, check_id: str) -> None:
         record = self._checks.pop(check_id)
+        del self._check_ids[fold(check_id)]
         self._forget_kind(check_id)
         self._outbox.check_gone(check_id, record.definition.service_id)
         self._store.remove_check(check_id)
@@ -545,3 +560,18 @@ class _Check:
 
 def _full(what: str, limit: int) -> str:
     return f"This agent already has {limit} {what}, its limit: deregister some first"
+
+
+def _refuse_twins(kind: str, named: Iterable[str], present: Mapping[str, str]) -> None:
+    """Refuse ids that differ only in capitals: the catalog takes them for one, each would replace the other.
+
+    `present` has the ids that stay, by their folded form.
+    """
+    spelled: dict[str, str] = {}
+    for one in sorted(named):
+        other = spelled.setdefault(fold(one), present.get(fold(one), one))
+        if other != one:
+            raise BadRequest(
+                f'Invalid {kind} ID: "{one}" differs from "{other}" only in capitals, which the catalog '
+                "takes for the same: use one spelling"
+            )

@@ -23,6 +23,7 @@ from gemot.agent.fields import Fields, names
 from gemot.checks.definition import CheckDefinition
 from gemot.server.model.catalog import SERVER_SERVICE, Service, ServiceAddress, Weights
 from gemot.server.model.errors import BadRequest
+from gemot.server.state.names import fold
 
 __all__ = ["NO_SCRIPTS", "Policy", "Registration", "parse_check", "parse_service"]
 
@@ -74,7 +75,7 @@ def parse_service(raw: object, *, from_config: bool, policy: Policy = NO_SCRIPTS
     if not name:
         raise BadRequest("Missing service name")
     service_id = printable("service ID", fields.text("ID", limit=MAX_ID_BYTES) or name)
-    if service_id == SERVER_SERVICE:
+    if fold(service_id) == SERVER_SERVICE:
         raise BadRequest(f'Invalid service ID: "{SERVER_SERVICE}" is the servers\' own, choose another one')
     address, port = _address(fields.text("Address", limit=MAX_ADDRESS_BYTES)), _port(fields)
     service = Service(

@@ -207,6 +207,7 @@ BAD_SERVICES: list[tuple[Any, str]] = [
     ({"Name": "\ud800"}, "surrogate"),
     ({"Name": "consul"}, "Invalid service ID"),
     ({"Name": "web", "ID": "consul"}, "Invalid service ID"),
+    ({"Name": "Consul"}, "Invalid service ID"),
     ({"Name": "web", "Port": "80"}, "field Port wants a whole number, not a text"),
     ({"Name": "web", "Port": 1.5}, "field Port wants a whole number"),
     ({"Name": "web", "Port": True}, "field Port wants a whole number"),
@@ -303,6 +304,7 @@ BAD_CHECKS: list[tuple[dict[str, Any], str]] = [
     ({**HTTP, "Timeout": "-3s"}, "field Timeout must not be negative"),
     ({**HTTP, "DeregisterCriticalServiceAfter": "soon"}, "field DeregisterCriticalServiceAfter"),
     ({**HTTP, "CheckID": "serfHealth"}, "is reserved"),
+    ({**HTTP, "CheckID": "SERFHEALTH"}, "is reserved"),
     ({**HTTP, "CheckID": "_node_maintenance"}, "is reserved"),
     ({**HTTP, "CheckID": "_service_maintenance:web"}, "is reserved"),
     ({**HTTP, "CheckID": "a\tb"}, "Invalid check ID"),
@@ -392,6 +394,6 @@ _NAMES = [
 def test_whatever_comes_is_a_registration_or_a_clear_refusal(raw: dict[str, Any]) -> None:
     for parse in (parse_service, parse_check):
         try:
-            parse(decode_body(json.dumps(raw).encode()), from_config=False)  # type: ignore[operator]
+            parse(decode_body(json.dumps(raw).encode()), from_config=False)
         except (BadRequest, RuleFailed):
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 from support.catalog_model import CatalogServers
@@ -20,7 +21,7 @@ from gemot.server.model.health import Check
 
 
 class Bench:
-    def __init__(self, **options: float) -> None:
+    def __init__(self, **options: Any) -> None:
         self.clock = Clock()
         self.servers = CatalogServers()
         self.local: LocalState = local_state(clock=self.clock, **options)

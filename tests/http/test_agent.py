@@ -256,8 +256,8 @@ def test_local_health_speaks_by_its_status_code() -> None:
                     await our.get("health/service/name/web", Accept="text/plain"),
                 ):
                     assert (text.status, text.text) == (code, word)
-            reply = await our.get("health/service/id/w1")
-            assert [check["CheckID"] for check in reply.json["Checks"]] == ["_node_maintenance", "service:w1"]
+            shown = (await our.get("health/service/id/w1")).json["Checks"]
+            assert [check["CheckID"] for check in shown] == ["_node_maintenance", "service:w1"]
             await our.done("maintenance?enable=false")
             assert (await our.get("health/service/id/w1")).status == 200
             assert (await our.get("health/service/id/w2")).status == 404

@@ -62,7 +62,7 @@ class Catalog:
             self.nodes.pop(name, None)
             for table in (self.services, self.checks):
                 for key in [key for key in table if key[0] == name]:
-                    del table[key]  # type: ignore[attr-defined]
+                    del table[key]
 
     def detail(self, name: str) -> NodeDetail | None:
         if name not in self.nodes:
