@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.raft_group import Group, Member, lone
 
-from gemot.server.raft.types import Append, AppendReply, ReadState, Role, VoteAsk, VoteReply
+from gemot.server.raft.types import Append, AppendReply, Batch, ReadState, Role, VoteAsk, VoteReply
 
 
 def damaged(lost_after: int = 3) -> tuple[Group, Member, Member]:
@@ -130,3 +130,52 @@ def test_a_state_beyond_the_logs_end_is_accepted_only_while_repairing() -> None:
     member = lone("b", [1, 1, 1], repairing=True, commit=9)
     assert member.raft.commit == 3
     assert member.raft.repairing
+
+
+def test_what_a_repairing_server_says_it_holds_counts_for_nothing() -> None:
+    group, leader, _ = damaged()
+    group["b"].crash()
+    group["c"].crash()
+    index = leader.raft.propose([b"x"])
+    before = leader.raft.commit
+    leader.raft.read_index(1)
+    leader.pump()
+    leader.finish_saves()
+    for round in (1, 2):
+        leader.raft.step(AppendReply(leader.raft.term, "b", True, index, 0, round, True, 77))
+        leader.pump()
+    assert leader.raft.commit == before
+    assert leader.reads == []
+    assert leader.raft.quorum_contact_ticks >= leader.raft.status().peers[1].heard_ticks_ago
+    leader.raft.step(AppendReply(leader.raft.term, "b", True, index, 0, 2, False))
+    leader.pump()
+    assert leader.raft.commit == index, "its word after the repair does"
+
+
+def test_it_does_not_end_before_what_came_again_is_durable() -> None:
+    group, leader, b = damaged(lost_after=2)
+    group.tick(1)
+    b.crash()
+    b.restart(lost_after=2)
+    repair = 0
+    entries = leader.raft.entries(3, 5)
+    for _ in range(2):
+        b.raft.step(Append(leader.raft.term, "a", 2, entries[0].term, 5, 0, Batch(entries).body, repair))
+        b.pump()
+        if not repair:
+            b.raft.step(Append(leader.raft.term, "a", 2, entries[0].term, 5, 0, b"", repair))
+            b.pump()
+            repair = next(m.repair for _, m in b.outbox if isinstance(m, AppendReply))
+    assert b.raft.commit == 5
+    assert b.raft.repairing
+    b.finish_saves()
+    assert not b.raft.repairing
+
+
+def test_a_second_loss_during_the_repair_takes_the_match_back_again() -> None:
+    group, leader, _ = damaged()
+    group["b"].crash()
+    for ok, match in ((True, 5), (False, 2)):
+        leader.raft.step(AppendReply(leader.raft.term, "b", ok, match, leader.raft.term, 0, True, 77))
+    peer = next(p for p in leader.raft.status().peers if p.id == "b")
+    assert (peer.match, peer.next) == (2, 3)

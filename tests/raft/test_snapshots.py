@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.raft_group import Group, Member, lone
+from support.raft_group import Group, Member, entry, lone
 
-from gemot.server.raft.types import Append, SnapshotMeta, SnapshotOffer, SnapshotReply
+from gemot.server.raft.types import Append, Batch, SnapshotMeta, SnapshotOffer, SnapshotReply
 
 
 def behind() -> tuple[Group, Member, Member]:
@@ -69,7 +69,8 @@ def test_an_install_that_failed_is_offered_again() -> None:
 def test_a_server_that_installs_answers_its_leader_but_takes_no_entries_and_does_not_stand() -> None:
     group, leader, c = behind()
     last = c.raft.last_index
-    c.raft.step(Append(leader.raft.term, "a", 1, 1, 0, 0, b""))
+    entries = Batch([entry(leader.raft.term, last + 1)])
+    c.raft.step(Append(leader.raft.term, "a", last, c.raft.term_at(last) or 0, 0, 0, entries.body))
     group.tick(50)
     assert c.raft.last_index == last
     peer = next(p for p in leader.raft.status().peers if p.id == "c")

@@ -45,10 +45,10 @@ class Storm:
         self.doubling = self.random.choice((0.0, 0.05))
         self.reordering = self.random.choice((0.0, 0.1, 0.5))
         self.faults = {
-            self._cut: self.random.choice((0, 1, 4)),
+            self._cut: self.random.choice((0, 2, 6)),
             self._heal: self.random.choice((2, 4)),
             self._skew: self.random.choice((0, 2)),
-            self._crash: self.random.choice((0, 1, 4)),
+            self._crash: self.random.choice((0, 2, 6)),
             self._restart: 6,
             self._compact: self.random.choice((0, 3)),
             self._install: 6,
@@ -60,7 +60,7 @@ class Storm:
 
     def run(self) -> None:
         steps = [self._tick, self._deliver, self._save, self._propose, self._read, self._fault]
-        weights = [30, 100, 30, 12, 6, 3]
+        weights = [45, 100, 25, 12, 8, 4]
         for step in self.random.choices(steps, weights, k=self.events):
             step()
             self._check()
