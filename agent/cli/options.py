@@ -25,7 +25,7 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--token-file", default="", help="File that holds the token.")
     @functools.wraps(command)
     def wrapped(http_addr: str, token: str, token_file: str, **rest: Any) -> Any:
-        connection = Connection(http_addr or environment("HTTP_ADDR"), token=_token(token, token_file))
+        connection = Connection(http_addr or environment("HTTP_ADDR"), token=token_of(token, token_file))
         try:
             return command(connection=connection, **rest)
         except ClientError as error:
@@ -52,7 +52,8 @@ def environment(name: str) -> str:
     return os.environ.get(f"GEMOT_{name}") or os.environ.get(f"CONSUL_{name}") or ""
 
 
-def _token(token: str, token_file: str) -> str:
+def token_of(token: str, token_file: str) -> str:
+    """The token of the flags, else of the environment, else ""."""
     token = token or environment("HTTP_TOKEN")
     path = token_file or environment("HTTP_TOKEN_FILE")
     if token or not path:

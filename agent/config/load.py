@@ -90,6 +90,24 @@ def load(flags: Flags) -> Loaded:
     return Loaded(overlay(config, parsed.values), tuple(sources.warnings), tuple(sources.files))
 
 
+def load_templates(flags: Flags) -> Loaded:
+    """The templates alone, for the program that only renders: other keys are faults. Raises ConfigFaults."""
+    sources = _Sources()
+    sources.faults += flags.faults
+    _add_files(sources, flags)
+    others = [(source, path) for path, setters in sources.setters.items() for source in setters]
+    others += [(stanza.source, stanza.path) for stanza in sources.stanzas if stanza.kind != "templates"]
+    sources.faults += (
+        Fault(*each, "only templates are read here: move it to the agent's") for each in others
+    )
+    templates = [stanza for stanza in sources.stanzas if stanza.kind == "templates"]
+    parsed = stanzas.parse(templates, _parsers(Config()))
+    sources.faults += (*parsed.faults, *_distrusted(sources, parsed.commanding))
+    refuse(sources.faults)
+    warnings = (*sources.warnings, *parsed.warnings)
+    return Loaded(overlay(Config(), parsed.values), warnings, tuple(sources.files))
+
+
 def _parsers(config: Config) -> Parsers:
     scripts = config.enable_script_checks or config.enable_local_script_checks
     policy = Policy(scripts=scripts, output_max_bytes=config.check_output_max_size)
