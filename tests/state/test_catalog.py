@@ -22,6 +22,7 @@ from gemot.server.model.catalog import (
 )
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.query import Query
 
 ID1 = "aaaa1111-0000-4000-8000-000000000001"
 ID2 = "aaaa2222-0000-4000-8000-000000000002"
@@ -211,7 +212,13 @@ def test_a_watch_by_id_prefix_learns_that_the_prefix_is_unique_no_more(one: OneS
 def test_an_equal_registration_moves_nothing(one: OneState) -> None:
     command = Register(N1, (WEB,), (_check("c", "web"), _check("n")))
     one.apply(command)
-    queries = (Nodes(), Services(), NodeInfo("n1"), HealthService("web"), HealthState("any"))
+    queries: tuple[Query, ...] = (
+        Nodes(),
+        Services(),
+        NodeInfo("n1"),
+        HealthService("web"),
+        HealthState("any"),
+    )
     before = [one.read(query) for query in queries]
     assert one.touched(command) == ()
     assert [one.read(query) for query in queries] == before
@@ -240,7 +247,7 @@ def test_an_equal_registration_moves_nothing(one: OneState) -> None:
 )
 def test_a_change_moves_these_indexes_and_no_others(one: OneState, command: Register, moved: str) -> None:
     one.apply(Register(N1, (WEB, Service("db", "db")), (_check("c", "web"), _check("n"))))
-    queries = {
+    queries: dict[str, Query] = {
         "nodes": Nodes(),
         "services": Services(),
         "checks": HealthState("any"),

@@ -29,7 +29,7 @@ def one(tmp_path: Path) -> Iterator[OneState]:
     state.close()
 
 
-NAMES = [RetryId(A, 1, 0), IdempotencyKey("key", b"hash")]
+NAMES: list[RetryId | IdempotencyKey] = [RetryId(A, 1, 0), IdempotencyKey("key", b"hash")]
 _each_kind = pytest.mark.parametrize("name", NAMES, ids=["retry-id", "idempotency-key"])
 
 

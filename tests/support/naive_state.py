@@ -139,8 +139,8 @@ class NaiveState:
             return node and NodeDetail(node, services, tuple(self._checks(query.node)))
         if isinstance(query, Services):
             tags: dict[str, list[str]] = {}
-            for (node, _), service in self.services.items():
-                if self._on(node, query.node_meta):
+            for (name, _), service in self.services.items():
+                if self._on(name, query.node_meta):
                     tags[service.service] = sorted({*tags.get(service.service, []), *service.tags})
             return tags
         if isinstance(query, ServiceNodes):
@@ -149,10 +149,10 @@ class NaiveState:
             return self._health(query)
         if isinstance(query, HealthNode):
             return self._checks(query.node)
+        assert isinstance(query, HealthChecks | HealthState)
         checks = [self.checks[key] for key in sorted(self.checks) if self._on(key[0], query.node_meta)]
         if isinstance(query, HealthChecks):
             return [check for check in checks if check.service_id and check.service_name == query.service]
-        assert isinstance(query, HealthState)
         return [check for check in checks if query.state in ("any", check.status)]
 
     def _health(self, query: HealthService) -> list[Instance]:
