@@ -267,9 +267,12 @@ def _cut(entries: tuple[Entry, ...], max_bytes: int) -> Batch:
 
 
 def _find_base(reader: LogReader, snapshot: SnapshotMeta) -> int:
-    """The lowest index whose term is known: what is held is held without gaps up to the snapshot."""
+    """The lowest index whose term is known: what is held is held without gaps up to the snapshot.
+
+    A reader knows the term just before its first entry too, so the entry at the lowest may be gone.
+    """
     low, high = 1, snapshot.index
-    if snapshot.index == 0 or reader.term(1) is not None:
+    if snapshot.index == 0:
         return 0
     while low < high:
         middle = (low + high) // 2

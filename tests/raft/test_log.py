@@ -135,6 +135,16 @@ def test_a_log_that_starts_before_its_snapshot_keeps_its_older_entries() -> None
     assert [log.term(i) for i in (1, 2, 3, 4, 5)] == [None, 1, 2, 2, 2]
 
 
+@pytest.mark.parametrize("through", [1, 2, 4])
+def test_an_entry_that_is_gone_is_never_taken_for_held_though_its_term_is_known(through: int) -> None:
+    disk = disk_with(1, 1, 2, 2, 2)
+    disk.take_snapshot(SnapshotMeta(4, 2, ("a",)))
+    disk.compact(through)
+    log = log_on(disk)
+    assert log.base == through
+    assert log.batch_from(log.base + 1, MANY).last == 5
+
+
 @pytest.mark.parametrize(
     ("index", "term", "expected"),
     [
