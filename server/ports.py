@@ -71,6 +71,9 @@ class Peers(Wire, Protocol):
     def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
         """Ask; `done` gets the answer or a GemotError, later, once."""
 
+    def greet_again(self) -> None:
+        """This server's hello has changed (it belongs to a cluster now): every link says it anew."""
+
 
 class Upkeep(Protocol):
     """Long work on snapshots and the state file, away from the loop; one piece of each kind at a time."""

@@ -27,7 +27,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile, remove_state
+from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile
 
 
 class DataConfig(msgspec.Struct, frozen=True):
@@ -175,7 +175,8 @@ def _rebuild_state(
 ) -> tuple[StateFile, State]:
     path = Path(config.directory) / "state.db"
     log = durable.log
-    remove_state(path)
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
     file = StateFile(path, vfs=config.vfs, sync=config.sync)
     for snapshot in reversed(snapshots.all()):
         if log.start.index <= snapshot.index <= log.last_index and snapshots.verify(snapshot):

@@ -262,6 +262,9 @@ class Server:
             "last_contact": f"{self.last_contact_ms()}ms",
             "repairing": str(self._raft.repairing).lower(),
         }
+        for peer in self._raft.status().peers:
+            seen = f"match={peer.match} next={peer.next} mode={peer.mode} inflight={peer.inflight}"
+            raft[f"peer {self.directory.name(peer.id)}"] = f"{seen} heard={peer.heard_ticks_ago} ticks ago"
         leader = self.directory.get(self._raft.leader)
         tier = {
             "server": "true",
@@ -307,7 +310,7 @@ class Server:
             return
         mine = self._identity.cluster()
         if not mine and cluster and self.bootstrap.promised(cluster):
-            self._identity.adopt(cluster)
+            self._adopt(cluster)
         elif not mine or cluster != mine:
             return
         self.replica.on_message(message)
@@ -414,12 +417,16 @@ class Server:
 
     def _begin(self, cluster: str, voters: tuple[Member, ...]) -> None:
         """Write the first entry of the log, the same on every voter: who votes."""
-        self._identity.adopt(cluster)
+        self._adopt(cluster)
         for voter in voters:
             self.directory.hint(voter)
         ids = sorted(v.id for v in voters)
         # The first of them stands at once: nobody needs to wait for an election timeout.
         self.replica.bootstrap(ids, campaign=ids[0] == self.me.id)
+
+    def _adopt(self, cluster: str) -> None:
+        self._identity.adopt(cluster)
+        self._peers.greet_again()
 
     def _report(self) -> None:
         """Tell the leader who is connected here."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from gemot.server.model.errors import PeerBroke, Unavailable
 from gemot.server.raft.types import Message
@@ -54,11 +54,11 @@ class Connection(asyncio.Protocol):
         self.remote = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        if (sock := transport.get_extra_info("socket")) is not None:
+        # uvloop's transports have the shape of asyncio's, but not its base class.
+        self._transport = cast(asyncio.Transport, transport)
+        if (sock := self._transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peername = transport.get_extra_info("peername")
+        peername = self._transport.get_extra_info("peername")
         self.remote = f"{peername[0]}:{peername[1]}" if peername else "?"
         self._handler = self._opened(self)
 
@@ -213,6 +213,12 @@ class Dialler:
     def send_raft(self, message: Message) -> None:
         if self._link is not None:
             self._link.send_raft(message)
+
+    def redial(self) -> None:
+        """Let the present connection go and greet anew."""
+        self._backoff_s = REDIAL_MIN_S
+        if self._connection is not None:
+            self._connection.close("greeting anew")
 
     async def _run(self) -> None:
         while True:

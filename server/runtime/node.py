@@ -165,6 +165,10 @@ class Node:
         else:
             link.call(call, done)
 
+    def greet_again(self) -> None:
+        for link in self._links.values():
+            link.redial()
+
     def _link(self, id: str) -> Dialler | None:
         link = self._links.get(id)
         if link is None and self.server.directory.get(id) is not None and id != self._config.me.id:

@@ -55,7 +55,7 @@ class DurableLog:
 
     def write_meta(self, **changes: object) -> None:
         """Save the meta file with these changes and the log's durable tail as it is now."""
-        tail = {"durable_index": self.log.last_index, "durable_hash": self.log.tail_hash}
+        tail = {"durable_index": self.log.durable_index, "durable_hash": self.log.durable_hash}
         self.meta.save(msgspec.structs.replace(self.meta.meta, **tail, **changes))
 
     def reset(self, meta: SnapshotMeta) -> None:

@@ -322,6 +322,9 @@ class Node:
         self._network.send(self.name, target.name, type(call).__name__, deliver)
         self.world.at(BROKEN_US, f"{self.name} call broke", broke)
 
+    def greet_again(self) -> None:
+        """The virtual network asks for the cluster with each message."""
+
     # -- Upkeep ------------------------------------------------------------------------------------
 
     def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:

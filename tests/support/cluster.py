@@ -1,0 +1,237 @@
+"""A real cluster on loopback: agents as processes, each on an address of its own (127.0.0.1, .2, ...).
+
+Processes are ended by their own handle only; logs and data are under the directory that was given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemot.agent.client.connection import ClientError, Connection
+
+SUPPORT = Path(__file__).parent
+PYTHON = sys.executable
+
+
+class Agent:
+    """One agent process and the way to it."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        host: str,
+        directory: Path,
+        ports: dict[str, int],
+        config: dict[str, Any],
+        program: list[str],
+    ) -> None:
+        self.name = name
+        self.host = host
+        self.directory = directory
+        self.ports = ports
+        self._config = config
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def http(self) -> str:
+        return f"{self.host}:{self.ports['http']}"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "agent.log"
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "agent.json"
+
+    def write_config(self, **changes: Any) -> None:
+        self._config |= changes
+        self.config_file.write_text(json.dumps(self._config, indent=2))
+
+    def start(self) -> None:
+        assert self._process is None, f"{self.name} runs already"
+        self.write_config()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self._program, f"-config-file={self.config_file}", f"-data-dir={self.directory / 'data'}"],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONHASHSEED": "random"},
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, f"{self.name} does not run"
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        assert self._process is not None
+        code = self._process.wait(timeout_s)
+        self._process = None
+        return code
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def connect(self, timeout_s: float = 10.0) -> Connection:
+        return Connection(self.http, timeout_s=timeout_s)
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON at this path."""
+        connection = self.connect()
+        try:
+            return connection.request("GET", path, params=params).json()
+        finally:
+            connection.close()
+
+    def put(self, path: str, body: Any = None, **params: Any) -> Any:
+        connection = self.connect()
+        data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
+        try:
+            reply = connection.request("PUT", path, params=params, body=data)
+            return reply.json() if reply.body else None
+        finally:
+            connection.close()
+
+    def stats(self) -> dict[str, dict[str, str]]:
+        stats: dict[str, dict[str, str]] = self.get("/v1/agent/self")["Stats"]
+        return stats
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+class Cluster:
+    """Servers srv1.. on 127.0.0.1.., client agents web1.. behind them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        servers: int = 3,
+        clients: int = 0,
+        lossy: bool = False,
+        no_sync: bool = False,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        program = [PYTHON, "-m", "gemot.agent", "agent"]
+        if lossy:
+            program = [PYTHON, str(SUPPORT / "lossy_agent.py"), *(["--no-sync"] if no_sync else [])]
+        names = [f"srv{n}" for n in range(1, servers + 1)] + [f"web{n}" for n in range(1, clients + 1)]
+        hosts = {name: f"127.0.0.{n}" for n, name in enumerate(names, start=1)}
+        self._reserved = [free_ports(host) for host in hosts.values()]
+        join = [f"{hosts[f'srv{n}']}:{self._reserved[n - 1]['serf_lan']}" for n in range(1, servers + 1)]
+        self.agents: list[Agent] = []
+        for name, ports in zip(names, self._reserved, strict=True):
+            server = name.startswith("srv")
+            base: dict[str, Any] = {
+                "node_name": name,
+                "bind_addr": hosts[name],
+                "client_addr": hosts[name],
+                "ports": ports,
+                "retry_join": join,
+                "raft_log_segment_bytes": 1 << 20,
+            }
+            if server:
+                base |= {"server": True, "bootstrap_expect": servers}
+            self.agents.append(
+                Agent(
+                    name=name,
+                    host=hosts[name],
+                    directory=directory / name,
+                    ports=ports,
+                    config=base | (config or {}),
+                    program=program,
+                )
+            )
+        self.servers = self.agents[:servers]
+        self.clients = self.agents[servers:]
+
+    def start(self) -> None:
+        for agent in self.agents:
+            agent.start()
+        self.leader()
+
+    def stop(self) -> None:
+        """End what still runs, kindly first."""
+        for agent in self.agents:
+            if agent.running:
+                agent.signal(signal.SIGTERM)
+        for agent in self.agents:
+            if agent.running:
+                try:
+                    agent.wait(15)
+                except subprocess.TimeoutExpired:
+                    agent.kill()
+
+    def leader(self, timeout_s: float = 30.0) -> Agent:
+        """The server that leads, once every running server agrees on it."""
+
+        def agreed() -> Agent | None:
+            running = [s for s in self.servers if s.running]
+            seen = {str(s.get("/v1/status/leader")) for s in running}
+            if len(seen) != 1 or seen == {""}:
+                return None
+            address = seen.pop()
+            return next(s for s in running if f"{s.host}:{s.ports['server']}" == address)
+
+        return wait_for(agreed, timeout_s, "one leader on every server", self.servers)
+
+
+def wait_for(
+    condition: Callable[[], Any], timeout_s: float, what: str, agents: list[Agent] | None = None
+) -> Any:
+    """The first true value of `condition`; errors of a client mean: not yet."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            if (value := condition()) is not None and value is not False:
+                return value
+        except (ClientError, StopIteration, KeyError) as error:
+            last = error
+        time.sleep(0.05)
+    logs = "".join(f"\n--- {a.name}\n{a.tail()}" for a in agents or [])
+    raise AssertionError(f"{what}: not within {timeout_s:g} s ({last}){logs}")
+
+
+def free_ports(host: str) -> dict[str, int]:
+    """A free port for each listener of an agent on this address."""
+    held = []
+    ports: dict[str, int] = {}
+    for name in ("http", "dns", "server", "serf_lan"):
+        sock = socket.socket()
+        sock.bind((host, 0))
+        held.append(sock)
+        ports[name] = sock.getsockname()[1]
+    for sock in held:
+        sock.close()
+    return ports

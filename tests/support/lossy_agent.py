@@ -1,0 +1,35 @@
+"""An agent whose unsynced bytes are lost when it is killed: `python lossy_agent.py [--no-sync] FLAGS`.
+
+A SIGKILL keeps the page cache, so it shows nothing of durability. Here log, vote, snapshots and SQLite all
+write through a layer that holds bytes in this process until they are synced; the kill takes them along.
+With --no-sync the layer's syncs do nothing: the planted bug that the cluster test must catch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from support.lossy_disk import LossyDisk
+from support.lossy_vfs import register
+
+from gemot.agent.cli.agent import run
+from gemot.agent.config.flags import parse
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    sync_works = "--no-sync" not in arguments
+    arguments = [a for a in arguments if a != "--no-sync"]
+    flags = parse(arguments)
+    root = Path(flags.overrides["data_dir"])
+    root.mkdir(parents=True, exist_ok=True)
+    disk = LossyDisk(str(root), sync_works=sync_works)
+    register().attach(str(root), disk)
+    return run(flags, disk=disk)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
