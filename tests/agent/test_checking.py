@@ -71,6 +71,17 @@ def test_a_ttl_of_a_tenth_of_a_second_ends_in_time_and_again() -> None:
     run(work())
 
 
+def test_every_ttl_ends_in_its_turn() -> None:
+    async def work() -> None:
+        async with checking([]) as local:
+            for ttl in ("150ms", "50ms", "100ms"):
+                local.add_check(check(ttl, TTL=ttl, Status="passing"))
+            await until(lambda: all(local.checks()[one].status == "critical" for one in ("50ms", "150ms")))
+            assert local.checks()["100ms"].status == "critical"
+
+    run(work())
+
+
 def test_only_the_ttl_whose_time_is_over_ends() -> None:
     async def work() -> None:
         seen: list[Change] = []

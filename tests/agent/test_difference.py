@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.catalog_model import Catalog
 from support.local_bench import NODE
+from support.one_state import OneState
 
 from gemot.agent.difference import Wanted, WantedCheck, WantedService, compare, difference
 from gemot.server.model.catalog import (
@@ -15,6 +19,7 @@ from gemot.server.model.catalog import (
     Deregister,
     Node,
     NodeDetail,
+    NodeInfo,
     Register,
     Service,
     ServiceAddress,
@@ -136,6 +141,26 @@ def test_one_pass_makes_the_catalog_equal_and_a_second_finds_nothing(local: Want
     }
     assert settle(catalog, local) == []
     assert settle(catalog, msgspec.structs.replace(local, services=adopted, checks=checks)) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(locals_(), min_size=1, max_size=4), st.booleans())
+def test_the_real_catalog_settles_in_one_pass_too(locals_in_turn: list[Wanted], with_server: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        one = OneState(Path(folder))
+        try:
+            if with_server:
+                one.result(Register(NODE, (CONSUL,), (SERF,)))
+            for local in locals_in_turn:
+                for write in difference(local, one.value(NodeInfo("n1"))):
+                    assert one.result(write.command) is True
+                detail = one.value(NodeInfo("n1"))
+                assert difference(local, detail) == ()
+                assert {row.id for row in detail.services} - {SERVER_SERVICE} == set(local.services)
+                assert {row.check_id for row in detail.checks} - {SERF_HEALTH} == set(local.checks)
+                assert with_server == (SERVER_SERVICE in {row.id for row in detail.services})
+        finally:
+            one.close()
 
 
 @given(locals_(), catalogs())

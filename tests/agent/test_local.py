@@ -259,6 +259,10 @@ def test_an_alias_follows_the_worst_check_of_its_service() -> None:
     local.maintain_node(enable=True)
     assert local.checks()["alias"].status == "critical"
     local.maintain_node(enable=False)
+    local.add_check(check("more", ServiceID="web"))
+    assert local.checks()["alias"].status == "critical"
+    local.remove_check("more")
+    assert local.checks()["alias"].status == "passing"
     local.remove_service("web")
     assert local.checks()["alias"].status == "critical"
 

@@ -134,7 +134,7 @@ def test_what_changes_during_a_round_goes_with_the_next() -> None:
         async with syncing(Bench()) as bench:
             bench.servers.held = True
             bench.local.add_service(service("web", Port=1))
-            await until(lambda: len(bench.servers._waiting) == 1)
+            await until(lambda: len(bench.servers.waiting) == 1)
             bench.local.add_service(service("web", Port=2))
             bench.local.add_service(service("db"))
             bench.servers.let_go()
@@ -169,6 +169,24 @@ def test_a_failed_round_loses_nothing() -> None:
                 await until(lambda bench=bench: bench.stored("web"))
                 assert bench.stored("old") is None
                 assert bench.stored_check("service:web")
+
+    run(work())
+
+
+def test_a_failure_in_the_middle_of_many_writes_loses_none_of_them() -> None:
+    async def work() -> None:
+        async with syncing(Bench()) as bench:
+            for number in range(60):
+                bench.local.add_service(service(f"s{number}"))
+            bench.servers.refuse = lambda command: NoLeader() if len(bench.servers.applied) > 20 else None
+            await bench.sync.settle()
+            told = len(bench.servers.catalog.services)
+            assert 0 < told < 60
+            assert len(bench.servers.applied) <= 33  # no more was tried once it was known to be in vain
+            bench.servers.refuse = lambda command: None
+            bench.local.add_service(service("one-more"))
+            await bench.sync.settle()
+            assert len(bench.servers.catalog.services) == 61
 
     run(work())
 
@@ -325,12 +343,13 @@ def test_stopping_lets_waiting_callers_go_and_writes_no_more() -> None:
         bench.servers.held = True
         bench.local.add_service(service("web"))
         waiting = asyncio.create_task(bench.sync.settle())
-        await until(lambda: bench.servers._waiting)
+        await until(lambda: bench.servers.waiting)
         bench.local.add_service(service("db"))
-        late = asyncio.create_task(bench.sync.settle())
+        late = asyncio.create_task(bench.sync.settle(within_s=3600))
         await bench.quiet()
         await bench.sync.stop()
-        await asyncio.gather(waiting, late)
+        async with asyncio.timeout(20):
+            await asyncio.gather(waiting, late)
         told = len(bench.servers.applied)
         bench.local.add_service(service("more"))
         await bench.quiet()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.catalog_model import CatalogServers
-from support.http_agent import HttpAgent, Reply, run, serving
+from support.http_agent import HttpAgent, Reply, run, serving, until
 from support.local_bench import Clock, MemoryStore, local_state
 
 from gemot.agent.http import agent
@@ -22,7 +22,10 @@ from gemot.server.model.errors import NoLeader
 
 
 class Api:
-    def __init__(self, http: HttpAgent, local: LocalState, servers: CatalogServers) -> None:
+    def __init__(
+        self, http: HttpAgent, local: LocalState, servers: CatalogServers, store: MemoryStore
+    ) -> None:
+        self.store = store
         self.http = http
         self.local = local
         self.servers = servers
@@ -48,7 +51,7 @@ async def api() -> AsyncIterator[Api]:
     policy = Policy(scripts=True)
     try:
         async with serving(agent.routes(local=local, sync=sync, registry=store, policy=policy)) as http:
-            yield Api(http, local, servers)
+            yield Api(http, local, servers, store)
     finally:
         await sync.stop()
 
@@ -82,6 +85,31 @@ def test_a_registered_service_is_shown_and_in_the_catalog_when_the_answer_comes(
             await our.done("service/deregister/w1")
             assert ("n1", "w1") not in our.servers.catalog.services
             assert (await our.get("services")).json == {}
+
+    run(work())
+
+
+def test_a_registration_is_answered_once_it_was_told_and_is_on_disk() -> None:
+    async def work() -> None:
+        async with api() as our:
+            for path, body in (
+                ("service/register", WEB),
+                ("check/register", {"Name": "c", "TTL": "10s"}),
+                ("check/pass/c", b""),
+                ("maintenance?enable=true", b""),
+                ("service/maintenance/w1?enable=true", b""),
+                ("check/deregister/c", b""),
+                ("service/deregister/w1", b""),
+            ):
+                our.servers.held = True
+                flushed = our.store.flushed
+                asked = asyncio.create_task(our.put(path, body))
+                await until(lambda: our.servers.held and our.servers.waiting)
+                await asyncio.sleep(0.02)
+                assert not asked.done(), path
+                our.servers.let_go()
+                assert (await asked).status == 200
+                assert our.store.flushed == flushed + (path != "check/pass/c")
 
     run(work())
 

@@ -84,7 +84,7 @@ class CatalogServers:
         self.failure: GemotError | None = None
         self.refuse: Callable[[Any], GemotError | None] = lambda command: None
         self.held = False
-        self._waiting: list[tuple[Command, asyncio.Future[Applied]]] = []
+        self.waiting: list[tuple[Command, asyncio.Future[Applied]]] = []
 
     def apply(
         self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
@@ -92,7 +92,7 @@ class CatalogServers:
         done: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
         self.applied.append((command, token))
         if self.held:
-            self._waiting.append((command, done))
+            self.waiting.append((command, done))
         else:
             self._finish(command, done)
         return done
@@ -100,9 +100,9 @@ class CatalogServers:
     def let_go(self) -> None:
         """Answer the writes that were held."""
         self.held = False
-        for command, done in self._waiting:
+        for command, done in self.waiting:
             self._finish(command, done)
-        self._waiting.clear()
+        self.waiting.clear()
 
     def _finish(self, command: Command, done: asyncio.Future[Applied]) -> None:
         if done.done():

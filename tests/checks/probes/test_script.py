@@ -98,6 +98,17 @@ def test_a_child_that_ignores_term_ends_with_its_group(
     asyncio.run(work())
 
 
+def test_a_child_that_ignores_term_ends_even_when_its_program_is_gone(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    text = f'(trap "" TERM; exec sleep 600) & echo $! > {pid_file}; wait'
+
+    async def work() -> None:
+        await probe(define("sh", "-c", text, timeout_s=0.5))
+        await until(lambda: not is_running(int(pid_file.read_text())))
+
+    asyncio.run(work())
+
+
 def test_a_child_that_outlives_its_program_does_not_hold_the_check_up(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     outcome = run(define("sh", "-c", f"echo started; sleep 600 & echo $! > {pid_file}; exit 0"))
