@@ -20,9 +20,11 @@ import msgspec
 
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
-from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
+from gemot.server.model.errors import Busy, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import Applied
 from gemot.server.ports import Log, Timer, Wire
+from gemot.server.raft.errors import NotLeader as NotLeading
+from gemot.server.raft.errors import Refused
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import Append, Message, ReadState, Ready, Role, SnapshotMeta, SnapshotOffer
 from gemot.server.state.store import State
@@ -191,7 +193,8 @@ class Replica:
         ]
         try:
             first = self.raft.propose(commands)
-        except GemotError as error:
+        except Refused as refusal:
+            error = NotLeader(refusal.leader) if isinstance(refusal, NotLeading) else Busy(refusal.message)
             for proposal in proposals:
                 proposal.done(error)
             return

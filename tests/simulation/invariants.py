@@ -39,6 +39,7 @@ class Invariants:
         self._progress: dict[tuple[str, int], tuple[int, int]] = {}
         self._commit = 0
         self._hashes: dict[int, tuple[bytes, str]] = {}
+        self._values: dict[bytes, int] = {}
         self.checked = 0
 
     def observe(self, node: Node, entry: Entry, outcome: Outcome) -> None:
@@ -108,6 +109,10 @@ class Invariants:
         if not isinstance(result, Applied) or result.index != entry.index:
             return
         if isinstance(command, KvSet):
+            # Clients never write a value twice: one that stands at two indexes was applied twice.
+            before = self._values.setdefault(command.value, entry.index)
+            if before != entry.index:
+                raise Violation(f"{command} was applied twice, at {before} and {entry.index}")
             self.effects[entry.index] = Effect(entry.index, "set", command.key, command.value, command.cas)
         elif isinstance(command, KvDelete):
             self.effects[entry.index] = Effect(entry.index, "delete", command.key, None, command.cas)

@@ -21,6 +21,7 @@ from simulation.clients import Client, Watcher
 from simulation.invariants import Invariants
 from simulation.network import CALM, Network, Weather
 from simulation.node import Node
+from simulation.planted import BUGS
 from simulation.witness import Seen, Violation, check
 from simulation.world import World
 from support.lossy_vfs import LossyVfs, register
@@ -217,17 +218,23 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run")
     parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
     parser.add_argument("--trace", action="store_true", help="print every event")
+    parser.add_argument("--plant", choices=sorted(BUGS), help="plant this bug first: the run must fail")
+    parser.add_argument("--stop-at-first", action="store_true", help="end with the first seed that fails")
     options = parser.parse_args()
+    if options.plant:
+        BUGS[options.plant]()
     vfs = register("gemot-sim")
     bad: list[int] = []
     began, operations, events = time.monotonic(), 0, 0
     for seed in range(options.first, options.first + options.seeds):
         try:
             result = run_seed(seed, vfs, trace=options.trace)
-        except (Violation, AssertionError, Exception) as error:
+        except Exception as error:
             bad.append(seed)
             print(f"seed {seed}: {type(error).__name__}: {error}")
             print(f"  replay: python tests/simulation/run.py --from {seed} --trace")
+            if options.stop_at_first:
+                break
             if options.seeds == 1:
                 raise
             continue
