@@ -194,14 +194,19 @@ class Replica:
         try:
             first = self.raft.propose(commands)
         except Refused as refusal:
-            error = NotLeader(refusal.leader) if isinstance(refusal, NotLeading) else Busy(refusal.message)
             for proposal in proposals:
-                proposal.done(error)
+                proposal.done(self._translate(refusal))
             return
         term = self.raft.term
         for offset, proposal in enumerate(proposals):
             self._supersede(first + offset)
             self._waiters[first + offset] = _Waiter(term, proposal.done)
+
+    def _translate(self, refusal: Refused) -> NotLeader | Busy:
+        """The core's refusal in the callers' words. A leader that hands over is as good as none."""
+        if isinstance(refusal, NotLeading):
+            return NotLeader(refusal.leader)
+        return NotLeader("") if self.raft.status().handing_over_to else Busy(refusal.message)
 
     def _supersede(self, index: int) -> None:
         """A new entry of our own takes a place where an older waiter waits: its entry is gone."""

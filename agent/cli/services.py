@@ -116,8 +116,9 @@ def _read_file(file: str) -> list[dict[str, Any]]:
     """The stanzas `service` and `services` of one file, as the configuration has them."""
     from gemot.agent.config import document
 
+    form = _form(file)
     try:
-        document_of = document.parse(_read(file, document.MAX_BYTES), _form(file))
+        document_of = document.parse(_read(file, document.MAX_BYTES), form)
     except document.Unreadable as error:
         raise click.ClickException(f"{file}: {error}") from error
     found: list[dict[str, Any]] = []

@@ -256,7 +256,10 @@ def _parse_pair(text: str) -> TemplateDefinition:
 
 
 def _agent(http_addr: str, token: str) -> OverHttp:
-    return OverHttp(address=http_addr or environment("HTTP_ADDR") or DEFAULT_ADDRESS, token=token)
+    try:
+        return OverHttp(address=http_addr or environment("HTTP_ADDR") or DEFAULT_ADDRESS, token=token)
+    except GemotError as error:
+        raise click.ClickException(error.message) from error
 
 
 def _seconds(text: str) -> float:

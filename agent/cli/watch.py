@@ -35,7 +35,8 @@ class _Before(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         flags, rest = _split(args, {name for one in self.params if _takes_value(one) for name in one.opts})
-        return super().parse_args(ctx, [*read_switches(self, normalise(flags)), "--", *rest])
+        words = read_switches(self, normalise(flags))
+        return super().parse_args(ctx, [*words, "--", *rest] if rest else words)
 
 
 def _takes_value(parameter: click.Parameter) -> bool:
@@ -140,7 +141,7 @@ def _follow(watch: Watch, kind: str, child: Sequence[str]) -> int:
         try:
             seen = watch.next()
         except Refused as error:
-            if error.status in (400, 403, 404):  # asking again would be answered alike
+            if 400 <= error.status < 500 and error.status != 429:  # asking again is answered alike
                 raise
             failures = _wait_out(error, failures)
         except ClientError as error:

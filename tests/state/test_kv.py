@@ -333,6 +333,13 @@ def test_tombstones_that_one_reap_could_not_remove_go_with_later_deletes(
     one.state.verify()
 
 
+def test_a_key_deleted_again_has_one_tombstone_the_newest(one: OneState) -> None:
+    one.apply(KvSet(b"a", b""), KvDelete(b"a"), KvSet(b"a", b""), KvDelete(b"a"), KvSet(b"b", b""))
+    assert one.file.cursor.execute("select key, idx from tombstone").get == (b"a", 14)
+    assert one.at(KvList(b"a")) == 14
+    one.state.verify()
+
+
 def test_a_reap_never_counts_beyond_its_own_index(one: OneState) -> None:
     one.apply(KvSet(b"a", b""), KvDelete(b"a"), ReapTombstones(10**9))
     assert one.at(KvList(b"a")) <= one.index

@@ -248,12 +248,14 @@ def test_what_is_only_in_the_log_is_not_proven_durable(node: _Node, tmp_path: Pa
 def test_while_an_old_reader_keeps_pages_back_nothing_is_proven_and_nothing_is_lost(
     node: _Node, tmp_path: Path
 ) -> None:
-    node.write(10)
+    node.write(5)
+    assert node.file.checkpoint() == 5
+    node.write(5)
     connection = node.file.reader()
     connection.execute("begin")
     assert connection.execute("select applied_index from meta").get == 10
     node.write(10)
-    assert node.file.checkpoint() == 0
+    assert node.file.checkpoint() == 0, "the file alone says 5, and is not the state of then any more"
     copy = node.copy_as_a_crash_would_leave_it(tmp_path / "copy")
     node.write(10)
     assert node.keys() == 30
