@@ -105,11 +105,19 @@ class Registry:
         self._put(_path(self._states, check_id), None)
 
     async def flush(self) -> None:
-        """Wait for the disk. Raises NotSaved when it refused something since the last time."""
-        while self._draining is not None:
-            await asyncio.wait((self._draining,))
-            await asyncio.sleep(0)  # let the end of the drain be noticed, and a next one begin
-        failure, self._failure = self._failure, None
+        """Wait until all that was asked for so far is on disk; what is asked for meanwhile is not waited for.
+
+        Raises NotSaved when the disk refused something since the last time.
+        """
+        failure: BaseException | None = None
+        for _ in range(2):  # what is being written now, then what was pending at the call
+            draining = self._draining
+            if draining is None:
+                break
+            await asyncio.wait((draining,))
+            failure = draining.exception() or failure
+            await asyncio.sleep(0)
+        failure, self._failure = failure or self._failure, None
         if failure is not None:
             raise NotSaved(
                 f"The registration holds, but will not survive a restart: {failure}. Make room or mend the "
@@ -117,7 +125,7 @@ class Registry:
             )
 
     async def close(self) -> None:
-        """Write what is pending and end the worker."""
+        """Write what is pending and end the worker. Nothing may be saved after this."""
         try:
             await self.flush()
         except NotSaved as error:

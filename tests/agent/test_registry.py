@@ -102,6 +102,30 @@ def test_the_last_of_many_saves_holds(tmp_path: Path) -> None:
     assert [one.service.port for one in load(tmp_path).services] == [199]
 
 
+def test_a_flush_does_not_wait_for_what_others_save_after_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        registry, _ = await _open(tmp_path)
+        ports = iter(range(1, 65536))
+        going = True
+
+        async def keep_saving() -> None:
+            while going:
+                registry.save_service(service("busy", Port=next(ports)))
+                await asyncio.sleep(0)
+
+        busy = asyncio.create_task(keep_saving())
+        await asyncio.sleep(0.01)
+        registry.save_service(WEB)
+        async with asyncio.timeout(20):
+            await registry.flush()
+        assert any(b"secret" in path.read_bytes() for path in files(tmp_path) if path.suffix == ".json")
+        going = False
+        await busy
+        await registry.close()
+
+    run(work())
+
+
 @pytest.mark.parametrize(
     "damage",
     [
