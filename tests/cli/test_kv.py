@@ -1,0 +1,117 @@
+"""`gemot kv` as a process: forms of flags, standard input and files, exit codes, pipes that end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from support.dev_agent import PATIENCE_S, PROGRAM, Shell
+
+
+def test_a_value_is_what_was_put(gemot: Shell) -> None:
+    put = gemot("kv", "put", "one/a", "hello")
+    assert (put.code, put.out) == (0, "Success! Data written to: one/a\n")
+    got = gemot("kv", "get", "one/a")
+    assert (got.code, got.out) == (0, "hello\n")
+
+
+def test_a_missing_key_is_an_error_on_standard_error(gemot: Shell) -> None:
+    got = gemot("kv", "get", "nowhere")
+    assert (got.code, got.out) == (1, "")
+    assert "No key exists at: nowhere" in got.err
+
+
+@pytest.mark.parametrize(
+    "flags", [["-detailed"], ["--detailed"], ["-detailed=true"], ["--detailed=1"]], ids=" ".join
+)
+def test_a_switch_is_written_in_any_form(gemot: Shell, flags: list[str]) -> None:
+    gemot("kv", "put", "form", "x")
+    assert "ModifyIndex" in gemot("kv", "get", *flags, "form").out
+    assert "ModifyIndex" not in gemot("kv", "get", "-detailed=false", "form").out
+
+
+@pytest.mark.parametrize(
+    "flag", [["-flags", "42"], ["-flags=42"], ["--flags", "42"], ["--flags=42"]], ids=" ".join
+)
+def test_a_value_of_a_flag_is_written_in_any_form(gemot: Shell, flag: list[str]) -> None:
+    assert gemot("kv", "put", *flag, "valued", "x").code == 0
+    assert "Flags            42" in gemot("kv", "get", "-detailed", "valued").out
+
+
+def test_the_address_of_a_flag_counts_before_the_environment(gemot: Shell) -> None:
+    nobody = "127.0.0.1:1"
+    assert gemot("kv", "put", "addr", "x", GEMOT_HTTP_ADDR=nobody).code == 1
+    assert gemot("kv", "put", "-http-addr", gemot.address, "addr", "x", GEMOT_HTTP_ADDR=nobody).code == 0
+    assert gemot("kv", "get", "addr", GEMOT_HTTP_ADDR="", CONSUL_HTTP_ADDR=gemot.address).out == "x\n"
+    assert gemot("kv", "get", "addr", CONSUL_HTTP_ADDR=nobody).out == "x\n"
+    assert gemot("kv", "get", "addr", GEMOT_HTTP_ADDR=f"http://{gemot.address}").out == "x\n"
+
+
+def test_data_comes_from_standard_input_and_from_files_byte_by_byte(gemot: Shell) -> None:
+    data = bytes(range(256)) * 4
+    assert gemot("kv", "put", "bytes", "-", stdin=data).code == 0
+    assert gemot("kv", "get", "bytes").raw == data + b"\n"
+    (gemot.folder / "data").write_bytes(data[::-1])
+    assert gemot("kv", "put", "bytes", "@data").code == 0
+    assert gemot("kv", "get", "bytes").raw == data[::-1] + b"\n"
+    missing = gemot("kv", "put", "bytes", "@gone")
+    assert missing.code == 1
+    assert "gone: No such file or directory" in missing.err
+
+
+@pytest.mark.parametrize("key", ["a//b", "a/../b", "a b?c#d%e+f", "ключ/日本", ".hidden", "x/./y"])
+def test_every_key_can_be_reached(gemot: Shell, key: str) -> None:
+    assert gemot("kv", "put", key, "found").code == 0
+    assert gemot("kv", "get", key).out == "found\n"
+    assert gemot("kv", "delete", key).code == 0
+    assert gemot("kv", "get", key).code == 1
+
+
+def test_an_export_is_what_import_takes(gemot: Shell) -> None:
+    for name in ("x", "y"):
+        gemot("kv", "put", f"tree/{name}", name)
+    exported = gemot("kv", "export", "tree/")
+    assert [row["key"] for row in json.loads(exported.out)] == ["tree/x", "tree/y"]
+    imported = gemot("kv", "import", "-prefix=copy/", "-", stdin=exported.raw)
+    assert imported.out == "Imported: copy/tree/x\nImported: copy/tree/y\n"
+    assert gemot("kv", "get", "copy/tree/y").out == "y\n"
+
+
+def test_a_failed_cas_is_exit_code_1_and_writes_nothing(gemot: Shell) -> None:
+    gemot("kv", "put", "cas", "old")
+    assert gemot("kv", "put", "-cas", "-modify-index=1", "cas", "new").code == 1
+    assert gemot("kv", "get", "cas").out == "old\n"
+
+
+def test_a_pipe_that_ends_early_ends_the_command_without_a_word(gemot: Shell) -> None:
+    gemot("kv", "put", "large", "-", stdin=b"x" * 400_000)
+    line = f"{' '.join(PROGRAM)} kv get large | head -c 1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=gemot.environ, capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.stdout == b"x"
+    assert done.stderr == b""
+
+
+def test_a_command_that_speaks_to_the_agent_loads_nothing_of_the_daemon(gemot: Shell) -> None:
+    gemot("kv", "put", "light", "x")
+    heavy = (
+        "aiohttp",
+        "apsw",
+        "jinja2",
+        "asyncio",
+        "yaml",
+        "psutil",
+        "uvloop",
+        "dnslib",
+        "prometheus_client",
+    )
+    code = (
+        "import sys; from gemot.agent.cli.main import run; run(['kv', 'get', 'light']);"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    arguments = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(arguments, env=gemot.environ, capture_output=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout == b"x\n[]\n"

@@ -1,0 +1,123 @@
+"""`gemot watch`: once without a command; with one, run at each change of content and no oftener."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+from support.dev_agent import PATIENCE_S, PROGRAM, Shell, dev_agent, free_ports, until
+
+from gemot.agent.client.watch import back_off_s
+
+
+def recorder(folder: Path) -> str:
+    """A program that appends index, and each line of its standard input and its arguments, to a file."""
+    program = folder / "record"
+    program.write_text('#!/bin/sh\nprintf "%s " "$CONSUL_INDEX" "$@" >> runs\ncat >> runs\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def runs(folder: Path) -> list[str]:
+    path = folder / "runs"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_without_a_command_it_prints_once(gemot: Shell) -> None:
+    gemot("kv", "put", "watched/a", "1")
+    entry = json.loads(gemot("watch", "-type=key", "-key=watched/a").out)
+    assert base64.b64decode(entry["Value"]) == b"1"
+    assert json.loads(gemot("watch", "-type", "key", "-key", "watched/none").out) is None
+    assert [row["Key"] for row in json.loads(gemot("watch", "-type=keyprefix", "-prefix=watched/").out)] == [
+        "watched/a"
+    ]
+    assert json.loads(gemot("watch", "-type=keyprefix", "-prefix=none/").out) == []
+    assert "consul" in json.loads(gemot("watch", "-type=services").out)
+    assert [row["Node"] for row in json.loads(gemot("watch", "-type=nodes").out)] == ["n1"]
+    found = json.loads(gemot("watch", "-type=service", "-service=consul", "-passingonly=true").out)
+    assert found[0]["Service"]["Service"] == "consul"
+    checks = json.loads(gemot("watch", "-type=checks", "-state=passing").out)
+    assert "serfHealth" in [check["CheckID"] for check in checks]
+    assert json.loads(gemot("watch", "-type=checks", "-service=consul").out) == []
+
+
+def test_a_command_is_run_now_and_at_each_change(gemot: Shell, tmp_path: Path) -> None:
+    gemot("kv", "put", "follow", "1")
+    with gemot.running("watch", "-type=key", "-key=follow", recorder(tmp_path), "-x", "--type=y", "z z"):
+        until(lambda: len(runs(tmp_path)) == 1, "the first run")
+        gemot("kv", "put", "follow", "1")  # the same content
+        gemot("kv", "put", "other", "1")
+        gemot("kv", "put", "follow", "2")
+        until(lambda: len(runs(tmp_path)) == 2, "the run after a change")
+        gemot("kv", "delete", "follow")
+        until(lambda: len(runs(tmp_path)) == 3, "the run after the end")
+    told = [line.partition(" -x --type=y z z ") for line in runs(tmp_path)]
+    indexes = [int(index) for index, _, _ in told]
+    values = [json.loads(text) for _, _, text in told]
+    assert indexes == sorted(set(indexes))
+    assert [value and base64.b64decode(value["Value"]) for value in values] == [b"1", b"2", None]
+
+
+def test_the_command_is_run_without_a_shell_unless_asked(gemot: Shell, tmp_path: Path) -> None:
+    gemot("kv", "put", "shell", "1")
+    with gemot.running("watch", "-type=key", "-key=shell", recorder(tmp_path), "$HOME; `id`"):
+        until(lambda: runs(tmp_path), "a run")
+    assert "$HOME; `id`" in runs(tmp_path)[0]
+    with gemot.running(
+        "watch", "-type=key", "-key=shell", "-shell", 'echo "shell $CONSUL_INDEX" >> by-shell'
+    ):
+        until(lambda: (tmp_path / "by-shell").exists(), "a run by the shell")
+    assert (tmp_path / "by-shell").read_text().startswith("shell ")
+
+
+def test_a_command_that_fails_is_told_and_the_watch_goes_on(gemot: Shell) -> None:
+    gemot("kv", "put", "failing", "1")
+    with gemot.running("watch", "-type=key", "-key=failing", "sh", "-c", "exit 3"):
+        until(lambda: "exit code 3" in gemot.told, "the failure")
+        gemot("kv", "put", "failing", "2")
+        until(lambda: gemot.told.count("exit code 3") == 2, "the second failure")
+
+
+def test_a_command_that_is_not_there_ends_the_watch(gemot: Shell) -> None:
+    ended = gemot("watch", "-type=nodes", "./no-such-program")
+    assert ended.code == 1
+    assert "cannot run ./no-such-program" in ended.err
+
+
+def test_ctrl_c_ends_a_watch_without_a_traceback(gemot: Shell, tmp_path: Path) -> None:
+    with gemot.running("watch", "-type=nodes", recorder(tmp_path)) as child:
+        until(lambda: runs(tmp_path), "a run")
+        child.send_signal(signal.SIGINT)
+        assert child.wait(PATIENCE_S) == 130
+    assert "Traceback" not in gemot.told
+
+
+def test_a_watch_waits_for_an_agent_that_is_away(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    shell = Shell(f"127.0.0.1:{port}", tmp_path)
+    with shell.running("watch", "-type=nodes", recorder(tmp_path)) as child:
+        until(lambda: "again in 5 s" in shell.told, "the first failure")
+        with dev_agent(tmp_path, at=shell.address):
+            until(lambda: runs(tmp_path), "a run")
+        assert child.poll() is None
+
+
+def test_delays_grow_with_the_square_of_the_failures_up_to_three_minutes() -> None:
+    assert [back_off_s(failures) for failures in (1, 2, 3, 6, 7, 10**6)] == [5, 20, 45, 180, 180, 180]
+
+
+def test_a_refusal_ends_a_watch(gemot: Shell) -> None:
+    ended = gemot("watch", "-type=key", "-key=" + "k" * 5000, "true")
+    assert ended.code == 1
+    assert "Traceback" not in ended.err
+
+
+def test_a_pipe_that_ends_early_ends_the_watch_without_a_word(gemot: Shell) -> None:
+    line = f"{' '.join(PROGRAM)} watch -type=nodes | true"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=gemot.environ, capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.stdout, done.stderr) == (b"", b"")
