@@ -43,6 +43,9 @@ _FRAME_BYTES = PAGE_BYTES + 24
 _FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
 _BUSY_MS = 1_000
+_SMALL_REST_PAGES = 1_024
+"""What a commit may move by the way: 4 MiB."""
+
 _KEEP_WAL_BYTES = 64 << 20
 
 
@@ -53,8 +56,9 @@ class StateFile:
     and its page cache stays warm across commits, which a second connection's does not (measured: 2.3
     against 9 us for a point read while writes go on). `sync=False` is for `-dev`: nothing is ever synced.
 
-    Past `wal_limit_bytes` a commit also moves the rest of the write-ahead log itself: where writes never
-    pause, the worker's checkpoints never catch the moment in which the log may start over.
+    Where writes never pause, the worker's checkpoints never catch the moment in which the write-ahead log may
+    start over. So a commit moves the rest itself: past a quarter of `wal_limit_bytes` if a worker has just
+    left little of it, past the whole limit in any case.
     """
 
     def __init__(
@@ -72,7 +76,8 @@ class StateFile:
         self._cache_bytes = cache_bytes
         self._wal_limit_pages = wal_limit_bytes // _FRAME_BYTES
         self._wal_pages = 0
-        self._restart_at_pages = self._wal_limit_pages
+        self._moved_pages = 0
+        self._restart_at_pages = self._wal_limit_pages // 4
         self.recovered = False
         refuse_old_sqlite(apsw.sqlite_lib_version())
         _load_checksums()
@@ -87,7 +92,9 @@ class StateFile:
     def commit(self) -> None:
         with self.explained:
             self.cursor.execute("commit")
-        if self._wal_pages > self._restart_at_pages:
+        if self._wal_pages > self._restart_at_pages and (
+            self._wal_pages - self._moved_pages < _SMALL_REST_PAGES or self._wal_pages > self._wal_limit_pages
+        ):
             self._restart_wal()
 
     def rollback(self) -> None:
@@ -132,9 +139,13 @@ class StateFile:
             for _ in range(_CHECKPOINT_PASSES):
                 logged, moved = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
                 complete = moved >= logged
+                self._moved_pages = moved
                 if complete and self._wal_pages <= logged:
                     break
             return complete
+        except (apsw.BusyError, apsw.LockedError):
+            # The writer is moving the log itself at this moment (`_restart_wal`).
+            return False
         finally:
             connection.close()
 
@@ -142,16 +153,15 @@ class StateFile:
         """Move what is left of the write-ahead log and cut it to nothing; blocks meanwhile.
 
         A reader that still needs the log (a snapshot being copied) is not waited for: the next try comes
-        after as much growth again as a quarter of the limit.
+        after as much growth again as a sixteenth of the limit.
         """
         with self.explained:
             self._writer.set_busy_timeout(0)
             try:
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-                self._wal_pages = 0
-                self._restart_at_pages = self._wal_limit_pages
+                self._log_is_new()
             except (apsw.BusyError, apsw.LockedError):
-                self._restart_at_pages = self._wal_pages + self._wal_limit_pages // 4
+                self._restart_at_pages = self._wal_pages + self._wal_limit_pages // 16
             finally:
                 self._writer.set_busy_timeout(_BUSY_MS)
 
@@ -219,7 +229,7 @@ class StateFile:
     def _open(self) -> None:
         wal = Path(f"{self.path}-wal")
         self.recovered = wal.exists() and wal.stat().st_size > 0
-        self._wal_pages = 0
+        self._log_is_new()
         with self.explained:
             self._writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             try:
@@ -288,8 +298,14 @@ class StateFile:
         return value
 
     def _on_commit(self, _connection: object, _database: str, pages: int) -> int:
+        if pages < self._wal_pages:
+            self._log_is_new()
         self._wal_pages = pages
         return 0
+
+    def _log_is_new(self) -> None:
+        self._wal_pages = self._moved_pages = 0
+        self._restart_at_pages = self._wal_limit_pages // 4
 
     def _connect(self, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=flags, vfs=self._vfs, statementcachesize=256)
