@@ -79,6 +79,9 @@ class StateFile:
         self._moved_pages = 0
         self._restart_at_pages = self._wal_limit_pages // 4
         self.recovered = False
+        self.explained = _Explained(path)
+        """Context in which an error of SQLite leaves as DiskFailed or Corrupt."""
+
         refuse_old_sqlite(apsw.sqlite_lib_version())
         _load_checksums()
         self._open()
@@ -339,11 +342,6 @@ class StateFile:
 
     def _close_all(self) -> None:
         self._writer.close()
-
-    @property
-    def explained(self) -> _Explained:
-        """Context in which an error of SQLite leaves as DiskFailed or Corrupt."""
-        return _Explained(self.path)
 
 
 class _Explained:
