@@ -28,6 +28,7 @@ def command() -> None:
     \b
     A service, and its check, from a file:
       gemot services register web.yaml
+
     \b
     where web.yaml is
       service:

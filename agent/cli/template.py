@@ -37,12 +37,15 @@ def command() -> None:
     \b
     See what a template gives, write nothing:
       gemot template render -dry -template=haproxy.j2:/etc/haproxy/haproxy.cfg
+
     \b
     Render what the directory defines, once, and run the commands:
       gemot template render -config-dir=/etc/gemot-template.d
+
     \b
     Keep the files rendered (this is what gemot-template.service does):
       gemot template run -config-dir=/etc/gemot-template.d -state-dir=/var/lib/gemot-template
+
     \b
     A definition, in YAML:
       templates:

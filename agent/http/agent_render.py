@@ -21,13 +21,15 @@ def service(row: Service, *, datacenter: str) -> dict[str, Any]:
         "Meta": row.meta,
         "Port": row.port,
         "Address": row.address,
-        "TaggedAddresses": {
-            name: {"Address": at.address, "Port": at.port} for name, at in row.tagged_addresses.items()
-        },
         "Weights": {"Passing": row.weights.passing, "Warning": row.weights.warning},
         "EnableTagOverride": row.enable_tag_override,
         "Datacenter": datacenter,
     }
+    # Left out when there are none, as Consul does: clients compare the whole object.
+    if row.tagged_addresses:
+        shown["TaggedAddresses"] = {
+            name: {"Address": at.address, "Port": at.port} for name, at in row.tagged_addresses.items()
+        }
     if row.kind:
         shown["Kind"] = row.kind
     if row.socket_path:

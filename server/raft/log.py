@@ -271,9 +271,9 @@ def _find_base(reader: LogReader, snapshot: SnapshotMeta) -> int:
 
     A reader knows the term just before its first entry too, so the entry at the lowest may be gone.
     """
+    if snapshot.index == 0 or reader.term(0) is not None:
+        return 0  # only a log that still has its very first entry knows what stands before it
     low, high = 1, snapshot.index
-    if snapshot.index == 0:
-        return 0
     while low < high:
         middle = (low + high) // 2
         if reader.term(middle) is None:

@@ -89,6 +89,36 @@ def test_a_registered_service_is_shown_and_in_the_catalog_when_the_answer_comes(
     run(work())
 
 
+def test_a_service_without_an_address_shows_no_tagged_addresses() -> None:
+    async def work() -> None:
+        async with api() as our:
+            await our.done("service/register", {"Name": "web"})
+            assert (await our.get("services")).json == {
+                "web": {
+                    "ID": "web",
+                    "Service": "web",
+                    "Tags": [],
+                    "Meta": {},
+                    "Port": 0,
+                    "Address": "",
+                    "Weights": {"Passing": 1, "Warning": 1},
+                    "EnableTagOverride": False,
+                    "Datacenter": "dc1",
+                }
+            }
+
+    run(work())
+
+
+def test_the_agents_tokens_cannot_be_set_without_access_control() -> None:
+    async def work() -> None:
+        async with api() as our:
+            reply = await our.put("token/default", {"Token": "x"})
+            assert (reply.status, reply.text) == (401, "ACL support disabled")
+
+    run(work())
+
+
 def test_a_registration_is_answered_once_it_was_told_and_is_on_disk() -> None:
     async def work() -> None:
         async with api() as our:

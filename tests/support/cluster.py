@@ -70,6 +70,8 @@ class Agent:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONHASHSEED": "random"},
+                # Ctrl-C in a terminal is for whoever started this, who then stops the agents in order.
+                start_new_session=True,
             )
 
     def kill(self) -> None:
@@ -141,13 +143,16 @@ class Cluster:
         lossy: bool = False,
         no_sync: bool = False,
         config: dict[str, Any] | None = None,
+        network: str = "127.0.0",
+        ports: dict[str, int] | None = None,
     ) -> None:
+        """`ports` are the same for every agent; without them each gets free ones."""
         program = [PYTHON, "-m", "gemot.agent", "agent"]
         if lossy:
             program = [PYTHON, str(SUPPORT / "lossy_agent.py"), *(["--no-sync"] if no_sync else [])]
         names = [f"srv{n}" for n in range(1, servers + 1)] + [f"web{n}" for n in range(1, clients + 1)]
-        hosts = {name: f"127.0.0.{n}" for n, name in enumerate(names, start=1)}
-        self._reserved = [free_ports(host) for host in hosts.values()]
+        hosts = {name: f"{network}.{n}" for n, name in enumerate(names, start=1)}
+        self._reserved = [ports or free_ports(host) for host in hosts.values()]
         join = [f"{hosts[f'srv{n}']}:{self._reserved[n - 1]['serf_lan']}" for n in range(1, servers + 1)]
         self.agents: list[Agent] = []
         for name, ports in zip(names, self._reserved, strict=True):
