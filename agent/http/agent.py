@@ -197,7 +197,7 @@ class _Agent:
         return await self._done()
 
     def set_token(self, request: Request) -> Response:
-        """The agent's own tokens: without access control there are none to set, and clients match this text."""
+        """The agent's own tokens: without access control there are none; clients match this text."""
         return Response(status=401, body=b"ACL support disabled")
 
     def health_by_id(self, request: Request) -> Response:
