@@ -168,6 +168,7 @@ class Run:
 
     def _judge(self) -> Result:
         operations = check(self.history, self.invariants.effects.values())
+        self._settle()
         states = {
             (n.opened.state.applied_index, n.opened.state.state_hash)
             for n in self.nodes
@@ -189,6 +190,13 @@ class Run:
             wakes=sum(w.wakes for w in self.watchers),
             fired=self.network.fired,
         )
+
+    def _settle(self) -> None:
+        """The leader's clock ticks on: look at a moment when everybody has applied the same."""
+        for _ in range(200):
+            if len({n.opened.state.applied_index for n in self.nodes if n.opened is not None}) == 1:
+                return
+            self.world.run(self.world.now_us + 5_000)
 
     def close(self) -> None:
         for node in self.nodes:

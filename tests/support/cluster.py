@@ -155,13 +155,13 @@ class Cluster:
         self._reserved = [ports or free_ports(host) for host in hosts.values()]
         join = [f"{hosts[f'srv{n}']}:{self._reserved[n - 1]['serf_lan']}" for n in range(1, servers + 1)]
         self.agents: list[Agent] = []
-        for name, ports in zip(names, self._reserved, strict=True):
+        for name, own in zip(names, self._reserved, strict=True):
             server = name.startswith("srv")
             base: dict[str, Any] = {
                 "node_name": name,
                 "bind_addr": hosts[name],
                 "client_addr": hosts[name],
-                "ports": ports,
+                "ports": own,
                 "retry_join": join,
                 "raft_log_segment_bytes": 1 << 20,
             }
@@ -172,7 +172,7 @@ class Cluster:
                     name=name,
                     host=hosts[name],
                     directory=directory / name,
-                    ports=ports,
+                    ports=own,
                     config=base | (config or {}),
                     program=program,
                 )
