@@ -1,0 +1,84 @@
+"""`gemot monitor`, `reload`, `leave` and `validate` against agents of their own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
+
+
+def test_the_monitor_tells_lines_finer_than_the_agents_own_level(tmp_path: Path) -> None:
+    with dev_agent(tmp_path, "-log-level=warn") as address:
+        shell = Shell(address, tmp_path)
+        with shell.running("monitor", "-log-level=debug") as child:
+            assert child.stdout is not None
+            end = time.monotonic() + PATIENCE_S
+            line = b""
+            while b"/v1/kv/" not in line and time.monotonic() < end:
+                shell("kv", "get", "monitored")
+                line = child.stdout.readline()
+            assert b"[DEBUG]" in line
+            child.send_signal(signal.SIGINT)
+            assert child.wait(PATIENCE_S) == 0
+        with shell.running("monitor", "-log-level", "debug", "-log-json") as child:
+            assert child.stdout is not None
+            shell("kv", "get", "monitored")
+            until(lambda: shell("kv", "get", "monitored").code == 1)
+            assert json.loads(child.stdout.readline())["@level"] == "debug"
+        assert "[DEBUG]" not in (tmp_path / "agent.log").read_text()
+
+
+def test_an_unknown_level_is_refused(gemot: Shell) -> None:
+    done = gemot("monitor", "-log-level=loud")
+    assert done.code == 1
+    assert "Unknown log level: loud" in done.err
+
+
+def test_a_monitor_ends_with_its_agent(tmp_path: Path) -> None:
+    with dev_agent(tmp_path) as address:
+        shell = Shell(address, tmp_path)
+        with shell.running("monitor", "-log-level=debug") as child:
+            assert child.stdout is not None
+            until(lambda: shell("kv", "get", "a").code == 1)
+            child.stdout.readline()
+            left = shell("leave")
+            assert (left.code, left.out) == (0, "Graceful leave complete\n"), left.err
+            assert child.wait(PATIENCE_S) == 1
+        until(lambda: shell("members").code == 1, "the end of the agent")
+
+
+def test_a_reload_takes_up_new_files_and_refuses_bad_ones(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.mkdir()
+    service = config / "web.json"
+    service.write_text('{"service": {"name": "web", "port": 80}}')
+    with dev_agent(tmp_path, f"-config-dir={config}") as address:
+        shell = Shell(address, tmp_path)
+        until(lambda: "web" in shell("catalog", "services").out, "the service")
+        service.write_text('{"service": {"name": "api", "port": 70000}}')
+        refused = shell("reload")
+        assert refused.code == 1
+        assert "Invalid service port: 70000" in refused.err
+        service.write_text('{"service": {"name": "api", "port": 80}}')
+        done = shell("reload")
+        assert (done.code, done.out) == (0, "Configuration reload triggered\n")
+        until(lambda: shell("catalog", "services").out.split() == ["api", "consul"], "the other service")
+
+
+def test_validate_tells_every_fault_of_every_file(tmp_path: Path) -> None:
+    shell = Shell("127.0.0.1:1", tmp_path)
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good/a.json").write_text('{"data_dir": "/var/lib/gemot", "bind_addr": "10.0.0.1"}')
+    assert shell("validate", "good").out == "Configuration is valid!\n"
+    quiet = shell("validate", "-quiet", "good")
+    assert (quiet.code, quiet.out) == (0, "")
+    (tmp_path / "a.json").write_text('{"data_dirr": "/x", "ports": {"http": 70000}}')
+    (tmp_path / "b.yaml").write_text("service: {name: web, port: 70000}\n")
+    done = shell("validate", "good", "a.json", "b.yaml")
+    assert (done.code, done.out) == (78, "")
+    assert "a.json: data_dirr: unknown key; did you mean data_dir?" in done.err
+    assert "a.json: ports.http: must be from -1 to 65535" in done.err
+    assert "b.yaml: service" in done.err
