@@ -44,7 +44,7 @@ clients: dev
 	$(BIN)/python tests/clients/run.py
 
 cluster: venv tools
-	$(BIN)/python bench/../tests/support/demo_cluster.py
+	@$(BIN)/python tests/support/demo_cluster.py
 
 bench: dev tools
 	$(BIN)/python bench/run.py

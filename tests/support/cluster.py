@@ -208,7 +208,8 @@ class Cluster:
             address = seen.pop()
             return next(s for s in running if f"{s.host}:{s.ports['server']}" == address)
 
-        return wait_for(agreed, timeout_s, "one leader on every server", self.servers)
+        leader: Agent = wait_for(agreed, timeout_s, "one leader on every server", self.servers)
+        return leader
 
 
 def wait_for(
