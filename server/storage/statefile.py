@@ -171,19 +171,47 @@ class StateFile:
     # -- copies ------------------------------------------------------------------------------------
 
     def snapshot_to(self, path: Path) -> tuple[int, int]:
-        """Write a compact, synced copy to `path`, which must not exist. For a worker thread.
+        """Write a synced copy to `path`, which must not exist. For a worker thread.
 
-        Returns the applied index and term that the copy holds. VACUUM INTO copies from one read
-        transaction, so the writer goes on meanwhile. The caller syncs the directory.
+        Returns the applied index and term that the copy holds. It is copied in one read transaction, so
+        the writer goes on meanwhile. The caller syncs the directory.
         """
+        if path.exists():
+            raise StorageFailed(f"a snapshot is not written over another: {path} exists")
         with self.explained:
-            connection = self._connect(apsw.SQLITE_OPEN_READWRITE)
+            self._begin_copy(path)
+            connection = self._connect(apsw.SQLITE_OPEN_READONLY)
+            copy = self._connect_to_copy(path)
             try:
-                connection.execute("vacuum into ?", (str(path),))
+                with copy.backup("main", connection, "main") as backup:
+                    while not backup.done:
+                        backup.step()
             finally:
+                copy.close()
                 connection.close()
             self._sync_file(path)
             return self._applied_alone(path)
+
+    def _begin_copy(self, path: Path) -> None:
+        """Make a file that carries page checksums from its first byte, and close it.
+
+        The checksums begin once the file's first page has been written, and SQLite writes that page of a new
+        file last. So of a copy larger than SQLite's cache, all pages that had left the cache by then would
+        have none: that is how VACUUM INTO fails from 2 MB on.
+        """
+        copy = self._connect_to_copy(path, apsw.SQLITE_OPEN_CREATE)
+        try:
+            copy.execute(f"pragma page_size={PAGE_BYTES}")
+            copy.reserve_bytes(reserve=CHECKSUM_BYTES)
+            copy.execute("pragma user_version=1")
+        finally:
+            copy.close()
+
+    def _connect_to_copy(self, path: Path, more: int = 0) -> apsw.Connection:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | more, vfs=self._vfs)
+        # The copy is synced when it is whole, and thrown away if it never is.
+        connection.execute("pragma synchronous=0; pragma journal_mode=off").get  # noqa: B018 - run to its end
+        return connection
 
     def install(self, path: Path) -> None:
         """Put a copy of the state file at `path` in place of the present state, and open it.

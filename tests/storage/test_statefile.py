@@ -322,6 +322,17 @@ def test_a_snapshot_is_the_state_of_its_moment_and_installs_elsewhere(node: _Nod
     other.file.close()
 
 
+def test_a_snapshot_larger_than_any_cache_is_whole(node: _Node, tmp_path: Path) -> None:
+    for _ in range(20):
+        node.write(1000)
+    assert node.file.snapshot_to(tmp_path / "copy") == (20_000, 1)
+    assert (tmp_path / "copy").stat().st_size > 5_000_000
+    assert node.file.check(tmp_path / "copy") == (20_000, 1)
+    _flip(tmp_path / "copy", 4_000_000)
+    with pytest.raises(Corrupt):
+        node.file.check(tmp_path / "copy")
+
+
 def test_a_snapshot_is_not_written_over_another(node: _Node, tmp_path: Path) -> None:
     node.write(1)
     node.file.snapshot_to(tmp_path / "copy")
