@@ -77,6 +77,8 @@ class Reads:
         confirmations: Confirmations,
         timer: Timer,
         random: Random,
+        default_wait_ms: int = DEFAULT_WAIT_MS,
+        max_wait_ms: int = MAX_WAIT_MS,
     ) -> None:
         self._state = state
         self._hub = hub
@@ -84,6 +86,8 @@ class Reads:
         self._confirmations = confirmations
         self._timer = timer
         self._random = random
+        self._default_wait_ms = default_wait_ms
+        self._max_wait_ms = max_wait_ms
         self._groups: dict[tuple[bytes, str], _Group] = {}
         self._due: list[tuple[_Waiter, Answer]] = []
         self._count = 0
@@ -145,6 +149,11 @@ class Reads:
     def waiting(self) -> int:
         return self._count
 
+    @property
+    def woken(self) -> int:
+        """Groups of equal waiters that were woken so far."""
+        return self._hub.woken
+
     # -- waiting -----------------------------------------------------------------------------------
 
     def _fresh_enough(self, max_stale_ms: int) -> bool:
@@ -163,7 +172,7 @@ class Reads:
             self._leave(waiter)
             done(answer)
             return _nothing
-        wait_ms = min(options.wait_ms if options.wait_ms > 0 else DEFAULT_WAIT_MS, MAX_WAIT_MS)
+        wait_ms = min(options.wait_ms if options.wait_ms > 0 else self._default_wait_ms, self._max_wait_ms)
         wait_ms += int(self._random.random() * wait_ms / 16)
         waiter.cancel_timer = self._timer.call_after(wait_ms, lambda: self._time_out(waiter, options))
         return lambda: self._leave(waiter)

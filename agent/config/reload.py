@@ -16,18 +16,13 @@ RELOADABLE = (
     "checks",
     "templates",
     "log_level",
-    "node_meta",
     "check_update_interval",
     "check_output_max_size",
     "discard_check_output",
-    "default_query_time",
-    "max_query_time",
     "dns_config",
-    "http_config.response_headers",
+    "http_config",
     "limits.http_max_conns_per_client",
     "limits.kv_max_value_size",
-    "limits.txn_max_req_len",
-    "telemetry.prefix_filter",
 )
 """Paths that a running agent takes up, everything below them included."""
 

@@ -204,14 +204,12 @@ def _http(config: Config) -> Iterator[Finding]:
             yield (path,), "is no name for a header"
         if len(value) > 4096 or not all(letter == "\t" or letter.isprintable() for letter in value):
             yield (path,), "a header's value is at most 4096 printable characters on one line"
-
-
-def _running(config: Config) -> Iterator[Finding]:
-    for number, rule in enumerate(config.telemetry.prefix_filter):
-        if len(rule) < 2 or rule[0] not in "+-":
-            yield (f"telemetry.prefix_filter[{number}]",), 'must be "+prefix" to keep or "-prefix" to drop'
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", config.telemetry.metrics_prefix):
-        yield ("telemetry.metrics_prefix",), "must be a letter, then at most 63 letters, digits and . _ -"
+    for number, name in enumerate(config.http_config.allowed_hosts):
+        if name != "*" and not _HOSTNAME.match(name):
+            yield (
+                (f"http_config.allowed_hosts[{number}]",),
+                f'must be a host name, ".example.com" for all below it, or "*"; got "{name[:60]}"',
+            )
 
 
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
@@ -223,5 +221,4 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _ports,
     _joining,
     _http,
-    _running,
 )

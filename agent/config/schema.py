@@ -2,7 +2,8 @@
 
 Keys are Consul's; where the word here differs from the key (a unit at its end) the key stands in `name=`.
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
-`known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes` and `unsafe_no_fsync`.
+`known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync` and
+`http_config.allowed_hosts`.
 """
 
 from __future__ import annotations
@@ -95,8 +96,6 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a connection may stay silent before its hello."""
     kv_max_value_size: Annotated[int, Meta(ge=1, le=8 * 2**20)] = 524_288
     """Bytes of one value. Every write is kept in the log of every server: large ones hold up all others."""
-    txn_max_req_len: Annotated[int, Meta(ge=1, le=8 * 2**20)] = 524_288
-    """Bytes of one transaction's body."""
 
 
 class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,13 +110,9 @@ class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_headers: dict[str, str] = {}
     """Sent with every answer. `Access-Control-Allow-Origin` opens the API to web pages: choose with care."""
-
-
-class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    metrics_prefix: str = "consul"
-    """First word of every metric; Consul's own keeps existing dashboards working."""
-    prefix_filter: tuple[str, ...] = ()
-    """"+prefix" keeps and "-prefix" drops metrics: fewer series, less to see. The longest match decides."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which browsers may reach the API beside addresses and names without dots: each one more lets
+    whoever controls it point it here. ".example.com" is all below that name, "*" turns the guard off."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,8 +150,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of a preallocated log file: small ones free disk space sooner, large ones are made less often."""
     unsafe_no_fsync: bool = False
     """Acknowledge before data is on the disk: faster, and a power cut loses writes. Only with -dev."""
+
     session_ttl_min_s: Annotated[float, Meta(ge=1.0, le=DAY_S)] = field(default=10.0, name="session_ttl_min")
-    """Shortest TTL of a session: shorter ones find dead holders sooner and renew more often."""
+    """Shortest TTL of a session, told to clients that ask: shorter ones find dead holders sooner."""
 
     # Addresses
     bind_addr: str = "0.0.0.0"
@@ -172,9 +168,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retry_join: tuple[str, ...] = ()
     """Servers to ask, host[:port]; names are looked up anew each time. Any one that answers is enough."""
     retry_interval_s: Annotated[float, Meta(ge=0.1, le=DAY_S)] = field(default=30.0, name="retry_interval")
-    """Pause between rounds: short joins sooner, long is quieter."""
+    """Pause between rounds, after half a minute of quick ones: short joins sooner, long is quieter."""
     retry_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    """Rounds before the agent gives up and exits; 0 tries for ever."""
+    """Intervals without an answer from anyone before the agent gives up and exits; 0 tries for ever."""
     leave_on_terminate: bool = False
     """SIGTERM leaves the cluster. Off, a restart looks like a short absence and ends no session."""
     skip_leave_on_interrupt: bool = True
@@ -224,4 +220,3 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Also append to this file; "" writes to standard error only."""
     pid_file: str = ""
     """Where the process id is written, for supervisors that want one."""
-    telemetry: Telemetry = Telemetry()

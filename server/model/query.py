@@ -43,7 +43,8 @@ MAX_WAIT_MS = 600_000
 class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How to read. `index` 0 answers at once; N > 0 waits until the result is newer than N.
 
-    `wait_ms` 0 means DEFAULT_WAIT_MS; more than MAX_WAIT_MS is cut to it; jitter of up to a
+    `wait_ms` 0 means the server's default (DEFAULT_WAIT_MS unless it was told another), and more than its
+    greatest (MAX_WAIT_MS) is cut to it; jitter of up to a
     sixteenth is added. `default` and `consistent` are linearizable; `stale` answers from the server
     that was asked, unless its last contact with the leader is older than `max_stale_ms` (0 = any).
     """

@@ -169,8 +169,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
         "http_config.response_headers.X A",
         "no name for a header",
     ),
-    ({"telemetry": {"prefix_filter": ["consul"]}}, "telemetry.prefix_filter[0]", "to keep or"),
-    ({"telemetry": {"metrics_prefix": "9 lives"}}, "telemetry.metrics_prefix", "must be a letter"),
+    ({"http_config": {"allowed_hosts": ["a b"]}}, "http_config.allowed_hosts[0]", "must be a host name"),
     # Stanzas
     ({"service": {}}, "service", "name"),
     ({"service": {"name": "web", "port": 70000}}, 'service "web"', "port"),
@@ -220,6 +219,7 @@ GOOD: list[dict[str, Any]] = [
     {"domain": "Example.Com.", "alt_domain": "consul"},
     {"server": True, "bootstrap_expect": 3},
     {"telemetry": {"prefix_filter": ["+a", "-b"], "metrics_prefix": "gemot"}},
+    {"http_config": {"allowed_hosts": ["gemot.example.com", ".example.org", "*"]}},
     {"http_config": {"response_headers": {"Access-Control-Allow-Origin": "*", "X-Empty": ""}}},
     {"retry_interval": "1m30s", "node_name": None, "ports": None},
     {"bind_addr": "{{ GetPrivateIP }}", "client_addr": '127.0.0.1 {{ GetInterfaceIP "eth0" }}'},
