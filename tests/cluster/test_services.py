@@ -146,9 +146,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def stage(running: Stage) -> Iterator[Stage]:
     """Whole at the start of a test, and made whole again after it."""
     yield running
-    for part in (*running.cluster.agents, *(web.process for web in running.webs)):
-        if not part.running:
-            part.start()
+    for agent in running.cluster.agents:
+        if not agent.running:
+            agent.start()
+    for web in running.webs:
+        if not web.process.running:
+            web.process.start()
     running.await_whole()
 
 
@@ -172,10 +175,10 @@ def test_a_stopped_web_server_leaves_every_view_and_nginx_is_reloaded_once(stage
 
 def test_a_killed_agent_turns_its_host_critical_and_its_services_leave(stage: Stage) -> None:
     stage.web2.kill()
-    for server in stage.cluster.servers:
-        stage.until(
-            lambda at=server: node_status(at, "web2") == "critical", f"web2 critical on {server.name}"
-        )
+    stage.until(
+        lambda: {node_status(server, "web2") for server in stage.cluster.servers} == {"critical"},
+        "web2 critical on every server",
+    )
     stage.until(lambda: stage.agree(stage.both - {(stage.web2.host, stage.webs[1].port)}), "web2 left out")
     why = stage.web1.get("/v1/gemot/why/service/web")
     left_out = next(one for one in why["Instances"] if one["Node"] == "web2")
