@@ -1,0 +1,23 @@
+-- GET of loaded keys, linearizable as Gemot's default is.
+local KEYS = 1000
+local requests, next_one = {}, 0
+
+function init(args)
+  for i = 0, KEYS - 1 do
+    requests[i] = wrk.format("GET", string.format("/v1/kv/bench/key-%06d", i))
+  end
+end
+
+function request()
+  local chosen = requests[next_one]
+  next_one = (next_one + 1) % KEYS
+  return chosen
+end
+
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\nRESULT {"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,"max_us":%d,"errors":%d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), latency.max,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end

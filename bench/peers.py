@@ -1,0 +1,198 @@
+"""The systems compared: etcd and Gemot, each one or three servers on loopback in directories of its own.
+
+Both run with their defaults and real syncs. What a request looks like on each is in `load.py` and `lua/`.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+from support.cluster import Agent, Cluster
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TOOLS = CHECKOUT / ".tools" / "bin"
+MANY_CONNECTIONS = 5_000
+"""Gemot's limit of connections from one address is for hosts, not for load generators."""
+
+
+class Peer(Protocol):
+    """One system under load."""
+
+    name: str
+
+    @property
+    def leader(self) -> str:
+        """host:port of the leader's HTTP."""
+
+    def start(self) -> None:
+        """Start all servers and wait until they serve."""
+
+    def stop(self) -> None: ...
+
+    def pids(self) -> list[int]:
+        """The servers' processes, the leader's first."""
+
+
+class Gemot:
+    name = "gemot"
+
+    def __init__(self, directory: Path, *, servers: int = 3, clients: int = 0) -> None:
+        self.cluster = Cluster(
+            directory,
+            servers=servers,
+            clients=clients,
+            config={
+                "raft_log_segment_bytes": 64 << 20,
+                "limits": {"http_max_conns_per_client": MANY_CONNECTIONS},
+            },
+        )
+        self._leader: Agent | None = None
+
+    def start(self) -> None:
+        self.cluster.start()
+        self._leader = self.cluster.leader()
+
+    def stop(self) -> None:
+        self.cluster.stop()
+
+    @property
+    def leader(self) -> str:
+        assert self._leader is not None, "not started"
+        return self._leader.http
+
+    def pids(self) -> list[int]:
+        servers = sorted(self.cluster.servers, key=lambda server: server is not self._leader)
+        return [server.pid for server in servers]
+
+
+class Etcd:
+    name = "etcd"
+
+    def __init__(self, directory: Path, *, servers: int = 3) -> None:
+        self._directory = directory
+        self._members = [
+            (f"e{n}", f"127.0.0.{n}", *_free_ports(f"127.0.0.{n}")) for n in range(1, servers + 1)
+        ]
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._leader = ""
+
+    def start(self) -> None:
+        peers = ",".join(f"{name}=http://{host}:{peer}" for name, host, _, peer in self._members)
+        for name, host, client, peer in self._members:
+            directory = self._directory / name
+            directory.mkdir(parents=True, exist_ok=True)
+            arguments = {
+                "name": name,
+                "data-dir": directory / "data",
+                "listen-client-urls": f"http://{host}:{client}",
+                "advertise-client-urls": f"http://{host}:{client}",
+                "listen-peer-urls": f"http://{host}:{peer}",
+                "initial-advertise-peer-urls": f"http://{host}:{peer}",
+                "initial-cluster": peers,
+                "initial-cluster-token": "bench",
+            }
+            with (directory / "log").open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    [str(TOOLS / "etcd"), *(f"--{key}={value}" for key, value in arguments.items())],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                )
+        self._leader = self._find_leader()
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+    @property
+    def leader(self) -> str:
+        host, client = next((host, client) for name, host, client, _ in self._members if name == self._leader)
+        return f"{host}:{client}"
+
+    def pids(self) -> list[int]:
+        ordered = sorted(self._processes, key=lambda name: name != self._leader)
+        return [self._processes[name].pid for name in ordered]
+
+    def _find_leader(self) -> str:
+        """The leader's name, once a linearizable read succeeds on every member."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            leaders = [self._led_by_itself(f"{host}:{client}") for _, host, client, _ in self._members]
+            if None not in leaders and leaders.count(True) == 1:
+                return self._members[leaders.index(True)][0]
+            time.sleep(0.02)
+        raise RuntimeError(f"etcd elected no leader within 30 s; see {self._directory}")
+
+    def _led_by_itself(self, address: str) -> bool | None:
+        if not readable("etcd", address):
+            return None
+        status = ask(address, "POST", "/v3/maintenance/status", b"{}")
+        return bool(status["header"]["member_id"] == status["leader"])
+
+
+def version(peer: str) -> str:
+    if peer == "etcd":
+        shown = subprocess.run([str(TOOLS / "etcd"), "--version"], capture_output=True, text=True, check=True)
+        return ", ".join(line.strip() for line in shown.stdout.splitlines() if "Version" in line)
+    git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def readable(peer: str, address: str) -> bool:
+    """Whether a linearizable read of a key succeeds now."""
+    try:
+        if peer == "etcd":
+            ask(address, "POST", "/v3/kv/range", json.dumps({"key": b64("probe")}).encode())
+        else:
+            ask(address, "GET", "/v1/kv/probe", missing_ok=True)
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    return True
+
+
+def ask(address: str, method: str, path: str, body: bytes = b"", *, missing_ok: bool = False) -> Any:
+    """One request; its JSON. Raises ValueError for any answer but 200."""
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request(method, path, body)
+        reply = connection.getresponse()
+        data = reply.read()
+        if reply.status == 404 and missing_ok:
+            return None
+        if reply.status != 200:
+            raise ValueError(f"{method} {path}: {reply.status} {data[:200]!r}")
+        return json.loads(data)
+    finally:
+        connection.close()
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def resident_bytes(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+def _free_ports(host: str) -> tuple[int, int]:
+    held = [socket.create_server((host, 0)) for _ in range(2)]
+    client, peer = (sock.getsockname()[1] for sock in held)
+    for sock in held:
+        sock.close()
+    return client, peer
