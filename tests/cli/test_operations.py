@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 
 from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
@@ -14,20 +13,13 @@ def test_the_monitor_tells_lines_finer_than_the_agents_own_level(tmp_path: Path)
     with dev_agent(tmp_path, "-log-level=warn") as address:
         shell = Shell(address, tmp_path)
         with shell.running("monitor", "-log-level=debug") as child:
-            assert child.stdout is not None
-            end = time.monotonic() + PATIENCE_S
-            line = b""
-            while b"/v1/kv/" not in line and time.monotonic() < end:
-                shell("kv", "get", "monitored")
-                line = child.stdout.readline()
-            assert b"[DEBUG]" in line
+            until(lambda: shell("kv", "get", "a").code == 1 and "/v1/kv/" in shell.shown, "a line")
+            assert "[DEBUG]" in shell.shown
             child.send_signal(signal.SIGINT)
             assert child.wait(PATIENCE_S) == 0
-        with shell.running("monitor", "-log-level", "debug", "-log-json") as child:
-            assert child.stdout is not None
-            shell("kv", "get", "monitored")
-            until(lambda: shell("kv", "get", "monitored").code == 1)
-            assert json.loads(child.stdout.readline())["@level"] == "debug"
+        with shell.running("monitor", "-log-level", "debug", "-log-json"):
+            until(lambda: shell("kv", "get", "a").code == 1 and "\n" in shell.shown, "a line")
+            assert json.loads(shell.shown.splitlines()[0])["@level"] == "debug"
         assert "[DEBUG]" not in (tmp_path / "agent.log").read_text()
 
 
@@ -41,9 +33,7 @@ def test_a_monitor_ends_with_its_agent(tmp_path: Path) -> None:
     with dev_agent(tmp_path) as address:
         shell = Shell(address, tmp_path)
         with shell.running("monitor", "-log-level=debug") as child:
-            assert child.stdout is not None
-            until(lambda: shell("kv", "get", "a").code == 1)
-            child.stdout.readline()
+            until(lambda: shell("kv", "get", "a").code == 1 and shell.shown, "a line")
             left = shell("leave")
             assert (left.code, left.out) == (0, "Graceful leave complete\n"), left.err
             assert child.wait(PATIENCE_S) == 1

@@ -52,11 +52,11 @@ class Shell:
     @contextlib.contextmanager
     def running(self, *arguments: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
         """The command at work; killed at the end if it still is."""
-        with (self.folder / "stderr").open("wb") as told:
+        with (self.folder / "stdout").open("wb") as shown, (self.folder / "stderr").open("wb") as told:
             child = subprocess.Popen(
                 [*PROGRAM, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=shown,
                 stderr=told,
                 cwd=self.folder,
                 env=self.environ | environ,
@@ -65,7 +65,12 @@ class Shell:
             yield child
         finally:
             child.kill()
-            child.communicate(timeout=PATIENCE_S)
+            child.wait(PATIENCE_S)
+
+    @property
+    def shown(self) -> str:
+        """What the command that runs (or ran last) wrote to standard output."""
+        return (self.folder / "stdout").read_text()
 
     @property
     def told(self) -> str:
