@@ -12,7 +12,6 @@ from gemot.server.model.errors import GemotError, OutcomeUnknown
 from gemot.server.model.kv import KvDelete, KvEntry, KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 
-THINK_US = 40_000
 GIVE_UP_US = 12_000_000
 
 
@@ -20,11 +19,12 @@ class Client:
     """Sets, compares-and-sets, deletes and reads a few keys through a server drawn anew each time."""
 
     def __init__(
-        self, *, world: World, nodes: list[Node], number: int, keys: int, history: list[Seen]
+        self, *, world: World, nodes: list[Node], number: int, keys: int, think_us: int, history: list[Seen]
     ) -> None:
         self._world = world
         self._nodes = nodes
         self._number = number
+        self._think_us = think_us
         self._keys = [f"key{n}".encode() for n in range(keys)]
         self._history = history
         self._indexes: dict[bytes, int] = {}
@@ -38,7 +38,7 @@ class Client:
         self._think()
 
     def _think(self) -> None:
-        delay = self._world.random.randrange(THINK_US)
+        delay = self._world.random.randrange(self._think_us)
         self._world.at(delay, f"client{self._number}", self._act)
 
     def _act(self) -> None:

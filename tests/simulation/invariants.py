@@ -35,7 +35,8 @@ class Invariants:
         self.leaders: dict[int, str] = {}
         self.applied: dict[int, Truth] = {}
         self.effects: dict[int, Effect] = {}
-        self._terms: dict[str, int] = {}
+        self._terms: dict[tuple[str, int], int] = {}
+        self._durable_terms: dict[str, int] = {}
         self._progress: dict[tuple[str, int], tuple[int, int]] = {}
         self._commit = 0
         self._hashes: dict[int, tuple[bytes, str]] = {}
@@ -65,14 +66,16 @@ class Invariants:
     def _check(self, node: Node, nodes: list[Node]) -> None:
         assert node.opened is not None
         raft, state = node.opened.raft, node.opened.state
+        life = (node.name, node.life)
         if raft.role == Role.LEADER:
             leader = self.leaders.setdefault(raft.term, node.name)
             if leader != node.name:
                 raise Violation(f"ElectionSafety: {leader} and {node.name} both lead term {raft.term}")
-        if raft.term < self._terms.get(node.name, 0):
-            raise Violation(f"{node.name} went back to term {raft.term}")
-        self._terms[node.name] = raft.term
-        life = (node.name, node.life)
+        durable = node.opened.durable.meta.meta.term
+        if raft.term < self._terms.get(life, 0) or durable < self._durable_terms.get(node.name, 0):
+            raise Violation(f"{node.name} went back to term {raft.term}, durably {durable}")
+        self._terms[life] = raft.term
+        self._durable_terms[node.name] = durable
         commit, applied = self._progress.get(life, (0, 0))
         if raft.commit < commit or state.applied_index < applied:
             raise Violation(f"{node.name}: commit or applied index went back")

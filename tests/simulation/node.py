@@ -196,6 +196,7 @@ class Node:
         self._disk: _Disk | None = None
         self.durable_terms: dict[int, int] = {}
         self.notes: list[str] = []
+        self.installs = 0
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -210,7 +211,7 @@ class Node:
             disk=self._lossy,
             config=DataConfig(
                 directory=str(self._directory),
-                segment_bytes=64 << 10,
+                segment_bytes=8 << 10,
                 raft=RaftConfig(),
             ),
             node_id=self.member.id,
@@ -365,5 +366,6 @@ class Node:
 
     def replace_state(self, meta: SnapshotMeta) -> None:
         assert self.opened is not None
+        self.installs += 1
         self.opened.file.install(Path(self.opened.snapshots.path(meta)))
         self.opened.state.reload()

@@ -68,8 +68,8 @@ class Run:
         self.invariants = Invariants()
         config = ServerConfig(
             bootstrap_expect=self.count,
-            snapshot_entries=random.choice([40, 120, 1_000]),
-            trailing_entries=random.choice([10, 50, 500]),
+            snapshot_entries=random.choice([30, 60, 1_000]),
+            trailing_entries=random.choice([5, 10, 500]),
             checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
         )
         self.nodes = [
@@ -89,10 +89,17 @@ class Run:
         for node in self.nodes:
             node.nodes = by_id
         self.history: list[Seen] = []
-        keys = random.choice([1, 3, 8])
+        keys, think_us = random.choice([1, 3, 8]), random.choice([8_000, 40_000])
         self.clients = [
-            Client(world=self.world, nodes=self.nodes, number=n, keys=keys, history=self.history)
-            for n in range(random.choice([3, 6, 10]))
+            Client(
+                world=self.world,
+                nodes=self.nodes,
+                number=n,
+                keys=keys,
+                think_us=think_us,
+                history=self.history,
+            )
+            for n in range(random.choice([2, 4, 8]))
         ]
         self.watchers = [Watcher(world=self.world, nodes=self.nodes, key=b"key0") for _ in range(2)]
         self.crashes = 0
@@ -110,12 +117,18 @@ class Run:
 
     def _plan_faults(self) -> None:
         random = self.world.random
+        faults = [
+            self._crash_one,
+            self._crash_one,
+            self._crash_all,
+            self._cut,
+            self._pause_net,
+            self._leave_behind,
+        ]
         at = 2 * SECOND_US
         while at < (FAULTY_S - 1) * SECOND_US:
             at += random.randrange(200_000, 2_500_000)
-            fault = random.choice(
-                [self._crash_one, self._crash_one, self._crash_all, self._cut, self._pause_net]
-            )
+            fault = random.choice(faults)
             self.world.at(at, fault.__name__, fault)
 
     def _crash_one(self) -> None:
@@ -124,15 +137,19 @@ class Run:
         node = leaders[0] if leaders and random.random() < 0.5 else random.choice(self.nodes)
         self._crash(node)
 
+    def _leave_behind(self) -> None:
+        """One server misses so much that it needs a snapshot."""
+        self._crash(self.world.random.choice(self.nodes), longest_us=12_000_000)
+
     def _crash_all(self) -> None:
         for node in self.nodes:
             self._crash(node)
 
-    def _crash(self, node: Node) -> None:
+    def _crash(self, node: Node, longest_us: int = 3_000_000) -> None:
         if node.up:
             self.crashes += 1
             node.crash()
-            delay = self.world.random.randrange(50_000, 3_000_000)
+            delay = self.world.random.randrange(50_000, longest_us)
             self.world.at(delay, f"{node.name} restart", lambda: node.start() if not node.up else None)
 
     def _cut(self) -> None:
@@ -176,7 +193,6 @@ class Run:
         }
         if len(states) != 1:
             raise Violation(f"the servers ended in different states: {states}")
-        installs = sum(n.server.installer.installed for n in self.nodes if n.server is not None)
         return Result(
             seed=self.seed,
             digest=self.world.digest(),
@@ -186,7 +202,7 @@ class Run:
             failed=sum(c.failed for c in self.clients),
             terms=max(n.opened.raft.term for n in self.nodes if n.opened is not None),
             crashes=self.crashes,
-            installs=installs,
+            installs=sum(n.installs for n in self.nodes),
             wakes=sum(w.wakes for w in self.watchers),
             fired=self.network.fired,
         )
