@@ -11,10 +11,18 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.model.errors import GemotError, OutcomeUnknown, PeerBroke, Unavailable, WireError, from_wire
+from gemot.server.model.errors import (
+    GemotError,
+    OutcomeUnknown,
+    PeerBroke,
+    TooLarge,
+    Unavailable,
+    WireError,
+    from_wire,
+)
 from gemot.server.model.query import VALUES, Answer, Applied
 from gemot.server.raft.types import Message
-from gemot.server.rpc.frame import GREETING, Kind, frame
+from gemot.server.rpc.frame import GREETING, MAX_FRAME_BYTES, Kind, frame
 from gemot.server.rpc.message import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -38,7 +46,9 @@ from gemot.server.rpc.message import (
     encode,
 )
 
-PING_AFTER_MS = 1_000
+PING_EVERY_MS = 1_000
+"""A ping goes out as often, busy or not: it is how the server knows that this side still lives."""
+
 SILENT_AFTER_MS = 4_000
 """A peer that answers no ping for so long is taken for gone, and the connection closed."""
 
@@ -102,8 +112,7 @@ class Link:
         self._on_ready = on_ready
         self._next_id = 1
         self._calls: dict[int, tuple[Call, Done]] = {}
-        self._heard_ms = now_ms()
-        self._pinged = False
+        self._heard_ms = self._pinged_ms = now_ms()
         self.peer: Hello | None = None
         self.closed = False
 
@@ -116,9 +125,13 @@ class Link:
             done(Unavailable("not connected to that server"))
             return _nothing
         id = self._next_id
+        data = frame(Kind.CALL, encode(Numbered(id, call)))
+        if len(data) - 4 > MAX_FRAME_BYTES:
+            done(TooLarge(f"{type(call).__name__} has {len(data)} bytes, the limit is {MAX_FRAME_BYTES}"))
+            return _nothing
         self._next_id += 1
         self._calls[id] = (call, done)
-        self._send(frame(Kind.CALL, encode(Numbered(id, call))))
+        self._send(data)
         return lambda: self._cancel(id)
 
     def send_raft(self, message: Message) -> None:
@@ -128,8 +141,9 @@ class Link:
     def on_frame(self, kind: Kind, body: bytes) -> None:
         """Handle one frame. Raises PeerBroke: the connection is then to be closed."""
         self._heard_ms = self._now_ms()
-        self._pinged = False
         if self.peer is None:
+            if kind == Kind.FAILURE:
+                raise PeerBroke(f"refused: {_refusal(body)}")
             if kind != Kind.HELLO:
                 raise PeerBroke(f"the first frame must be a hello, not {kind.name}")
             self._greeted(decode_hello(body))
@@ -146,12 +160,13 @@ class Link:
             raise PeerBroke(f"a {kind.name} frame is not for a client")
 
     def on_tick(self) -> None:
-        """Ping a silent peer; close when it stays silent."""
-        silent_ms = self._now_ms() - self._heard_ms
+        """Show that this side lives, ask whether the other does; close when it stays silent."""
+        now = self._now_ms()
+        silent_ms = now - self._heard_ms
         if silent_ms >= SILENT_AFTER_MS:
             self._close(f"no answer for {silent_ms} ms")
-        elif silent_ms >= PING_AFTER_MS and not self._pinged:
-            self._pinged = True
+        elif now - self._pinged_ms >= PING_EVERY_MS:
+            self._pinged_ms = now
             self._send(frame(Kind.PING, b""))
 
     def on_closed(self, reason: str) -> None:
@@ -172,6 +187,14 @@ class Link:
     def _cancel(self, id: int) -> None:
         if self._calls.pop(id, None) is not None and not self.closed:
             self._send(frame(Kind.CANCEL, encode(Cancelled(id))))
+
+
+def _refusal(body: bytes) -> str:
+    """Why the other side does not speak with this one. Raises PeerBroke."""
+    try:
+        return _failure.decode(decode_returned(body).body).message
+    except msgspec.DecodeError as error:
+        raise PeerBroke(f"undecodable refusal: {error}") from error
 
 
 def _broken(call: Call, reason: str) -> GemotError:

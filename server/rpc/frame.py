@@ -10,13 +10,19 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
-from gemot.server.model.errors import PeerBroke
+from gemot.server.model.errors import PeerBroke, TooLarge
 
 GREETING = b"\x67"
 """Sent once by the side that connects, before its first frame."""
 
-MAX_FRAME_BYTES = 8 << 20
-"""A batch of log entries is cut at 1 MiB; the largest answers are long lists."""
+MAX_HELLO_BYTES = 64 << 10
+"""All that a stranger may send: only after the first frame are larger ones taken."""
+
+MAX_FRAME_BYTES = 16 << 20
+"""What a server takes. The largest is one command with a value of 8 MiB (limits.kv_max_value_size)."""
+
+MAX_ANSWER_BYTES = 64 << 20
+"""What the calling side takes: long lists. A longer answer is refused where it is made."""
 
 _HEADER = struct.Struct(">IB")
 
@@ -38,7 +44,9 @@ _KINDS = {int(kind): kind for kind in Kind}
 
 
 def frame(kind: Kind, body: bytes) -> bytes:
-    assert len(body) < MAX_FRAME_BYTES, "frames are bounded where their content is made"
+    """The bytes of one frame. Raises TooLarge for more than any peer takes."""
+    if len(body) >= MAX_ANSWER_BYTES:
+        raise TooLarge(f"{len(body)} bytes are to be sent at once, the limit is {MAX_ANSWER_BYTES}")
     return _HEADER.pack(len(body) + 1, kind) + body
 
 
@@ -48,7 +56,8 @@ class FrameReader:
     def __init__(self, *, greeted: bool = False, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
         self._greeted = greeted
-        self._max = max_bytes
+        self._limit = min(MAX_HELLO_BYTES, max_bytes)
+        self._later_limit = max_bytes
 
     def feed(self, data: bytes) -> list[tuple[Kind, bytes]]:
         self._buffer += data
@@ -61,8 +70,8 @@ class FrameReader:
             at = 1
         while len(self._buffer) - at >= _HEADER.size:
             length, code = _HEADER.unpack_from(self._buffer, at)
-            if not 1 <= length <= self._max:
-                raise PeerBroke(f"frame of {length} bytes is outside 1..{self._max}")
+            if not 1 <= length <= self._limit:
+                raise PeerBroke(f"frame of {length} bytes is outside 1..{self._limit}")
             kind = _KINDS.get(code)
             if kind is None:
                 raise PeerBroke(f"unknown frame kind {code}")
@@ -71,6 +80,7 @@ class FrameReader:
                 break
             frames.append((kind, bytes(self._buffer[at + _HEADER.size : end])))
             at = end
+            self._limit = self._later_limit
         if at:
             del self._buffer[:at]
         return frames

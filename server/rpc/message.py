@@ -33,6 +33,18 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     tagged_addresses: dict[str, str] = {}
 
 
+def fault_of(member: Member) -> str:
+    """What is wrong with a member that a peer told of, "" if nothing is: it comes from outside."""
+    if not member.id or not member.name:
+        return "an agent without an id or a name"
+    if member.role == "client":
+        return "" if not member.rpc else f"client {member.name} names an RPC address"
+    host, _, port = member.rpc.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port[:6]) < 65536:
+        return f"server {member.name} has RPC address {member.rpc!r}, which is not ip:port"
+    return ""
+
+
 class Hello(msgspec.Struct, frozen=True, array_like=True):
     """Opens a connection, both ways. `cluster` is "" for a client agent or an unbootstrapped server."""
 
@@ -185,7 +197,10 @@ _raft: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def decode_hello(body: bytes) -> Hello:
-    return _decoded(_hello, body)
+    hello = _decoded(_hello, body)
+    if fault := fault_of(hello.member):
+        raise PeerBroke(f"a hello of {fault}")
+    return hello
 
 
 def decode_call(body: bytes) -> Numbered:
@@ -207,5 +222,5 @@ def decode_raft(body: bytes) -> Message:
 def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise PeerBroke(f"undecodable frame: {error}") from error

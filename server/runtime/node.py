@@ -18,8 +18,8 @@ from gemot.server.model.errors import DiskFailed, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
-from gemot.server.rpc.message import Call, Member, SnapshotChunk
-from gemot.server.runtime.connection import Dialler, Listener
+from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
+from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import Server, ServerConfig
@@ -45,6 +45,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     segment_bytes: int
     raft_multiplier: int
     server: ServerConfig
+    listener: ListenerLimits = ListenerLimits()
     sync: bool = True
     vfs: str = CHECKSUM_VFS
 
@@ -107,7 +108,14 @@ class Node:
             timer=_Guarded(self._timer, self._failed),
             random=self._random,
         )
-        self._listener = Listener(loop=self._loop, tier=self.server, host=config.bind, port=config.rpc_port)
+        self._listener = Listener(
+            loop=self._loop,
+            tier=self.server,
+            host=config.bind,
+            port=config.rpc_port,
+            limits=config.listener,
+            failed=self._failed,
+        )
         self._ticker = Ticker(loop=self._loop, every_ms=TICK_MS, callback=self._tick)
         self._repairing = self._opened.raft.repairing
 
@@ -147,6 +155,11 @@ class Node:
         return self._ticker.lag_s
 
     @property
+    def connections(self) -> int:
+        """Connections that others hold to this server."""
+        return self._listener.connections
+
+    @property
     def sync_s(self) -> tuple[float, int]:
         """Seconds spent syncing the log, and how often."""
         return self._log.sync_s, self._log.syncs
@@ -177,10 +190,18 @@ class Node:
                 timer=self._timer,
                 address=lambda: self._address(id),
                 hello=self.server.hello,
-                on_ready=lambda peer: self.server.directory.learn(peer.member),
+                on_ready=lambda peer: self._greeted(id, peer),
+                failed=self._failed,
             )
             link.start()
         return link
+
+    def _greeted(self, id: str, peer: Hello) -> None:
+        """Whoever answers is learnt; a server wiped and born anew must not be taken for its former self."""
+        self.server.directory.learn(peer.member)
+        if peer.member.id != id:
+            log.warning("server: another server than the one known answers: address=%s", peer.member.rpc)
+            self._links[id].redial(f"{peer.member.name} answers there, a server of another id")
 
     def _address(self, id: str) -> tuple[str, int] | None:
         member = self.server.directory.get(id)
