@@ -3,7 +3,8 @@
 The rules (design: identity and bootstrap):
 - A server with Raft data takes no part, and refuses whoever asks.
 - When as many unbootstrapped servers know each other as `bootstrap_expect` says, the one with the lowest
-  id proposes a cluster id and the voters. Each server durably promises one cluster only, ever.
+  id proposes a cluster id and the voters, once each of them has answered it under its id (a server that
+  was wiped meanwhile must not vote under its old one). Each server durably promises one cluster only, ever.
 - Only when all have promised does it begin: every voter writes the same first log entry, the voter set.
   One that misses this step is handed the entry by the leader, like any other.
 """
@@ -15,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.model.errors import Conflict, GemotError
-from gemot.server.rpc.message import Call, Found, Member, Promise
+from gemot.server.model.errors import BadRequest, Conflict, GemotError
+from gemot.server.rpc.message import Call, Found, Member, Promise, Status
 
 RETRY_MS = 500
 
@@ -40,6 +41,7 @@ class Bootstrap:
         pledge: Pledge | None,
         has_data: Callable[[], bool],
         has_leader: Callable[[], bool],
+        is_known: Callable[[Member], bool],
         mint_cluster: Callable[[], str],
         call: Callable[[Member, Call, Callable[[Any], None]], None],
         keep: Callable[[Pledge, Callable[[], None]], None],
@@ -50,24 +52,33 @@ class Bootstrap:
         self._pledge = pledge
         self._has_data = has_data
         self._has_leader = has_leader
+        self._is_known = is_known
         self._mint_cluster = mint_cluster
         self._call = call
         self._keep = keep
         self._begin = begin
         self._known: dict[str, Member] = {me.id: me}
         self._promised: dict[str, None] = {}
+        self._keeping: list[Callable[[], None]] | None = None
+        self._round = 0
         self.refusal = ""
 
     @property
     def waiting_for(self) -> str:
         """What is waited for, for people."""
-        names = ", ".join(sorted(m.name for m in self._known.values()))
-        text = f"Waiting for servers: have {len(self._known)} of {self._expect} ({names})"
+        known = self._present()
+        names = ", ".join(sorted(m.name for m in known))
+        text = f"Waiting for servers: have {len(known)} of {self._expect} ({names})"
         return f"{text}; {self.refusal}" if self.refusal else text
 
     def found(self, member: Member, expect: int, cluster: str) -> None:
         """Another server was met: unbootstrapped with the same expectation, or a reason to say no."""
-        if cluster or member.id == self._me.id or not self._expect:
+        if member.id == self._me.id or not self._expect:
+            return
+        if cluster:
+            self.refusal = (
+                f"{member.name} belongs to cluster {cluster} already: this server comes too late to begin one"
+            )
             return
         if expect != self._expect:
             self.refusal = (
@@ -82,17 +93,50 @@ class Bootstrap:
             if not self._has_leader():
                 self._tell_all()
             return
-        if self._pledge is None and 0 < self._expect <= len(self._known):
-            voters = tuple(sorted(self._known.values(), key=lambda m: m.id))
-            if voters[0].id == self._me.id:
-                self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
-        elif self._pledge is not None and self._pledge.proposer == self._me.id:
+        if self._pledge is None:
+            voters = self._present()
+            if 0 < self._expect <= len(voters) and voters[0].id == self._me.id:
+                self._look_around(voters)
+        elif self._pledge.proposer == self._me.id and self._keeping is None:
             self._ask_all()
+
+    def _present(self) -> tuple[Member, ...]:
+        """The servers met so far that are still the ones at their addresses, by id."""
+        known = [m for m in self._known.values() if m.id == self._me.id or self._is_known(m)]
+        return tuple(sorted(known, key=lambda m: m.id))
+
+    def _look_around(self, voters: tuple[Member, ...]) -> None:
+        """Propose as soon as every one of these has answered; asked anew at each tick."""
+        self._round += 1
+        this_round = self._round
+        missing = {v.id: v for v in voters if v.id != self._me.id}
+
+        def ask(voter: Member) -> None:
+            def answered(result: Any) -> None:
+                if isinstance(result, GemotError):
+                    self.refusal = f"{voter.name}: {result.message}"
+                    return
+                missing.pop(voter.id, None)
+                if not missing and this_round == self._round:
+                    propose()
+
+            self._call(voter, Status(), answered)
+
+        def propose() -> None:
+            if self._pledge is None and not self._has_data():
+                self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
+
+        if not missing:
+            propose()
+        for voter in list(missing.values()):
+            ask(voter)
 
     def on_promise(self, cluster: str, proposer: str, voters: tuple[Member, ...], done: _Done) -> None:
         """Another server proposes a cluster: promise, or refuse and name both sides."""
         if self._pledge is not None and self._pledge.cluster == cluster:
-            done(True)
+            self._once_kept(lambda: done(True))
+        elif self._me.id not in [v.id for v in voters] or len({v.id for v in voters}) < len(voters):
+            done(BadRequest(f"{self._me.name} is not one of the voters proposed, or one of them is twice"))
         elif self._has_data():
             done(Conflict(f"{self._me.name} has Raft data already: it belongs to a cluster"))
         elif self._pledge is not None:
@@ -108,8 +152,9 @@ class Bootstrap:
     def on_found(self, cluster: str, voters: tuple[Member, ...], done: _Done) -> None:
         """All have promised: begin, unless the leader was faster."""
         if not self._has_data():
-            if self._pledge is None or self._pledge.cluster != cluster:
-                done(Conflict(f"{self._me.name} has not promised cluster {cluster}"))
+            pledge = self._pledge
+            if pledge is None or pledge.cluster != cluster or pledge.voters != voters or self._keeping:
+                done(Conflict(f"{self._me.name} has not promised cluster {cluster} with these voters"))
                 return
             self._begin(cluster, voters)
         done(True)
@@ -118,11 +163,22 @@ class Bootstrap:
         return self._pledge is not None and self._pledge.cluster == cluster
 
     def _promise(self, pledge: Pledge, done: Callable[[], None]) -> None:
+        """Promise from this moment on, so that no second cluster is; tell it once it is durable."""
+        self._pledge = pledge
+        self._keeping = [done]
+
         def kept() -> None:
-            self._pledge = pledge
-            done()
+            waiting, self._keeping = self._keeping or [], None
+            for each in waiting:
+                each()
 
         self._keep(pledge, kept)
+
+    def _once_kept(self, done: Callable[[], None]) -> None:
+        if self._keeping is None:
+            done()
+        else:
+            self._keeping.append(done)
 
     def _ask_all(self) -> None:
         assert self._pledge is not None

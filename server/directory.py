@@ -11,15 +11,24 @@ class Directory:
     def __init__(self, me: Member) -> None:
         self._me = me
         self._servers: dict[str, Member] = {me.id: me}
+        self._answers: dict[str, str] = {me.rpc: me.id}
 
     def learn(self, member: Member) -> None:
-        """First-hand word of a server replaces what was known of it; about ourselves we know best."""
-        if member.role == "server" and member.id != self._me.id:
-            self._servers[member.id] = member
+        """First-hand word of a server replaces what was known of it; about ourselves we know best.
+
+        At one address there is one server: one that was known there under another id is no more.
+        """
+        if member.role != "server" or member.id == self._me.id:
+            return
+        for id in [m.id for m in self._servers.values() if m.rpc == member.rpc and m.id != member.id]:
+            if id != self._me.id:
+                del self._servers[id]
+        self._servers[member.id] = member
+        self._answers[member.rpc] = member.id
 
     def hint(self, member: Member) -> None:
-        """Second-hand word fills a gap only."""
-        if member.role == "server":
+        """Second-hand word fills a gap only; it does not bring back who is known to be no more."""
+        if member.role == "server" and self._answers.get(member.rpc, member.id) == member.id:
             self._servers.setdefault(member.id, member)
 
     def get(self, id: str) -> Member | None:
