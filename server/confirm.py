@@ -50,11 +50,12 @@ class Confirmations:
         self._asked_id = 0
         self._asked_at_ms = 0
         self._unapplied: list[tuple[int, list[_Waiting]]] = []
+        self._unapplied_count = 0
         self._send_due = False
 
     def confirm(self, done: Done) -> None:
         """Call `done(None)` once this state holds every write acknowledged before now."""
-        if len(self._waiting) >= MAX_WAITING:
+        if len(self._waiting) + len(self._asked) + self._unapplied_count >= MAX_WAITING:
             done(Busy(f"more than {MAX_WAITING} reads wait for a leader: ask again later"))
             return
         self._waiting.append(_Waiting(self._timer.now_ms() + self._hold_ms, done))
@@ -73,12 +74,15 @@ class Confirmations:
             _tell(asked)
         else:
             self._unapplied.append((index, asked))
+            self._unapplied_count += len(asked)
         self._schedule()
 
     def on_applied(self) -> None:
         applied = self._applied()
         while self._unapplied and self._unapplied[0][0] <= applied:
-            _tell(self._unapplied.pop(0)[1])
+            waiting = self._unapplied.pop(0)[1]
+            self._unapplied_count -= len(waiting)
+            _tell(waiting)
 
     def on_tick(self) -> None:
         """Give up an ask that got no answer, and every read whose time is over."""
@@ -88,7 +92,9 @@ class Confirmations:
             self._schedule()
         self._waiting = _expire(self._waiting, now)
         self._asked = _expire(self._asked, now)
-        self._unapplied = [(index, _expire(waiting, now)) for index, waiting in self._unapplied]
+        unapplied = [(index, _expire(waiting, now)) for index, waiting in self._unapplied]
+        self._unapplied = [(index, waiting) for index, waiting in unapplied if waiting]
+        self._unapplied_count = sum(len(waiting) for _, waiting in self._unapplied)
 
     def _schedule(self) -> None:
         if not self._send_due and self._waiting and not self._asked:

@@ -42,7 +42,7 @@ class Contact(Protocol):
 class _Waiter:
     """One blocking read or subscription; `index` is the newest its caller has seen."""
 
-    __slots__ = ("cancel_timer", "done", "group", "index", "once")
+    __slots__ = ("cancel_timer", "cancelled", "done", "group", "index", "once")
 
     def __init__(self, group: _Group, index: int, done: Done, once: bool) -> None:
         self.group = group
@@ -50,6 +50,7 @@ class _Waiter:
         self.done = done
         self.once = once
         self.cancel_timer: Cancel | None = None
+        self.cancelled = False
 
 
 class _Group:
@@ -130,7 +131,7 @@ class Reads:
             return _nothing
         waiter = self._join(query, accessor, from_index, done, once=False)
         self._evaluate(waiter.group, only=waiter)
-        return lambda: self._leave(waiter)
+        return lambda: self._cancel(waiter)
 
     # -- what the replica tells --------------------------------------------------------------------
 
@@ -144,6 +145,11 @@ class Reads:
         self._confirmations.on_applied()
         for group in self._hub.wake_all():
             self._evaluate(group)
+
+    @property
+    def telling(self) -> bool:
+        """Are there answers that are due and not yet told?"""
+        return bool(self._due)
 
     @property
     def waiting(self) -> int:
@@ -175,14 +181,33 @@ class Reads:
         wait_ms = min(options.wait_ms if options.wait_ms > 0 else self._default_wait_ms, self._max_wait_ms)
         wait_ms += int(self._random.random() * wait_ms / 16)
         waiter.cancel_timer = self._timer.call_after(wait_ms, lambda: self._time_out(waiter, options))
-        return lambda: self._leave(waiter)
+        return lambda: self._cancel(waiter)
+
+    def _cancel(self, waiter: _Waiter) -> None:
+        """Its caller is gone: nothing is told any more, wherever the answer is on its way."""
+        waiter.cancelled = True
+        self._leave(waiter)
 
     def _time_out(self, waiter: _Waiter, options: Options) -> None:
         if waiter not in waiter.group.waiters:
             return
         self._leave(waiter)
-        again = Options(consistency=options.consistency, max_stale_ms=options.max_stale_ms)
-        self.query(waiter.group.query, again, waiter.group.accessor, waiter.done)
+        behind = self._state.applied_index < options.index
+        again = Options(
+            # One who has seen more elsewhere than this server has is not answered from here unconfirmed.
+            consistency="default" if behind else options.consistency,
+            max_stale_ms=options.max_stale_ms,
+        )
+
+        def answered(result: Answer | GemotError) -> None:
+            if waiter.cancelled:
+                return
+            if isinstance(result, Answer) and result.index < options.index <= self._state.applied_index:
+                # Nothing changed since what the caller has seen: the index must not go back.
+                result = msgspec.structs.replace(result, index=options.index)
+            waiter.done(result)
+
+        self.query(waiter.group.query, again, waiter.group.accessor, answered)
 
     def _join(self, query: Query, accessor: str, index: int, done: Done, *, once: bool) -> _Waiter:
         key = (_encoder.encode(query), accessor)
@@ -230,7 +255,7 @@ class Reads:
         if self._due:
             self._timer.call_soon(self._tell_slice)
         for waiter, answer in now:
-            if waiter.once or waiter in waiter.group.waiters:
+            if not waiter.cancelled:
                 waiter.done(answer)
 
 

@@ -131,14 +131,16 @@ class Writes:
 
     def _answered(self, write: _Write, result: Applied | GemotError) -> None:
         write.under_way = False
-        retriable = isinstance(result, Unavailable) or (
-            isinstance(result, OutcomeUnknown) and write.retry is not None and write in self._held
-        )
-        if not retriable or isinstance(result, Busy):
-            assert isinstance(result, Applied | GemotError)
-            self._finish(write, result)
+        if isinstance(result, OutcomeUnknown):
+            write.perhaps_done = True
+            retriable = write.retry is not None
+        else:
+            retriable = isinstance(result, Unavailable) and not isinstance(result, Busy)
+        if not retriable:
+            # After a try that perhaps was done, "surely not done" would be a lie.
+            lie = write.perhaps_done and isinstance(result, Busy)
+            self._finish(write, _unknown() if lie else result)
             return
-        write.perhaps_done = write.perhaps_done or isinstance(result, OutcomeUnknown)
         delay_ms = RETRY_MS + int(self._random.random() * RETRY_MS)
         self._timer.call_after(delay_ms, lambda: self._try(write))
 
