@@ -43,19 +43,19 @@ class Leader:
         self._marks: list[tuple[int, int]] = []
         self._due: dict[str, int] = {}
         self._verified = 0
+        self._begin_at: int | None = None
 
     def on_leadership(self, leads: bool) -> None:
         self._leads = leads
         self._under_way = {}
         self._marks = []
         self._due = {}
-        if leads:
-            self._membership.begin()
+        self._begin_at = self._replica.raft.last_index if leads else None
 
     def on_tick(self) -> None:
         if not self._leads:
             return
-        self._membership.on_tick()
+        self._look_after_members()
         if self._every("clock", CLOCK_EVERY_MS) and self._state.deadlines_exist():
             self._propose(Tick())
         if self._every("tombstones", TOMBSTONE_STEP_MS):
@@ -65,6 +65,14 @@ class Leader:
         self._purge()
         self._trim()
         self._verify()
+
+    def _look_after_members(self) -> None:
+        """From the moment on when the state has all that was committed before: no host is overlooked."""
+        if self._begin_at is not None and self._state.applied_index >= self._begin_at:
+            self._begin_at = None
+            self._membership.begin()
+        if self._begin_at is None:
+            self._membership.on_tick()
 
     def _every(self, what: str, every_ms: int) -> bool:
         now = self._timer.now_ms()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from gemot.server.model.catalog import (
     SERF_HEALTH,
     SERVER_SERVICE,
-    Deregister,
     HealthService,
     Node,
     NodeDetail,
@@ -105,11 +104,9 @@ class Membership:
             self._propose(command)
 
     def left(self, name: str) -> None:
-        """This member leaves on purpose: its node, services and checks go."""
+        """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
         self._heard.pop(name, None)
         self._settled.pop(name, None)
-        if self._look(name) is not None:
-            self._propose(Deregister(name))
 
     def on_tick(self) -> None:
         now = self._now_ms()

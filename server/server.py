@@ -19,10 +19,10 @@ from gemot.server.install import Installer
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine
 from gemot.server.members import SERVERS, Connected, Membership
-from gemot.server.model.catalog import SERF_HEALTH, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
-from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.ports import Identity, Log, Peers, Random, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
@@ -52,6 +52,7 @@ from gemot.server.rpc.message import (
     Status,
     Subscribe,
     TierStatus,
+    fault_of,
 )
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
@@ -68,6 +69,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     snapshot_entries: int = 16_384
     trailing_entries: int = 10_240
     checkpoint_wal_bytes: int = 16 << 20
+    default_wait_ms: int = DEFAULT_WAIT_MS
+    max_wait_ms: int = MAX_WAIT_MS
 
 
 class Server:
@@ -110,7 +113,14 @@ class Server:
             hold_ms=config.hold_ms,
         )
         self.reads = Reads(
-            state=state, hub=hub, contact=self, confirmations=self.confirmations, timer=timer, random=random
+            state=state,
+            hub=hub,
+            contact=self,
+            confirmations=self.confirmations,
+            timer=timer,
+            random=random,
+            default_wait_ms=config.default_wait_ms,
+            max_wait_ms=config.max_wait_ms,
         )
         self.writes = Writes(
             proposer=self,
@@ -141,6 +151,7 @@ class Server:
             pledge=_decode_pledge(identity.pledge()),
             has_data=lambda: raft.last_index > 0,
             has_leader=lambda: bool(raft.leader),
+            is_known=lambda member: self.directory.get(member.id) is not None,
             mint_cluster=lambda: random.randbytes(16).hex(),
             call=peers.call,
             keep=lambda pledge, done: identity.keep_pledge(_pledges.encode(pledge), done),
@@ -173,10 +184,16 @@ class Server:
     def _each_second(self) -> None:
         self.bootstrap.on_tick()
         self._report()
+        self._tell_bookmarks()
+        self._keep_small()
+
+    def _tell_bookmarks(self) -> None:
+        """Everything up to here was told: not said while answers are still on their way out."""
+        if self.reads.telling:
+            return
         bookmark = Bookmark(self.replica.applied_index, self.knows_leader(), self.last_contact_ms())
         for tell in list(self._bookmarks.values()):
             tell(bookmark)
-        self._keep_small()
 
     def _keep_small(self) -> None:
         newest = self._upkeep.newest_snapshot()
@@ -224,7 +241,13 @@ class Server:
         id = self._next_bookmark
         self._next_bookmark += 1
         self._bookmarks[id] = done
-        cancel = self.reads.subscribe(query, _accessor(token), from_index, done)
+
+        def told(event: Any) -> None:
+            if isinstance(event, GemotError):
+                self._bookmarks.pop(id, None)
+            done(event)
+
+        cancel = self.reads.subscribe(query, _accessor(token), from_index, told)
 
         def cancel_both() -> None:
             self._bookmarks.pop(id, None)
@@ -233,11 +256,11 @@ class Server:
         return cancel_both
 
     def leave(self, node: str, done: Callable[[Any], None]) -> None:
-        """A node leaves on purpose; told to the leader."""
+        """A node leaves on purpose; told to the leader. Done means that the catalog says so durably."""
         self.connected.forget(node)
         if self.replica.leads:
             self.membership.left(node)
-            done(True)
+            self.writes.apply(Deregister(node), "", None, lambda r: done(r if _failed(r) else True))
         elif (leader := self.directory.get(self._raft.leader)) is not None:
             self._peers.call(leader, Leave(node), done)
         else:
@@ -334,8 +357,9 @@ class Server:
             case FetchSnapshot():
                 reply(_caught(lambda: self._upkeep.read_chunk(call.index, call.term, call.offset)))
             case Join():
-                self.bootstrap.found(member, call.expect, "")
-                self.directory.hint(member)
+                self.directory.learn(member)
+                if member.role == "server":
+                    self.bootstrap.found(member, call.expect, "")
                 servers = self.directory.servers()
                 reply(Joined(servers, self._config.bootstrap_expect, self._identity.cluster()))
             case Promise():
@@ -438,6 +462,8 @@ class Server:
             self._peers.call(leader, Report(members), _ignore)
 
     def _heard_of(self, member: Member) -> None:
+        if fault_of(member):
+            return
         self.directory.hint(member)
         if self.replica.leads:
             self.membership.joined(member)
@@ -488,6 +514,10 @@ def _caught(ask: Callable[[], Any]) -> Any:
         return ask()
     except GemotError as error:
         return error
+
+
+def _failed(result: Any) -> bool:
+    return isinstance(result, GemotError)
 
 
 def _ignore(_result: Any) -> None:
