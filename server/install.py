@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gemot.server.consensus import Replica
-from gemot.server.model.errors import GemotError
+from gemot.server.model.errors import DiskFailed, GemotError
 from gemot.server.ports import Inbox, Log, Timer
 from gemot.server.raft.types import SnapshotMeta, SnapshotOffer
 from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
@@ -42,10 +42,13 @@ class Installer:
         self._offer: SnapshotOffer | None = None
         self._to: Inbox | None = None
         self._moved_ms = 0
+        self._replacing = False
         self.installed = 0
 
     def on_install(self, offer: SnapshotOffer) -> None:
         """The core says: fetch this. A repeated offer of what is on its way changes nothing."""
+        if self._replacing:
+            return
         if self._offer is not None and (
             self._offer.meta == offer.meta and self._timer.now_ms() - self._moved_ms < STALLED_MS
         ):
@@ -64,23 +67,26 @@ class Installer:
         if isinstance(chunk, GemotError) or chunk.offset != offset:
             self._failed(offer)
             return
-        if self._to is None:
-            self._to = self._inbox(offer.meta, chunk)
-        self._to.write(offset, chunk.data)
         reached = offset + len(chunk.data)
-        if reached < chunk.size and chunk.data:
-            self._fetch(offer, reached)
-            return
         try:
+            if self._to is None:
+                self._to = self._inbox(offer.meta, chunk)
+            self._to.write(offset, chunk.data)
+            if reached < chunk.size and chunk.data:
+                self._fetch(offer, reached)
+                return
             self._to.finish()
+        except DiskFailed:
+            raise
         except GemotError:
             self._failed(offer)
             return
+        self._replacing = True
         self._log.reset(offer.meta, lambda: self._replace(offer))
 
     def _replace(self, offer: SnapshotOffer) -> None:
         self._replace_state(offer.meta)
-        self._offer, self._to = None, None
+        self._offer, self._to, self._replacing = None, None, False
         self.installed += 1
         self._replica.on_installed(offer.meta, True)
 
