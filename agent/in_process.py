@@ -13,6 +13,9 @@ from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.rpc.message import Bookmark
 from gemot.server.server import Server
 
+REFUSED_AGAIN_S = 1.0
+"""After a server has refused a subscription, it is asked again so much later."""
+
 
 class InProcessServers:
     """Futures around a `Server`'s callbacks; no bytes, no sockets."""
@@ -41,10 +44,9 @@ class InProcessServers:
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
     ) -> Subscription:
-        def told(event: Answer | Bookmark | GemotError) -> None:
-            deliver(event, on_answer, on_bookmark)
-
-        return Cancellable(self._server.subscribe(query, "", 0, told))
+        subscription = _Local(self._server, self._loop, query, on_answer, on_bookmark)
+        subscription.open()
+        return subscription
 
     def leader(self) -> asyncio.Future[str]:
         leader = self._server.status().leader
@@ -62,14 +64,43 @@ class InProcessServers:
         return future
 
 
-class Cancellable:
-    """A `Subscription` over a cancelling callable."""
+class _Local:
+    """A `Subscription` to the server in this process; one that it refuses (too many) is asked for again."""
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._cancel = cancel
+    def __init__(
+        self,
+        server: Server,
+        loop: asyncio.AbstractEventLoop,
+        query: Query,
+        on_answer: Callable[[Answer], None],
+        on_bookmark: Callable[[Answer], None] | None,
+    ) -> None:
+        self._server = server
+        self._loop = loop
+        self._query = query
+        self._on_answer = on_answer
+        self._on_bookmark = on_bookmark
+        self._index = 0
+        self._cancelled = False
+        self._cancel: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        if not self._cancelled:
+            self._cancel = self._server.subscribe(self._query, "", self._index, self._event)
 
     def cancel(self) -> None:
+        self._cancelled = True
         self._cancel()
+
+    def _event(self, event: Answer | Bookmark | GemotError) -> None:
+        if self._cancelled:
+            return
+        if isinstance(event, GemotError):
+            self._loop.call_later(REFUSED_AGAIN_S, self.open)
+            return
+        if isinstance(event, Answer):
+            self._index = event.index
+        deliver(event, self._on_answer, self._on_bookmark)
 
 
 def settle(future: asyncio.Future[Any]) -> Callable[[Any], None]:
@@ -87,12 +118,12 @@ def settle(future: asyncio.Future[Any]) -> Callable[[Any], None]:
 
 
 def deliver(
-    event: Answer | Bookmark | GemotError,
+    event: Answer | Bookmark,
     on_answer: Callable[[Answer], None],
     on_bookmark: Callable[[Answer], None] | None,
 ) -> None:
     """Hand an event of a subscription to whom it is for."""
     if isinstance(event, Answer):
         on_answer(event)
-    elif isinstance(event, Bookmark) and on_bookmark is not None and event.known_leader:
+    elif on_bookmark is not None and event.known_leader:
         on_bookmark(Answer(None, event.index, event.known_leader, event.last_contact_ms))

@@ -8,14 +8,17 @@ index they had reached. All within the hold time; then the caller is told what i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from gemot.agent.in_process import deliver, settle
+import msgspec
+
+from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
-from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.model.errors import GemotError, NoLeader, OutcomeUnknown, Unavailable
+from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.rpc.message import (
     Apply,
     Ask,
@@ -32,7 +35,11 @@ from gemot.server.runtime.connection import Dialler
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.writes import RetryIds
 
+log = logging.getLogger("gemot.agent")
+
 RETRY_MS = 50
+LEADERLESS_MS = 5_000
+"""A server that hears no leader for so long is left for another one, which may be on the better side."""
 
 
 class RemoteServers:
@@ -56,7 +63,7 @@ class RemoteServers:
         self._known: dict[str, Member] = {}
         self._queue: list[Member] = []
         self._subscriptions: dict[_Remote, None] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._moved_on_ms = timer.now_ms()
         self._dialler = Dialler(
             loop=loop,
             timer=timer,
@@ -106,7 +113,18 @@ class RemoteServers:
 
     def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = self._loop.create_future()
-        self._ask(lambda: Ask(query, options), future)
+        if options.index == 0:
+            self._ask(lambda: Ask(query, options), future)
+            return future
+        wait_ms = min(options.wait_ms if options.wait_ms > 0 else DEFAULT_WAIT_MS, MAX_WAIT_MS)
+        until_ms = self._timer.now_ms() + wait_ms
+
+        def call() -> Ask:
+            """On the next server it waits for what is left of its time."""
+            left_ms = max(1, until_ms - self._timer.now_ms())
+            return Ask(query, msgspec.structs.replace(options, wait_ms=left_ms))
+
+        self._ask(call, future, waits=True)
         return future
 
     def subscribe(
@@ -115,7 +133,7 @@ class RemoteServers:
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
     ) -> Subscription:
-        remote = _Remote(query, on_answer, on_bookmark, self._subscriptions)
+        remote = _Remote(query, on_answer, on_bookmark, self)
         self._subscriptions[remote] = None
         if self._dialler.ready:
             remote.open(self._dialler)
@@ -157,9 +175,14 @@ class RemoteServers:
         self._ask(Status, status)
         return future
 
-    def _ask(self, call: Callable[[], Call], future: asyncio.Future[Any]) -> None:
-        """Ask until it is answered; give up at the hold time with what is known."""
+    def _ask(self, call: Callable[[], Call], future: asyncio.Future[Any], *, waits: bool = False) -> None:
+        """Ask until it is answered; give up at the hold time with what is known.
+
+        A call that `waits` may be under way much longer than that: its hold time begins anew when its
+        connection breaks.
+        """
         deadline_ms = self._timer.now_ms() + self._hold_ms
+        unknown: OutcomeUnknown | None = None
         cancel: Callable[[], None] = _nothing
         future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
 
@@ -170,16 +193,51 @@ class RemoteServers:
             if self._dialler.ready:
                 cancel = self._dialler.call(call(), answered)
             else:
-                answered(Unavailable(f"No known server answers ({self._dialler.last_error})"))
+                tried(Unavailable(f"No known server answers ({self._dialler.last_error})"))
 
         def answered(result: Any) -> None:
+            nonlocal deadline_ms, unknown
+            if waits and type(result) is Unavailable:
+                deadline_ms = self._timer.now_ms() + self._hold_ms
+            elif isinstance(result, OutcomeUnknown):
+                unknown = result
+            elif isinstance(result, NoLeader):
+                self.leave_leaderless()
+            tried(result)
+
+        def tried(result: Any) -> None:
             again = isinstance(result, Unavailable | OutcomeUnknown)
             if again and self._timer.now_ms() < deadline_ms:
                 self._timer.call_after(RETRY_MS, attempt)
             else:
-                settle(future)(result)
+                # After a try that perhaps was done, "surely not done" would be a lie.
+                settle(future)(unknown if again and unknown is not None else result)
 
         attempt()
+
+    def again_soon(self, remote: _Remote) -> None:
+        """That subscription was refused by a server that is still there."""
+
+        def again() -> None:
+            if remote in self._subscriptions and self._dialler.ready and not remote.is_open:
+                remote.open(self._dialler)
+
+        self._timer.call_after(int(REFUSED_AGAIN_S * 1000), again)
+
+    def forget(self, remote: _Remote) -> None:
+        self._subscriptions.pop(remote, None)
+
+    def holds(self, remote: _Remote) -> bool:
+        return remote in self._subscriptions
+
+    def leave_leaderless(self) -> None:
+        """This server is cut off from the others, or all have no leader: try another one, not too often."""
+        now = self._timer.now_ms()
+        if len(self._known) > 1 and now - self._moved_on_ms >= LEADERLESS_MS:
+            self._moved_on_ms = now
+            name = self.connected_to.name if self.connected_to is not None else "?"
+            log.warning("agent: server has no leader, another one is tried: server=%s", name)
+            self._dialler.redial(f"{name} has no leader")
 
     def _next_address(self) -> tuple[str, int] | None:
         if not self._queue:
@@ -192,14 +250,21 @@ class RemoteServers:
 
     def _ready(self, peer: Hello) -> None:
         self.connected_to = peer.member
+        self._moved_on_ms = self._timer.now_ms()
         self._known[peer.member.id] = peer.member
         for remote in list(self._subscriptions):
             remote.open(self._dialler)
         self._dialler.call(Status(), self._learn_voters)
 
     def _learn_voters(self, status: TierStatus | GemotError) -> None:
-        if isinstance(status, TierStatus):
-            self.learn(status.voters)
+        """The voters are the servers; whoever was one before is asked no more."""
+        if not isinstance(status, TierStatus) or status.leader is None:
+            return
+        kept = [voter.id for voter in status.voters]
+        if self.connected_to is not None:
+            kept.append(self.connected_to.id)
+        self._known = {id: member for id, member in self._known.items() if id in kept}
+        self.learn(status.voters)
 
     def _lost(self, _reason: str) -> None:
         self.connected_to = None
@@ -213,29 +278,37 @@ class _Remote:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None,
-        registry: dict[_Remote, None],
+        servers: RemoteServers,
     ) -> None:
         self._query = query
         self._on_answer = on_answer
         self._on_bookmark = on_bookmark
-        self._registry = registry
+        self._servers = servers
         self._index = 0
+        self.is_open = False
         self._cancel: Callable[[], None] = _nothing
 
     def open(self, dialler: Dialler) -> None:
+        self.is_open = True
         self._cancel = dialler.call(Subscribe(self._query, "", self._index), self._event)
 
     def cancel(self) -> None:
-        self._registry.pop(self, None)
+        self._servers.forget(self)
         self._cancel()
 
     def _event(self, event: Answer | Bookmark | GemotError) -> None:
-        if self not in self._registry:
+        if not self._servers.holds(self):
+            return
+        if isinstance(event, GemotError):
+            self.is_open = False
+            self._servers.again_soon(self)
             return
         if isinstance(event, Answer):
             if event.index <= self._index:
                 return
             self._index = event.index
+        elif not event.known_leader and event.last_contact_ms >= LEADERLESS_MS:
+            self._servers.leave_leaderless()
         deliver(event, self._on_answer, self._on_bookmark)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gemot.agent.in_process import Cancellable, deliver, settle
+from gemot.agent.in_process import deliver, settle
 from gemot.agent.servers import Subscription
 from gemot.server.machine import Machine
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, encode
@@ -134,7 +134,7 @@ class LocalServers:
         def told(event: Any) -> None:
             deliver(event, on_answer, on_bookmark)
 
-        return Cancellable(self._reads.subscribe(query, "", 0, told))
+        return _Subscribed(self._reads.subscribe(query, "", 0, told))
 
     def leader(self) -> asyncio.Future[str]:
         return self._known("127.0.0.1:8300" if self.leads else "")
@@ -149,6 +149,13 @@ class LocalServers:
         future: asyncio.Future[Any] = self._loop.create_future()
         future.set_result(value)
         return future
+
+
+class _Subscribed:
+    """A `Subscription` over a cancelling callable."""
+
+    def __init__(self, cancel: Callable[[], None]) -> None:
+        self.cancel = cancel
 
 
 @contextlib.contextmanager
