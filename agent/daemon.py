@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -22,13 +23,15 @@ from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
 from gemot.agent.config.resolve import dns_settings, listening
 from gemot.agent.config.schema import Config
+from gemot.agent.figures import Figures
 from gemot.agent.http import agent as agent_api
 from gemot.agent.http import catalog, health, kv, operations, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
-from gemot.agent.http.listen import Address
+from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.http.message import Route
+from gemot.agent.http.reading import Waits
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.identity import DataDir
 from gemot.agent.local import LocalState
@@ -36,16 +39,21 @@ from gemot.agent.logs import Followers, set_level
 from gemot.agent.metrics import Metrics
 from gemot.agent.names import Names
 from gemot.agent.notify import Notifier
+from gemot.agent.registration import Policy
 from gemot.agent.registry import Registry
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
 from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
 from gemot.agent.views import Views
 from gemot.agent.why import Why
+from gemot.dns.config import DnsConfig
 from gemot.dns.server import DnsServer
 from gemot.server.model.catalog import Node as CatalogNode
+from gemot.server.model.errors import BadRequest, GemotError
 from gemot.server.rpc.message import Member
+from gemot.server.runtime.connection import ListenerLimits
 from gemot.server.runtime.node import NodeConfig
+from gemot.server.runtime.timer import Ticker
 from gemot.server.server import ServerConfig
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.realdisk import RealDisk
@@ -80,6 +88,7 @@ class Daemon:
         self._stop_soon = stop_soon
         self._disk = disk or RealDisk(sync=not config.unsafe_no_fsync)
         self._vfs = vfs
+        self._reloading = asyncio.Lock()
         self._stops: list[Callable[[], Awaitable[None]]] = []
         self._watching: asyncio.Task[None] | None = None
 
@@ -97,22 +106,23 @@ class Daemon:
         config = self.config
         self._data = DataDir.open(config.data_dir, self._disk)
         self._on_stop(self._close_data)
-        node_id = self._data.node_id(config.node_id)
-        self._tier = self._make_tier(node_id)
-        await self._tier.start()
+        self._node_id = self._data.node_id(config.node_id)
+        self._tier = self._make_tier(self._node_id)
         self._on_stop(self._tier.stop)
-        servers = self._tier.servers
-        self._views = Views(servers=servers, limit=MAX_VIEWS)
+        await self._tier.start()
+        self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
         self._on_stop(_at_once(self._views.stop))
-        await self._start_local(node_id)
+        await self._start_local(self._node_id)
         self._metrics = Metrics()
         self._names = Names(views=self._views)
+        self._on_stop(_at_once(self._names.stop))
         self._make_templates()
-        await self._start_http(node_id)
+        await self._start_http()
         await self._start_dns()
-        await self._templates.start()
         self._on_stop(self._templates.stop)
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
+        await self._templates.start()
+        self._start_figures()
+        self._start_watching()
         self._notifier.ready()
         log.info("agent: Consul agent running!")
 
@@ -137,23 +147,42 @@ class Daemon:
 
     async def reload(self) -> Reload:
         """Read the configuration again and take up what may change: all or nothing. Raises ConfigFaults."""
-        self._notifier.reloading()
-        try:
-            reload = difference(self.config, self._reread())
-            await self._templates.reload(reload.config.templates)
-            self._sync.pause()
+        async with self._reloading:
+            self._notifier.reloading()
             try:
-                self._local.reload(reload.config.services, reload.config.checks)
+                reload = difference(self.config, await asyncio.to_thread(self._reread))
+                # What can fail comes first: once templates switch, nothing that follows does.
+                self._local.check_reload(reload.config.services, reload.config.checks)
+                dns = dns_settings(reload.config)
+                async with self._templates.reloading(reload.config.templates) as switch_templates:
+                    self._local.reload(reload.config.services, reload.config.checks)
+                    switch_templates()
+                    self._take_up(reload.config, dns)
             finally:
-                self._sync.resume()
-            set_level(reload.config.log_level)
-            self.config = reload.config
-            log.info("agent: configuration reloaded: applied=%s", ", ".join(reload.applied) or "nothing")
-            if reload.needs_restart:
-                log.warning("agent: needs a restart to take effect: %s", ", ".join(reload.needs_restart))
-            return reload
-        finally:
-            self._notifier.ready()
+                self._notifier.ready()
+        log.info("agent: configuration reloaded: applied=%s", ", ".join(reload.applied) or "nothing")
+        if reload.needs_restart:
+            log.warning("agent: needs a restart to take effect: %s", ", ".join(reload.needs_restart))
+        return reload
+
+    def _take_up(self, config: Config, dns: DnsConfig) -> None:
+        """The settings of a new configuration, where they go. Nothing here fails."""
+        self.config = config
+        set_level(config.log_level)
+        self._local.configure(
+            check_update_interval_s=config.check_update_interval_s,
+            discard_output=config.discard_check_output,
+        )
+        self._why.configure(only_passing=config.dns_config.only_passing)
+        if self._dns is not None:
+            self._dns.configure(dns)
+        if self._transport is not None:
+            self._app.reload(
+                routes=self._routes(),
+                allowed_hosts=_lower(config.http_config.allowed_hosts),
+                response_headers=config.http_config.response_headers,
+            )
+            self._transport.reload(limits=self._http_limits())
 
     # -- the tier ----------------------------------------------------------------------------------
 
@@ -176,9 +205,15 @@ class Daemon:
             join_port=config.ports.serf_lan,
             retry_join=config.retry_join,
             hold_ms=int(config.performance.rpc_hold_timeout_s * 1000),
+            retry_interval_s=config.retry_interval_s,
+            retry_max=config.retry_max,
+            listener=ListenerLimits(
+                max_per_client=config.limits.rpc_max_conns_per_client,
+                handshake_s=config.limits.rpc_handshake_timeout_s,
+            ),
         )
         if not config.server:
-            return ClientTier(config=tier, loop=loop)
+            return ClientTier(config=tier, loop=loop, fatal=self._fatal)
         node = NodeConfig(
             me=me,
             directory=str(self._data.path / "raft"),
@@ -191,7 +226,10 @@ class Daemon:
                 hold_ms=tier.hold_ms,
                 snapshot_entries=config.raft_snapshot_threshold,
                 trailing_entries=config.raft_trailing_logs,
+                default_wait_ms=int(config.default_query_time_s * 1000),
+                max_wait_ms=int(config.max_query_time_s * 1000),
             ),
+            listener=tier.listener,
             sync=not config.unsafe_no_fsync,
             vfs=self._vfs,
         )
@@ -239,26 +277,39 @@ class Daemon:
 
     # -- interfaces --------------------------------------------------------------------------------
 
-    async def _start_http(self, node_id: str) -> None:
+    async def _start_http(self) -> None:
         config = self.config
+        self._transport: HttpTransport | None = None
+        self._why = Why(
+            servers=self._tier.servers,
+            templates=self._templates.status,
+            domain=config.domain,
+            only_passing=config.dns_config.only_passing,
+        )
         addresses = [Address(host=host, port=port) for host, port in listening(config, "http")]
         if not addresses:
             return
-        app = App(
-            routes=self._routes(node_id),
+        self._operations = operations.routes(
+            followers=self._followers, leave=self.leave, reload=self.reload, why=self._why
+        )
+        self._app = App(
+            routes=self._routes(),
             metrics=self._metrics,
+            allowed_hosts=_lower(config.http_config.allowed_hosts),
             response_headers=config.http_config.response_headers,
         )
-        limits = Limits(max_connections_per_client=config.limits.http_max_conns_per_client)
-        transport = HttpTransport(app=app, addresses=addresses, limits=limits)
-        await transport.start()
-        self._on_stop(transport.stop)
+        self._transport = HttpTransport(app=self._app, addresses=addresses, limits=self._http_limits())
+        await self._transport.start()
+        self._on_stop(self._transport.stop)
 
-    def _routes(self, node_id: str) -> list[Route]:
-        config, servers = self.config, self._tier.servers
-        facts = Facts(
+    def _http_limits(self) -> Limits:
+        return Limits(max_connections_per_client=self.config.limits.http_max_conns_per_client)
+
+    def _facts(self) -> Facts:
+        config = self.config
+        return Facts(
             node=config.node_name,
-            node_id=node_id,
+            node_id=self._node_id,
             datacenter=config.datacenter,
             address=config.advertise_addr,
             server=config.server,
@@ -272,24 +323,28 @@ class Daemon:
             session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
             config=msgspec.to_builtins(msgspec.structs.replace(config, services=(), checks=(), templates=())),
         )
-        datacenter = config.datacenter
+
+    def _routes(self) -> list[Route]:
+        """Every route, by the present configuration."""
+        config, servers, datacenter = self.config, self._tier.servers, self.config.datacenter
+        waits = Waits(int(config.default_query_time_s * 1000), int(config.max_query_time_s * 1000))
+        policy = Policy(output_max_bytes=config.check_output_max_size)
         return [
             *kv.routes(
                 servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
             ),
-            *catalog.routes(servers=servers, datacenter=datacenter, views=self._views),
-            *health.routes(servers=servers, datacenter=datacenter, views=self._views),
+            *catalog.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
+            *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
-            *self_api.routes(servers=servers, facts=facts, metrics=self._metrics, stats=self._stats),
+            *self_api.routes(servers=servers, facts=self._facts(), metrics=self._metrics, stats=self._stats),
             *agent_api.routes(
-                local=self._local, sync=self._sync, registry=self._registry, datacenter=datacenter
+                local=self._local,
+                sync=self._sync,
+                registry=self._registry,
+                policy=policy,
+                datacenter=datacenter,
             ),
-            *operations.routes(
-                followers=self._followers,
-                leave=self.leave,
-                reload=self.reload,
-                why=Why(servers=servers, templates=self._templates.status),
-            ),
+            *self._operations,
         ]
 
     def _stats(self) -> dict[str, dict[str, str]]:
@@ -297,34 +352,55 @@ class Daemon:
         return {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
 
     async def _start_dns(self) -> None:
+        self._dns: DnsServer | None = None
         addresses = listening(self.config, "dns")
         if not addresses:
             return
-        server = DnsServer(
+        self._dns = DnsServer(
             config=dns_settings(self.config),
             catalog=self._names,
             addresses=addresses,
             random=random.Random(),
             count=lambda kind, code, n: self._metrics.count("gemot_dns_queries_total", (kind, code), n),
         )
-        await server.start()
-        self._on_stop(server.stop)
+        try:
+            await self._dns.start()
+        except BadRequest as error:
+            raise _dns_failed(error, addresses) from error
+        self._on_stop(self._dns.stop)
 
     # -- while it runs -----------------------------------------------------------------------------
 
+    def _start_figures(self) -> None:
+        figures = Figures(metrics=self._metrics, loop=asyncio.get_running_loop())
+        figures.watch_tier(self._tier)
+        if isinstance(self._tier, ServerTier):
+            figures.watch_server(self._tier.node)
+        figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
+        figures.watch_templates(self._templates)
+        if (transport := self._transport) is not None:
+            figures.watch_http(lambda: transport.connections)
+        figures.start()
+        self._on_stop(_at_once(figures.stop))
+
+    def _start_watching(self) -> None:
+        """Tell the service manager how things are, and, apart from that, that the loop is alive."""
+        loop = asyncio.get_running_loop()
+        self._watching = loop.create_task(self._watch())
+        if self._notifier.watchdog_s:
+            every_ms = max(1, int(self._notifier.watchdog_s * 1000))
+            ticker = Ticker(loop=loop, every_ms=every_ms, callback=self._notifier.alive)
+            ticker.start()
+            self._on_stop(_at_once(ticker.stop))
+
     async def _watch(self) -> None:
-        """Tell the service manager how things are, and that the loop is alive."""
-        alive_at = 0.0
         while True:
             waiting = self._tier.waiting_for()
-            with contextlib.suppress(Exception):
-                leader = "" if waiting else await self._tier.servers.leader()
+            with contextlib.suppress(GemotError, TimeoutError):
+                async with asyncio.timeout(STATUS_EVERY_S):
+                    leader = "" if waiting else await self._tier.servers.leader()
                 self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
-            now = time.monotonic()
-            if self._notifier.watchdog_s and now - alive_at >= self._notifier.watchdog_s:
-                alive_at = now
-                self._notifier.alive()
-            await asyncio.sleep(min(STATUS_EVERY_S, self._notifier.watchdog_s or STATUS_EVERY_S))
+            await asyncio.sleep(STATUS_EVERY_S)
 
     def _on_stop(self, stop: Callable[[], Awaitable[None]]) -> None:
         self._stops.append(stop)
@@ -335,6 +411,19 @@ class Daemon:
 
 def _joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.lower() for name in names)
+
+
+def _dns_failed(error: BadRequest, addresses: Sequence[tuple[str, int]]) -> Exception:
+    """A port that another program has is no mistake of the configuration; who has it can often be told."""
+    if not isinstance(error.__cause__, OSError):
+        return error
+    if error.__cause__.errno != errno.EADDRINUSE:
+        return ListenFailed(error.message)
+    return ListenFailed(explain(Address(*addresses[0]), error.__cause__))
 
 
 def _at_once(stop: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -10,28 +10,29 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, Unavailable
+from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
 from gemot.server.rpc.message import Hello, Join, Joined
-from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection
+from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
 log = logging.getLogger("gemot.join")
 
 DEFAULT_PORT = 8301
 QUICK_S = 0.3
-"""Between tries while the cluster is still forming."""
+"""Between tries while the cluster may still be forming."""
 
-SETTLED_S = 30.0
+QUICK_FOR_S = 30.0
+"""How long tries are quick, from the start and whenever the servers are lost; after that, one an interval."""
 
 
 def parse_address(text: str) -> tuple[str, int]:
     """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest."""
     host, port = text, str(DEFAULT_PORT)
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest[1:] if rest.startswith(":") else port
+        host, bracket, rest = text[1:].partition("]")
+        port = rest[1:] if rest.startswith(":") else port if bracket and not rest else ""
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -42,7 +43,7 @@ def parse_address(text: str) -> tuple[str, int]:
 async def ask(
     *, loop: asyncio.AbstractEventLoop, timer: LoopTimer, address: tuple[str, int], hello: Hello, expect: int
 ) -> Joined:
-    """Who are the servers, in the word of this address. Raises Unavailable or PeerBroke."""
+    """Who are the servers, in the word of this address. Raises GemotError."""
     answer: asyncio.Future[Joined] = loop.create_future()
 
     def settled(result: Joined | GemotError) -> None:
@@ -80,14 +81,15 @@ async def ask(
                 return await answer
             finally:
                 connection.close("asked")
-    except TimeoutError as error:
-        raise Unavailable(f"did not answer within {DIAL_TIMEOUT_S:g} s") from error
-    except OSError as error:
-        raise Unavailable("refused" if isinstance(error, ConnectionRefusedError) else str(error)) from error
+    except (OSError, TimeoutError, ValueError, OverflowError) as error:
+        raise Unavailable(unreachable(error)) from error
 
 
 class Joiner:
-    """Asks every address in turn, quickly until `settled` says enough is known, then now and then."""
+    """Asks every address: quickly at first, until `settled` says that enough is known, then each interval.
+
+    With `tries_max` it calls `given_up` once so many intervals went by from the start without any answer.
+    """
 
     def __init__(
         self,
@@ -99,6 +101,9 @@ class Joiner:
         expect: int,
         on_joined: Callable[[Joined], None],
         settled: Callable[[], bool],
+        interval_s: float = 30.0,
+        tries_max: int = 0,
+        given_up: Callable[[GemotError], None] | None = None,
     ) -> None:
         self._loop = loop
         self._timer = timer
@@ -107,6 +112,10 @@ class Joiner:
         self._expect = expect
         self._on_joined = on_joined
         self._settled = settled
+        self._interval_s = interval_s
+        self._tries_max = tries_max
+        self._given_up = given_up
+        self._answered = False
         self._task: asyncio.Task[None] | None = None
         self.errors: dict[str, str] = {}
 
@@ -124,13 +133,35 @@ class Joiner:
         return "; ".join(f"{where} {error}" for where, error in self.errors.items())
 
     async def _run(self) -> None:
+        give_up_at = self._loop.time() + self._tries_max * self._interval_s
+        quick_until = self._loop.time() + QUICK_FOR_S
         while True:
             await asyncio.gather(*(self._ask(address) for address in self._addresses))
-            until = self._loop.time() + (SETTLED_S if self._settled() else QUICK_S)
-            while self._loop.time() < until:
-                await asyncio.sleep(QUICK_S)
-                if not self._settled():
-                    break
+            if self._tries_max and not self._answered and self._loop.time() >= give_up_at:
+                self._give_up()
+                return
+            if await self._pause(quick_until):
+                quick_until = self._loop.time() + QUICK_FOR_S
+
+    async def _pause(self, quick_until: float) -> bool:
+        """Wait until the next round is due. True when the servers were lost meanwhile."""
+        was_settled = self._settled()
+        quick = not was_settled and self._loop.time() < quick_until
+        until = self._loop.time() + (min(QUICK_S, self._interval_s) if quick else self._interval_s)
+        while (left_s := until - self._loop.time()) > 0:
+            await asyncio.sleep(min(QUICK_S, left_s))
+            if was_settled and not self._settled():
+                return True
+        return False
+
+    def _give_up(self) -> None:
+        if self._given_up is not None:
+            self._given_up(
+                Unavailable(
+                    f"No server could be joined in {self._tries_max} tries, one each {self._interval_s:g} s "
+                    f"(retry_max): {self.waiting_for}"
+                )
+            )
 
     async def _ask(self, address: tuple[str, int]) -> None:
         where = f"{address[0]}:{address[1]}"
@@ -142,10 +173,11 @@ class Joiner:
                 hello=self._hello(),
                 expect=self._expect,
             )
-        except (Unavailable, PeerBroke) as error:
+        except GemotError as error:
             if self.errors.get(where) != error.message:
                 log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
             self.errors[where] = error.message
             return
+        self._answered = True
         self.errors.pop(where, None)
         self._on_joined(joined)

@@ -118,6 +118,14 @@ class LocalState:
             figures[record.definition.type] = figures.get(record.definition.type, 0) + 1
         return figures
 
+    def count_checks(self, status: Status) -> int:
+        return sum(record.status == status for record in self._checks.values())
+
+    def configure(self, *, check_update_interval_s: float, discard_output: bool) -> None:
+        """Go by other settings from now on (a reload). What was kept back waits as long as it was to."""
+        self._check_update_interval_s = check_update_interval_s
+        self._discard_output = discard_output
+
     def listen(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call back after each change; what is returned ends that."""
         key = object()
@@ -150,6 +158,25 @@ class LocalState:
         registers and for ids that differ only in capitals.
         """
         registrations, checks = list(registrations), list(checks)
+        services, wanted = self.check_reload(registrations, checks)
+        for check_id, old in list(self._checks.items()):
+            if old.definition.from_config and check_id not in wanted:
+                self._drop_check(check_id)
+        for service_id, service in list(self._services.items()):
+            if service.from_config and service_id not in services:
+                self._drop_service(service_id)
+        for registration in registrations:
+            self._store.remove_service(registration.service.id)
+            self._put_service(registration, from_config=True)
+        for check in checks:
+            self._store.remove_check(check.check_id)
+            self._put_check(check)
+        self._refresh_aliases()
+
+    def check_reload(
+        self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]
+    ) -> tuple[set[str], set[str]]:
+        """The ids of services and checks that a reload would bring; raises as it would."""
         services = {registration.service.id for registration in registrations}
         wanted = {check.check_id for check in checks}
         for registration in registrations:
@@ -164,19 +191,7 @@ class LocalState:
                 )
         _refuse_twins("service", services, {fold(one): one for one in kept})
         _refuse_twins("check", wanted, {fold(one): one for one in kept_checks})
-        for check_id, old in list(self._checks.items()):
-            if old.definition.from_config and check_id not in wanted:
-                self._drop_check(check_id)
-        for service_id, service in list(self._services.items()):
-            if service.from_config and service_id not in services:
-                self._drop_service(service_id)
-        for registration in registrations:
-            self._store.remove_service(registration.service.id)
-            self._put_service(registration, from_config=True)
-        for check in checks:
-            self._store.remove_check(check.check_id)
-            self._put_check(check)
-        self._refresh_aliases()
+        return services, wanted
 
     def add_service(self, registration: Registration, *, replace_checks: bool = False) -> None:
         """Register over the API: saved, and replacing what had this id. Same checks keep their status.

@@ -43,32 +43,27 @@ TABLE = (
     Metric("gemot_http_request_seconds", "histogram", "Time from head to answer.", ("method", "route")),
     Metric("gemot_http_connections", "gauge", "Open HTTP connections."),
     Metric("gemot_dns_queries_total", "counter", "DNS questions answered.", ("type", "rcode")),
-    Metric("gemot_dns_query_seconds", "histogram", "Time from DNS question to answer."),
-    Metric("gemot_rpc_requests_total", "counter", "Requests to the servers.", ("kind", "outcome")),
-    Metric("gemot_rpc_request_seconds", "histogram", "Time of a request to the servers.", ("kind",)),
-    Metric("gemot_rpc_connections", "gauge", "Open connections to and from servers."),
+    Metric("gemot_dns_names", "gauge", "Names that DNS keeps an answer of."),
+    Metric("gemot_rpc_connections", "gauge", "Connections that others hold to this server."),
     Metric("gemot_raft_applied_index", "gauge", "Index of the last entry applied."),
     Metric("gemot_raft_commit_index", "gauge", "Index of the last entry known to be committed."),
     Metric("gemot_raft_last_log_index", "gauge", "Index of the last entry in the log."),
     Metric("gemot_raft_term", "gauge", "Raft term."),
     Metric("gemot_raft_is_leader", "gauge", "1 when this server leads, else 0."),
-    Metric("gemot_raft_elections_total", "counter", "Elections this server started."),
     Metric("gemot_raft_leader_changes_total", "counter", "Changes of the leader that were seen."),
-    Metric("gemot_raft_batch_entries", "histogram", "Entries in a group commit."),
-    Metric("gemot_raft_sync_seconds", "histogram", "Time of a log fsync."),
-    Metric("gemot_apply_seconds", "histogram", "Time to apply one batch."),
-    Metric("gemot_state_bytes", "gauge", "Size of the state file."),
-    Metric("gemot_log_bytes", "gauge", "Size of the Raft log on disk."),
-    Metric("gemot_snapshots_total", "counter", "Snapshots taken, sent or installed.", ("what",)),
+    Metric("gemot_raft_log_syncs_total", "counter", "Syncs of the Raft log."),
+    Metric("gemot_raft_log_sync_seconds_total", "counter", "Time spent in syncs of the Raft log."),
+    Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
+    Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),
-    Metric("gemot_watch_wakeups_total", "counter", "Waiters woken."),
+    Metric("gemot_watch_wakeups_total", "counter", "Groups of equal waiters woken."),
     Metric("gemot_views", "gauge", "Local copies of watched state."),
     Metric("gemot_checks", "gauge", "Checks of this agent.", ("status",)),
     Metric("gemot_services", "gauge", "Services registered with this agent."),
-    Metric("gemot_check_runs_total", "counter", "Check runs.", ("type", "status")),
-    Metric("gemot_check_run_seconds", "histogram", "Time of a check run.", ("type",)),
-    Metric("gemot_sync_total", "counter", "Changes sent to the catalog by this agent.", ("what", "outcome")),
-    Metric("gemot_templates_rendered_total", "counter", "Template renderings.", ("outcome",)),
+    Metric("gemot_sync_rounds_total", "counter", "Rounds of telling the catalog.", ("kind", "outcome")),
+    Metric("gemot_templates", "gauge", "Templates of this agent.", ("state",)),
+    Metric("gemot_template_writes_total", "counter", "Files that templates wrote."),
+    Metric("gemot_template_failures_total", "counter", "Renderings of templates that failed."),
     Metric("gemot_loop_lag_seconds", "histogram", "How late the event loop ran a timer."),
     Metric("gemot_process_resident_bytes", "gauge", "Resident memory of this process."),
     Metric("gemot_process_open_files", "gauge", "Open file descriptors of this process."),
@@ -141,10 +136,11 @@ class Metrics:
         self.registry.register(self)
 
     def count(self, name: str, labels: tuple[str, ...] = (), amount: float = 1) -> None:
-        """Add to a counter. `labels` are values, in the table's order."""
+        """Add to a counter; an amount of 0 has it shown. `labels` are values, in the table's order."""
         series = self._series.get((name, labels)) or self._open(name, labels)
-        series.total += amount
-        series.interval.add(amount, int(self._clock() // INTERVAL_S))
+        if amount:
+            series.total += amount
+            series.interval.add(amount, int(self._clock() // INTERVAL_S))
 
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Record one value of a histogram."""

@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
@@ -59,6 +60,8 @@ class Sync:
         self._next_round: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._unlisten: Callable[[], None] | None = None
+        self.rounds: Counter[tuple[str, str]] = Counter()
+        """How many there were: ("full" or "changes", "ok" or "failed")."""
 
     def start(self) -> None:
         """Begin with a full round."""
@@ -105,16 +108,19 @@ class Sync:
     async def _run(self) -> None:
         while True:
             full = await self._wait_for_work()
+            kind, outcome = "full" if full else "changes", "failed"
             waiting, self._next_round = self._next_round, None
             self._changed = False
             try:
                 await (self._compare() if full else self._push(self._local.take_gap()))
+                outcome = "ok"
             except GemotError as error:
                 self._on_failure(error)
             except Exception:
                 _log.exception("sync: a round failed by a fault of ours")
                 self._full_at_s = self._later(RETRY_S)
             finally:
+                self.rounds[kind, outcome] += 1
                 self._end_round(waiting)
 
     async def _wait_for_work(self) -> bool:

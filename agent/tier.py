@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
 from gemot.agent.remote import RemoteServers
 from gemot.agent.servers import Servers
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
-from gemot.server.runtime.connection import Listener
+from gemot.server.runtime.connection import Listener, ListenerLimits
 from gemot.server.runtime.node import Node, NodeConfig
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.storage.disk import Disk
@@ -34,6 +35,9 @@ class TierConfig(msgspec.Struct, frozen=True):
     join_port: int
     retry_join: tuple[str, ...]
     hold_ms: int
+    retry_interval_s: float = 30.0
+    retry_max: int = 0
+    listener: ListenerLimits = ListenerLimits()
 
 
 class Tier(Protocol):
@@ -42,7 +46,11 @@ class Tier(Protocol):
     @property
     def servers(self) -> Servers: ...
 
-    async def start(self) -> None: ...
+    @property
+    def known_servers(self) -> int: ...
+
+    async def start(self) -> None:
+        """Listen and begin. Raises ListenFailed; `stop` is to be called then too."""
 
     async def leave(self) -> None:
         """Take this host out of the cluster, on purpose."""
@@ -66,6 +74,7 @@ class ServerTier:
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._config = config
+        self._rpc_port = node.rpc_port
         self.node = Node(config=node, disk=disk, loop=loop, fatal=fatal)
         self.servers: Servers = InProcessServers(server=self.node.server, loop=loop)
         server = self.node.server
@@ -77,15 +86,22 @@ class ServerTier:
             expect=node.server.bootstrap_expect,
             on_joined=self._joined,
             settled=lambda: bool(server.hello().cluster),
+            interval_s=config.retry_interval_s,
+            tries_max=config.retry_max,
+            given_up=fatal,
         )
         self._listener = _join_listener(loop, server, config)
         self._loop = loop
 
     async def start(self) -> None:
-        await self.node.start()
+        await _listen(self.node.start, self._config.bind, self._rpc_port)
         if self._listener is not None:
-            await self._listener.start()
+            await _listen(self._listener.start, self._config.bind, self._config.join_port)
         self._joiner.start()
+
+    @property
+    def known_servers(self) -> int:
+        return len(self.node.server.directory.servers())
 
     async def leave(self) -> None:
         """A server that leaves hands over first; its place among the voters stays until it is removed."""
@@ -112,7 +128,13 @@ class ServerTier:
 class ClientTier:
     """A link to the servers; this process keeps no state of the cluster."""
 
-    def __init__(self, *, config: TierConfig, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        *,
+        config: TierConfig,
+        loop: asyncio.AbstractEventLoop,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
         self._config = config
         timer = LoopTimer(loop)
         # Which server is dialled first, and the names of this process's writes, must differ between hosts.
@@ -134,14 +156,21 @@ class ClientTier:
             expect=0,
             on_joined=lambda joined: self.remote.learn(joined.servers),
             settled=lambda: self.remote.connected_to is not None,
+            interval_s=config.retry_interval_s,
+            tries_max=config.retry_max,
+            given_up=fatal,
         )
         self._listener = _join_listener(loop, _Pointer(self.remote, self._hello), config)
 
     async def start(self) -> None:
         if self._listener is not None:
-            await self._listener.start()
+            await _listen(self._listener.start, self._config.bind, self._config.join_port)
         self._joiner.start()
         self.remote.start()
+
+    @property
+    def known_servers(self) -> int:
+        return len(self.remote.known())
 
     async def leave(self) -> None:
         await self.remote.leave(self._config.me.name)
@@ -182,4 +211,18 @@ class _Pointer:
 def _join_listener(loop: asyncio.AbstractEventLoop, tier: Any, config: TierConfig) -> Listener | None:
     if config.join_port < 0:
         return None
-    return Listener(loop=loop, tier=tier, host=config.bind, port=config.join_port, join_only=True)
+    return Listener(
+        loop=loop,
+        tier=tier,
+        host=config.bind,
+        port=config.join_port,
+        join_only=True,
+        limits=config.listener,
+    )
+
+
+async def _listen(start: Callable[[], Awaitable[None]], host: str, port: int) -> None:
+    try:
+        await start()
+    except OSError as error:
+        raise ListenFailed(explain(Address(host, port), error)) from error

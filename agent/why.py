@@ -121,6 +121,10 @@ class Why:
         self._domain = domain
         self._only_passing = only_passing
 
+    def configure(self, *, only_passing: bool) -> None:
+        """Explain by other settings of DNS from now on (a reload)."""
+        self._only_passing = only_passing
+
     async def service(self, name: str, token: str = "") -> ServiceWhy:
         """Reads from any server: an explanation is wanted most when there is no leader."""
         options = Options(consistency="stale", token=token)
@@ -234,7 +238,7 @@ def _explain_dns(name: str, rows: Sequence[InstanceWhy]) -> str:
 
 
 def explain_template(status: TemplateStatus) -> TemplateWhy:
-    state, told = _template_state(status)
+    state, told = template_state(status)
     return TemplateWhy(
         status.source,
         status.destination,
@@ -249,7 +253,8 @@ def explain_template(status: TemplateStatus) -> TemplateWhy:
     )
 
 
-def _template_state(status: TemplateStatus) -> tuple[str, str]:
+def template_state(status: TemplateStatus) -> tuple[str, str]:
+    """ "up to date", "waiting", "failed" or "command owed"; and what is to be told of it."""
     old = f"; the file is as of {_stamp(status.written_at)}" if status.written_at else ""
     if status.error:
         times = f" ({status.failures} failures so far)" if status.failures > 1 else ""

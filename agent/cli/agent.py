@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import click
@@ -27,15 +28,20 @@ from gemot.agent.http.listen import ListenFailed
 from gemot.agent.identity import host_facts
 from gemot.agent.logs import Followers, setup
 from gemot.agent.notify import Notifier
-from gemot.server.model.errors import BadRequest, DiskFailed, GemotError
+from gemot.server.model.errors import BadRequest, Corrupt, DiskFailed, GemotError, RuleFailed
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.statefile import CHECKSUM_VFS
 
 log = logging.getLogger("gemot.agent")
 
 DISK_FAILED = 74
-STOP_WITHIN_S = 9.0
-"""A stop that takes longer is cut off: SIGTERM ends the agent within 10 s."""
+STOP_WITHIN_S = 8.0
+"""A stop that takes longer goes on without what it waited for."""
+
+CUT_OFF_S = 9.5
+"""So long after the signal the process ends whatever its threads still do: SIGTERM takes 10 s at most."""
+
+_DISK_ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
 @click.command(
@@ -67,10 +73,16 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
         return BAD_CONFIGURATION
     for warning in loaded.warnings:
         log.warning("agent: configuration: %s", warning)
+    # A reload asked for before there is anything to reload must not end the process.
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     gc.collect()
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Process(flags, config, disk, vfs).run())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Process(flags, config, disk, vfs).run())
+    except KeyboardInterrupt:
+        click.echo("gemot agent: interrupted while starting", err=True)
+        return 1
 
 
 class _Process:
@@ -102,27 +114,50 @@ class _Process:
         try:
             await self._daemon.start()
         except (ListenFailed, GemotError, OSError) as error:
-            click.echo(f"gemot agent: {error}", err=True)
-            return _exit_code(error)
+            return _told(error)
         self._catch_signals()
-        with _pid_file(self._config.pid_file):
-            if self._flags.hint:
-                _hint(self._config)
-            await self._over.wait()
-            await self._stop()
-        return _exit_code(self._error)
+        try:
+            _write_pid(self._config.pid_file)
+        except OSError as error:
+            click.echo(f"pid_file: {error.filename}: {error.strerror}", err=True)
+            self._error = ConfigFaults("")
+            self._over.set()
+        if self._flags.hint and not self._over.is_set():
+            _hint(self._config)
+        await self._over.wait()
+        await self._stop()
+        _remove_pid(self._config.pid_file)
+        return _told(self._error)
 
     async def _stop(self) -> None:
         log.info("agent: stopping")
+        # A thread, because what hangs may be the loop itself, or a thread that the interpreter waits for.
+        timer = threading.Timer(CUT_OFF_S, self._end_at_once, ("did not stop in time, cut off",))
+        timer.daemon = True
+        timer.start()
         try:
             async with asyncio.timeout(STOP_WITHIN_S):
                 if self._leave:
-                    await self._daemon.leave()
+                    await self._say_goodbye()
                 await self._daemon.stop()
         except TimeoutError:
-            log.error("agent: did not stop within %g s, cut off", STOP_WITHIN_S)
+            self._end_at_once("did not stop in time, cut off")
+
+    async def _say_goodbye(self) -> None:
+        try:
+            async with asyncio.timeout(STOP_WITHIN_S / 2):
+                await self._daemon.leave()
+        except TimeoutError:
+            log.warning("agent: could not leave: no answer in %g s", STOP_WITHIN_S / 2)
         except GemotError as error:
             log.warning("agent: could not leave: %s", error)
+
+    def _end_at_once(self, why: str) -> None:
+        """What was acknowledged is safe without a tidy end; only the caller's patience is spared."""
+        log.error("agent: %s", why)
+        _remove_pid(self._config.pid_file)
+        logging.shutdown()
+        os._exit(_exit_code(self._error) or 1)
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,8 +167,7 @@ class _Process:
 
     def _asked(self, leave: bool) -> None:
         if self._over.is_set():
-            # A second signal means: at once.
-            sys.exit(1)
+            self._end_at_once("asked a second time: ends at once")
         self._leave = leave
         self._over.set()
 
@@ -149,28 +183,46 @@ class _Process:
             log.error("agent: configuration not reloaded: %s", error)
 
     def _failed(self, error: BaseException) -> None:
-        self._error = error
+        """The first failure is the cause, what comes after it may be a consequence."""
+        self._error = self._error or error
         self._over.set()
 
 
 def _exit_code(error: BaseException | None) -> int:
     if error is None:
         return 0
-    if isinstance(error, DiskFailed):
+    if isinstance(error, DiskFailed | Corrupt):
         return DISK_FAILED
-    return BAD_CONFIGURATION if isinstance(error, ConfigFaults) else 1
+    if isinstance(error, OSError):
+        return DISK_FAILED if error.errno in _DISK_ERRNOS else 1
+    # What the parts refuse at the start is what the configuration asked of them.
+    return BAD_CONFIGURATION if isinstance(error, BadRequest | RuleFailed) else 1
 
 
-@contextlib.contextmanager
-def _pid_file(path: str) -> Iterator[None]:
-    if not path:
-        yield
-        return
-    Path(path).write_text(f"{os.getpid()}\n")
-    try:
-        yield
-    finally:
-        Path(path).unlink(missing_ok=True)
+def _told(error: BaseException | None) -> int:
+    """Say last what ended the process, where whoever started it looks; the exit code."""
+    code = _exit_code(error)
+    if error is not None and str(error):
+        click.echo(f"gemot agent: {error}", err=True)
+    if code == DISK_FAILED:
+        click.echo(
+            "gemot agent: stopped, so that nothing is acknowledged that this disk may have lost: look after "
+            "the disk, then start the agent again",
+            err=True,
+        )
+    return code
+
+
+def _write_pid(path: str) -> None:
+    if path:
+        Path(path).write_text(f"{os.getpid()}\n")
+
+
+def _remove_pid(path: str) -> None:
+    """Take the file away if it is still this process's."""
+    with contextlib.suppress(OSError):
+        if path and Path(path).read_text() == f"{os.getpid()}\n":
+            Path(path).unlink()
 
 
 def _banner(config: Config) -> None:
@@ -188,11 +240,21 @@ def _banner(config: Config) -> None:
 
 
 def _hint(config: Config) -> None:
-    dns = listening(config, "dns")
+    """Three lines that work when they are copied as they stand."""
+    gemot = sys.argv[0] if Path(sys.argv[0]).name == "gemot" else "gemot"
+    http, dns = listening(config, "http"), listening(config, "dns")
+    where = "" if ("127.0.0.1", 8500) in http else f" -http-addr={_reached(http[0])}" if http else ""
     click.echo("Try in another terminal:")
-    click.echo("  .venv/bin/gemot kv put hello world && .venv/bin/gemot kv get hello")
-    click.echo(
-        f"  dig @{dns[0][0]} -p {dns[0][1]} {config.node_name}.node.consul +short"
-        if dns
-        else "  gemot status"
-    )
+    click.echo(f"  {gemot} kv put{where} hello world && {gemot} kv get{where} hello")
+    if dns:
+        name = f"{config.node_name}.node.{config.domain.rstrip('.')}"
+        host, port = _reached(dns[0]).rsplit(":", 1)
+        click.echo(f"  dig @{host.strip('[]')} -p {port} {name} +short")
+    else:
+        click.echo(f"  {gemot} status{where}")
+
+
+def _reached(address: tuple[str, int]) -> str:
+    """Where this host reaches a listener of its own."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
+    return f"[{host}]:{address[1]}" if ":" in host else f"{host}:{address[1]}"

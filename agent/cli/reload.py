@@ -16,5 +16,7 @@ def command(connection: Connection) -> None:
     All or nothing: with a mistake in the files everything stays as it was, and the mistakes are told here.
     `gemot validate` finds them beforehand.
     """
-    connection.request("PUT", "/v1/agent/reload")
+    reply = connection.request("PUT", "/v1/agent/reload")
     click.echo("Configuration reload triggered")
+    if waits := reply.headers.get("x-gemot-needs-restart"):
+        click.echo(f"Needs a restart to take effect: {waits}")

@@ -9,7 +9,7 @@ import msgspec
 from gemot.agent.http import parse, render
 from gemot.agent.http.body import decode_body
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
-from gemot.agent.http.reading import Reads, Views
+from gemot.agent.http.reading import CONSULS_WAITS, Reads, Views, Waits
 from gemot.agent.servers import Servers
 from gemot.server.model import catalog as words
 from gemot.server.model.errors import BadRequest, RuleFailed
@@ -87,8 +87,11 @@ class DeregisterBody(msgspec.Struct, rename="pascal"):
     check_id: str = ""
 
 
-def routes(*, servers: Servers, datacenter: str, views: Views | None = None) -> list[Route]:
-    family = _Catalog(servers=servers, reads=Reads(servers=servers, datacenter=datacenter, views=views))
+def routes(
+    *, servers: Servers, datacenter: str, views: Views | None = None, waits: Waits = CONSULS_WAITS
+) -> list[Route]:
+    reading = Reads(servers=servers, datacenter=datacenter, views=views, waits=waits)
+    family = _Catalog(servers=servers, reads=reading)
     reads: list[tuple[str, Handler, Permission]] = [
         ("/v1/catalog/datacenters", family.datacenters, "none"),
         ("/v1/catalog/nodes", family.nodes, "node:read"),

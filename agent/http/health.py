@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gemot.agent.http import parse, render
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
-from gemot.agent.http.reading import Reads, Views
+from gemot.agent.http.reading import CONSULS_WAITS, Reads, Views, Waits
 from gemot.agent.servers import Servers
 from gemot.server.model.catalog import HealthService
 from gemot.server.model.errors import BadRequest
@@ -14,8 +14,10 @@ from gemot.server.model.query import Query
 _NO_SERVICE = "Missing service name"
 
 
-def routes(*, servers: Servers, datacenter: str, views: Views | None = None) -> list[Route]:
-    family = _Health(reads=Reads(servers=servers, datacenter=datacenter, views=views))
+def routes(
+    *, servers: Servers, datacenter: str, views: Views | None = None, waits: Waits = CONSULS_WAITS
+) -> list[Route]:
+    family = _Health(reads=Reads(servers=servers, datacenter=datacenter, views=views, waits=waits))
     table: list[tuple[str, Handler, Permission]] = [
         ("/v1/health/service/", family.service, "service:read"),
         ("/v1/health/connect/", family.mesh, "service:read"),

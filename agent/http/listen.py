@@ -41,7 +41,7 @@ def open_socket(address: Address) -> socket.socket:
         opened.listen(BACKLOG)
     except OSError as error:
         opened.close()
-        raise ListenFailed(_explain(address, error)) from error
+        raise ListenFailed(explain(address, error)) from error
     opened.setblocking(False)
     return opened
 
@@ -75,7 +75,8 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, "another process listens there")
 
 
-def _explain(address: Address, error: OSError) -> str:
+def explain(address: Address, error: OSError) -> str:
+    """Why this address cannot be listened on, for people."""
     if error.errno == errno.EADDRINUSE:
         return f"Port {address.port} is in use{_holder(address.port)}"
     where = f"[{address.host}]" if ":" in address.host else address.host
@@ -89,9 +90,9 @@ def _explain(address: Address, error: OSError) -> str:
 def _holder(port: int) -> str:
     """ " by pid 812 (nginx)" when this process may see who listens on the port, else ""."""
     try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status != psutil.CONN_LISTEN or not connection.laddr:
-                continue
+        for connection in psutil.net_connections(kind="inet"):
+            if connection.status not in (psutil.CONN_LISTEN, psutil.CONN_NONE) or not connection.laddr:
+                continue  # UDP has no status
             if connection.laddr.port == port and connection.pid:
                 return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
     except (psutil.Error, OSError):

@@ -23,12 +23,25 @@ MAX_FOLLOWERS = 16
 QUEUED_LINES = 1024
 """Lines kept for a monitor that reads slowly; older ones give way, and it is told how many."""
 
+APPLIED = "X-Gemot-Applied"
+NEEDS_RESTART = "X-Gemot-Needs-Restart"
+
 _OTHER_SPELLINGS = {"ERR": "ERROR", "WARNING": "WARN"}
 
 
 class Followers(Protocol):
     def follow(self, told: Callable[[logging.LogRecord], None], level: int) -> Callable[[], None]:
         """Call `told` for each record of that level and above, on any thread, until the result is called."""
+
+
+class Reloaded(Protocol):
+    """Paths of the configuration that differed."""
+
+    @property
+    def applied(self) -> tuple[str, ...]: ...
+
+    @property
+    def needs_restart(self) -> tuple[str, ...]: ...
 
 
 class Why(Protocol):
@@ -41,7 +54,7 @@ def routes(
     *,
     followers: Followers,
     leave: Callable[[], Awaitable[None]],
-    reload: Callable[[], Awaitable[object]],
+    reload: Callable[[], Awaitable[Reloaded | None]],
     why: Why,
 ) -> list[Route]:
     """`leave` returns once the cluster knows; `reload` raises BadRequest for a bad configuration."""
@@ -62,7 +75,7 @@ class _Operations:
         *,
         followers: Followers,
         leave: Callable[[], Awaitable[None]],
-        reload: Callable[[], Awaitable[object]],
+        reload: Callable[[], Awaitable[Reloaded | None]],
         why: Why,
     ) -> None:
         self._followers = followers
@@ -98,11 +111,15 @@ class _Operations:
         return Response()
 
     async def reload(self, request: Request) -> Response:
+        """Nothing in the body, as Consul has it; in headers of ours, what was taken up and what was not."""
         try:
-            await self._reload()
+            done = await self._reload()
         except BadRequest as error:  # the caller is not at fault: Consul answers 500
             raise RuleFailed(error.message) from error
-        return Response()
+        if done is None:
+            return Response()
+        told = {APPLIED: done.applied, NEEDS_RESTART: done.needs_restart}
+        return Response(headers={name: ", ".join(paths) for name, paths in told.items() if paths})
 
     async def why_service(self, request: Request) -> Response:
         name = parse.name_in(request, "Missing service name")

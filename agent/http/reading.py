@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from gemot.agent.http import parse, render
 from gemot.agent.http.message import Request
 from gemot.agent.servers import Servers, Subscription
@@ -25,13 +27,26 @@ class Views(Protocol):
     def age_s(self, query: Query) -> float: ...
 
 
+class Waits(msgspec.Struct, frozen=True):
+    """How long a blocking read of a view waits by itself, and at most. Of other reads the servers decide."""
+
+    default_ms: int = DEFAULT_WAIT_MS
+    max_ms: int = MAX_WAIT_MS
+
+
+CONSULS_WAITS = Waits()
+
+
 class Reads:
     """Reads of one datacenter. Without `views`, `?cached` is answered by the servers, as a miss."""
 
-    def __init__(self, *, servers: Servers, datacenter: str, views: Views | None = None) -> None:
+    def __init__(
+        self, *, servers: Servers, datacenter: str, views: Views | None = None, waits: Waits = CONSULS_WAITS
+    ) -> None:
         self.datacenter = datacenter
         self._servers = servers
         self._views = views
+        self._waits = waits
 
     async def read(
         self, request: Request, query: Query, *, cacheable: bool = False
@@ -59,7 +74,7 @@ class Reads:
         return answer, headers
 
     async def _await_newer(self, views: Views, query: Query, held: Answer, options: Options) -> Answer:
-        wait_s = min(options.wait_ms or DEFAULT_WAIT_MS, MAX_WAIT_MS) / 1000
+        wait_s = min(options.wait_ms or self._waits.default_ms, self._waits.max_ms) / 1000
         wait_s += random.random() * wait_s / 16
         newer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 

@@ -8,10 +8,11 @@ the files of its pass. A command is owed from before its file's rename until it 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -100,7 +101,7 @@ class TemplateRunner:
     async def start(self) -> None:
         """Compile every template, take up what is owed, begin. Raises BadRequest naming every fault."""
         jobs = await self._compile(self._definitions)
-        await self._install(jobs)
+        self._install(jobs, await asyncio.to_thread(self._take_up, [job.definition for job in jobs]))
         self._task = asyncio.get_running_loop().create_task(self._run(), name="templates")
 
     async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
@@ -116,14 +117,39 @@ class TemplateRunner:
 
     async def reload(self, definitions: Sequence[TemplateDefinition]) -> None:
         """Go on with these, and with their sources read anew. All or nothing: raises as `start` does."""
+        async with self.reloading(definitions) as switch:
+            switch()
+
+    @contextlib.asynccontextmanager
+    async def reloading(self, definitions: Sequence[TemplateDefinition]) -> AsyncIterator[Callable[[], None]]:
+        """A reload in two steps, for one that must hold together with others.
+
+        All that can fail happens before the body is entered, while nothing is rendered; the body calls
+        what it is given to switch over, at once and without fail, or does not, and all stays as it was.
+        """
         jobs = await self._compile(definitions)
         async with self._lane:
-            old = self._jobs
-            await self._install(jobs)
-            for job in old:
-                job.stop()  # last, so that what both watch stays watched
-        self._definitions = tuple(definitions)
-        self._wake.set()
+            owed = await asyncio.to_thread(self._take_up, [job.definition for job in jobs])
+
+            def switch() -> None:
+                old = self._jobs
+                self._install(jobs, owed)
+                self._definitions = tuple(definitions)
+                for job in old:
+                    job.stop()  # last, so that what both watch stays watched
+                self._wake.set()
+
+            yield switch
+
+    @property
+    def writes(self) -> int:
+        """Files written, since the start or the last reload."""
+        return sum(job.writes for job in self._jobs)
+
+    @property
+    def failures(self) -> int:
+        """Renderings that failed, since the start or the last reload."""
+        return sum(job.failures for job in self._jobs)
 
     def status(self) -> list[TemplateStatus]:
         """Every template, in the order of the configuration."""
@@ -153,9 +179,8 @@ class TemplateRunner:
             raise BadRequest("templates: " + "; ".join(faults))
         return jobs
 
-    async def _install(self, jobs: list[Job]) -> None:
+    def _install(self, jobs: list[Job], owed: list[TemplateDefinition]) -> None:
         by_id = {job.definition.id: job for job in jobs}
-        owed = await asyncio.to_thread(self._take_up, [job.definition for job in jobs])
         self._jobs = jobs
         self._debts = {}
         for definition in owed:

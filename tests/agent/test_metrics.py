@@ -65,7 +65,7 @@ def test_the_json_form_tells_the_last_whole_interval_as_consul_does() -> None:
     clock = Clock()
     metrics = Metrics(clock=clock)
     for value in (1.0, 2.0, 3.0):
-        metrics.observe("gemot_dns_query_seconds", value)
+        metrics.observe("gemot_loop_lag_seconds", value)
     metrics.count("gemot_watch_wakeups_total", (), 20)
     before = metrics.summary()
     assert before["Samples"] == []
@@ -74,7 +74,7 @@ def test_the_json_form_tells_the_last_whole_interval_as_consul_does() -> None:
     assert list(after) == ["Timestamp", "Gauges", "Points", "Counters", "Samples"]
     (sample,) = after["Samples"]
     assert sample == {
-        "Name": "gemot_dns_query_seconds",
+        "Name": "gemot_loop_lag_seconds",
         "Count": 3,
         "Rate": 0.6,
         "Sum": 6.0,
@@ -93,9 +93,9 @@ def test_the_json_form_tells_the_last_whole_interval_as_consul_does() -> None:
 def test_an_interval_that_nobody_looked_at_is_not_told_later() -> None:
     clock = Clock()
     metrics = Metrics(clock=clock)
-    metrics.observe("gemot_dns_query_seconds", 1.0)
+    metrics.observe("gemot_loop_lag_seconds", 1.0)
     clock.now += 35
-    metrics.observe("gemot_dns_query_seconds", 1.0)
+    metrics.observe("gemot_loop_lag_seconds", 1.0)
     assert metrics.summary()["Samples"] == []
 
 
