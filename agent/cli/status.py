@@ -13,14 +13,13 @@ from gemot.agent.client.connection import Connection, Refused
 def command(connection: Connection) -> None:
     """Show who leads, who is here and what is waited for."""
     about = connection.request("GET", "/v1/agent/self").json()
-    config, stats = about["Config"], about["Stats"].get("consul", {})
+    config, stats = about["Config"], about["Stats"]
     kind = "server" if config["Server"] else "client"
     click.echo(f"Agent    {config['NodeName']} ({kind}) in {config['Datacenter']}")
     click.echo(f"Leader   {connection.request('GET', '/v1/status/leader').json() or 'none'}")
-    if waiting := stats.get("waiting"):
+    if waiting := stats.get("tier", {}).get("waiting"):
         click.echo(f"Waiting  {waiting}")
-    raft = about["Stats"].get("raft")
-    if raft:
+    if raft := stats.get("raft"):
         click.echo(
             f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "
             f"of {raft['commit_index']} committed"
