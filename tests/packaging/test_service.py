@@ -65,6 +65,8 @@ def configure(ports: dict[str, int], **more: Any) -> None:
         "raft_log_segment_bytes": 1 << 20,
         "enable_local_script_checks": True,
         "checks": [check],
+        "log_file": "/var/log/gemot/agent.log",
+        "pid_file": "/run/gemot/agent.pid",
         **more,
     }
     CONFIG.write_text(json.dumps(config))
@@ -146,6 +148,11 @@ def test_checks_run_under_its_rules(service: Service, ports: dict[str, int]) -> 
     assert output() == "gemot\ndone\n"
 
 
+def test_it_may_write_logs_and_its_process_id_where_they_belong(service: Service) -> None:
+    assert Path("/run/gemot/agent.pid").read_text() == f"{service.pid}\n"
+    assert "agent running" in Path("/var/log/gemot/agent.log").read_text()
+
+
 def test_what_it_keeps_is_for_its_user_alone(service: Service) -> None:
     kept = [Path("/var/lib/gemot"), *Path("/var/lib/gemot").rglob("*")]
     assert len(kept) > 3
@@ -195,9 +202,8 @@ def test_files_under_etc_are_rendered_by_the_second_service(
         {**definition, "destination": str(FORBIDDEN)},
     ]
     (templates / "test.json").write_text(json.dumps({"templates": wanted}))
-    renderer = Service(
-        TEMPLATE_UNIT, tmp_path / "log", GEMOT_HTTP_ADDR=f"127.0.0.1:{ports['http']}", PYTHONPATH="/nowhere"
-    )
+    (templates / "gemot.env").write_text(f"GEMOT_HTTP_ADDR=127.0.0.1:{ports['http']}\nPYTHONPATH=/nowhere\n")
+    renderer = Service(TEMPLATE_UNIT, tmp_path / "log")
     RENDERED.parent.mkdir(exist_ok=True)
     try:
         renderer.start()

@@ -26,11 +26,12 @@ from pathlib import Path
 
 _MANAGERS_OWN = """
     Type NotifyAccess ExecStart ExecReload KillMode KillSignal TimeoutStopSec TimeoutStartSec Restart
-    RestartSec RestartPreventExitStatus WatchdogSec EnvironmentFile IPAddressDeny IPAddressAllow RemoveIPC
+    RestartSec RestartPreventExitStatus WatchdogSec IPAddressDeny IPAddressAllow RemoveIPC
 """
 _APPLIED = """
-    User Group UMask LimitNOFILE StateDirectory StateDirectoryMode LogsDirectory LogsDirectoryMode
-    RuntimeDirectory RuntimeDirectoryMode NoNewPrivileges CapabilityBoundingSet AmbientCapabilities
+    User Group UMask EnvironmentFile LimitNOFILE StateDirectory StateDirectoryMode LogsDirectory
+    LogsDirectoryMode RuntimeDirectory RuntimeDirectoryMode NoNewPrivileges CapabilityBoundingSet
+    AmbientCapabilities
     ProtectSystem ProtectHome PrivateTmp PrivateDevices PrivateMounts ProtectKernelTunables
     ProtectControlGroups ProtectKernelModules ProtectProc ReadWritePaths ReadOnlyPaths
     RestrictAddressFamilies RestrictNamespaces LockPersonality RestrictRealtime RestrictSUIDSGID
@@ -84,7 +85,7 @@ def main() -> None:
         "LOGNAME": account.pw_name,
         "LANG": "C.UTF-8",
     }
-    environ |= dict(pair.split("=", 1) for pair in sys.argv[4:])
+    environ |= _environment(unit) | dict(pair.split("=", 1) for pair in sys.argv[4:])
     own = _make_folders(unit, account, environ)
     filters = _filters(unit)
     _make_view(unit, own)
@@ -102,6 +103,13 @@ def _one(unit: Unit, name: str, otherwise: str) -> str:
 
 def _on(unit: Unit, name: str) -> bool:
     return _one(unit, name, "no") not in ("no", "false")
+
+
+def _environment(unit: Unit) -> dict[str, str]:
+    """Of the files that are there; plain lines, NAME=VALUE."""
+    paths = [Path(each.removeprefix("-")) for each in unit.get("EnvironmentFile", [])]
+    lines = [line for path in paths if path.exists() for line in path.read_text().splitlines()]
+    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ LEFT_BEHIND = (
     "/var/lib/gemot",
     "/var/lib/gemot-template",
     "/var/log/gemot",
+    "/run/gemot",
     "/usr/lib/systemd/system/gemot.service",
     "/usr/share/doc/gemot",
 )

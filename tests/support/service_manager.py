@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -11,6 +12,8 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from support.as_unit import read_unit
 
 PATIENCE_S = 30.0
 """Bound of every wait: only a hang reaches it."""
@@ -124,6 +127,8 @@ class Service:
                 self._process.kill()
                 self._process.wait(PATIENCE_S)
         self.inbox.close()
+        for name in read_unit(self._unit).get("RuntimeDirectory", []):
+            shutil.rmtree(Path("/run", name), ignore_errors=True)
 
     @property
     def pid(self) -> int:
