@@ -63,6 +63,8 @@ log = logging.getLogger("gemot.agent")
 
 MAX_VIEWS = 20_000
 STATUS_EVERY_S = 1.0
+TEMPLATES_GRACE_S = 3.0
+"""What a template's command may still take at a stop, as long as HTTP gives its writes."""
 
 
 class Daemon:
@@ -90,6 +92,8 @@ class Daemon:
         self._vfs = vfs
         self._reloading = asyncio.Lock()
         self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._edges: list[Callable[[], Awaitable[None]]] = []
+        """What serves or runs for others, and may have to wait for them: templates, HTTP, DNS, checks."""
         self._watching: asyncio.Task[None] | None = None
 
     # -- life --------------------------------------------------------------------------------------
@@ -119,7 +123,7 @@ class Daemon:
         self._make_templates()
         await self._start_http()
         await self._start_dns()
-        self._on_stop(self._templates.stop)
+        self._edges.append(lambda: self._templates.stop(TEMPLATES_GRACE_S))
         await self._templates.start()
         self._start_figures()
         self._start_watching()
@@ -127,18 +131,16 @@ class Daemon:
         log.info("agent: Consul agent running!")
 
     async def stop(self) -> None:
-        """Stop every part in reverse; each is given its turn whatever the others do."""
+        """Stop the edges together, then every part in reverse; each has its turn whatever the others do."""
         self._notifier.stopping()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
             self._watching = None
+        edges, self._edges = self._edges, []
+        await asyncio.gather(*(_stopped(stop) for stop in reversed(edges)))
         while self._stops:
-            stop = self._stops.pop()
-            try:
-                await stop()
-            except Exception:
-                log.exception("agent: a part did not stop cleanly")
+            await _stopped(self._stops.pop())
 
     async def leave(self) -> None:
         """Leave the cluster on purpose, then stop."""
@@ -265,7 +267,7 @@ class Daemon:
         self._sync.start()
         self._on_stop(self._sync.stop)
         self._checking.start()
-        self._on_stop(self._checking.stop)
+        self._edges.append(self._checking.stop)
 
     def _make_templates(self) -> None:
         self._templates = TemplateRunner(
@@ -300,7 +302,7 @@ class Daemon:
         )
         self._transport = HttpTransport(app=self._app, addresses=addresses, limits=self._http_limits())
         await self._transport.start()
-        self._on_stop(self._transport.stop)
+        self._edges.append(self._transport.stop)
 
     def _http_limits(self) -> Limits:
         return Limits(max_connections_per_client=self.config.limits.http_max_conns_per_client)
@@ -367,7 +369,7 @@ class Daemon:
             await self._dns.start()
         except BadRequest as error:
             raise _dns_failed(error, addresses) from error
-        self._on_stop(self._dns.stop)
+        self._edges.append(self._dns.stop)
 
     # -- while it runs -----------------------------------------------------------------------------
 
@@ -424,6 +426,13 @@ def _dns_failed(error: BadRequest, addresses: Sequence[tuple[str, int]]) -> Exce
     if error.__cause__.errno != errno.EADDRINUSE:
         return ListenFailed(error.message)
     return ListenFailed(explain(Address(*addresses[0]), error.__cause__))
+
+
+async def _stopped(stop: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await stop()
+    except Exception:
+        log.exception("agent: a part did not stop cleanly")
 
 
 def _at_once(stop: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -177,10 +177,8 @@ class _Process:
     async def _reload_logged(self) -> None:
         try:
             await self._daemon.reload()
-        except BadRequest as error:
-            log.error("agent: configuration not reloaded, all stays as it was: %s", error.message)
-        except GemotError as error:
-            log.error("agent: configuration not reloaded: %s", error)
+        except (GemotError, OSError) as error:
+            log.error("agent: configuration not reloaded, all stays as it was: %s", error)
 
     def _failed(self, error: BaseException) -> None:
         """The first failure is the cause, what comes after it may be a consequence."""
