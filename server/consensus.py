@@ -87,6 +87,9 @@ class Replica:
 
     def start(self, watcher: Watcher) -> None:
         self._watcher = watcher
+        if self.raft.voters == (self.raft.id,):
+            # There is nobody whose leader this could disturb, so nothing to wait an election timeout for.
+            self._timer.call_soon(self._campaign)
         self._schedule()
 
     # -- events ------------------------------------------------------------------------------------
