@@ -21,6 +21,7 @@ LOADERS = 64
 class Rate(msgspec.Struct, frozen=True):
     """One run of wrk. Latencies are in milliseconds, as the client saw them."""
 
+    requests: int
     per_second: float
     p50_ms: float
     p99_ms: float
@@ -36,6 +37,7 @@ def run_wrk(peer: str, script: str, address: str, *, connections: int, seconds: 
         if line.startswith("RESULT "):
             found = json.loads(line.removeprefix("RESULT "))
             return Rate(
+                found["requests"],
                 found["requests"] / (found["duration_us"] / 1e6),
                 found["p50_us"] / 1e3,
                 found["p99_us"] / 1e3,

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import psutil
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SYNCS = 500
@@ -73,6 +74,31 @@ def write_report(rows: list[Row], facts: dict[str, str]) -> Path:
             report.write(f"# Benchmarks of {now:%Y-%m-%d}\n\n")
         report.write(heading + listed + "\n" + note + table(rows) + "\n\n")
     return file
+
+
+class Others:
+    """The share of the processors that went to programs other than this one and what it started."""
+
+    def __init__(self) -> None:
+        self._began = self._now()
+
+    def percent(self) -> float:
+        """Since this was made. Children count once they have ended and been waited for."""
+        wall, busy, own = (now - then for now, then in zip(self._now(), self._began, strict=True))
+        return max(0.0, busy - own) / (wall * len(os.sched_getaffinity(0))) * 100
+
+    def _now(self) -> tuple[float, float, float]:
+        return time.monotonic(), _busy_s(), _own_s()
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
+
+
+def _own_s() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def machine_facts(directory: Path) -> dict[str, str]:

@@ -26,12 +26,13 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 import footprint  # noqa: E402
 import watching  # noqa: E402
 from load import load_keys, run_wrk  # noqa: E402
-from peers import Etcd, Gemot, Peer, version  # noqa: E402
-from report import Row, filesystem_type, machine_facts, table, write_report  # noqa: E402
+from peers import Etcd, Gemot, Peer, processor_seconds, version  # noqa: E402
+from report import Others, Row, filesystem_type, machine_facts, table, write_report  # noqa: E402
 
 PARTS = ("put", "get", "watch", "memory", "idle")
 CONNECTIONS = (1, 16, 64, 256)
 WATCHERS = (1, 1000)
+COST_AT = 64
 KEYS_READ = 1000
 KEYS_HELD = 100_000
 PUT_BARS = {64: 1.2}
@@ -60,12 +61,19 @@ class Bench:
         middles = {c: Row(f"{what}, {c} connections, p50", "ms", [], [], least=False) for c in CONNECTIONS}
         tails = {c: Row(f"{what}, {c} connections, p99", "ms", [], [], least=False) for c in CONNECTIONS}
         middles[1].bar = 1.0
+        costs = Row(
+            f"{what}, {COST_AT} connections, processor time of all servers", "us each", [], [], least=False
+        )
         for peer in self._turns():
             prepare(peer)
             # The first requests meet cold code on either side, and etcd's first election's end.
             run_wrk(peer.name, script, peer.leader, connections=16, seconds=1)
             for connections in CONNECTIONS:
+                used_s = processor_seconds(peer.pids())
                 rate = run_wrk(peer.name, script, peer.leader, connections=connections, seconds=self.seconds)
+                used_s = processor_seconds(peer.pids()) - used_s
+                if connections == COST_AT:
+                    getattr(costs, peer.name).append(used_s / rate.requests * 1e6)
                 if rate.errors:
                     raise RuntimeError(f"{peer.name}: {rate.errors} of the requests failed")
                 for rows, value in ((rates, rate.per_second), (middles, rate.p50_ms), (tails, rate.p99_ms)):
@@ -73,6 +81,7 @@ class Bench:
                 self._say(peer, f"{script} {connections}: {rate.per_second:.0f}/s p50 {rate.p50_ms:.2f} ms")
         for connections in CONNECTIONS:
             self.rows += [rates[connections], middles[connections], tails[connections]]
+        self.rows.append(costs)
 
     def watch(self) -> None:
         rows = []
@@ -163,10 +172,12 @@ def main() -> int:
         "etcd": version("etcd"),
         "command": " ".join(["bench/run.py", *sys.argv[1:]]),
     }
+    others = Others()
     bench = Bench(directory=directory, rounds=chosen.rounds, seconds=chosen.seconds)
     for part in chosen.parts or PARTS:
         getattr(bench, part)()
     directory.rmdir()
+    facts["others"] = f"{others.percent():.0f} % of the processors' time went to other programs meanwhile"
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     print(table(bench.rows))
     if not chosen.no_file:
