@@ -63,8 +63,11 @@ log = logging.getLogger("gemot.agent")
 
 MAX_VIEWS = 20_000
 STATUS_EVERY_S = 1.0
+HTTP_GRACE_S = 1.5
+"""What writes under way may still take at a stop; then, once more, what their cancelling takes."""
+
 TEMPLATES_GRACE_S = 3.0
-"""What a template's command may still take at a stop, as long as HTTP gives its writes."""
+"""What a template's command may still take at a stop."""
 
 
 class Daemon:
@@ -95,6 +98,8 @@ class Daemon:
         self._edges: list[Callable[[], Awaitable[None]]] = []
         """What serves or runs for others, and may have to wait for them: templates, HTTP, DNS, checks."""
         self._watching: asyncio.Task[None] | None = None
+        self._transport: HttpTransport | None = None
+        self._dns: DnsServer | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -130,9 +135,14 @@ class Daemon:
         self._notifier.ready()
         log.info("agent: Consul agent running!")
 
-    async def stop(self) -> None:
-        """Stop the edges together, then every part in reverse; each has its turn whatever the others do."""
+    async def stop(self, *, failed: bool = False) -> None:
+        """Stop the edges together, then every part in reverse; each has its turn whatever the others do.
+
+        `failed`: this process must not go on, so writes under way, which nobody will answer, are cut.
+        """
         self._notifier.stopping()
+        if failed and self._transport is not None:
+            self._transport.reload(limits=msgspec.structs.replace(self._http_limits(), stop_timeout_s=0.1))
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -281,7 +291,6 @@ class Daemon:
 
     async def _start_http(self) -> None:
         config = self.config
-        self._transport: HttpTransport | None = None
         self._why = Why(
             servers=self._tier.servers,
             templates=self._templates.status,
@@ -305,7 +314,10 @@ class Daemon:
         self._edges.append(self._transport.stop)
 
     def _http_limits(self) -> Limits:
-        return Limits(max_connections_per_client=self.config.limits.http_max_conns_per_client)
+        return Limits(
+            max_connections_per_client=self.config.limits.http_max_conns_per_client,
+            stop_timeout_s=HTTP_GRACE_S,
+        )
 
     def _facts(self) -> Facts:
         config = self.config
@@ -354,7 +366,6 @@ class Daemon:
         return {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
 
     async def _start_dns(self) -> None:
-        self._dns: DnsServer | None = None
         addresses = listening(self.config, "dns")
         if not addresses:
             return

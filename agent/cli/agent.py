@@ -139,7 +139,7 @@ class _Process:
             async with asyncio.timeout(STOP_WITHIN_S):
                 if self._leave:
                     await self._say_goodbye()
-                await self._daemon.stop()
+                await self._daemon.stop(failed=self._error is not None)
         except TimeoutError:
             self._end_at_once("did not stop in time, cut off")
 
