@@ -79,12 +79,17 @@ def chance(seed: int = 1) -> random.Random:
     return random.Random(seed)
 
 
-class FixedChance(random.Random):
-    """Draws the one number it was given."""
+class FixedChance:
+    """Draws the one number it was given, a fraction of one."""
 
     def __init__(self, value: float) -> None:
-        super().__init__(1)
         self.value = value
 
     def random(self) -> float:
         return self.value
+
+    def randrange(self, stop: int, /) -> int:
+        return int(self.value * stop)
+
+    def randbytes(self, n: int, /) -> bytes:
+        return bytes(n)

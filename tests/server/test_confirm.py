@@ -1,0 +1,155 @@
+"""Read indexes: asked together, never answered by an older ask, and given up in time."""
+
+from __future__ import annotations
+
+import pytest
+from support.virtual import VirtualTimer, chance
+
+from gemot.server import confirm as confirm_module
+from gemot.server.confirm import RESEND_MS, RETRY_MS, Confirmations
+from gemot.server.model.errors import Busy, NoLeader, Unavailable
+
+HOLD_MS = 7_000
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.timer = VirtualTimer()
+        self.asked: list[int] = []
+        self.applied = 10
+        self.confirmations = Confirmations(
+            ask=self.asked.append,
+            applied=lambda: self.applied,
+            timer=self.timer,
+            random=chance(),
+            hold_ms=HOLD_MS,
+        )
+
+    def confirm(self) -> list[Unavailable | None]:
+        told: list[Unavailable | None] = []
+        self.confirmations.confirm(told.append)
+        return told
+
+    def pass_ms(self, ms: int) -> None:
+        self.timer.pass_ms(ms, tick=self.confirmations.on_tick)
+
+
+def test_reads_of_one_pass_share_one_ask() -> None:
+    scene = Scene()
+    told = [scene.confirm() for _ in range(100)]
+    scene.timer.run()
+    assert len(scene.asked) == 1
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert all(t == [None] for t in told)
+
+
+def test_a_read_never_joins_an_ask_that_has_left() -> None:
+    scene = Scene()
+    scene.confirm()
+    scene.timer.run()
+    late = scene.confirm()
+    scene.timer.run()
+    assert len(scene.asked) == 1, "one ask at a time"
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert late == []
+    scene.timer.run()
+    scene.confirmations.on_answer(scene.asked[1], 10)
+    assert late == [None]
+
+
+def test_a_read_waits_until_the_state_has_reached_its_index() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.timer.run()
+    scene.confirmations.on_answer(scene.asked[0], 12)
+    assert told == []
+    scene.applied = 11
+    scene.confirmations.on_applied()
+    assert told == []
+    scene.applied = 12
+    scene.confirmations.on_applied()
+    assert told == [None]
+
+
+def test_a_refused_ask_is_made_again_under_a_new_id() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.timer.run()
+    scene.confirmations.on_answer(scene.asked[0], 0)
+    assert told == []
+    scene.pass_ms(RETRY_MS)
+    assert len(set(scene.asked)) == 2
+    scene.confirmations.on_answer(scene.asked[1], 5)
+    assert told == [None]
+
+
+def test_an_answer_to_an_ask_that_was_given_up_serves_nobody() -> None:
+    """etcd #20418: a late answer to an old id must not confirm a newer read."""
+    scene = Scene()
+    first = scene.confirm()
+    scene.timer.run()
+    scene.pass_ms(RESEND_MS + 50)
+    assert len(scene.asked) == 2
+    second = scene.confirm()
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert first == second == []
+    scene.confirmations.on_answer(scene.asked[1], 10)
+    assert first == [None]
+    assert second == []
+
+
+def test_two_starts_of_a_server_ask_under_different_ids() -> None:
+    asked: list[int] = []
+    for seed in (1, 2):
+        confirmations = Confirmations(
+            ask=asked.append,
+            applied=lambda: 1,
+            timer=(timer := VirtualTimer()),
+            random=chance(seed),
+            hold_ms=1,
+        )
+        confirmations.confirm(lambda error: None)
+        timer.run()
+    assert abs(asked[0] - asked[1]) > 1_000
+
+
+def test_without_a_leader_a_read_fails_at_the_hold_time_and_not_before() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.pass_ms(HOLD_MS - 100)
+    assert told == []
+    scene.pass_ms(100)
+    assert [type(error) for error in told] == [NoLeader]
+
+
+def test_a_read_whose_index_is_never_reached_fails_at_the_hold_time_too() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.timer.run()
+    scene.confirmations.on_answer(scene.asked[0], 99)
+    scene.pass_ms(HOLD_MS + 50)
+    assert [type(error) for error in told] == [NoLeader]
+    scene.applied = 99
+    scene.confirmations.on_applied()
+    assert len(told) == 1, "told once"
+
+
+@pytest.mark.parametrize("stage", ["waiting", "asked", "unapplied"])
+def test_reads_count_towards_the_limit_wherever_they_wait(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(confirm_module, "MAX_WAITING", 3)
+    scene = Scene()
+    waiting = [scene.confirm() for _ in range(3)]
+    if stage != "waiting":
+        scene.timer.run()
+    if stage == "unapplied":
+        scene.confirmations.on_answer(scene.asked[0], 99)
+    refused = scene.confirm()
+    assert isinstance(refused[0], Busy)
+    assert "3 reads" in refused[0].message
+    if stage == "unapplied":
+        scene.applied = 99
+        scene.confirmations.on_applied()
+        assert waiting == [[None]] * 3
+        assert scene.confirm() == []
