@@ -206,6 +206,21 @@ def test_the_make_targets_it_names_are_what_the_tour_runs() -> None:
     assert "$(BIN)/python tests/support/demo_cluster.py\n" in makefile
 
 
+def test_the_configurations_it_shows_are_valid(tmp_path: Path) -> None:
+    server, client = re.findall(r"```yaml\n(.*?)```", section("## On real hosts"), re.DOTALL)
+    shared = "".join(
+        f"{line}\n" for line in server.splitlines() if "data_dir" in line or "retry_join" in line
+    )
+    for name, text in (("server", server), ("client", shared + client)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(text)
+        told = subprocess.run(
+            [f"{BIN}/gemot", "validate", str(file)], capture_output=True, text=True, check=False
+        )
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert "warning" not in (told.stdout + told.stderr).lower(), told.stderr
+
+
 def test_a_wrong_output_is_seen() -> None:
     """Figures may differ, words may not."""
     assert likeness("held 1.4 s: new leader srv2\n") == likeness("held 2.25 s:  new leader srv1")

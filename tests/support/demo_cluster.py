@@ -85,8 +85,7 @@ class Demo:
             agent.start()
         self.note_pids()
         self._await(lambda: over() or self.find_leader() is not None, "leader")
-        served = sorted(web.address for web in self.webs)
-        self._await(lambda: over() or sorted(self.nginx.backends()) == served, "web servers behind nginx")
+        self._await(lambda: over() or self.served(), "web servers in the answers and behind nginx")
 
     def stop(self) -> list[str]:
         """Tell all to end and see that they did; the names of those that had to be killed."""
@@ -129,6 +128,15 @@ class Demo:
         found = [s for s in self.cluster.servers if s.running and f"{s.host}:{PORTS['server']}" == named]
         self.leader = found[0] if found and said.count(named) * 2 > len(self.cluster.servers) else None
         return self.leader
+
+    def served(self) -> bool:
+        """Whether every web server is healthy in the catalog and in nginx's list."""
+        try:
+            healthy = self.cluster.clients[0].get("/v1/health/service/web", passing=True)
+        except ClientError:
+            return False
+        addresses = sorted(web.address for web in self.webs)
+        return len(healthy) == len(addresses) and sorted(self.nginx.backends()) == addresses
 
     def note_pids(self) -> None:
         """Keep `pids/` true: a file for each part, and `leader`."""
