@@ -1,0 +1,143 @@
+"""Who lives: from reports to the catalog, on the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.members import client, server
+from support.one_state import OneState
+from support.virtual import VirtualTimer
+
+from gemot.server.members import FAILED_AFTER_MS, RECONCILE_EVERY_MS, Connected, Membership
+from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.command import Command
+
+
+class Scene:
+    """Membership over a real catalog: what it proposes is applied at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.one = OneState(folder)
+        self.timer = VirtualTimer()
+        self.proposed: list[Command] = []
+        self.membership = self.new_leader()
+
+    def new_leader(self) -> Membership:
+        return Membership(
+            propose=self._propose,
+            look=lambda name: self.one.value(NodeInfo(name)),
+            alive_in_catalog=self._alive,
+            now_ms=self.timer.now_ms,
+        )
+
+    def _propose(self, command: Command) -> None:
+        self.proposed.append(command)
+        self.one.apply(command)
+
+    def _alive(self) -> list[NodeDetail]:
+        details: list[NodeDetail] = [self.one.value(NodeInfo(n.node)) for n in self.one.value(Nodes())]
+        return [d for d in details if any(c.status != "critical" for c in d.checks)]
+
+    def health(self, name: str) -> str:
+        detail = self.one.value(NodeInfo(name))
+        return "" if detail is None else next(c.status for c in detail.checks if c.check_id == SERF_HEALTH)
+
+    def pass_ms(self, ms: int) -> None:
+        self.timer.pass_ms(ms, tick=self.membership.on_tick)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.one.close()
+
+
+def test_a_member_is_registered_once_and_costs_nothing_after(scene: Scene) -> None:
+    for _ in range(50):
+        scene.membership.joined(client(1))
+    assert len(scene.proposed) == 1
+    assert scene.health("web1") == "passing"
+    assert scene.one.value(NodeInfo("web1")).services == ()
+
+
+def test_a_server_is_found_under_the_service_consul(scene: Scene) -> None:
+    scene.membership.joined(server(1))
+    (service,) = scene.one.value(NodeInfo("srv1")).services
+    assert (service.id, service.service, service.port) == ("consul", "consul", 8300)
+
+
+def test_a_member_that_moved_is_registered_anew(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.membership.joined(client(1, address="10.9.9.9"))
+    assert scene.one.value(NodeInfo("web1")).node.address == "10.9.9.9"
+
+
+def test_silence_turns_a_member_critical_after_the_period_and_not_before(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(100)
+    assert scene.health("web1") == "critical"
+    proposed = len(scene.proposed)
+    scene.pass_ms(60_000)
+    assert len(scene.proposed) == proposed, "said once"
+    scene.membership.joined(client(1))
+    assert scene.health("web1") == "passing"
+
+
+def test_one_that_leaves_is_expected_no_more(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.membership.left("web1")
+    proposed = len(scene.proposed)
+    scene.pass_ms(FAILED_AFTER_MS * 2)
+    assert len(scene.proposed) == proposed
+
+
+def test_a_new_leader_grants_everyone_a_full_period(scene: Scene) -> None:
+    for number in (1, 2):
+        scene.membership.joined(client(number))
+    scene.pass_ms(FAILED_AFTER_MS - 500)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.pass_ms(FAILED_AFTER_MS - 500)
+    scene.membership.joined(client(1))
+    assert scene.health("web2") == "passing"
+    scene.pass_ms(500)
+    assert (scene.health("web1"), scene.health("web2")) == ("passing", "critical")
+
+
+def test_what_somebody_else_changed_is_put_right_by_the_next_comparison(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.membership.failed("web1")
+    scene.membership.joined(client(1))
+    scene.proposed.clear()
+    scene.one.apply(Deregister("web1"))
+    scene.membership.joined(client(1))
+    assert scene.health("web1") == "", "nothing is compared in between"
+    for _ in range(RECONCILE_EVERY_MS // 1_000 + 1):
+        scene.pass_ms(1_000)
+        scene.membership.joined(client(1))
+    assert scene.health("web1") == "passing"
+
+
+def test_a_member_with_two_connections_is_there_until_both_are_gone() -> None:
+    connected = Connected(server(1))
+    connected.add(client(1))
+    connected.add(client(1))
+    connected.remove(client(1))
+    assert [m.name for m in connected.members()] == ["srv1", "web1"]
+    connected.remove(client(1))
+    connected.remove(client(1))
+    assert [m.name for m in connected.members()] == ["srv1"]
+
+
+def test_one_that_said_it_leaves_is_not_reported_while_its_connection_is_open() -> None:
+    connected = Connected(server(1))
+    connected.add(client(1))
+    connected.forget("web1")
+    assert [m.name for m in connected.members()] == ["srv1"]
+    connected.add(client(1))
+    assert [m.name for m in connected.members()] == ["srv1", "web1"], "it has come back"
