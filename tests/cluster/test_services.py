@@ -250,15 +250,24 @@ def test_a_reload_takes_up_a_new_service(stage: Stage) -> None:
     stage.until(lambda: server.get("/v1/catalog/service/cache") == [], "the service gone again")
 
 
-def test_a_reload_refuses_a_broken_configuration_and_all_stays_as_it_was(stage: Stage) -> None:
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ({"contents": "x", "destination": "not/absolute"}, "destination: must be an absolute path"),
+        ({"contents": "{% if x %}", "destination": "/nowhere/x"}, "Unexpected end of template"),
+    ],
+    ids=["the file is wrong", "a template in it is wrong"],
+)
+def test_a_reload_refuses_a_broken_configuration_and_all_stays_as_it_was(
+    stage: Stage, template: dict[str, str], fault: str
+) -> None:
     services = stage.web2.get("/v1/agent/services")
     pid, size = stage.web2.pid, stage.web2.log.stat().st_size
     added = {"name": "half", "port": 1}
-    broken = {"source": str(stage.web2.config_file), "destination": "not/absolute"}
-    stage.web2.write_config(services=[stage.webs[1].registration(), added], templates=[broken])
+    stage.web2.write_config(services=[stage.webs[1].registration(), added], templates=[template])
     stage.web2.signal(signal.SIGHUP)
     stage.until(lambda: _told(stage.web2.log, size, "not reloaded"), "the refusal in the agent's log")
-    assert _told(stage.web2.log, size, "destination: must be an absolute path")
+    assert _told(stage.web2.log, size, fault)
     assert stage.web2.get("/v1/agent/services") == services
     assert stage.web2.pid == pid
     assert stage.web2.running
