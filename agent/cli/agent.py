@@ -75,6 +75,7 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
         log.warning("agent: configuration: %s", warning)
     # A reload asked for before there is anything to reload must not end the process.
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    signal.signal(signal.SIGTERM, _end_start)
     gc.collect()
     gc.freeze()
     try:
@@ -184,6 +185,14 @@ class _Process:
         """The first failure is the cause, what comes after it may be a consequence."""
         self._error = self._error or error
         self._over.set()
+
+
+def _end_start(_number: int, _frame: object) -> None:
+    """SIGTERM before the loop takes signals: a start may block it for long. What was started is stopped."""
+    timer = threading.Timer(CUT_OFF_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    sys.exit(0)
 
 
 def _exit_code(error: BaseException | None) -> int:

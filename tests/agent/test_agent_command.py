@@ -213,6 +213,37 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert not pid.exists()
 
 
+def test_sigterm_while_it_starts_ends_it_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    ports = an_agent(tmp_path).ports
+    flags = [f"-{flag}-port={ports[name]}" for flag, name in FLAGS.items()]
+    for folder in (tmp_path / "early", tmp_path / "late"):
+        folder.mkdir()
+        child = subprocess.Popen(
+            [*DEV, *flags], stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(folder)}
+        )
+        with child:
+            assert child.stderr is not None
+            if folder.name == "late":
+                assert "agent: Gemot" in child.stderr.readline()
+            else:
+                until_made(folder, child)
+            child.terminate()
+            assert child.wait(STOP_S) == 0
+            assert "Traceback" not in child.stderr.read()
+        assert list(folder.iterdir()) == []
+
+
+FLAGS = {"http": "http", "dns": "dns", "server": "server", "serf-lan": "serf_lan"}
+
+
+def until_made(folder: Path, child: subprocess.Popen[str]) -> None:
+    """Wait for the first file in the private directory of a dev agent: it is still starting then."""
+    end = time.monotonic() + PATIENCE_S
+    while not list(folder.glob("gemot-dev-*/*")):
+        assert time.monotonic() < end, "no data directory"
+        assert child.poll() is None
+
+
 def test_a_signal_for_a_reload_while_it_starts_does_not_end_it(tmp_path: Path) -> None:
     agent = an_agent(tmp_path)
     with ended(agent):
