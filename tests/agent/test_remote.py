@@ -1,0 +1,332 @@
+"""A client agent's way to real servers: it survives their loss, and tells the truth about its writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from support.http_agent import run_uvloop, until
+from support.members import client, hello
+
+from gemot.agent.remote import RemoteServers
+from gemot.server.model.catalog import NodeInfo
+from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
+from gemot.server.model.kv import KvGet, KvSet
+from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.raft.types import Message
+from gemot.server.rpc.message import Apply, Call, Hello, Member, Status, Subscribe, TierStatus
+from gemot.server.runtime.connection import Listener
+from gemot.server.runtime.node import Node, NodeConfig
+from gemot.server.runtime.timer import LoopTimer
+from gemot.server.server import Server, ServerConfig
+from gemot.server.storage.realdisk import RealDisk
+
+HOLD_MS = 2_000
+KEY = KvGet(b"k")
+
+
+class Face:
+    """One more RPC face of a real server: what a client is told can be lost on the way, once or for good."""
+
+    def __init__(self, server: Server, number: int) -> None:
+        self._server = server
+        loop = asyncio.get_running_loop()
+        self.listener = Listener(loop=loop, tier=self, host="127.0.0.1", port=0)
+        self.number = number
+        self.asked: list[Call] = []
+        self.lose: Callable[[Call], bool] = lambda call: False
+
+    async def start(self) -> None:
+        await self.listener.start()
+        host, port = self.listener.bound
+        self.member = Member(
+            f"face{self.number}", f"f{self.number}", host, "server", "dc1", "", f"{host}:{port}"
+        )
+
+    def hello(self) -> Hello:
+        return hello(self.member, cluster="c1")
+
+    def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
+        self.asked.append(call)
+        if isinstance(call, Status):
+            reply(TierStatus(None, (), {}))
+            return lambda: None
+        if self.lose(call):
+            # It is done, and the connection breaks before the answer is out.
+            return self._server.handle(member, call, lambda result: self.break_all())
+        return self._server.handle(member, call, reply)
+
+    def break_all(self) -> None:
+        for connection in list(self.listener._sessions):
+            connection.abort("broken by the test")
+
+    def on_raft(self, member: Member, cluster: str, message: Message) -> None: ...
+
+    def on_connected(self, member: Member) -> None: ...
+
+    def on_disconnected(self, member: Member) -> None: ...
+
+    def subscribed(self) -> list[Subscribe]:
+        return [call for call in self.asked if isinstance(call, Subscribe)]
+
+
+class Scene:
+    def __init__(self, node: Node, faces: list[Face], remote: RemoteServers) -> None:
+        self.node = node
+        self.faces = faces
+        self.remote = remote
+
+    @property
+    def connected(self) -> Face:
+        member = self.remote.connected_to
+        assert member is not None
+        return next(face for face in self.faces if face.member.id == member.id)
+
+    async def ready(self) -> None:
+        await until(lambda: self.remote.connected_to is not None)
+
+    async def set(self, value: bytes) -> Applied:
+        """By another way than the client's."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.node.server.apply(KvSet(b"k", value), "", None, done.set_result)
+        result = await done
+        assert isinstance(result, Applied), result
+        return result
+
+
+@contextlib.asynccontextmanager
+async def cluster(folder: Path, faces: int = 2) -> AsyncIterator[Scene]:
+    """A real server of one, behind several doors, and a client agent that knows them all."""
+    loop = asyncio.get_running_loop()
+    failed: list[BaseException] = []
+    me = Member("s" * 36, "srv1", "127.0.0.1", "server", "dc1", "", "127.0.0.1:8300")
+    config = NodeConfig(
+        me=me,
+        directory=str(folder / "raft"),
+        bind="127.0.0.1",
+        rpc_port=0,
+        segment_bytes=1 << 20,
+        raft_multiplier=1,
+        server=ServerConfig(bootstrap_expect=1, hold_ms=HOLD_MS),
+        sync=False,
+    )
+    node = Node(config=config, disk=RealDisk(sync=False), loop=loop, fatal=failed.append)
+    await node.start()
+    doors = [Face(node.server, n) for n in range(1, faces + 1)]
+    for door in doors:
+        await door.start()
+    remote = RemoteServers(
+        loop=loop,
+        timer=LoopTimer(loop),
+        hello=lambda: hello(client(1)),
+        origin=b"client-1",
+        hold_ms=HOLD_MS,
+        shuffle=random.Random(1).shuffle,
+    )
+    remote.learn(tuple(door.member for door in doors))
+    remote.start()
+    try:
+        await until(lambda: node.server.leads)
+        yield Scene(node, doors, remote)
+        assert failed == []
+    finally:
+        await remote.stop()
+        for door in doors:
+            await door.listener.stop()
+        await node.stop()
+
+
+async def _get(remote: RemoteServers) -> Any:
+    return (await remote.query(KEY, Options())).value
+
+
+def test_calls_made_before_the_link_is_there_wait_for_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            applied = await scene.remote.apply(KvSet(b"k", b"early"))
+            assert applied.value is True
+            assert (await _get(scene.remote)).value == b"early"
+
+    run_uvloop(work())
+
+
+def test_a_lost_server_is_replaced_by_another(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            first = scene.connected
+            await first.listener.stop()
+            await until(
+                lambda: scene.remote.connected_to is not None and scene.remote.connected_to != first.member
+            )
+            await scene.remote.apply(KvSet(b"k", b"v"))
+            assert (await _get(scene.remote)).value == b"v"
+
+    run_uvloop(work())
+
+
+def test_a_write_whose_answer_was_lost_is_applied_once(tmp_path: Path) -> None:
+    """The server did it and the line broke; the second try, through another door, finds it done."""
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            for round in range(5):
+                door = scene.connected
+                left = [True]
+
+                def lose(call: Call, left: list[bool] = left) -> bool:
+                    return isinstance(call, Apply) and bool(left) and left.pop()
+
+                door.lose = lose
+                applied = await scene.remote.apply(KvSet(b"k%d" % round, b"v"))
+                row = (await scene.remote.query(KvGet(b"k%d" % round), Options())).value
+                assert (row.create_index, row.modify_index) == (applied.index, applied.index)
+                assert left == []
+            tries = [call.retry for face in scene.faces for call in face.asked if isinstance(call, Apply)]
+            assert len(tries) == 10
+            assert len(set(map(repr, tries))) == 5, "each second try bears the name of the first"
+
+    run_uvloop(work())
+
+
+def test_a_compare_and_set_whose_answer_was_lost_is_still_true(tmp_path: Path) -> None:
+    """Applied a second time it would say False, and its caller would believe to have lost."""
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            left = [True]
+            scene.connected.lose = lambda call: isinstance(call, Apply) and bool(left) and left.pop()
+            applied = await scene.remote.apply(KvSet(b"lock", b"mine", cas=0))
+            assert applied.value is True
+
+    run_uvloop(work())
+
+
+async def _error(future: asyncio.Future[Any]) -> GemotError:
+    try:
+        async with asyncio.timeout(20):
+            result = await future
+    except GemotError as error:
+        return error
+    raise AssertionError(f"no error but {result}")
+
+
+def test_a_write_that_perhaps_was_done_is_never_called_undone(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+
+            def lose(call: Call) -> bool:
+                if isinstance(call, Apply):
+                    for face in scene.faces:
+                        if face.listener._server is not None:
+                            face.listener._server.close()
+                    return True
+                return False
+
+            for face in scene.faces:
+                face.lose = lose
+            assert type(await _error(scene.remote.apply(KvSet(b"k", b"v")))) is OutcomeUnknown
+            assert isinstance(await _error(scene.remote.apply(KvSet(b"k", b"v"))), Unavailable)
+
+    run_uvloop(work())
+
+
+def test_a_subscription_goes_on_from_its_index_through_every_loss(tmp_path: Path) -> None:
+    """Nothing is missed, nothing told twice, and the next server is asked from where it had got to."""
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            told: list[Answer] = []
+            subscription = scene.remote.subscribe(KEY, told.append)
+            await until(lambda: len(told) == 1)
+            for number in range(6):
+                applied = await scene.set(b"%d" % number)
+                await until(lambda index=applied.index: told[-1].index == index)
+                scene.connected.break_all()
+                await until(lambda: scene.remote.connected_to is None)
+                missed = await scene.set(b"missed %d" % number)
+                await until(lambda index=missed.index: told[-1].index == index)
+            indexes = [answer.index for answer in told]
+            assert indexes == sorted(set(indexes))
+            assert [answer.value.value for answer in told[1:]] == [
+                value for n in range(6) for value in (b"%d" % n, b"missed %d" % n)
+            ]
+            asked_from = [call.from_index for face in scene.faces for call in face.subscribed()]
+            assert sorted(asked_from)[0] == 0
+            assert asked_from.count(0) == 1, "only the first began at the beginning"
+            subscription.cancel()
+            count = len(told)
+            await scene.set(b"after")
+            await scene.remote.query(KEY, Options())
+            assert len(told) == count
+
+    run_uvloop(work())
+
+
+def test_a_blocking_read_outlives_its_server(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            index = (await scene.set(b"1")).index
+            waiting = scene.remote.query(KEY, Options(index=index, wait_ms=60_000))
+            for _ in range(3):
+                await until(lambda: scene.remote.connected_to is not None)
+                scene.connected.break_all()
+                await until(lambda: scene.remote.connected_to is None)
+            await until(lambda: scene.remote.connected_to is not None)
+            assert not waiting.done()
+            await scene.set(b"2")
+            async with asyncio.timeout(20):
+                assert (await waiting).value.value == b"2"
+
+    run_uvloop(work())
+
+
+def test_a_cancelled_read_takes_its_waiter_away_on_the_server(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            index = (await scene.set(b"1")).index
+            waiting = scene.remote.query(KEY, Options(index=index, wait_ms=60_000))
+            await until(lambda: scene.node.server.reads.waiting == 1)
+            waiting.cancel()
+            await until(lambda: scene.node.server.reads.waiting == 0)
+
+    run_uvloop(work())
+
+
+def test_with_no_server_known_a_call_fails_after_the_hold_time_saying_so(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, faces=0) as scene:
+            assert scene.remote.waiting_for == "Waiting for servers: none is known yet"
+            error = await _error(scene.remote.query(KEY, Options()))
+            assert isinstance(error, Unavailable)
+            assert "No known server answers (address unknown)" in error.message
+
+    run_uvloop(work())
+
+
+def test_leaving_takes_the_node_out_before_it_is_answered(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            scene.node.server.membership.joined(client(1))
+
+            async def node() -> Any:
+                return (await scene.remote.query(NodeInfo("web1"), Options())).value
+
+            async with asyncio.timeout(20):
+                while await node() is None:  # noqa: ASYNC110 - the catalog is asked, it has no event
+                    await asyncio.sleep(0.01)
+            assert await scene.remote.leave("web1") is True
+            assert await node() is None
+
+    run_uvloop(work())
