@@ -1,0 +1,199 @@
+"""Fetching a snapshot: whole, in order, one at a time; whatever the network and the leader do meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from support.virtual import VirtualTimer
+
+from gemot.server.install import STALLED_MS, Installer
+from gemot.server.model.errors import Corrupt, DiskFailed, GemotError, NotFound, Unavailable
+from gemot.server.raft.types import SnapshotMeta, SnapshotOffer
+from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
+
+META = SnapshotMeta(100, 3, ("a", "b", "c"))
+OFFER = SnapshotOffer(3, "leader", META)
+WHOLE = bytes(range(250))
+PIECE = 100
+
+
+def chunk(offset: int, /, **changes: Any) -> SnapshotChunk:
+    data = WHOLE[offset : offset + PIECE]
+    good = SnapshotChunk(1, 0, len(WHOLE), "sha", "1.0", offset, data)
+    return msgspec.structs.replace(good, **changes)
+
+
+class Box:
+    """Where a snapshot is put together; `broken` is what finishing it raises."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.data = b""
+
+    def write(self, offset: int, data: bytes) -> None:
+        if self._scene.disk_full:
+            raise DiskFailed("no space")
+        assert offset == len(self.data), "pieces come in order"
+        self.data += data
+
+    def finish(self) -> None:
+        if self.data != WHOLE:
+            raise Corrupt("it is not what it should be")
+        self._scene.did.append("kept")
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.timer = VirtualTimer()
+        self.asked: list[tuple[str, FetchSnapshot, Callable[[Any], None]]] = []
+        self.did: list[Any] = []
+        self.resets: list[Callable[[], None]] = []
+        self.disk_full = False
+        self.refuse: GemotError | None = None
+        self.installer = Installer(
+            replica=self,  # type: ignore[arg-type]
+            log=self,  # type: ignore[arg-type]
+            call=self._call,
+            inbox=self._inbox,
+            replace_state=lambda meta: self.did.append("replaced"),
+            timer=self.timer,
+        )
+
+    def _call(self, to: str, call: Call, done: Callable[[Any], None]) -> None:
+        assert isinstance(call, FetchSnapshot)
+        self.asked.append((to, call, done))
+
+    def _inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Box:
+        if self.refuse is not None:
+            raise self.refuse
+        return Box(self)
+
+    def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        self.did.append("reset")
+        self.resets.append(done)
+
+    def on_installed(self, meta: SnapshotMeta, ok: bool) -> None:
+        self.did.append((meta.index, ok))
+
+    def answer(self, result: Any = None, number: int = -1) -> None:
+        _, call, done = self.asked[number]
+        done(chunk(call.offset) if result is None else result)
+
+    def all_pieces(self) -> None:
+        for _ in range(3):
+            self.answer()
+
+
+def test_pieces_are_fetched_in_order_and_everything_follows_in_its_order() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.all_pieces()
+    assert [(to, call.offset) for to, call, _ in scene.asked] == [("leader", n) for n in (0, 100, 200)]
+    assert scene.did == ["kept", "reset"], "the state is not touched before the log has been reset"
+    scene.resets[0]()
+    assert scene.did == ["kept", "reset", "replaced", (100, True)]
+    assert scene.installer.installed == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("loss", [Unavailable("broke"), NotFound("pruned")])
+def test_a_piece_that_does_not_come_ends_the_try_and_a_new_offer_begins_it_anew(
+    at: int, loss: GemotError
+) -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    for _ in range(at):
+        scene.answer()
+    scene.answer(loss)
+    assert scene.did == [(100, False)]
+    scene.installer.on_install(OFFER)
+    assert scene.asked[-1][1].offset == 0
+    scene.all_pieces()
+    scene.resets[0]()
+    assert scene.did[-1] == (100, True)
+
+
+@pytest.mark.parametrize("wrong", [chunk(100), chunk(0, offset=5)])
+def test_a_piece_of_another_place_is_not_taken(wrong: SnapshotChunk) -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.answer(wrong)
+    assert scene.did == [(100, False)]
+
+
+def test_a_snapshot_that_changed_on_the_way_is_not_installed() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.answer()
+    scene.answer(chunk(100, data=bytes(PIECE)))
+    scene.answer()
+    assert scene.did == [(100, False)]
+
+
+def test_a_snapshot_cut_short_is_not_installed() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.answer()
+    scene.answer(chunk(100, data=b""))
+    assert scene.did == [(100, False)]
+
+
+def test_a_snapshot_that_cannot_be_taken_in_is_refused() -> None:
+    scene = Scene()
+    scene.refuse = Corrupt("a snapshot of 0 bytes was offered")
+    scene.installer.on_install(OFFER)
+    scene.answer()
+    assert scene.did == [(100, False)]
+
+
+def test_a_failed_disk_is_not_a_failed_try() -> None:
+    scene = Scene()
+    scene.disk_full = True
+    scene.installer.on_install(OFFER)
+    with pytest.raises(DiskFailed):
+        scene.answer()
+    assert scene.did == []
+
+
+def test_the_same_offer_again_disturbs_nothing_until_it_stalls() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.timer.pass_ms(STALLED_MS - 1)
+    scene.installer.on_install(OFFER)
+    assert len(scene.asked) == 1
+    scene.timer.pass_ms(1)
+    scene.installer.on_install(SnapshotOffer(4, "other", META))
+    assert scene.asked[-1][0] == "other"
+    scene.answer(number=0)
+    assert len(scene.asked) == 2, "what the first one still says is not heard"
+    scene.all_pieces()
+    scene.resets[0]()
+    assert scene.did[-1] == (100, True)
+
+
+def test_a_newer_offer_takes_the_place_of_one_on_its_way() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.answer()
+    newer = SnapshotOffer(3, "leader", SnapshotMeta(200, 3, META.voters))
+    scene.installer.on_install(newer)
+    assert (scene.asked[-1][1].index, scene.asked[-1][1].offset) == (200, 0)
+    scene.all_pieces()
+    scene.resets[0]()
+    assert scene.did == ["kept", "reset", "replaced", (200, True)]
+
+
+def test_no_offer_comes_between_a_reset_log_and_its_state() -> None:
+    """The log stands at the snapshot already: the state must follow, whatever is offered meanwhile."""
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.all_pieces()
+    scene.timer.pass_ms(STALLED_MS * 2)
+    scene.installer.on_install(SnapshotOffer(4, "other", SnapshotMeta(300, 4, META.voters)))
+    scene.resets[0]()
+    assert scene.did == ["kept", "reset", "replaced", (100, True)]
+    scene.installer.on_install(SnapshotOffer(4, "other", SnapshotMeta(300, 4, META.voters)))
+    assert scene.asked[-1][1].index == 300
