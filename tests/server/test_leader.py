@@ -1,0 +1,141 @@
+"""The leader's chores: each in its time, one of a kind under way, none by a follower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.one_state import OneState
+from support.virtual import VirtualTimer
+
+from gemot.server.leader import CLOCK_EVERY_MS, TOMBSTONE_KEEP_MS, TOMBSTONE_STEP_MS, Leader
+from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvPurge, KvSet
+from gemot.server.model.upkeep import ReapTombstones, Tick
+
+
+class Scene:
+    """A leader's chores over a real state; a proposal is applied when the test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.one = OneState(folder)
+        self.timer = VirtualTimer()
+        self.last_index = 0
+        self.raft = self
+        self.proposed: list[tuple[Command, Callable[[Any], None]]] = []
+        self.began = 0
+        self.members_ticked = 0
+        self.leader = Leader(
+            replica=self,  # type: ignore[arg-type]
+            state=self.one.state,
+            membership=self,  # type: ignore[arg-type]
+            timer=self.timer,
+        )
+
+    def propose(self, command: Command, accessor: str, retry: Any, done: Callable[[Any], None]) -> None:
+        self.proposed.append((command, done))
+
+    def cluster_time_ms(self) -> int:
+        return self.timer.now_ms()
+
+    def begin(self) -> None:
+        self.began += 1
+
+    def on_tick(self) -> None:
+        self.members_ticked += 1
+
+    def pass_ms(self, ms: int, *, every_ms: int = 50) -> None:
+        self.timer.pass_ms(ms, tick=self.leader.on_tick, every_ms=every_ms)
+
+    def apply_all(self) -> None:
+        proposed, self.proposed = self.proposed, []
+        for command, done in proposed:
+            (outcome,) = self.one.apply(command)
+            done(outcome.result)
+
+    def kinds(self) -> list[type]:
+        return [type(command) for command, _ in self.proposed]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.one.close()
+
+
+def test_a_follower_has_no_chores(scene: Scene) -> None:
+    scene.one.apply(KvSet(b"a", b""), KvDeletePrefix(b""))
+    scene.pass_ms(10_000)
+    assert scene.proposed == []
+    assert scene.members_ticked == 0
+
+
+def test_members_are_looked_at_once_the_state_has_all_that_was_committed(scene: Scene) -> None:
+    scene.last_index = 3
+    scene.leader.on_leadership(True)
+    scene.pass_ms(500)
+    assert (scene.began, scene.members_ticked) == (0, 0)
+    scene.one.skip(3)
+    scene.pass_ms(500)
+    assert scene.began == 1
+    assert scene.members_ticked > 0
+
+
+def test_the_clock_of_the_log_ticks_only_while_something_waits_for_it(scene: Scene) -> None:
+    scene.leader.on_leadership(True)
+    scene.pass_ms(5 * CLOCK_EVERY_MS)
+    assert scene.proposed == []
+    scene.one.result(KvSet(b"a", b""), name=IdempotencyKey("key", b"hash"))
+    scene.pass_ms(CLOCK_EVERY_MS)
+    assert scene.kinds() == [Tick]
+
+
+def test_of_each_kind_one_is_under_way(scene: Scene) -> None:
+    scene.one.result(KvSet(b"a", b""), name=IdempotencyKey("key", b"hash"))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(5 * CLOCK_EVERY_MS)
+    assert scene.kinds() == [Tick]
+    scene.apply_all()
+    scene.pass_ms(CLOCK_EVERY_MS)
+    assert scene.kinds() == [Tick]
+
+
+def test_what_a_range_delete_hid_is_purged_to_the_end(scene: Scene) -> None:
+    scene.one.apply(*(KvSet(b"k%d" % n, b"") for n in range(1_200)), KvDeletePrefix(b"k"))
+    assert scene.one.value(KvList(b"")) == []
+    scene.leader.on_leadership(True)
+    rounds = 0
+    while scene.one.state.masked_rows_left():
+        scene.pass_ms(100)
+        assert scene.kinds() == [KvPurge]
+        scene.apply_all()
+        rounds += 1
+        assert rounds < 10
+    scene.pass_ms(1_000)
+    assert scene.proposed == []
+
+
+def test_tombstones_go_after_their_time_and_not_before(scene: Scene) -> None:
+    scene.one.apply(KvSet(b"a", b""), KvDelete(b"a"))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(TOMBSTONE_KEEP_MS, every_ms=1_000)
+    assert scene.proposed == []
+    scene.pass_ms(2 * TOMBSTONE_STEP_MS, every_ms=1_000)
+    assert scene.kinds() == [ReapTombstones]
+    scene.apply_all()
+    assert scene.one.state.oldest_tombstone() == 0
+
+
+def test_a_deposed_leader_stops_and_a_new_term_begins_afresh(scene: Scene) -> None:
+    scene.one.result(KvSet(b"a", b""), name=IdempotencyKey("key", b"hash"))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(CLOCK_EVERY_MS + 100)
+    scene.leader.on_leadership(False)
+    scene.pass_ms(10 * CLOCK_EVERY_MS)
+    assert scene.kinds() == [Tick]
+    scene.leader.on_leadership(True)
+    scene.pass_ms(CLOCK_EVERY_MS + 100)
+    assert scene.kinds() == [Tick, Tick], "one that was under way in another term holds nothing up"
