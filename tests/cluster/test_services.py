@@ -82,8 +82,9 @@ class Stage:
         return {(host, int(port)) for host, _, port in pairs}
 
     def template(self) -> dict[str, Any]:
-        only: list[dict[str, Any]] = self.web1.get("/v1/gemot/why/template")
-        return only[0]
+        """How the agent explains its template; HTTP answers a moment before the templates are there."""
+        told: list[dict[str, Any]] = self.web1.get("/v1/gemot/why/template")
+        return told[0] if told else {"State": "not there yet", "WaitingFor": []}
 
     def pages(self) -> set[str]:
         """What a dozen visitors get."""
