@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -151,7 +152,9 @@ def version(peer: str) -> str:
         shown = subprocess.run([str(TOOLS / "etcd"), "--version"], capture_output=True, text=True, check=True)
         return ", ".join(line.strip() for line in shown.stdout.splitlines() if "Version" in line)
     git = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    # Only looked at: the checkout may be in use.
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    return subprocess.run(git, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
 def readable(peer: str, address: str) -> bool:
