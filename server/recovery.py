@@ -5,8 +5,8 @@ The rules (design: the log, the state, snapshots):
   log's end, it is built again from a snapshot and the log.
 - A log that lost entries it may have acknowledged makes the node *repairing*; that is durable before
   anything on disk is touched.
-- A snapshot newer than the log's end, or a log that begins after the state's end, is an installation
-  that was cut short: it is finished.
+- A snapshot beyond the log's end or of another history than the log, or a log that begins after the state's
+  end, is an installation that was cut short: it is finished.
 """
 
 from __future__ import annotations
@@ -118,11 +118,24 @@ def open_data(
 
 
 def _finish_install(durable: DurableLog, snapshots: Snapshots, notes: list[str]) -> None:
-    """A snapshot beyond the log's end was being installed: the log is reset to it now."""
-    newest = snapshots.newest()
-    if newest is not None and newest.index > durable.log.last_index:
-        notes.append(f"snapshot {newest.index}: its installation was cut short and is finished now")
-        durable.reset(newest)
+    """A whole snapshot that the log does not lead to was being installed: the log is reset to it now.
+
+    What is in a snapshot is committed. So where the log holds another entry at its index, that entry and
+    all after it are not; or, in a damaged log, they came back when the record that had replaced them was lost.
+    """
+    for snapshot in reversed(snapshots.all()):
+        if snapshot.index < durable.log.start.index or _agree(durable.log, snapshot.index, snapshot.term):
+            return
+        if snapshots.verify(snapshot):
+            notes.append(f"snapshot {snapshot.index}: its installation was cut short and is finished now")
+            durable.reset(snapshot)
+            return
+        notes.append(f"snapshot {snapshot.index}: it is damaged and is not used")
+
+
+def _agree(log: SegmentLog, index: int, term: int) -> bool:
+    """Is this entry in the log, or just before its first one?"""
+    return log.term(index) == term
 
 
 def _hard_state(meta: Meta, last_term: int) -> HardState:
@@ -132,10 +145,10 @@ def _hard_state(meta: Meta, last_term: int) -> HardState:
 
 
 def _base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
-    """The newest snapshot, or else what stands before the log's first entry."""
-    newest = snapshots.newest()
-    if newest is not None and newest.index >= log.start.index:
-        return newest
+    """The newest snapshot of the log's own history, or else what stands before the log's first entry."""
+    for snapshot in reversed(snapshots.all()):
+        if _agree(log, snapshot.index, snapshot.term):
+            return snapshot
     return SnapshotMeta(log.start.index, log.start.term, ())
 
 
@@ -151,12 +164,13 @@ def _open_state(
     log = durable.log
     try:
         file, state = _open_verified(config, path, authorizer)
-        if log.start.index <= state.applied_index <= log.last_index:
+        if _agree(log, state.applied_index, state.applied_term):
             return file, state
         problem = (
             f"it is applied to {state.applied_index}, the log holds {log.first_index} to {log.last_index}"
+            + (" of another history" if log.start.index <= state.applied_index <= log.last_index else "")
         )
-        if state.applied_index > log.last_index:
+        if state.applied_index >= log.start.index:
             # Entries that this node applied are not in its log any more: some of it was lost.
             durable.write_meta(repairing=True)
         file.close()
@@ -179,7 +193,7 @@ def _rebuild_state(
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     file = StateFile(path, vfs=config.vfs, sync=config.sync)
     for snapshot in reversed(snapshots.all()):
-        if log.start.index <= snapshot.index <= log.last_index and snapshots.verify(snapshot):
+        if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
             try:
                 file.install(Path(snapshots.path(snapshot)))
                 return file, State(file=file, authorizer=authorizer)
