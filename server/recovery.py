@@ -121,7 +121,8 @@ def _finish_install(durable: DurableLog, snapshots: Snapshots, notes: list[str])
     """A whole snapshot that the log does not lead to was being installed: the log is reset to it now.
 
     What is in a snapshot is committed. So where the log holds another entry at its index, that entry and
-    all after it are not; or, in a damaged log, they came back when the record that had replaced them was lost.
+    all after it are not; or, in a damaged log, they came back when the record that had replaced them was
+    lost.
     """
     for snapshot in reversed(snapshots.all()):
         if snapshot.index < durable.log.start.index or _agree(durable.log, snapshot.index, snapshot.term):
