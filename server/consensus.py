@@ -81,6 +81,7 @@ class Replica:
         self._after_save: dict[int, tuple[tuple[str, Message], ...]] = {}
         self._commit = state.applied_index
         self._flush_due = False
+        self._held = False
         self._leads = False
         self._heard_leader_ms = timer.now_ms()
         self._time_base = (state.cluster_time_ms, timer.now_ms())
@@ -112,8 +113,16 @@ class Replica:
                 self._wire.send(to, message)
         self._schedule()
 
+    def hold(self) -> None:
+        """Log and state are about to be replaced: apply nothing until `on_installed`.
+
+        The entries that are still to be applied leave the log at a moment that this thread does not see.
+        """
+        self._held = True
+
     def on_installed(self, meta: SnapshotMeta, ok: bool) -> None:
         """The snapshot that was offered now is the state and the log's start (or could not be had)."""
+        self._held = False
         self.raft.installed(meta, ok)
         if ok:
             self._commit = max(self._commit, meta.index)
@@ -238,7 +247,7 @@ class Replica:
 
     def _apply_slice(self) -> None:
         applied = self._state.applied_index
-        if applied >= self._commit:
+        if applied >= self._commit or self._held:
             return
         last = min(self._commit, applied + APPLY_SLICE)
         entries = self.raft.entries(applied + 1, last)

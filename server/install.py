@@ -18,6 +18,7 @@ from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
 
 CHUNK_BYTES = 1 << 20
 STALLED_MS = 5_000
+BUSY_MS = 20
 
 
 class Installer:
@@ -32,6 +33,7 @@ class Installer:
         inbox: Callable[[SnapshotMeta, SnapshotChunk], Inbox],
         replace_state: Callable[[SnapshotMeta], None],
         timer: Timer,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self._replica = replica
         self._log = log
@@ -39,11 +41,17 @@ class Installer:
         self._inbox = inbox
         self._replace_state = replace_state
         self._timer = timer
+        self._busy = busy
         self._offer: SnapshotOffer | None = None
         self._to: Inbox | None = None
         self._moved_ms = 0
         self._replacing = False
         self.installed = 0
+
+    @property
+    def replacing(self) -> bool:
+        """From now until the state is replaced, nobody else may work on snapshots or the state file."""
+        return self._replacing
 
     def on_install(self, offer: SnapshotOffer) -> None:
         """The core says: fetch this. A repeated offer of what is on its way changes nothing."""
@@ -75,13 +83,30 @@ class Installer:
             if reached < chunk.size and chunk.data:
                 self._fetch(offer, reached)
                 return
-            self._to.finish()
+        except DiskFailed:
+            raise
+        except GemotError:
+            self._failed(offer)
+            return
+        self._finish(offer, self._to)
+
+    def _finish(self, offer: SnapshotOffer, to: Inbox) -> None:
+        """All is here. A copy or checkpoint under way in the worker is waited for: it uses the same files."""
+        if offer is not self._offer or to is not self._to:
+            return
+        if self._busy():
+            self._moved_ms = self._timer.now_ms()
+            self._timer.call_after(BUSY_MS, lambda: self._finish(offer, to))
+            return
+        try:
+            to.finish()
         except DiskFailed:
             raise
         except GemotError:
             self._failed(offer)
             return
         self._replacing = True
+        self._replica.hold()
         self._log.reset(offer.meta, lambda: self._replace(offer))
 
     def _replace(self, offer: SnapshotOffer) -> None:

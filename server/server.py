@@ -144,6 +144,7 @@ class Server:
             inbox=upkeep.inbox,
             replace_state=upkeep.replace_state,
             timer=timer,
+            busy=lambda: self._snapshotting or self._checkpointing,
         )
         self.bootstrap = Bootstrap(
             me=me,
@@ -196,6 +197,8 @@ class Server:
             tell(bookmark)
 
     def _keep_small(self) -> None:
+        if self.installer.replacing:
+            return
         newest = self._upkeep.newest_snapshot()
         since = self.state.applied_index - (newest.index if newest is not None else 0)
         if since >= self._config.snapshot_entries and not self._snapshotting:

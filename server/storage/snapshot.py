@@ -135,12 +135,18 @@ class Snapshots:
         return manifest
 
     def receive(self, manifest: Manifest) -> Receiver:
-        """Begin to take in a snapshot of a peer. Raises NewerFormat, Corrupt (it cannot be)."""
+        """Begin to take in a snapshot of a peer, in place of any other that was not finished.
+
+        Raises NewerFormat, Corrupt (it cannot be).
+        """
         check_format("the snapshot that was offered", manifest.format, SNAPSHOT_FORMAT)
         if not 0 < manifest.size <= MAX_SNAPSHOT_BYTES or manifest.index <= 0:
             raise Corrupt(
                 f"a snapshot of {manifest.size} bytes was offered, at most {MAX_SNAPSHOT_BYTES} are taken"
             )
+        for name in self._disk.listdir(self._directory):
+            if name.endswith(".recv.tmp"):  # one comes in at a time: what an earlier try left is of no use
+                self._disk.remove(f"{self._directory}/{name}")
         return Receiver(
             snapshots=self, disk=self._disk, manifest=manifest, path=self._staging(manifest.meta, "recv")
         )

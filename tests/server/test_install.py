@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from support.virtual import VirtualTimer
 
-from gemot.server.install import STALLED_MS, Installer
+from gemot.server.install import BUSY_MS, STALLED_MS, Installer
 from gemot.server.model.errors import Corrupt, DiskFailed, GemotError, NotFound, Unavailable
 from gemot.server.raft.types import SnapshotMeta, SnapshotOffer
 from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
@@ -52,6 +52,7 @@ class Scene:
         self.did: list[Any] = []
         self.resets: list[Callable[[], None]] = []
         self.disk_full = False
+        self.busy = False
         self.refuse: GemotError | None = None
         self.installer = Installer(
             replica=self,  # type: ignore[arg-type]
@@ -60,6 +61,7 @@ class Scene:
             inbox=self._inbox,
             replace_state=lambda meta: self.did.append("replaced"),
             timer=self.timer,
+            busy=lambda: self.busy,
         )
 
     def _call(self, to: str, call: Call, done: Callable[[Any], None]) -> None:
@@ -74,6 +76,9 @@ class Scene:
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         self.did.append("reset")
         self.resets.append(done)
+
+    def hold(self) -> None:
+        assert self.did[-1] == "kept"
 
     def on_installed(self, meta: SnapshotMeta, ok: bool) -> None:
         self.did.append((meta.index, ok))
@@ -147,6 +152,19 @@ def test_a_snapshot_that_cannot_be_taken_in_is_refused() -> None:
     scene.installer.on_install(OFFER)
     scene.answer()
     assert scene.did == [(100, False)]
+
+
+def test_a_copy_of_the_old_state_under_way_is_waited_for() -> None:
+    scene = Scene()
+    scene.busy = True
+    scene.installer.on_install(OFFER)
+    scene.all_pieces()
+    scene.timer.pass_ms(STALLED_MS * 3)
+    assert scene.did == []
+    scene.busy = False
+    scene.timer.pass_ms(BUSY_MS)
+    assert scene.did == ["kept", "reset"]
+    assert scene.installer.replacing
 
 
 def test_a_failed_disk_is_not_a_failed_try() -> None:
