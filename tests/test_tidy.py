@@ -131,7 +131,7 @@ def test_pure_modules_only_compute(path: Path) -> None:
 
 @_each(("server/",), but=("server/runtime/",))
 def test_the_tier_runs_as_event_handlers(path: Path) -> None:
-    """Outside `server/runtime/` no thread, task, clock or open file: the simulator drives the same objects."""
+    """Outside `server/runtime/` no thread, task, clock or file: the simulator drives the same objects."""
     name = _relative(path)
     tree = _tree(path)
     found = [(line, name) for line, name in _imports(tree) if name.split(".")[0] in EVENT_HANDLERS_BAN]
@@ -150,8 +150,9 @@ def test_files_and_functions_fit(path: Path) -> None:
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
+            where = f"{_relative(path)}:{node.lineno}: {node.name}"
             assert length <= FUNCTION_LINES or node.name == "__init__", (
-                f"{_relative(path)}:{node.lineno}: {node.name} has {length} lines, {FUNCTION_LINES} fit a screen"
+                f"{where} has {length} lines, {FUNCTION_LINES} fit a screen"
             )
 
 

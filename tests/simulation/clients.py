@@ -13,6 +13,8 @@ from gemot.server.model.kv import KvDelete, KvEntry, KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 
 GIVE_UP_US = 12_000_000
+LOOK_US = 150_000
+"""How soon a client notices that its server died."""
 
 
 class Client:
@@ -63,17 +65,21 @@ class Client:
         self._sequence += 1
         return f"{self._number}-{self._sequence}".encode()
 
-    def _begin(self) -> int:
-        """Guard the operation with a time limit: its server may die and never answer."""
+    def _begin(self, node: Node) -> int:
+        """Guard the operation: if its server dies the connection breaks, and the outcome is unknown."""
         self._operation += 1
-        operation = self._operation
+        operation, life, began = self._operation, node.life, self._world.now_us
 
-        def give_up() -> None:
-            if operation == self._operation:
+        def look() -> None:
+            if operation != self._operation:
+                return
+            if node.life != life or self._world.now_us - began >= GIVE_UP_US:
                 self.unknown += 1
                 self._end()
+            else:
+                self._world.at(LOOK_US, f"client{self._number} looks", look)
 
-        self._world.at(GIVE_UP_US, f"client{self._number} gives up", give_up)
+        self._world.at(LOOK_US, f"client{self._number} looks", look)
         return operation
 
     def _end(self) -> None:
@@ -81,7 +87,7 @@ class Client:
         self._think()
 
     def _read(self, node: Node, key: bytes) -> None:
-        began, operation = self._world.now_us, self._begin()
+        began, operation = self._world.now_us, self._begin(node)
 
         def done(result: Answer | GemotError) -> None:
             if operation != self._operation or node.opened is None:
@@ -100,7 +106,7 @@ class Client:
         node.server.query(KvGet(key), Options(), done)
 
     def _write(self, node: Node, command: KvSet | KvDelete) -> None:
-        began, operation = self._world.now_us, self._begin()
+        began, operation = self._world.now_us, self._begin(node)
         kind = "set" if isinstance(command, KvSet) else "delete"
         value = command.value if isinstance(command, KvSet) else None
 

@@ -68,8 +68,8 @@ class Run:
         self.invariants = Invariants()
         config = ServerConfig(
             bootstrap_expect=self.count,
-            snapshot_entries=random.choice([30, 60, 1_000]),
-            trailing_entries=random.choice([5, 10, 500]),
+            snapshot_entries=random.choice([12, 12, 40, 1_000]),
+            trailing_entries=random.choice([2, 2, 10, 500]),
             checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
         )
         self.nodes = [
