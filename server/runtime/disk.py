@@ -20,6 +20,8 @@ from gemot.server.storage.durable import DurableLog, Save, Step
 META_TAIL_EVERY_S = 1.0
 
 Done = Callable[[], None]
+Tell = Callable[[Done], None]
+"""Runs on the loop what a thread has to tell there, and minds its failure."""
 
 
 class LogThread:
@@ -31,12 +33,14 @@ class LogThread:
         loop: asyncio.AbstractEventLoop,
         durable: DurableLog,
         on_saved: Callable[[int], None],
+        tell: Tell,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
         self._durable = durable
         self._log = durable.log
         self._on_saved = on_saved
+        self._tell = tell
         self._fatal = fatal
         self._queue: SimpleQueue[Save | Step | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gemot-log", daemon=True)
@@ -118,7 +122,7 @@ class LogThread:
                 return False
             item.work()
             if item.done is not None:
-                self._loop.call_soon_threadsafe(item.done)
+                self._loop.call_soon_threadsafe(self._tell, item.done)
         self._save_all(saves)
         return True
 
@@ -143,8 +147,11 @@ class LogThread:
 class Worker:
     """One thread for long work on files; pieces of work run one after the other."""
 
-    def __init__(self, *, loop: asyncio.AbstractEventLoop, fatal: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, *, loop: asyncio.AbstractEventLoop, tell: Tell, fatal: Callable[[BaseException], None]
+    ) -> None:
         self._loop = loop
+        self._tell = tell
         self._fatal = fatal
         self._queue: SimpleQueue[Callable[[], Callable[[], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gemot-worker", daemon=True)
@@ -168,4 +175,4 @@ class Worker:
             except BaseException as error:
                 self._loop.call_soon_threadsafe(self._fatal, error)
                 return
-            self._loop.call_soon_threadsafe(told)
+            self._loop.call_soon_threadsafe(self._tell, told)

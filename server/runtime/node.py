@@ -66,6 +66,7 @@ class Node:
         self._loop = loop
         self._fatal = fatal
         self._links: dict[str, Dialler] = {}
+        self._stopped = False
         self._timer = LoopTimer(loop)
         # Raft's random waits must differ between hosts started together: the system's entropy seeds them.
         self._random = random.Random(os.urandom(16))
@@ -92,9 +93,13 @@ class Node:
         for note in self._opened.notes:
             log.warning("server: data directory put right: %s", note)
         self._log = LogThread(
-            loop=self._loop, durable=self._opened.durable, on_saved=self._on_saved, fatal=self._failed
+            loop=self._loop,
+            durable=self._opened.durable,
+            on_saved=self._on_saved,
+            tell=self._guard,
+            fatal=self._failed,
         )
-        self._worker = Worker(loop=self._loop, fatal=self._failed)
+        self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
         self.server = Server(
             me=config.me,
             config=config.server,
@@ -105,7 +110,7 @@ class Node:
             identity=self._log,
             upkeep=self,
             peers=self,
-            timer=_Guarded(self._timer, self._failed),
+            timer=_Guarded(self._timer, self._guard),
             random=self._random,
         )
         self._listener = Listener(
@@ -147,6 +152,8 @@ class Node:
             await link.stop()
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
+        # What the loop still holds of this node's events would meet closed files.
+        self._stopped = True
         self._opened.file.close()
         self._opened.durable.log.close()
 
@@ -261,6 +268,9 @@ class Node:
         self._guard(lambda: self.server.replica.on_saved(token))
 
     def _guard(self, event: Callable[[], None]) -> None:
+        """Run an event of the server: one that fails ends the node, instead of being lost in the loop."""
+        if self._stopped:
+            return
         try:
             event()
         except Exception as error:
@@ -275,21 +285,15 @@ class Node:
 
 
 class _Guarded:
-    """A timer whose callbacks end the node when they fail, instead of being lost in the loop's log."""
+    """A timer whose callbacks are events of the server, run by `guard`."""
 
-    def __init__(self, timer: LoopTimer, failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, timer: LoopTimer, guard: Callable[[Callable[[], None]], None]) -> None:
         self._timer = timer
-        self._failed = failed
+        self._guard = guard
         self.now_ms = timer.now_ms
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._timer.call_after(delay_ms, lambda: self._run(callback))
+        return self._timer.call_after(delay_ms, lambda: self._guard(callback))
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        self._timer.call_soon(lambda: self._run(callback))
-
-    def _run(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        except Exception as error:
-            self._failed(error)
+        self._timer.call_soon(lambda: self._guard(callback))

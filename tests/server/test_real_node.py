@@ -1,0 +1,98 @@
+"""A real server's threads and loop: what ends it, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.http_agent import run_uvloop, until
+
+from gemot.server.model.errors import DiskFailed, GemotError
+from gemot.server.model.kv import KvSet
+from gemot.server.model.query import Applied
+from gemot.server.rpc.message import Member
+from gemot.server.runtime.node import Node, NodeConfig
+from gemot.server.server import ServerConfig
+from gemot.server.storage.realdisk import RealDisk
+
+
+class Scene:
+    def __init__(self, folder: Path) -> None:
+        self.fatal: list[BaseException] = []
+        self.lost: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: self.lost.append(context))
+        me = Member("a" * 36, "srv1", "127.0.0.1", "server", "dc1", "", "127.0.0.1:1")
+        config = NodeConfig(
+            me=me,
+            directory=str(folder / "raft"),
+            bind="127.0.0.1",
+            rpc_port=0,
+            segment_bytes=1 << 20,
+            raft_multiplier=1,
+            server=ServerConfig(bootstrap_expect=1),
+            sync=False,
+        )
+        self.node = Node(config=config, disk=RealDisk(sync=False), loop=loop, fatal=self.fatal.append)
+
+    async def start(self) -> None:
+        await self.node.start()
+        await until(lambda: self.node.server.leads)
+
+
+def _run(case: Coroutine[Any, Any, None]) -> None:
+    run_uvloop(case)
+
+
+@pytest.mark.parametrize("where", ["log", "worker"])
+def test_a_failure_in_what_a_thread_has_finished_ends_the_node(tmp_path: Path, where: str) -> None:
+    async def case() -> None:
+        scene = Scene(tmp_path)
+        await scene.start()
+
+        def fail(*_: object) -> None:
+            raise DiskFailed("the state could not be replaced")
+
+        if where == "log":
+            scene.node._log.keep_pledge(b"", fail)  # what a thread's end is told to
+        else:
+            scene.node.take_snapshot((), fail)
+        await until(lambda: bool(scene.fatal or scene.lost))
+        await scene.node.stop()
+        assert [str(error) for error in scene.fatal] == ["the state could not be replaced"]
+        assert scene.lost == []
+
+    _run(case())
+
+
+def test_a_stop_amid_writes_is_no_failure(tmp_path: Path) -> None:
+    async def case() -> None:
+        scene = Scene(tmp_path)
+        await scene.start()
+        answers: list[Applied | GemotError] = []
+        sent = 0
+
+        def write(*_: object) -> None:
+            nonlocal sent
+            sent += 1
+            scene.node.server.apply(KvSet(b"k", b"%d" % sent), "", None, answered)
+
+        def answered(result: Applied | GemotError) -> None:
+            answers.append(result)
+            write()
+
+        for _ in range(3_000):
+            write()
+        await until(lambda: len(answers) > 9_000)
+        await scene.node.stop()
+        told = len(answers)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(answers) == told, "nothing is answered by a server that has stopped"
+        assert scene.fatal == []
+        assert scene.lost == []
+
+    _run(case())
