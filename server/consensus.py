@@ -33,6 +33,9 @@ from gemot.server.state.watch import Topic
 APPLY_SLICE = 256
 """Entries applied in one go: about 5 ms of SQLite at most, far below a heartbeat."""
 
+NEVER_MS = 1 << 31
+"""The last contact told by a server that has not heard a leader since it started: about 25 days."""
+
 Done = Callable[[Applied | GemotError], None]
 
 
@@ -83,7 +86,7 @@ class Replica:
         self._flush_due = False
         self._held = False
         self._leads = False
-        self._heard_leader_ms = timer.now_ms()
+        self._heard_leader_ms = timer.now_ms() - NEVER_MS
         self._time_base = (state.cluster_time_ms, timer.now_ms())
 
     def start(self, watcher: Watcher) -> None:

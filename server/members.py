@@ -26,6 +26,13 @@ FAILED_AFTER_MS = 6_000
 """Silence after which a host has failed. A broken connection is dialled again within one second, so
 only a dead agent, or a host cut off, stays silent for longer."""
 
+ASLEEP_MS = 1_000
+"""A pause between two ticks from which on this host was itself suspended or stalled: what it did not
+hear meanwhile says nothing about others."""
+
+FAIL_AGAIN_MS = 1_000
+"""How soon a failure is proposed again that has not reached the catalog."""
+
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
 
@@ -80,13 +87,14 @@ class Membership:
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
         self._reconciled_ms = 0
+        self._ticked_ms = now_ms()
 
     def begin(self) -> None:
         """This server leads from now on: every host the catalog calls alive has a full period to report."""
         now = self._now_ms()
         self._heard = {detail.node.node: (None, now) for detail in self._alive_in_catalog()}
         self._settled = {}
-        self._reconciled_ms = now
+        self._reconciled_ms = self._ticked_ms = now
 
     def joined(self, member: Member) -> None:
         """This member is alive (membership's `member_joined`). Costs nothing while all is as it was."""
@@ -97,10 +105,11 @@ class Membership:
                 self._propose(command)
 
     def failed(self, name: str) -> None:
-        """Nothing was heard of this member for too long."""
+        """Nothing was heard of this member for too long. Proposed until the catalog says so."""
         self._heard.pop(name, None)
         self._settled.pop(name, None)
         if (command := register_failed(self._look(name))) is not None:
+            self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
             self._propose(command)
 
     def left(self, name: str) -> None:
@@ -110,6 +119,9 @@ class Membership:
 
     def on_tick(self) -> None:
         now = self._now_ms()
+        pause_ms, self._ticked_ms = now - self._ticked_ms, now
+        if pause_ms >= ASLEEP_MS:
+            self._heard = {name: (member, at + pause_ms) for name, (member, at) in self._heard.items()}
         for name in [n for n, (_, at) in self._heard.items() if now - at >= FAILED_AFTER_MS]:
             self.failed(name)
         if now - self._reconciled_ms >= RECONCILE_EVERY_MS:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from gemot.server.confirm import Confirmations
-from gemot.server.model.errors import Busy, GemotError, Unavailable
+from gemot.server.model.errors import Busy, GemotError, StorageFailed, Unavailable
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Options, Query
 from gemot.server.ports import Random, Timer
 from gemot.server.state.store import State
@@ -90,7 +90,7 @@ class Reads:
         self._default_wait_ms = default_wait_ms
         self._max_wait_ms = max_wait_ms
         self._groups: dict[tuple[bytes, str], _Group] = {}
-        self._due: list[tuple[_Waiter, Answer]] = []
+        self._due: list[tuple[_Waiter, Answer | GemotError]] = []
         self._count = 0
 
     # -- asking ------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class Reads:
             return _nothing
         waiter = self._join(query, accessor, options.index, done, once=True)
         answer = self._look(query, accessor)
-        if answer.index > options.index:
+        if isinstance(answer, GemotError) or answer.index > options.index:
             self._leave(waiter)
             done(answer)
             return _nothing
@@ -233,8 +233,14 @@ class Reads:
 
     # -- evaluating --------------------------------------------------------------------------------
 
-    def _look(self, query: Query, accessor: str) -> Answer:
-        value, index = self._state.read(query, accessor)
+    def _look(self, query: Query, accessor: str) -> Answer | GemotError:
+        """The state's answer or its refusal. A state that cannot be read is raised: the node stops."""
+        try:
+            value, index = self._state.read(query, accessor)
+        except StorageFailed:
+            raise
+        except GemotError as error:
+            return error
         return Answer(value, index, self._contact.knows_leader(), self._contact.last_contact_ms())
 
     def _evaluate(self, group: _Group, only: _Waiter | None = None) -> None:
@@ -242,11 +248,15 @@ class Reads:
         answer = self._look(group.query, group.accessor)
         idle = not self._due
         for waiter in [only] if only is not None else list(group.waiters):
-            if answer.index > waiter.index:
+            if isinstance(answer, GemotError):
+                self._leave(waiter)
+            elif answer.index > waiter.index:
                 waiter.index = answer.index
                 if waiter.once:
                     self._leave(waiter)
-                self._due.append((waiter, answer))
+            else:
+                continue
+            self._due.append((waiter, answer))
         if idle and self._due:
             self._tell_slice()
 

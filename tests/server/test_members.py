@@ -10,7 +10,7 @@ from support.members import client, server
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
-from gemot.server.members import FAILED_AFTER_MS, RECONCILE_EVERY_MS, Connected, Membership
+from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, Connected, Membership
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command
 
@@ -22,6 +22,7 @@ class Scene:
         self.one = OneState(folder)
         self.timer = VirtualTimer()
         self.proposed: list[Command] = []
+        self.refuses = False
         self.membership = self.new_leader()
 
     def new_leader(self) -> Membership:
@@ -34,7 +35,8 @@ class Scene:
 
     def _propose(self, command: Command) -> None:
         self.proposed.append(command)
-        self.one.apply(command)
+        if not self.refuses:
+            self.one.apply(command)
 
     def _alive(self) -> list[NodeDetail]:
         details: list[NodeDetail] = [self.one.value(NodeInfo(n.node)) for n in self.one.value(Nodes())]
@@ -141,3 +143,33 @@ def test_one_that_said_it_leaves_is_not_reported_while_its_connection_is_open() 
     assert [m.name for m in connected.members()] == ["srv1"]
     connected.add(client(1))
     assert [m.name for m in connected.members()] == ["srv1", "web1"], "it has come back"
+
+
+def test_a_leader_that_was_asleep_itself_takes_nobody_for_failed(scene: Scene) -> None:
+    """A suspended host, or a stalled loop: the reports of that time wait in the sockets."""
+    scene.membership.joined(client(1))
+    scene.pass_ms(1_000)
+    scene.timer.pass_ms(60 * 60_000)
+    scene.membership.on_tick()
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(FAILED_AFTER_MS)
+    assert scene.health("web1") == "critical"
+
+
+def test_a_failure_that_was_not_taken_is_proposed_again(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.refuses = True
+    scene.pass_ms(FAILED_AFTER_MS)
+    scene.refuses = False
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(FAIL_AGAIN_MS)
+    assert scene.health("web1") == "critical"
+
+
+def test_the_time_before_it_led_is_no_sleep_of_the_leader(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.membership = scene.new_leader()
+    scene.timer.pass_ms(60 * 60_000)
+    scene.membership.begin()
+    scene.pass_ms(FAILED_AFTER_MS + 50)
+    assert scene.health("web1") == "critical"

@@ -13,7 +13,7 @@ from support.virtual import FixedChance, VirtualTimer
 from gemot.server import reads as reads_module
 from gemot.server.confirm import Confirmations
 from gemot.server.model.command import Command
-from gemot.server.model.errors import Busy, NoLeader
+from gemot.server.model.errors import Busy, Forbidden, NoLeader
 from gemot.server.model.kv import KvDelete, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Options, Query
 from gemot.server.reads import WAKE_SLICE, Reads
@@ -365,3 +365,26 @@ def test_a_replaced_state_makes_everyone_look_again(scene: Scene) -> None:
     scene.reads.on_replaced()
     assert told[0].value.value == subscribed[0].value.value == b"from a snapshot"
     assert isinstance(told[0], Answer)
+
+
+def test_a_refusal_of_the_state_is_the_answer_and_harms_no_other(scene: Scene) -> None:
+    """Once granted, later forbidden: whoever waits is told, the node goes on."""
+    told: list[Any] = []
+    index = scene.set()
+
+    def forbid() -> None:
+        raise Forbidden("Permission denied")
+
+    scene.reads.query(KEY, Options(index=index), "", told.append)
+    scene.reads.subscribe(KEY, "", index, told.append)
+    scene.timer.run()
+    assert told == []
+    scene.state.after_read = forbid
+    scene.reads.query(KEY, Options(), "", told.append)
+    scene.reads.query(KEY, Options(index=index), "", told.append)
+    scene.timer.run()
+    assert [type(each) for each in told] == [Forbidden, Forbidden]
+    scene.reads.on_applied([("kv", b"k")])
+    scene.timer.run()
+    assert [type(each) for each in told] == [Forbidden] * 4
+    assert scene.reads.waiting == 0
