@@ -115,10 +115,10 @@ class Sync:
                 await (self._compare() if full else self._push(self._local.take_gap()))
                 outcome = "ok"
             except GemotError as error:
-                self._on_failure(error)
+                self._on_failure(error, full=full)
             except Exception:
                 _log.exception("sync: a round failed by a fault of ours")
-                self._full_at_s = self._later(RETRY_S)
+                self._full_at_s = min(self._full_at_s, self._later(RETRY_S))
             finally:
                 self.rounds[kind, outcome] += 1
                 self._end_round(waiting)
@@ -150,19 +150,17 @@ class Sync:
             found = None  # our name is the beginning of another node's id
         gap = compare(self._local.wanted(), found)
         if gap:
-            _log.info(
-                "sync: the catalog differs: %d services and %d checks to write, %d and %d to delete",
-                len(gap.services),
-                len(gap.checks),
-                len(gap.gone_services),
-                len(gap.gone_checks),
-            )
+            _log.info("sync: the catalog differs: %s", _told(gap))
         self._local.adopt(gap.adopted)
         self._local.mark(gap)
         await self._push(self._local.take_gap())
 
     async def _push(self, gap: Gap) -> None:
-        """Write what closes the gap. Raises the first failure, after all that could not be told is marked."""
+        """Write what closes the gap. Raises the first failure, after all that could not be told is marked.
+
+        What the servers refuse is not marked: it would be refused again at each change. The next full round
+        finds it, and why.
+        """
         writes = commands(self._local.wanted(gap), gap)
         failure: GemotError | None = None
         for _, step in groupby(writes, key=lambda write: write.step):
@@ -192,8 +190,10 @@ class Sync:
         for write, result in zip(writes, results, strict=True):
             if isinstance(result, Forbidden):
                 _log.warning("sync: %s: refused, tried again at the next full comparison", _name(write))
-            elif isinstance(result, GemotError):
+            elif isinstance(result, Unavailable | OutcomeUnknown):
                 self._local.mark(write.part)
+                failures.append(result)
+            elif isinstance(result, GemotError):
                 failures.append(result)
                 _log.warning("sync: %s: %s", _name(write), result)
             elif isinstance(result, BaseException):
@@ -201,9 +201,14 @@ class Sync:
         failures.sort(key=lambda error: not isinstance(error, Unavailable | OutcomeUnknown))
         return failures[0] if failures else None
 
-    def _on_failure(self, error: GemotError) -> None:
-        self._full_at_s = self._later(RETRY_S)
-        wait_s = self._full_at_s - self._now()
+    def _on_failure(self, error: GemotError, *, full: bool) -> None:
+        """Never puts off the next full round: changes that fail may come more often than that is due."""
+        if full or isinstance(error, Unavailable | OutcomeUnknown):
+            at_s = self._later(RETRY_S)
+        else:  # the catalog is not what it was taken for: somebody else changed it
+            at_s = self._now() + JOIN_S * self._uniform() * scale(self._nodes())
+        self._full_at_s = min(self._full_at_s, at_s)
+        wait_s = max(0.0, self._full_at_s - self._now())
         _log.warning("sync: not all could be told to the servers, next try in %.0f s: %s", wait_s, error)
 
     def _later(self, after_s: float) -> float:
@@ -217,6 +222,25 @@ class Sync:
 def scale(nodes: int) -> int:
     """By how much rounds are spread out, so that a big cluster does not come all at once."""
     return 1 if nodes <= 128 else math.ceil(math.log2(nodes) - 7) + 1
+
+
+def _told(gap: Gap) -> str:
+    """A gap that is not empty, in a person's words."""
+    parts = []
+    for verb, services, checks in (
+        ("to register", len(gap.services), len(gap.checks)),
+        ("to remove", len(gap.gone_services), len(gap.gone_checks)),
+    ):
+        counts = [
+            f"{count} {kind}{'s' if count > 1 else ''}"
+            for count, kind in ((services, "service"), (checks, "check"))
+            if count
+        ]
+        if counts:
+            parts.append(f"{' and '.join(counts)} {verb}")
+    if gap.node:
+        parts.insert(0, "the node's entry to write")
+    return ", ".join(parts)
 
 
 def _name(write: Write) -> str:

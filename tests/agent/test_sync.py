@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 from support.catalog_model import CatalogServers
 from support.http_agent import run, until
 from support.local_bench import NODE, Clock, check, local_state, service
@@ -372,3 +373,44 @@ def test_many_services_are_all_told() -> None:
 
 def test_bigger_clusters_spread_their_rounds_out() -> None:
     assert [scale(nodes) for nodes in (0, 1, 128, 129, 256, 512, 8192)] == [1, 1, 1, 2, 2, 3, 7]
+
+
+def test_the_log_tells_what_differs_and_no_zeroes(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        bench = Bench()
+        bench.local.add_service(service("web", Check={"TTL": "10s"}))
+        async with syncing(bench):
+            pass
+
+    caplog.set_level("INFO")
+    run(scene())
+    assert [one for one in caplog.messages if "differs" in one] == [
+        "sync: the catalog differs: the node's entry to write, 1 service and 1 check to register"
+    ]
+
+
+def test_a_catalog_that_lost_this_node_is_mended_though_changes_keep_coming() -> None:
+    """Each change of a check is refused by then, and none may put the comparison off or be tried for ever."""
+
+    async def work() -> None:
+        async with syncing(Bench()) as bench:
+            for number in range(5):
+                bench.local.add_service(service(f"s{number}", Check={"TTL": "1h"}))
+            await bench.sync.settle()
+            bench.servers.catalog.apply(Deregister("n1"))
+            tried = len(bench.servers.applied)
+            for number in range(5):
+                bench.local.update_ttl(f"service:s{number}", "passing", "")
+                await bench.sync.settle()
+                bench.clock.move(0.2)
+                bench.sync._wake.set()
+                await bench.quiet()
+            assert len(bench.servers.applied) == tried + 5, "what was refused is not sent with each change"
+            bench.clock.move(1.0)
+            bench.sync._wake.set()
+            await until(lambda: all(bench.stored(f"s{n}") for n in range(5)))
+            await bench.quiet()
+            stored = [bench.stored_check(f"service:s{n}") for n in range(5)]
+            assert [one.status for one in stored if one] == ["passing"] * 5
+
+    run(work())
