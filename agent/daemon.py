@@ -274,10 +274,16 @@ class Daemon:
         self._local.reload(config.services, config.checks)
         self._sync = Sync(local=self._local, servers=self._tier.servers)
         self._checking = Checking(local=self._local)
+        self._tier.on_new_cluster(self._begin_anew)
         self._sync.start()
         self._on_stop(self._sync.stop)
         self._checking.start()
         self._edges.append(self._checking.stop)
+
+    def _begin_anew(self) -> None:
+        """The servers are another cluster: its indexes are others, and it was told nothing yet."""
+        self._views.begin_anew()
+        self._sync.compare_soon()
 
     def _make_templates(self) -> None:
         self._templates = TemplateRunner(
@@ -407,8 +413,12 @@ class Daemon:
             self._on_stop(_at_once(ticker.stop))
 
     async def _watch(self) -> None:
+        waited = False
         while True:
             waiting = self._tier.waiting_for()
+            if waited and not waiting:
+                self._sync.compare_soon()  # what changed meanwhile need not wait for its next try
+            waited = bool(waiting)
             with contextlib.suppress(GemotError, TimeoutError):
                 async with asyncio.timeout(STATUS_EVERY_S):
                     leader = "" if waiting else await self._tier.servers.leader()

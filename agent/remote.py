@@ -38,6 +38,9 @@ from gemot.server.writes import RetryIds
 log = logging.getLogger("gemot.agent")
 
 RETRY_MS = 50
+UNBEGUN_MS = 1_000
+"""How long one stays with a server that has no cluster yet before it is greeted anew."""
+
 LEADERLESS_MS = 5_000
 """A server that hears no leader for so long is left for another one, which may be on the better side."""
 
@@ -64,6 +67,9 @@ class RemoteServers:
         self._queue: list[Member] = []
         self._subscriptions: dict[_Remote, None] = {}
         self._moved_on_ms = timer.now_ms()
+        self._cluster = ""
+        self.on_new_cluster: Callable[[], None] = _nothing
+        """To be set by who must know that the servers are another cluster, whose indexes begin anew."""
         self._dialler = Dialler(
             loop=loop,
             timer=timer,
@@ -252,9 +258,33 @@ class RemoteServers:
         self.connected_to = peer.member
         self._moved_on_ms = self._timer.now_ms()
         self._known[peer.member.id] = peer.member
+        if peer.cluster != self._cluster:
+            self._meet(peer)
         for remote in list(self._subscriptions):
             remote.open(self._dialler)
         self._dialler.call(Status(), self._learn_voters)
+
+    def _meet(self, peer: Hello) -> None:
+        """A server of another cluster than the last one: the first, one begun anew, or one not begun yet."""
+        if not peer.cluster:
+            self._timer.call_after(UNBEGUN_MS, lambda: self._greet_anew(peer))
+            return
+        before, self._cluster = self._cluster, peer.cluster
+        if not before:
+            return
+        log.warning(
+            "agent: the servers are another cluster now, all is read and told anew: server=%s was=%s is=%s",
+            peer.member.name,
+            before,
+            peer.cluster,
+        )
+        for remote in self._subscriptions:
+            remote.begin_anew()
+        self.on_new_cluster()
+
+    def _greet_anew(self, peer: Hello) -> None:
+        if self._dialler.peer is peer:
+            self._dialler.redial(f"{peer.member.name} had no cluster yet")
 
     def _learn_voters(self, status: TierStatus | GemotError) -> None:
         """The voters are the servers; whoever was one before is asked no more."""
@@ -292,6 +322,10 @@ class _Remote:
         self.is_open = True
         self._cancel = dialler.call(Subscribe(self._query, "", self._index), self._event)
 
+    def begin_anew(self) -> None:
+        """Ask for everything: the index it had reached is another cluster's."""
+        self._index = 0
+
     def cancel(self) -> None:
         self._servers.forget(self)
         self._cancel()
@@ -313,4 +347,4 @@ class _Remote:
 
 
 def _nothing() -> None:
-    """Cancels what has not been sent."""
+    """Cancels what has not been sent; hears what nobody listens to."""

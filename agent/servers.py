@@ -41,7 +41,8 @@ class Servers(Protocol):
         """Call `on_answer` with the present answer, then once for each change of it, until cancelled.
 
         Rapid changes may be folded into one; the last state is always told. It survives the loss of
-        servers and leaders, and never tells an older index after a newer one. `on_bookmark` is called
+        servers and leaders, and never tells an older index after a newer one, unless the servers turn out
+        to be another cluster (see `Tier.on_new_cluster`). `on_bookmark` is called
         about once a second while a server with a leader is connected: an Answer with value None, the
         index up to which all was told, and the age of the leader's last contact.
         """

@@ -52,6 +52,9 @@ class Tier(Protocol):
     async def start(self) -> None:
         """Listen and begin. Raises ListenFailed; `stop` is to be called then too."""
 
+    def on_new_cluster(self, callback: Callable[[], None]) -> None:
+        """Call back when the servers turn out to be another cluster than before: indexes begin anew."""
+
     async def leave(self) -> None:
         """Take this host out of the cluster, on purpose."""
 
@@ -98,6 +101,9 @@ class ServerTier:
         if self._listener is not None:
             await _listen(self._listener.start, self._config.bind, self._config.join_port)
         self._joiner.start()
+
+    def on_new_cluster(self, callback: Callable[[], None]) -> None:
+        """Never: a server belongs to one cluster for good."""
 
     @property
     def known_servers(self) -> int:
@@ -167,6 +173,9 @@ class ClientTier:
             await _listen(self._listener.start, self._config.bind, self._config.join_port)
         self._joiner.start()
         self.remote.start()
+
+    def on_new_cluster(self, callback: Callable[[], None]) -> None:
+        self.remote.on_new_cluster = callback
 
     @property
     def known_servers(self) -> int:

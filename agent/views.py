@@ -110,6 +110,15 @@ class Views:
         age_s = self._now() - view.heard_at
         return age_s if age_s > FRESH_S else 0.0
 
+    def begin_anew(self) -> None:
+        """Take the next answers whatever their index: the servers are another cluster, with other indexes.
+
+        Until they come, what is held is told on.
+        """
+        for view in self._views.values():
+            if view.answer is not None:
+                view.answer = msgspec.structs.replace(view.answer, index=1)
+
     def sweep(self) -> None:
         """Drop the views that have been idle for too long. Called by a timer of our own."""
         horizon = self._now() - self._idle_s

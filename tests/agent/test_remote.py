@@ -38,6 +38,7 @@ class Face:
         self.listener = Listener(loop=loop, tier=self, host="127.0.0.1", port=0)
         self.number = number
         self.asked: list[Call] = []
+        self.cluster = "c1"
         self.lose: Callable[[Call], bool] = lambda call: False
 
     async def start(self) -> None:
@@ -48,7 +49,7 @@ class Face:
         )
 
     def hello(self) -> Hello:
-        return hello(self.member, cluster="c1")
+        return hello(self.member, cluster=self.cluster)
 
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         self.asked.append(call)
@@ -267,6 +268,51 @@ def test_a_subscription_goes_on_from_its_index_through_every_loss(tmp_path: Path
             await scene.set(b"after")
             await scene.remote.query(KEY, Options())
             assert len(told) == count
+
+    run_uvloop(work())
+
+
+def test_subscriptions_begin_anew_when_the_servers_are_another_cluster(tmp_path: Path) -> None:
+    """Its indexes are lower: asked from the old one, it would stay silent while all looks well."""
+
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            await scene.ready()
+            told: list[Answer] = []
+            anew: list[int] = []
+            scene.remote.on_new_cluster = lambda: anew.append(len(told))
+            scene.remote.subscribe(KEY, told.append)
+            await until(lambda: len(told) == 1)
+            await scene.set(b"1")
+            await until(lambda: len(told) == 2)
+            scene.faces[0].cluster = "c2"
+            scene.connected.break_all()
+            await until(lambda: len(told) == 3)
+            assert anew == [2], "told before the first answer of the other cluster"
+            assert [call.from_index for call in scene.faces[0].subscribed()] == [0, 0]
+            scene.connected.break_all()
+            await until(lambda: len(scene.faces[0].subscribed()) == 3)
+            assert scene.faces[0].subscribed()[-1].from_index == told[-1].index
+            assert len(anew) == 1
+
+    run_uvloop(work())
+
+
+def test_a_server_without_a_cluster_yet_is_greeted_until_it_has_one(tmp_path: Path) -> None:
+    """A server begun anew is no other cluster before it says which; the link is not kept in ignorance."""
+
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            await scene.ready()
+            anew: list[int] = []
+            scene.remote.on_new_cluster = lambda: anew.append(1)
+            scene.faces[0].cluster = ""
+            scene.connected.break_all()
+            await until(lambda: scene.remote.connected_to is None)
+            await until(lambda: scene.remote.connected_to is not None)
+            assert anew == []
+            scene.faces[0].cluster = "c2"
+            await until(lambda: anew == [1])
 
     run_uvloop(work())
 

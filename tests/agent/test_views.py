@@ -122,6 +122,23 @@ def test_an_older_index_is_dropped_and_equal_content_is_not_told_again() -> None
     run(scene)
 
 
+def test_after_beginning_anew_a_lower_index_is_taken_and_the_last_answer_held_till_then() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("one"))
+        bench.servers.tell(A, "of the old cluster", 900)
+        bench.views.begin_anew()
+        kept = bench.views.peek(A)
+        assert kept is not None
+        assert kept.value == "of the old cluster"
+        bench.servers.tell(A, "of the new cluster", 4)
+        assert bench.views.peek(A) == Answer("of the new cluster", 4)
+        assert bench.heard == [("one", 900), ("one", 4)]
+        bench.servers.tell(A, "older", 3)
+        assert bench.views.peek(A) == Answer("of the new cluster", 4)
+
+    run(scene)
+
+
 def test_a_cancelled_watcher_is_never_called_even_from_another_callback() -> None:
     async def scene(bench: Bench) -> None:
         subscriptions: list[Subscription] = []
