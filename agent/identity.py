@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -12,11 +13,22 @@ from pathlib import Path
 import psutil
 
 from gemot.agent.config.address import HostFacts
-from gemot.server.model.errors import BadRequest, StorageFailed
+from gemot.server.model.errors import BadRequest, DiskFailed, StorageFailed
 from gemot.server.storage.disk import Disk, Lock
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 ID_FILE = "node-id"
+
+_NOT_OURS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+"""What is no fault of the disk, but a wrong path or somebody else's directory."""
 
 
 class DataDir:
@@ -31,14 +43,22 @@ class DataDir:
     def open(cls, path: str, disk: Disk) -> DataDir:
         """Make it if need be, and lock it; "" is a private directory that goes with this process.
 
-        Raises StorageFailed if another process holds it.
+        Raises StorageFailed if another process holds it, BadRequest if it is a place that cannot be used.
         """
         temporary = None
         if not path:
             temporary = tempfile.TemporaryDirectory(prefix="gemot-dev-")
             path = temporary.name
-        disk.makedirs(path)
-        return cls(path=Path(path), lock=disk.lock(f"{path}/lock"), temporary=temporary)
+        try:
+            disk.makedirs(path)
+            lock = disk.lock(f"{path}/lock")
+        except DiskFailed as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:
+                raise
+            raise BadRequest(
+                f"data_dir: {error.message}: let the agent's user write there, or name another directory"
+            ) from error
+        return cls(path=Path(path), lock=lock, temporary=temporary)
 
     def close(self) -> None:
         self._lock.release()

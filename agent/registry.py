@@ -65,8 +65,9 @@ class Registry:
         self._states = data_dir / "checks" / "state"
         self._pending: dict[Path, bytes | None] = {}
         self._failure: OSError | None = None
+        self._ttls_failing = False
         self._worker = ThreadPoolExecutor(1, "registry")
-        self._draining: asyncio.Future[None] | None = None
+        self._draining: asyncio.Future[OSError | None] | None = None
 
     def load(self) -> Saved:
         """All that is kept. Blocks: call it before the loop has work. Makes the directories."""
@@ -107,7 +108,7 @@ class Registry:
     async def flush(self) -> None:
         """Wait until all that was asked for so far is on disk; what is asked for meanwhile is not waited for.
 
-        Raises NotSaved when the disk refused something since the last time.
+        Raises NotSaved when the disk refused a registration since the last time.
         """
         failure: BaseException | None = None
         for _ in range(2):  # what is being written now, then what was pending at the call
@@ -144,7 +145,7 @@ class Registry:
         self._draining = loop.run_in_executor(self._worker, self._drain, batch)
         self._draining.add_done_callback(self._on_drained)
 
-    def _on_drained(self, drained: asyncio.Future[None]) -> None:
+    def _on_drained(self, drained: asyncio.Future[OSError | None]) -> None:
         self._draining = None
         error = None if drained.cancelled() else drained.exception()
         if isinstance(error, OSError):
@@ -152,18 +153,31 @@ class Registry:
             self._failure = error
         elif error is not None:
             _log.error("registry: registrations could not be written", exc_info=error)
+        elif not drained.cancelled():
+            self._tell_ttls(drained.result())
         if self._pending:
             self._drain_next()
 
-    def _drain(self, batch: dict[Path, bytes | None]) -> None:
+    def _tell_ttls(self, failure: OSError | None) -> None:
+        """Nobody waits for TTL states, and they come all the time: say that it fails once, not each time."""
+        if failure is not None and not self._ttls_failing:
+            _log.warning(
+                "registry: %s: after a restart TTL checks are critical until their next push", failure
+            )
+        self._ttls_failing = failure is not None
+
+    def _drain(self, batch: dict[Path, bytes | None]) -> OSError | None:
+        """Write all; raises what failed of registrations, returns what failed of TTL states."""
         touched: dict[Path, None] = {}
         failure: OSError | None = None
+        ttl_failure: OSError | None = None
         for path, data in batch.items():
             durable = path.parent != self._states
             try:
                 changed = _write(path, data, durable=durable)
             except OSError as error:
-                failure = error
+                failure = error if durable else failure
+                ttl_failure = ttl_failure if durable else error
                 continue
             if changed and durable:
                 touched[path.parent] = None
@@ -171,6 +185,7 @@ class Registry:
             _sync_folder(folder)
         if failure is not None:
             raise failure
+        return ttl_failure
 
 
 def _path(folder: Path, name: str) -> Path:

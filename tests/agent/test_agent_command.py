@@ -287,6 +287,16 @@ def files_limited_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def test_a_data_directory_that_cannot_be_is_a_mistake_and_no_failed_disk(tmp_path: Path) -> None:
+    agent = an_agent(tmp_path)
+    (agent.directory / "data").write_text("a file is in the way")
+    code, said = refused(agent)
+    assert code == 78, said
+    assert "data_dir: cannot" in said
+    assert "name another directory" in said
+    assert "look after" not in said
+
+
 def test_a_disk_too_full_to_begin_exits_74(tmp_path: Path) -> None:
     with files_limited_to(256 << 10):
         code, said = refused(an_agent(tmp_path))

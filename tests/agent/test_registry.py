@@ -228,6 +228,31 @@ def test_a_folder_in_the_way_is_told_to_the_caller(tmp_path: Path) -> None:
     run(work())
 
 
+def test_a_ttl_state_that_was_not_kept_is_no_fault_of_the_next_registration(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody is refused a registration that was saved; and a check pushed each second fills no log."""
+
+    async def work() -> None:
+        registry, _ = await _open(tmp_path)
+        states = tmp_path / "checks" / "state"
+        states.rmdir()
+        for number in range(3):
+            registry.save_ttl("t", TtlState("passing", str(number), 1e9))
+            await registry.flush()
+        registry.save_service(WEB)
+        await registry.flush()
+        states.mkdir()
+        registry.save_ttl("t", TtlState("passing", "again", 1e9))
+        await registry.close()
+
+    run(work())
+    assert len(load(tmp_path).services) == 1
+    assert load(tmp_path).ttls["t"].output == "again"
+    assert [message for message in caplog.messages if "TTL checks are critical" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+
+
 def _restarted(directory: Path, clock: Clock) -> LocalState:
     local = local_state(Registry(data_dir=directory), clock)
     local.restore()
