@@ -17,7 +17,7 @@ from gemot.server.rpc.message import Hello, Join, Joined
 from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
-log = logging.getLogger("gemot.join")
+log = logging.getLogger("gemot.agent")
 
 DEFAULT_PORT = 8301
 QUICK_S = 0.3

@@ -115,6 +115,9 @@ def _level(record: logging.LogRecord) -> str:
 
 
 def _part(record: logging.LogRecord) -> str:
-    """`agent: ` and the like, unless the message names its part itself."""
-    part = record.name.removeprefix("gemot.")
-    return "" if record.getMessage().startswith(f"{part}:") else f"{part}: "
+    """`agent: `, `agent.` before `sync: ...` and the like: the part, unless the message names it itself."""
+    parts = record.name.removeprefix("gemot.").split(".")
+    named = record.getMessage().partition(":")[0]
+    if named not in parts:
+        return f"{'.'.join(parts)}: "
+    return "".join(f"{part}." for part in parts[: parts.index(named)])
