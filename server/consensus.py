@@ -229,13 +229,14 @@ class Replica:
             waiter.done(NotLeader(self.raft.leader))
 
     def _carry_out(self, ready: Ready) -> None:
+        # The wire first: the followers' disks then work while this one's does.
+        for to, message in ready.messages:
+            self._wire.send(to, message)
         if ready.token:
             self._after_save[ready.token] = ready.after_save
             self._log.save(ready.hard_state, ready.append, ready.token)
         else:
             assert not ready.after_save, "messages that wait for a save come with one"
-        for to, message in ready.messages:
-            self._wire.send(to, message)
         self._commit = max(self._commit, ready.commit)
         leads = ready.role == Role.LEADER
         if leads != self._leads:

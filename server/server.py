@@ -59,6 +59,8 @@ from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
 
 SECOND_MS = 1_000
+STORM = 16
+"""Times `snapshot_entries`: with so many entries since the last snapshot the rest between two is over."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -67,6 +69,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     bootstrap_expect: int = 0
     hold_ms: int = 7_000
     snapshot_entries: int = 16_384
+    snapshot_rest_ms: int = 30_000
     trailing_entries: int = 10_240
     checkpoint_wal_bytes: int = 16 << 20
     default_wait_ms: int = DEFAULT_WAIT_MS
@@ -162,6 +165,7 @@ class Server:
         self._next_bookmark = 0
         self._second_due = timer.now_ms()
         self._snapshotting = False
+        self._snapshot_ms = -config.snapshot_rest_ms
         self._checkpointing = False
         self._state_proven = 0
 
@@ -199,14 +203,21 @@ class Server:
     def _keep_small(self) -> None:
         if self.installer.replacing:
             return
-        newest = self._upkeep.newest_snapshot()
-        since = self.state.applied_index - (newest.index if newest is not None else 0)
-        if since >= self._config.snapshot_entries and not self._snapshotting:
+        if self._snapshot_due() and not self._snapshotting:
             self._snapshotting = True
+            self._snapshot_ms = self._timer.now_ms()
             self._upkeep.take_snapshot(self._raft.voters, self._snapshot_taken)
         if self.state.wal_bytes() >= self._config.checkpoint_wal_bytes and not self._checkpointing:
             self._checkpointing = True
             self._upkeep.checkpoint(self._checkpointed)
+
+    def _snapshot_due(self) -> bool:
+        """Enough entries since the last one; and under a storm of writes not a copy every few seconds."""
+        newest = self._upkeep.newest_snapshot()
+        since = self.state.applied_index - (newest.index if newest is not None else 0)
+        rested = self._timer.now_ms() - self._snapshot_ms >= self._config.snapshot_rest_ms
+        enough = self._config.snapshot_entries
+        return since >= enough and (rested or since >= STORM * enough)
 
     def _snapshot_taken(self, meta: SnapshotMeta) -> None:
         self._snapshotting = False

@@ -230,7 +230,8 @@ def test_sigterm_while_it_starts_ends_it_and_leaves_nothing_behind(tmp_path: Pat
             child.terminate()
             assert child.wait(STOP_S) == 0
             assert "Traceback" not in child.stderr.read()
-        assert list(folder.iterdir()) == []
+        # Python's own probe for a place for temporary files may be cut off; ours must be gone.
+        assert list(folder.glob("gemot-*")) == []
 
 
 FLAGS = {"http": "http", "dns": "dns", "server": "server", "serf-lan": "serf_lan"}

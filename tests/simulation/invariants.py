@@ -17,7 +17,7 @@ from gemot.server.model.command import decode
 from gemot.server.model.errors import GemotError
 from gemot.server.model.kv import KvDelete, KvSet
 from gemot.server.model.query import Applied
-from gemot.server.raft.types import Entry, EntryKind, Role
+from gemot.server.raft.types import AppendReply, Entry, EntryKind, Message, Role, VoteAsk, VoteReply
 
 
 class Truth(msgspec.Struct):
@@ -56,6 +56,19 @@ class Invariants:
             )
         if entry.kind == EntryKind.COMMAND and truth.by == node.name:
             self._note_effect(entry, outcome)
+
+    def said(self, node: Node, to: str, message: Message) -> None:
+        """A message leaves: what it promises must be durable already."""
+        assert node.opened is not None
+        meta, log = node.opened.durable.meta.meta, node.opened.durable.log
+        if isinstance(message, VoteReply) and message.granted and not message.pre:
+            if (meta.term, meta.vote) != (message.term, to):
+                raise Violation(f"{node.name} votes for {to} in {message.term}, durable is {meta}")
+        elif isinstance(message, VoteAsk) and not message.pre:
+            if (meta.term, meta.vote) != (message.term, node.member.id):
+                raise Violation(f"{node.name} stands in {message.term}, durable is {meta}")
+        elif isinstance(message, AppendReply) and message.ok and message.match > log.durable_index:
+            raise Violation(f"{node.name} acknowledges {message.match}, durable is {log.durable_index}")
 
     def after_event(self, nodes: list[Node]) -> None:
         self.checked += 1

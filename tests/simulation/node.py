@@ -167,6 +167,7 @@ class Node:
         directory: Path,
         vfs: LossyVfs,
         observe: Observe,
+        said: Callable[[Node, str, Message], None],
         config: ServerConfig,
     ) -> None:
         self.world = world
@@ -188,6 +189,7 @@ class Node:
         directory.mkdir(parents=True)
         self._lossy = vfs.attach(str(directory))
         self._observe = observe
+        self._said = said
         self._config = config
         self.nodes: dict[str, Node] = {}
         self.life = 0
@@ -290,6 +292,7 @@ class Node:
         target = self.nodes.get(to)
         if target is None or self.server is None:
             return
+        self._said(self, to, message)
         cluster = self.server.hello().cluster
         label = f"{type(message).__name__} {message.term}"
 

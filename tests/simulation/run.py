@@ -68,6 +68,7 @@ class Run:
         self.invariants = Invariants()
         config = ServerConfig(
             bootstrap_expect=self.count,
+            snapshot_rest_ms=0,
             snapshot_entries=random.choice([12, 12, 40, 1_000]),
             trailing_entries=random.choice([2, 2, 10, 500]),
             checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
@@ -81,6 +82,7 @@ class Run:
                 directory=directory / f"srv{number}",
                 vfs=vfs,
                 observe=self.invariants.observe,
+                said=self.invariants.said,
                 config=config,
             )
             for number in range(1, self.count + 1)
