@@ -246,6 +246,9 @@ class Server:
     def query(
         self, query: Query, options: Options, done: Callable[[Answer | GemotError], None]
     ) -> Callable[[], None]:
+        if self._raft.repairing:
+            # What is left here may be old history: even a stale read waits until this server is whole.
+            options = msgspec.structs.replace(options, consistency="default")
         return self.reads.query(query, options, _accessor(options.token), done)
 
     def subscribe(
