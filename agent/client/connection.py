@@ -135,10 +135,14 @@ class Connection:
             self.close()
             if not fresh and method == "GET":
                 return self._exchange(method, target, body, headers, timeout_s)
-            raise ConnectionBroke(f"the agent at {self.address} closed the connection: {error}") from error
+            raise ConnectionBroke(
+                f"{_outcome(method)}the agent at {self.address} closed the connection: {error}"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise ConnectionBroke(f"no answer from the agent at {self.address}: {error}") from error
+            raise ConnectionBroke(
+                f"{_outcome(method)}no answer from the agent at {self.address}: {error}"
+            ) from error
         except ValueError as error:  # a token with a line break, and the like
             self.close()
             raise ClientError(f"the request cannot be sent: {error}") from error
@@ -167,6 +171,11 @@ class Connection:
             f"cannot reach an agent at {self.address}: {why} "
             "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
         )
+
+
+def _outcome(method: str) -> str:
+    """What is known of a request whose connection broke: a write left, and may have been done."""
+    return "" if method == "GET" else "Outcome unknown, it may have been done: "
 
 
 class _UnixConnection(http.client.HTTPConnection):

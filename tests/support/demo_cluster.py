@@ -65,6 +65,7 @@ class Demo:
         self.nginx = Nginx(folder=self.folder / "nginx", host=front.host, port=NGINX_PORT)
         self.leader: Agent | None = None
         self._pids = self.folder / "pids"
+        self.begun = False
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -76,6 +77,7 @@ class Demo:
     def start(self, over: Callable[[], bool]) -> None:
         """Start all parts and wait until the web service is served, or it is over. Raises DemoFailed."""
         self._check_ports()
+        self.begun = True  # from here on the folder is this run's; before, it may be another's
         self._pids.mkdir(parents=True, exist_ok=True)
         self._configure()
         for web in self.webs:
@@ -282,8 +284,12 @@ def run(demo: Demo, over: Callable[[], bool]) -> int:
         print(f"demo_cluster: {error}", file=sys.stderr, flush=True)
         code = 1
     finally:
-        say("Stopping ...")
-        killed = demo.stop()
+        killed = []
+        if demo.begun:
+            say("Stopping ...")
+            killed = demo.stop()
+    if not demo.begun:
+        return 1
     if killed:
         print(f"demo_cluster: did not stop in time and was killed: {', '.join(killed)}", file=sys.stderr)
         return 1
