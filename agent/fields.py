@@ -7,8 +7,6 @@ BadRequest that names the field. Not a schema: what the values mean is the calle
 
 from __future__ import annotations
 
-import msgspec
-
 from gemot.agent.duration import parse_duration
 from gemot.server.model.errors import BadRequest
 
@@ -25,16 +23,6 @@ def plain(name: str) -> str:
 def names(*words: str) -> frozenset[str]:
     """The names in these texts, separated by spaces and already plain."""
     return frozenset(name for text in words for name in text.split())
-
-
-def decode_body(body: bytes) -> object:
-    """The JSON in a request's body. Raises BadRequest."""
-    if not body.strip():
-        raise BadRequest("Request decode failed: EOF: the body is empty, want a JSON object")
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"Request decode failed: {error}") from error
 
 
 class Fields:

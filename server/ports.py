@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gemot.server.model.query import Query
 from gemot.server.raft.types import Batch, Entry, HardState, Message, SnapshotMeta
 from gemot.server.rpc.message import Call, Member, SnapshotChunk
 
@@ -56,13 +55,6 @@ class Random(Protocol):
     def randrange(self, stop: int, /) -> int: ...
 
     def randbytes(self, n: int, /) -> bytes: ...
-
-
-class Reader(Protocol):
-    """Long reads, away from the loop."""
-
-    def submit(self, query: Query, done: Callable[[Any, int], None]) -> None:
-        """Evaluate on a connection of its own; `done(value, index)` comes back on the loop."""
 
 
 class Peers(Wire, Protocol):

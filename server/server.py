@@ -167,7 +167,6 @@ class Server:
         self._snapshotting = False
         self._snapshot_ms = -config.snapshot_rest_ms
         self._checkpointing = False
-        self._state_proven = 0
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -206,7 +205,7 @@ class Server:
         if self._snapshot_due() and not self._snapshotting:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()
-            self._upkeep.take_snapshot(self._raft.voters, self._snapshot_taken)
+            self._upkeep.take_snapshot(self._raft.voters_at(self.state.applied_index), self._snapshot_taken)
         if self.state.wal_bytes() >= self._config.checkpoint_wal_bytes and not self._checkpointing:
             self._checkpointing = True
             self._upkeep.checkpoint(self._checkpointed)
@@ -228,9 +227,8 @@ class Server:
             self._log.compact(through)
         self._raft.compacted(max(through, 0), meta)
 
-    def _checkpointed(self, proven: int) -> None:
+    def _checkpointed(self, _proven: int) -> None:
         self._checkpointing = False
-        self._state_proven = proven
 
     # -- what the agent of this host, or a session, asks ---------------------------------------------
 

@@ -18,7 +18,6 @@ MAX_META_PAIRS = 64
 MAX_META_KEY = 128
 MAX_META_VALUE = 512
 MAX_NODE_NAME = 128
-MAX_HOSTNAME = 253
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _DATACENTER = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")

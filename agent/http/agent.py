@@ -10,8 +10,9 @@ import random
 from typing import Protocol
 
 from gemot.agent.duration import parse_duration
-from gemot.agent.fields import Fields, decode_body, names
+from gemot.agent.fields import Fields, names
 from gemot.agent.http import agent_render, parse, render
+from gemot.agent.http.body import read_json
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.local import Change, LocalState
 from gemot.agent.registration import NO_SCRIPTS, Policy, parse_check, parse_service
@@ -125,7 +126,7 @@ class _Agent:
 
     async def register_service(self, request: Request) -> Response:
         self._check(request)
-        registration = parse_service(decode_body(request.body), from_config=False, policy=self._policy)
+        registration = parse_service(read_json(request.body), from_config=False, policy=self._policy)
         if registration.ignored:
             _log.warning(
                 "agent: service %s was registered with fields that have no effect here: %s",
@@ -143,7 +144,7 @@ class _Agent:
 
     async def register_check(self, request: Request) -> Response:
         self._check(request)
-        self._local.add_check(parse_check(decode_body(request.body), from_config=False, policy=self._policy))
+        self._local.add_check(parse_check(read_json(request.body), from_config=False, policy=self._policy))
         return await self._done()
 
     async def deregister_check(self, request: Request) -> Response:
@@ -171,7 +172,7 @@ class _Agent:
         self._check(request)
         check_id = parse.name_in(request, "Missing check ID")
         fields = Fields(
-            decode_body(request.body),
+            read_json(request.body),
             what="Request decode failed",
             known=names("status output"),
             ignored=names("checkid"),

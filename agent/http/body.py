@@ -53,7 +53,7 @@ def decode_body(body: bytes, kind: type[T]) -> T:
 def read_json(body: bytes) -> Any:
     """The value in these bytes, not deeper than MAX_DEPTH."""
     if not body.strip():
-        raise BadRequest(f"{_FAILED}EOF")
+        raise BadRequest(f"{_FAILED}EOF: the body is empty, want a JSON object")
     _check_depth(body)
     try:
         return _decode(body)

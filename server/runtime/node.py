@@ -158,10 +158,6 @@ class Node:
         self._opened.durable.log.close()
 
     @property
-    def loop_lag_s(self) -> float:
-        return self._ticker.lag_s
-
-    @property
     def connections(self) -> int:
         """Connections that others hold to this server."""
         return self._listener.connections

@@ -18,7 +18,6 @@ import msgspec
 from gemot.server.model.catalog import (
     Deregister,
     HealthService,
-    Instance,
     Node,
     NodeInfo,
     Nodes,
@@ -102,10 +101,6 @@ def require(authorizer: Authorizer, accessor: str, needed: tuple[Operation, ...]
 
 def readable(kind: Literal["node", "service"], name: str) -> Operation:
     return Operation(kind, name.encode(), "read")
-
-
-def instance_operations(instance: Instance) -> tuple[Operation, ...]:
-    return readable("node", instance.node.node), readable("service", instance.service.service)
 
 
 def _registering(asked: Register, service_name: ServiceName) -> tuple[Operation, ...]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemot.agent.fields import decode_body
+from gemot.agent.http.body import read_json
 from gemot.agent.registration import Policy, Registration, parse_check, parse_service
 from gemot.server.model.catalog import Service, ServiceAddress, Weights
 from gemot.server.model.errors import BadRequest, RuleFailed
@@ -362,7 +362,7 @@ def test_a_mistake_in_a_file_names_the_service() -> None:
 )
 def test_a_body_that_is_no_json_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest, match=r"^Request decode failed: "):
-        decode_body(body)
+        read_json(body)
 
 
 _JSON = st.recursive(
@@ -394,6 +394,12 @@ _NAMES = [
 def test_whatever_comes_is_a_registration_or_a_clear_refusal(raw: dict[str, Any]) -> None:
     for parse in (parse_service, parse_check):
         try:
-            parse(decode_body(json.dumps(raw).encode()), from_config=False)
+            parse(read_json(json.dumps(raw).encode()), from_config=False)
         except (BadRequest, RuleFailed):
             pass
+
+
+def test_a_body_nested_too_deep_is_refused_like_any_other_familys() -> None:
+    deep = b'{"Meta":' + b'{"a":' * 40 + b"1" + b"}" * 41
+    with pytest.raises(BadRequest, match="nested deeper than 32 levels"):
+        read_json(deep)
