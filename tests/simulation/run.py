@@ -24,7 +24,7 @@ from simulation.node import Node
 from simulation.planted import BUGS
 from simulation.witness import Seen, Violation, check
 from simulation.world import World
-from support.lossy_vfs import LossyVfs, register
+from support.lossy_vfs import LossyVfs, registered
 
 from gemot.server.server import ServerConfig
 
@@ -249,7 +249,11 @@ def main() -> int:
     options = parser.parse_args()
     if options.plant:
         BUGS[options.plant]()
-    vfs = register("gemot-sim")
+    with registered("gemot-sim") as vfs:
+        return _run_seeds(options, vfs)
+
+
+def _run_seeds(options: argparse.Namespace, vfs: LossyVfs) -> int:
     bad: list[int] = []
     began, operations, events = time.monotonic(), 0, 0
     for seed in range(options.first, options.first + options.seeds):

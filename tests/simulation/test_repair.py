@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from simulation.network import CALM
 from simulation.node import Node
 from simulation.run import SECOND_US, Run
-from support.lossy_vfs import register
+from support.lossy_vfs import LossyVfs, registered
 
 from gemot.server.model.errors import NoLeader
 from gemot.server.model.kv import KvGet, KvSet
@@ -35,8 +37,16 @@ def _read(node: Node) -> list[Any]:
     return told
 
 
-def test_a_damaged_server_serves_nothing_until_the_others_made_it_whole(tmp_path: Path) -> None:
-    run = Run(1, tmp_path, register("gemot-repair"))
+@pytest.fixture
+def vfs() -> Iterator[LossyVfs]:
+    with registered("gemot-repair") as vfs:
+        yield vfs
+
+
+def test_a_damaged_server_serves_nothing_until_the_others_made_it_whole(
+    tmp_path: Path, vfs: LossyVfs
+) -> None:
+    run = Run(1, tmp_path, vfs)
     run.network.weather = CALM
     world, nodes = run.world, run.nodes
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -13,21 +12,18 @@ import apsw
 import apsw.sqlite_extra
 import pytest
 from support.lossy_disk import LossyDisk
-from support.lossy_vfs import LossyVfs, register
+from support.lossy_vfs import LossyVfs, registered
 
 
 @pytest.fixture(scope="module", params=["plain", "checksums"])
 def stack(request: pytest.FixtureRequest) -> Iterator[tuple[LossyVfs, str]]:
     """The VFS, and the name to open databases by: itself, or cksumvfs above it."""
-    vfs = register()
-    if request.param == "plain":
-        yield vfs, vfs.name
-    else:
-        apsw.sqlite_extra.load(apsw.Connection(":memory:"), "cksumvfs")
-        yield vfs, "cksmvfs"
-        gc.collect()
-        apsw.unregister_vfs("cksmvfs")
-    apsw.set_default_vfs("unix")
+    with registered() as vfs:
+        if request.param == "plain":
+            yield vfs, vfs.name
+        else:
+            apsw.sqlite_extra.load(apsw.Connection(":memory:"), "cksumvfs")
+            yield vfs, "cksmvfs"
 
 
 class _Database:

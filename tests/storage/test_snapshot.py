@@ -9,7 +9,7 @@ import apsw
 import msgspec
 import pytest
 from support.lossy_disk import LossyDisk, MemoryDisk
-from support.lossy_vfs import register
+from support.lossy_vfs import registered
 
 from gemot.server.model.errors import Corrupt, NotFound
 from gemot.server.raft.types import SnapshotMeta
@@ -237,18 +237,17 @@ def test_a_cancelled_transfer_leaves_nothing_behind() -> None:
 
 
 def test_a_copy_made_by_sqlite_is_durable_once_it_is_a_snapshot(tmp_path: Path) -> None:
-    vfs = register(default=False)
-    disk = vfs.attach(str(tmp_path))
-    snapshots = Snapshots.open(disk, f"{disk.root}/snap")
-    connection = apsw.Connection(f"{disk.root}/state.db", vfs=vfs.name)
-    connection.execute("create table t(n); insert into t values(1), (2), (3)")
-    connection.execute("vacuum into ?", (snapshots.stage(_meta(7)),))
-    snapshots.commit(_meta(7), epoch=1)
-    disk = vfs.crash(str(tmp_path))
-    connection.close()
-    found = Snapshots.open(disk, f"{disk.root}/snap")
-    assert found.newest() == _meta(7)
-    copy = apsw.Connection(found.path(_meta(7)), vfs=vfs.name)
-    assert copy.execute("select sum(n) from t").get == 6
-    copy.close()
-    vfs.detach(str(tmp_path))
+    with registered(default=False) as vfs:
+        disk = vfs.attach(str(tmp_path))
+        snapshots = Snapshots.open(disk, f"{disk.root}/snap")
+        connection = apsw.Connection(f"{disk.root}/state.db", vfs=vfs.name)
+        connection.execute("create table t(n); insert into t values(1), (2), (3)")
+        connection.execute("vacuum into ?", (snapshots.stage(_meta(7)),))
+        snapshots.commit(_meta(7), epoch=1)
+        disk = vfs.crash(str(tmp_path))
+        connection.close()
+        found = Snapshots.open(disk, f"{disk.root}/snap")
+        assert found.newest() == _meta(7)
+        copy = apsw.Connection(found.path(_meta(7)), vfs=vfs.name)
+        assert copy.execute("select sum(n) from t").get == 6
+        copy.close()

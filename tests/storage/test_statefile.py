@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from support.lossy_vfs import LossyVfs, register
+from support.lossy_vfs import LossyVfs, registered
 
 from gemot.server.machine import Machine
 from gemot.server.model.command import ENVELOPE_VERSION, Envelope, encode
@@ -389,12 +389,8 @@ def test_an_install_cut_short_leaves_the_old_file_or_the_new_one(
 
 @pytest.fixture
 def lossy() -> Iterator[LossyVfs]:
-    vfs = register()
-    yield vfs
-    gc.collect()
-    if "cksmvfs" in apsw.vfs_names():
-        apsw.unregister_vfs("cksmvfs")
-    apsw.set_default_vfs("unix")
+    with registered() as vfs:
+        yield vfs
 
 
 @pytest.mark.parametrize("sync_works", [True, False], ids=["sync", "a sync that does nothing"])

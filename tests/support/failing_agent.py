@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.lossy_disk import LossyDisk
-from support.lossy_vfs import register
+from support.lossy_vfs import registered
 
 from gemot.agent.cli.agent import run
 from gemot.agent.config.flags import parse
@@ -25,13 +25,14 @@ def main() -> int:
     root = Path(flags.overrides["data_dir"])
     root.mkdir(parents=True, exist_ok=True)
     disk = LossyDisk(str(root))
-    register().attach(str(root), disk)
 
     def fail(_number: int, _frame: object) -> None:
         disk.fail_sync = code
 
     signal.signal(signal.SIGUSR1, fail)
-    return run(flags, disk=disk)
+    with registered() as vfs:
+        vfs.attach(str(root), disk)
+        return run(flags, disk=disk)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from support.lossy_disk import LossyDisk
-from support.lossy_vfs import register
+from support.lossy_vfs import registered
 
 from gemot.agent.cli.agent import run
 from gemot.agent.config.flags import parse
@@ -27,8 +27,9 @@ def main() -> int:
     root = Path(flags.overrides["data_dir"])
     root.mkdir(parents=True, exist_ok=True)
     disk = LossyDisk(str(root), sync_works=sync_works)
-    register().attach(str(root), disk)
-    return run(flags, disk=disk)
+    with registered() as vfs:
+        vfs.attach(str(root), disk)
+        return run(flags, disk=disk)
 
 
 if __name__ == "__main__":

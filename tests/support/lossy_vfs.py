@@ -8,7 +8,7 @@ goes to `unix` as it is.
 The names of files are made and removed at once, and durably (a crash that loses them is `LossyDisk`'s part).
 A file that was replaced or removed behind SQLite is seen at the next open.
 
-`register()` comes before cksumvfs is loaded, which wraps the default VFS of that moment; one that is loaded
+`registered()` comes before cksumvfs is loaded, which wraps the default VFS of that moment; one that is loaded
 already is taken away, to be loaded again (no connection may be open on it).
 
 After `crash` close the old connections, which fail from then on, before opening new ones: SQLite shares its
@@ -17,7 +17,10 @@ shared memory between all of them, and a power loss would have cleared that too.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+from collections.abc import Iterator
 
 import apsw
 from support.lossy_disk import Fenced, Inode, LossyDisk, Random
@@ -46,7 +49,7 @@ def _explained(code: int, error: Exception) -> apsw.Error:
 
 
 class LossyVfs(apsw.VFS):
-    """Get it with `register`."""
+    """Get it with `registered`."""
 
     def __init__(self, name: str, default: bool) -> None:
         self.name = name
@@ -173,8 +176,27 @@ def _inode_of(disk: LossyDisk, path: str) -> Inode:
     return inode
 
 
-def register(name: str = "lossy", default: bool = True) -> LossyVfs:
-    """Register the VFS, as the default one that cksumvfs will wrap."""
-    if default and _CHECKSUMS in apsw.vfs_names():
+@contextlib.contextmanager
+def registered(name: str = "lossy", default: bool = True) -> Iterator[LossyVfs]:
+    """Register the VFS for as long as the context lasts, as the default one that cksumvfs will wrap.
+
+    Afterwards cksumvfs is taken away too: SQLite keeps a bare pointer to the VFS beneath it, and would call
+    into freed memory at its next use. Whoever opened databases has closed them by then.
+    """
+    if default:
+        _unload_checksums()
+    vfs = LossyVfs(name, default)
+    try:
+        yield vfs
+    finally:
+        # Connections of a node that crashed may hang on a cycle.
+        gc.collect()
+        if default:
+            _unload_checksums()
+            apsw.set_default_vfs("unix")
+        vfs.unregister()
+
+
+def _unload_checksums() -> None:
+    if _CHECKSUMS in apsw.vfs_names():
         apsw.unregister_vfs(_CHECKSUMS)
-    return LossyVfs(name, default)
