@@ -45,7 +45,7 @@ class _Handler(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """One socket. What is sent within one pass of the loop leaves in one write."""
+    """One socket. What is sent within one pass of the loop leaves in one write, or sooner by `flush`."""
 
     def __init__(
         self,
@@ -110,18 +110,18 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         if not self._unsent:
-            self._loop.call_soon(self._write)
+            self._loop.call_soon(self.flush)
         self._unsent.append(data)
         self._unsent_bytes += len(data)
         if self._unsent_bytes > MAX_UNSENT_BYTES:
-            self._write()
+            self.flush()
 
     def close(self, reason: str) -> None:
         """End the connection; what was sent before still leaves, if the peer takes it."""
         if self._over or self._transport is None:
             return
         self._reason = reason
-        self._write()
+        self.flush()
         self._over = True
         self._transport.close()
         self._loop.call_later(CLOSE_S, self._abort)
@@ -137,7 +137,8 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _write(self) -> None:
+    def flush(self) -> None:
+        """Write what waits."""
         if self._over or self._transport is None or not self._unsent:
             return
         data = self._unsent[0] if len(self._unsent) == 1 else b"".join(self._unsent)
@@ -311,8 +312,10 @@ class Dialler:
         return self._link.call(call, done)
 
     def send_raft(self, message: Message) -> None:
-        if self._link is not None:
+        """At once: both disks work longest together when the other one begins soonest."""
+        if self._link is not None and self._connection is not None:
             self._link.send_raft(message)
+            self._connection.flush()
 
     def redial(self, reason: str = "greeting anew") -> None:
         """Let the present connection go and greet anew."""

@@ -9,15 +9,20 @@ Failures?").
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from gemot.server.model.errors import DiskFailed
 from gemot.server.raft.types import Batch, Entry, HardState, SnapshotMeta
 from gemot.server.storage.durable import DurableLog, Save, Step
 
+log = logging.getLogger("gemot.server")
+
 META_TAIL_EVERY_S = 1.0
+PREPARE_AGAIN_S = 60.0
 
 Done = Callable[[], None]
 Tell = Callable[[Done], None]
@@ -35,6 +40,7 @@ class LogThread:
         on_saved: Callable[[int], None],
         tell: Tell,
         fatal: Callable[[BaseException], None],
+        worker: Worker,
     ) -> None:
         self._loop = loop
         self._durable = durable
@@ -42,6 +48,8 @@ class LogThread:
         self._on_saved = on_saved
         self._tell = tell
         self._fatal = fatal
+        self._worker = worker
+        self._preparing = False
         self._queue: SimpleQueue[Save | Step | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="gemot-log", daemon=True)
         # What the meta file will hold once the queue is worked off; read on the loop.
@@ -135,13 +143,37 @@ class LogThread:
             self._durable.sync()
             self.sync_s += time.monotonic() - began
             self.syncs += 1
+        voted = self._durable.keep_vote(saves)
+        self._loop.call_soon_threadsafe(self._on_saved, saves[-1].token)
+        # Nobody waits for the mark of the tail: it comes after the word.
         now = time.monotonic()
-        if self._durable.keep_vote(saves):
+        if voted:
             self._meta_written_s = now
         elif now - self._meta_written_s >= META_TAIL_EVERY_S:
             self._durable.write_meta()
             self._meta_written_s = now
-        self._loop.call_soon_threadsafe(self._on_saved, saves[-1].token)
+        if self._log.wants_spare and not self._preparing:
+            self._preparing = True
+            self._worker.submit(self._prepare)
+
+    # -- the next segment, on the worker -------------------------------------------------------------
+
+    def _prepare(self) -> Done:
+        """Writing 64 MiB of zeros takes long; done beforehand, no write waits for it."""
+        try:
+            spare = self._log.make_spare()
+        except DiskFailed as error:
+            # Nothing is lost yet: what is free may still do when the segment is full.
+            log.warning("server: the next log segment cannot be prepared: %s", error)
+            return self._prepare_later
+        self._queue.put(Step(lambda: self._log.keep_spare(spare), self._prepared))
+        return _nothing
+
+    def _prepared(self) -> None:
+        self._preparing = False
+
+    def _prepare_later(self) -> None:
+        self._loop.call_later(PREPARE_AGAIN_S, self._prepared)
 
 
 class Worker:
@@ -176,3 +208,7 @@ class Worker:
                 self._loop.call_soon_threadsafe(self._fatal, error)
                 return
             self._loop.call_soon_threadsafe(self._tell, told)
+
+
+def _nothing() -> None:
+    """There is nothing to tell."""

@@ -92,14 +92,15 @@ class Node:
         )
         for note in self._opened.notes:
             log.warning("server: data directory put right: %s", note)
+        self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
         self._log = LogThread(
             loop=self._loop,
             durable=self._opened.durable,
             on_saved=self._on_saved,
             tell=self._guard,
             fatal=self._failed,
+            worker=self._worker,
         )
-        self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
         self.server = Server(
             me=config.me,
             config=config.server,

@@ -40,7 +40,7 @@ from gemot.server.storage.record import (
     record_bytes,
 )
 from gemot.server.storage.recovery import Damage, Findings, Torn, put_aside, read_log, term_runs
-from gemot.server.storage.segment import Base, Segment, create_segment, size_for
+from gemot.server.storage.segment import Base, Segment, Spare, create_segment, make_spare, size_for
 
 SEGMENT_BYTES = 64 << 20
 
@@ -64,6 +64,7 @@ class SegmentLog:
         self._tail = findings.tail
         self._durable = findings.tail
         self._damaged: Findings | None = findings if findings.damage else None
+        self._spare: Spare | None = None
         self._failure = ""
 
     @classmethod
@@ -226,6 +227,20 @@ class SegmentLog:
             self._tail = self._durable = Mark(found.header.serial, index, found.chain)
             self._drop_below(segment.number)
 
+    @property
+    def wants_spare(self) -> bool:
+        """The active segment is half full, and nothing is prepared to follow it."""
+        active = self._active
+        return self._spare is None and active is not None and active.end > active.size // 2
+
+    def make_spare(self) -> Spare:
+        """Prepare the next segment's file; for any thread, one at a time. Raises DiskFailed, and goes on."""
+        return make_spare(self._disk, self._directory, self._segment_bytes)
+
+    def keep_spare(self, spare: Spare) -> None:
+        """Use it for the next segment."""
+        self._spare = spare
+
     def close(self) -> None:
         """Close the files. What was not synced may be lost, as in a crash."""
         for segment in self._places.segments.values():
@@ -277,7 +292,10 @@ class SegmentLog:
             self._tail = self._durable = Mark(found.header.serial, last, found.chain)
         base = Base(last, term, self._tail.serial, self._tail.chain)
         size = size_for(self._segment_bytes, length)
-        segment = create_segment(self._disk, self._directory, self.segment_number + 1, base, size)
+        spare = self._spare
+        segment = create_segment(self._disk, self._directory, self.segment_number + 1, base, size, spare)
+        if spare is not None and segment.file is spare.file:
+            self._spare = None
         places.segments[segment.number] = segment
         self._active = segment
         return segment

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from gemot.server.model.errors import Corrupt
+from gemot.server.model.errors import Corrupt, DiskFailed
 from gemot.server.storage.disk import SECTOR, Disk, File, write_zeros
 from gemot.server.storage.format import LOG_FORMAT, check_format
 from gemot.server.storage.record import (
@@ -31,6 +31,10 @@ _MAGIC = b"GEMOTLOG"
 _NAME = re.compile(r"(\d{10})-(\d{20})\.seg")
 SEAL_BYTES = record_bytes(16)
 """Kept free in every segment for its seal."""
+
+
+_SPARE_STEP_BYTES = 1 << 20
+"""Synced in steps: one sync of a whole segment would hold up those of the log on the same disk."""
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -114,11 +118,40 @@ def size_for(segment_bytes: int, length: int) -> int:
     return max(segment_bytes, SECTOR + record_bytes(length) + SEAL_BYTES)
 
 
-def create_segment(disk: Disk, directory: str, number: int, base: Base, size: int) -> Segment:
+class Spare(msgspec.Struct, frozen=True):
+    """A file of zeros, synced, that will become a segment. Left behind by a crash, it is removed."""
+
+    path: str
+    file: File
+    size: int
+
+
+def make_spare(disk: Disk, directory: str, size: int) -> Spare:
+    """The long part of making a segment, for a thread that nobody waits for. Raises DiskFailed."""
+    path = f"{directory}/next.tmp"
+    file = disk.open(path, create=True)
+    try:
+        for start in range(0, size, _SPARE_STEP_BYTES):
+            write_zeros(file, start, min(start + _SPARE_STEP_BYTES, size))
+            file.sync()
+    except DiskFailed:
+        file.close()
+        disk.remove(path)
+        raise
+    return Spare(path, file, size)
+
+
+def create_segment(
+    disk: Disk, directory: str, number: int, base: Base, size: int, spare: Spare | None = None
+) -> Segment:
+    """A new segment: made of `spare` if it has the right size."""
     path = f"{directory}/{number:010d}-{base.index + 1:020d}.seg"
-    temporary = f"{path}.tmp"
-    file = disk.open(temporary, create=True)
-    write_zeros(file, 0, size)
+    if spare is None or spare.size != size:
+        temporary = f"{path}.tmp"
+        file = disk.open(temporary, create=True)
+        write_zeros(file, 0, size)
+    else:
+        temporary, file = spare.path, spare.file
     file.pwrite(_encode_header(number, base, size), 0)
     file.sync()
     disk.rename(temporary, path)

@@ -30,6 +30,7 @@ from gemot.server.storage.durable import Save, Step
 TICK_US = 50_000
 SYNC_MIN_US = 100
 SYNC_MAX_US = 3_000
+PREPARE_MAX_US = 200_000
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
 
@@ -71,6 +72,7 @@ class _Disk:
         self._durable = opened.durable
         self._queue: list[Save | Step] = []
         self._busy = False
+        self._preparing = False
         self._cluster = opened.durable.meta.meta.cluster_id
         self._pledge = opened.durable.meta.meta.promised_cluster
 
@@ -139,6 +141,19 @@ class _Disk:
         self._busy = bool(self._queue)
         if self._busy:
             self._world.soon(self._begin)
+        if self._durable.log.wants_spare and not self._preparing:
+            self._preparing = True
+            delay = self._world.random.randrange(PREPARE_MAX_US)
+            self._world.at(delay, f"{self._node.name} spare", self._prepare)
+
+    def _prepare(self) -> None:
+        if self._node.life != self._life:
+            return
+        spare = self._durable.log.make_spare()
+        self._add(Step(lambda: self._durable.log.keep_spare(spare), self._prepared))
+
+    def _prepared(self) -> None:
+        self._preparing = False
 
 
 class _Observed(Machine):

@@ -220,6 +220,58 @@ def test_a_full_disk_stops_the_log_and_loses_nothing_that_was_synced() -> None:
         assert held(after.log)[:5] == model.entries
 
 
+def test_a_segment_prepared_beforehand_becomes_the_next_one_with_the_same_content() -> None:
+    log, _ = _filled(MemoryDisk(), 4)
+    assert not log.wants_spare, "most of the segment is free"
+    disk = MemoryDisk()
+    log, model = _filled(disk, 10)
+    assert log.wants_spare, "more than half of it is used"
+    log.keep_spare(log.make_spare())
+    assert not log.wants_spare
+    for index in range(11, 20):
+        new = batch(index, [2], 300)
+        log.append(new)
+        model.append(new)
+    log.sync()
+    assert "next.tmp" not in disk.listdir(DIRECTORY)
+    again = open_log(disk.crash(), log.durable_index, log.durable_hash)
+    assert (again.damage, again.torn) == (None, None)
+    assert_same(again.log, model)
+
+
+def test_a_record_too_large_for_the_prepared_segment_gets_one_of_its_own_and_leaves_it_for_later() -> None:
+    disk = MemoryDisk()
+    log, _ = _filled(disk, 4)
+    log.keep_spare(log.make_spare())
+    log.append(batch(5, [2], 20_000))
+    assert "next.tmp" in disk.listdir(DIRECTORY)
+    log.append(batch(6, [2], 300))
+    assert "next.tmp" not in disk.listdir(DIRECTORY)
+
+
+def test_a_prepared_segment_that_was_never_used_is_removed_at_the_next_start() -> None:
+    disk = MemoryDisk()
+    log, model = _filled(disk, 4)
+    log.make_spare()
+    disk.sync_dir(DIRECTORY)
+    after = disk.crash()
+    assert "next.tmp" in after.listdir(DIRECTORY)
+    assert_same(open_log(after, log.durable_index, log.durable_hash).log, model)
+    assert "next.tmp" not in after.listdir(DIRECTORY)
+
+
+def test_a_segment_that_cannot_be_prepared_leaves_no_file_and_the_log_goes_on() -> None:
+    disk = MemoryDisk()
+    log, _ = _filled(disk, 4)
+    disk.space_left = 100
+    with pytest.raises(DiskFailed, match="ENOSPC"):
+        log.make_spare()
+    disk.space_left = None
+    assert "next.tmp" not in disk.listdir(DIRECTORY)
+    log.append(batch(5, [2], 300))
+    log.sync()
+
+
 def test_a_record_damaged_while_the_log_is_open_is_refused_and_not_returned() -> None:
     disk = MemoryDisk()
     log, _ = _filled(disk, 3)
