@@ -83,6 +83,9 @@ def _yaml(text: str) -> object:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        if "nesting depth" in (error.problem or ""):
+            # The parser looks ahead: from PyYAML 6.0.4 on it meets its own limit of 1,000 before we see ours.
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels{where}") from None
         raise Unreadable(f"not YAML: {error.problem or error.context}{where}") from None
     except (yaml.YAMLError, UnicodeEncodeError, ValueError):
         raise Unreadable("not YAML: it holds characters that YAML does not allow") from None
