@@ -83,6 +83,7 @@ class Replica:
         self._waiters: dict[int, _Waiter] = {}
         self._after_save: dict[int, tuple[tuple[str, Message], ...]] = {}
         self._commit = state.applied_index
+        self._notices: list[tuple[str, Message]] = []
         self._flush_due = False
         self._held = False
         self._leads = False
@@ -193,10 +194,18 @@ class Replica:
 
     def _flush(self) -> None:
         self._flush_due = False
+        self._send_notices()
         self._propose_all()
         while self.raft.has_ready():
             self._carry_out(self.raft.ready())
         self._apply_slice()
+        if self._notices:
+            self._timer.call_soon(self._send_notices)
+
+    def _send_notices(self) -> None:
+        notices, self._notices = self._notices, []
+        for to, message in notices:
+            self._wire.send(to, message)
 
     def _propose_all(self) -> None:
         proposals, self._proposals = self._proposals, []
@@ -229,9 +238,15 @@ class Replica:
             waiter.done(NotLeader(self.raft.leader))
 
     def _carry_out(self, ready: Ready) -> None:
-        # The wire first: the followers' disks then work while this one's does.
-        for to, message in ready.messages:
-            self._wire.send(to, message)
+        if ready.commit > self._commit and not ready.token:
+            # Nobody's disk waits for these. They tell what is committed, and leave once it is applied and
+            # answered here: each takes as long to send as the answer.
+            self._notices.extend(ready.messages)
+        else:
+            # The wire first: the followers' disks then work while this one's does.
+            self._send_notices()
+            for to, message in ready.messages:
+                self._wire.send(to, message)
         if ready.token:
             self._after_save[ready.token] = ready.after_save
             self._log.save(ready.hard_state, ready.append, ready.token)

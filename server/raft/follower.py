@@ -46,6 +46,7 @@ class Following:
         self._forwarded = Forwarded(core.config.max_pending_reads)
         self._repair = int(core.random.random() * (1 << 53)) + 1 if repairing else 0
         self._repair_target = 0
+        self._said: tuple[int, AppendReply] | None = None
         self.malformed = 0
 
     @property
@@ -123,10 +124,16 @@ class Following:
     def _accept(self, message: Append) -> None:
         core = self._core
         if core.log.taken < self._matched or core.hard_unsaved:
-            core.send_after_save(message.sender, self._reply(message, ok=True, match=self._matched))
+            reply = self._reply(message, ok=True, match=self._matched)
+            core.send_after_save(message.sender, reply)
         else:
-            match = min(self._matched, core.log.durable)
-            core.send(message.sender, self._reply(message, ok=True, match=match))
+            reply = self._reply(message, ok=True, match=min(self._matched, core.log.durable))
+            if not message.body and self._said == (core.now, reply):
+                # It only told what is committed, and would hear what it heard within this tick. A reply
+                # that was lost is made up for by the next heartbeat's, which is never in the same tick.
+                return
+            core.send(message.sender, reply)
+        self._said = (core.now, reply)
 
     def _refuse(self, message: Append) -> None:
         log = self._core.log
