@@ -122,6 +122,7 @@ class Replica:
 
         The entries that are still to be applied leave the log at a moment that this thread does not see.
         """
+        self._state.settle()
         self._held = True
 
     def on_installed(self, meta: SnapshotMeta, ok: bool) -> None:
@@ -198,9 +199,13 @@ class Replica:
         self._propose_all()
         while self.raft.has_ready():
             self._carry_out(self.raft.ready())
-        self._apply_slice()
-        if self._notices:
-            self._timer.call_soon(self._send_notices)
+        if self._apply_slice() or self._notices:
+            self._timer.call_soon(self._clear_up)
+
+    def _clear_up(self) -> None:
+        """What the answers of a pass did not have to wait for."""
+        self._send_notices()
+        self._state.settle()
 
     def _send_notices(self) -> None:
         notices, self._notices = self._notices, []
@@ -264,14 +269,15 @@ class Replica:
         if ready.install is not None:
             self._told().on_install(ready.install)
 
-    def _apply_slice(self) -> None:
+    def _apply_slice(self) -> bool:
+        """True if something was applied; it is to be settled once its answers are out."""
         applied = self._state.applied_index
         if applied >= self._commit or self._held:
-            return
+            return False
         last = min(self._commit, applied + APPLY_SLICE)
         entries = self.raft.entries(applied + 1, last)
         assert entries, "a committed entry is held until it is applied"
-        outcomes = self._machine.apply(entries)
+        outcomes = self._machine.apply_ahead(entries)
         self.raft.applied(entries[-1].index)
         touched: list[Topic] = []
         for entry, outcome in zip(entries, outcomes, strict=True):
@@ -280,6 +286,7 @@ class Replica:
         self._told().on_applied(touched)
         if self._state.applied_index < self._commit:
             self._schedule()
+        return True
 
     def _answer(self, term: int, outcome: Outcome) -> None:
         waiter = self._waiters.pop(outcome.index, None)

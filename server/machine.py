@@ -57,6 +57,12 @@ class Machine:
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Apply entries that follow the applied index, in one transaction; an outcome for each."""
+        outcomes = self.apply_ahead(entries)
+        self._state.settle()
+        return outcomes
+
+    def apply_ahead(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """`apply`, with the commit left to `State.settle`."""
         with self._state.batch() as writing:
             return [self._apply_entry(writing, entry) for entry in entries]
 

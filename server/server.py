@@ -202,6 +202,7 @@ class Server:
     def _keep_small(self) -> None:
         if self.installer.replacing:
             return
+        self.state.settle()
         if self._snapshot_due() and not self._snapshotting:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
-from gemot.server.model.errors import DiskFailed, Unavailable
+from gemot.server.model.errors import DiskFailed, StorageFailed, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
@@ -155,6 +155,8 @@ class Node:
         await asyncio.to_thread(self._log.stop)
         # What the loop still holds of this node's events would meet closed files.
         self._stopped = True
+        with contextlib.suppress(StorageFailed):
+            self._opened.state.settle()
         self._opened.file.close()
         self._opened.durable.log.close()
 

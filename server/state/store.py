@@ -1,7 +1,8 @@
 """The state of one server: opened over a state file, written by the machine, read by everyone else.
 
-All of it but `read_on` belongs to one thread. Between batches, what is in memory here (running values, masks,
-retries) and what is committed in the file are the same; a batch that fails loads the memory anew.
+All of it but `read_on` belongs to one thread. Once a batch is settled, what is in memory here (running
+values, masks, retries) and what is committed in the file are the same; a batch that fails loads the memory
+anew.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ class State:
         self._masks = Masks()
         self._changes = (0, 0)
         self._oldest_tombstone = 0
+        self._unsettled: Writing | None = None
         self.retries = Retries()
         self.reload()
 
     def reload(self) -> None:
         """Read from the file what is kept in memory: at the start, and when the file was replaced."""
+        self._unsettled = None
         with self._file.explained:
             cursor = self._file.cursor
             self._meta.load(cursor)
@@ -108,7 +111,7 @@ class State:
     # -- reading -----------------------------------------------------------------------------------
 
     def read(self, query: Query, accessor: str) -> tuple[Any, int]:
-        """Value and index of a query, from the last committed state.
+        """Value and index of a query, from the state as applied.
 
         One thread writes and reads here, and never between a batch's begin and end: the statements of one
         read see one state without a transaction of their own. Raises Forbidden for a single thing that the
@@ -154,6 +157,7 @@ class State:
 
     def deadlines_exist(self) -> bool:
         """Does anything wait for cluster time to pass?"""
+        self.settle()
         with self._file.explained:
             return len(self.retries) > 0 or retries.keys_exist(self._file.cursor)
 
@@ -171,6 +175,7 @@ class State:
         return self._changes
 
     def changes_after(self, index: int, limit: int) -> list[tuple[int, int, str, bytes, str, bytes | None]]:
+        self.settle()
         with self._file.explained:
             return changes.after(self._file.cursor, index, limit)
 
@@ -184,14 +189,33 @@ class State:
     # -- writing, for the machine --------------------------------------------------------------------
 
     def batch(self) -> Batch:
-        """A context in which entries are applied: committed at its end, undone if it raises."""
+        """A context in which entries are applied: kept at its end for `settle`, undone if it raises."""
         return Batch(self)
 
     def open_batch(self) -> Writing:
+        self.settle()
         self._file.begin()
         return Writing(cursor=self._file.cursor, meta=self._meta, masks=self._masks)
 
-    def close_batch(self, writing: Writing) -> None:
+    def keep_batch(self, writing: Writing) -> None:
+        self._unsettled = writing
+
+    def settle(self) -> None:
+        """Commit what was applied last. Until then `read` sees it, and other connections do not.
+
+        Results need not wait for it: the Raft log holds the entries durably, and a state that was not
+        committed applies them again.
+        """
+        writing, self._unsettled = self._unsettled, None
+        if writing is None:
+            return
+        try:
+            self._commit(writing)
+        except BaseException:
+            self.abandon_batch()
+            raise
+
+    def _commit(self, writing: Writing) -> None:
         cursor = writing.cursor
         with self._file.explained:
             changes.write(cursor, writing.changes)
@@ -219,7 +243,7 @@ class State:
 
 
 class Batch:
-    """The life of one batch: begin, then commit or roll back. After a roll back the node is to stop."""
+    """The life of one batch: begin, then keep or roll back. After a roll back the node is to stop."""
 
     __slots__ = ("_state", "_writing")
 
@@ -237,7 +261,7 @@ class Batch:
         assert self._writing is not None, "entered"
         try:
             if error is None:
-                self._state.close_batch(self._writing)
+                self._state.keep_batch(self._writing)
             else:
                 with self._state.explained:
                     raise error

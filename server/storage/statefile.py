@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -209,8 +210,9 @@ class StateFile:
 
     def _connect_to_copy(self, path: Path, more: int = 0) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | more, vfs=self._vfs)
-        # The copy is synced when it is whole, and thrown away if it never is.
-        connection.execute("pragma synchronous=0; pragma journal_mode=off").get  # noqa: B018 - run to its end
+        with _closing_on_failure(connection):
+            # The copy is synced when it is whole, and thrown away if it never is.
+            connection.execute("pragma synchronous=0; pragma journal_mode=off").get  # noqa: B018 - as above
         return connection
 
     def install(self, path: Path) -> None:
@@ -340,9 +342,10 @@ class StateFile:
 
     def _connect(self, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=flags, vfs=self._vfs, statementcachesize=256)
-        connection.set_busy_timeout(_BUSY_MS)
-        connection.execute(f"pragma synchronous={1 if self._sync else 0}")
-        connection.execute("pragma wal_autocheckpoint=0").get  # noqa: B018 - run to its end
+        with _closing_on_failure(connection):
+            connection.set_busy_timeout(_BUSY_MS)
+            connection.execute(f"pragma synchronous={1 if self._sync else 0}")
+            connection.execute("pragma wal_autocheckpoint=0").get  # noqa: B018 - run to its end
         return connection
 
     def _connect_alone(self, path: Path) -> apsw.Connection:
@@ -370,6 +373,16 @@ class StateFile:
 
     def _close_all(self) -> None:
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _closing_on_failure(connection: apsw.Connection) -> Iterator[None]:
+    """A damaged file fails the first statement: its connection must not stay open until it is collected."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 class _Explained:

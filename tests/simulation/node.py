@@ -162,8 +162,8 @@ class _Observed(Machine):
     def observe(self, node: Node, told: Observe) -> None:
         self._node, self._told = node, told
 
-    def apply(self, entries: Any) -> list[Outcome]:
-        outcomes = super().apply(entries)
+    def apply_ahead(self, entries: Any) -> list[Outcome]:
+        outcomes = super().apply_ahead(entries)
         for entry, outcome in zip(entries, outcomes, strict=True):
             self._told(self._node, entry, outcome)
         return outcomes
