@@ -18,8 +18,6 @@ Failures?", USENIX ATC 2020).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from zlib import crc32
 
 import msgspec
@@ -65,7 +63,7 @@ class SegmentLog:
         self._durable = findings.tail
         self._damaged: Findings | None = findings if findings.damage else None
         self._spare: Spare | None = None
-        self._failure = ""
+        self._stopping = _Stopping()
 
     @classmethod
     def open(
@@ -187,7 +185,7 @@ class SegmentLog:
         prev_term = places.term(first - 1)
         assert prev_term is not None, "the entry before is held, or is the start"
         runs = term_runs(batch.entries)
-        with self._stopping_on_failure():
+        with self._stopping:
             segment, offset, found = self._write(
                 Kind.BATCH, batch.body, (first, last), (runs[0][1], runs[-1][1], prev_term)
             )
@@ -199,7 +197,7 @@ class SegmentLog:
 
     def sync(self) -> None:
         """Return once all that was appended is durable. Raises DiskFailed, and from then on always."""
-        with self._stopping_on_failure():
+        with self._stopping:
             if self._durable.serial < self._tail.serial and self._active is not None:
                 self._active.file.sync()
             self._durable = self._tail
@@ -215,12 +213,12 @@ class SegmentLog:
         keep = min(places.segments, default=0)
         while keep < self.segment_number and places.lowest_in_or_above(keep + 1) - 1 <= through:
             keep += 1
-        with self._stopping_on_failure():
+        with self._stopping:
             self._drop_below(keep)
 
     def reset(self, index: int, term: int) -> None:
         """Forget every entry: a snapshot of entry `index` replaces them. Durable when it returns."""
-        with self._stopping_on_failure():
+        with self._stopping:
             segment, _, found = self._write(Kind.RESET, b"", (index + 1, index), (term, term, term))
             segment.file.sync()
             self._places = Places(index, term, self._places.segments)
@@ -245,7 +243,7 @@ class SegmentLog:
         """Close the files. What was not synced may be lost, as in a crash."""
         for segment in self._places.segments.values():
             segment.file.close()
-        self._failure = self._failure or "the log was closed"
+        self._stopping.failure = self._stopping.failure or "the log was closed"
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -311,15 +309,22 @@ class SegmentLog:
             self._disk.remove(path)
             self._disk.sync_dir(self._directory)
 
-    @contextmanager
-    def _stopping_on_failure(self) -> Iterator[None]:
-        if self._failure:
-            raise DiskFailed(self._failure)
-        try:
-            yield
-        except DiskFailed as error:
-            self._failure = error.message
-            raise
+
+class _Stopping:
+    """A context: a disk that fails inside stops the log for good."""
+
+    __slots__ = ("failure",)
+
+    def __init__(self) -> None:
+        self.failure = ""
+
+    def __enter__(self) -> None:
+        if self.failure:
+            raise DiskFailed(self.failure)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, DiskFailed):
+            self.failure = error.message
 
 
 class Recovery(msgspec.Struct, frozen=True):

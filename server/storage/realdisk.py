@@ -9,20 +9,26 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from gemot.server.model.errors import DiskFailed, StorageFailed
 
 
-@contextmanager
-def _naming(action: str, path: str) -> Iterator[None]:
-    """Turn an OSError into a DiskFailed that says what was tried, where, and the errno."""
-    try:
-        yield
-    except OSError as error:
-        code = errno.errorcode.get(error.errno or 0, str(error.errno))
-        raise DiskFailed(f"cannot {action} {path}: {error.strerror} ({code})") from error
+class _Naming:
+    """A context: an OSError inside leaves as DiskFailed, which names the path and the errno."""
+
+    __slots__ = ("_action", "_path")
+
+    def __init__(self, action: str, path: str) -> None:
+        self._action = action
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            code = errno.errorcode.get(error.errno or 0, str(error.errno))
+            raise DiskFailed(f"cannot {self._action} {self._path}: {error.strerror} ({code})") from error
 
 
 class RealFile:
@@ -35,14 +41,14 @@ class RealFile:
 
     def pwrite(self, data: bytes, offset: int) -> None:
         view = memoryview(data)
-        with _naming("write", self._path):
+        with _Naming("write", self._path):
             while view:
                 n = os.pwrite(self._fd, view, offset)
                 view = view[n:]
                 offset += n
 
     def pread(self, n: int, offset: int) -> bytes:
-        with _naming("read", self._path):
+        with _Naming("read", self._path):
             data = os.pread(self._fd, n, offset)
             while 0 < len(data) < n:
                 more = os.pread(self._fd, n - len(data), offset + len(data))
@@ -53,15 +59,15 @@ class RealFile:
 
     def sync(self) -> None:
         if self._sync:
-            with _naming("sync", self._path):
+            with _Naming("sync", self._path):
                 os.fdatasync(self._fd)
 
     def truncate(self, size: int) -> None:
-        with _naming("truncate", self._path):
+        with _Naming("truncate", self._path):
             os.ftruncate(self._fd, size)
 
     def size(self) -> int:
-        with _naming("look at", self._path):
+        with _Naming("look at", self._path):
             return os.fstat(self._fd).st_size
 
     def close(self) -> None:
@@ -92,27 +98,27 @@ class RealDisk:
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-        with _naming("open", path):
+        with _Naming("open", path):
             fd = os.open(path, flags, 0o600)
         file = RealFile(path, fd, self._sync)
-        with _naming("restrict the mode of", path):
+        with _Naming("restrict the mode of", path):
             if stat.S_IMODE(os.fstat(fd).st_mode) & 0o177:
                 os.fchmod(fd, 0o600)
         return file
 
     def rename(self, old: str, new: str) -> None:
-        with _naming(f"rename to {new}", old):
+        with _Naming(f"rename to {new}", old):
             os.rename(old, new)
 
     def remove(self, path: str) -> None:
-        with _naming("remove", path):
+        with _Naming("remove", path):
             os.unlink(path)
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(path)
 
     def listdir(self, path: str) -> list[str]:
-        with _naming("list", path):
+        with _Naming("list", path):
             return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
     def makedirs(self, path: str) -> None:
@@ -121,17 +127,17 @@ class RealDisk:
             parent = os.path.dirname(os.path.abspath(path))
             if not os.path.isdir(parent):
                 self.makedirs(parent)
-            with _naming("make the folder", path):
+            with _Naming("make the folder", path):
                 os.mkdir(path, 0o700)
             self.sync_dir(parent)
-        with _naming("close to other users (mode 0700) the folder", path):
+        with _Naming("close to other users (mode 0700) the folder", path):
             if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
                 os.chmod(path, 0o700)
 
     def sync_dir(self, path: str) -> None:
         if not self._sync:
             return
-        with _naming("sync the folder", path):
+        with _Naming("sync the folder", path):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
@@ -139,7 +145,7 @@ class RealDisk:
                 os.close(fd)
 
     def lock(self, path: str) -> RealLock:
-        with _naming("open", path):
+        with _Naming("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +158,7 @@ class RealDisk:
                 f"data directory {os.path.dirname(path)} is in use by pid {holder}: "
                 f"stop that process, or give this one another data_dir"
             ) from error
-        with _naming("write", path):
+        with _Naming("write", path):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return RealLock(path, fd)

@@ -38,6 +38,7 @@ HEADER_BYTES = _LAYOUT.size
 _CHECKED_FROM = 8
 RECORD_MAGIC = b"GmR\x01"
 _END = 0xA5
+_END_MARK = bytes((_END,))
 
 MAX_PAYLOAD = 256 << 20
 """Far above any batch (raft's own limit is 64 MiB of uncommitted entries)."""
@@ -94,10 +95,10 @@ def record_bytes(length: int) -> int:
 
 def encode_record(header: Header, payload: bytes, salt: int) -> tuple[bytes, Found]:
     """The record without its padding: the zeros after it are on disk already."""
-    raw = _pack(header, 0)
-    crc = crc32(raw[_CHECKED_FROM:], salt)
-    raw = _pack(header, crc)
-    return b"".join((raw, payload, bytes((_END,)))), Found(header, crc, _chain(raw))
+    rest = _pack(header)[_CHECKED_FROM:]
+    crc = crc32(rest, salt)
+    raw = b"".join((RECORD_MAGIC, crc.to_bytes(4, "little"), rest, payload, _END_MARK))
+    return raw, Found(header, crc, blake2b(rest, digest_size=8).digest())
 
 
 def decode_header(raw: bytes, salt: int) -> Found | None:
@@ -116,10 +117,11 @@ def decode_header(raw: bytes, salt: int) -> Found | None:
     return Found(header, fields[1], _chain(raw))
 
 
-def _pack(h: Header, crc: int) -> bytes:
+def _pack(h: Header) -> bytes:
+    """The header, its CRC still zero."""
     d = h.durable
     return _LAYOUT.pack(
-        RECORD_MAGIC, crc, h.kind, h.length, h.payload_crc, h.serial, h.first, h.last,
+        RECORD_MAGIC, 0, h.kind, h.length, h.payload_crc, h.serial, h.first, h.last,
         h.first_term, h.last_term, h.prev_term, d.serial, d.index, d.chain, h.prev_chain, _END,
     )  # fmt: skip
 
