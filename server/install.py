@@ -8,7 +8,7 @@ finishes a replacement that was cut short; see `recovery.py`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gemot.server.consensus import Replica
 from gemot.server.model.errors import DiskFailed, GemotError
@@ -19,6 +19,17 @@ from gemot.server.rpc.message import Call, FetchSnapshot, SnapshotChunk
 CHUNK_BYTES = 1 << 20
 STALLED_MS = 5_000
 BUSY_MS = 20
+
+
+class Readers(Protocol):
+    """Who reads the state. The server's reads fulfil it."""
+
+    @property
+    def reading(self) -> bool:
+        """Is the state file being read somewhere?"""
+
+    def hold(self) -> None:
+        """Read nothing more until the replica is told that the state was replaced."""
 
 
 class Installer:
@@ -33,7 +44,8 @@ class Installer:
         inbox: Callable[[SnapshotMeta, SnapshotChunk], Inbox],
         replace_state: Callable[[SnapshotMeta], None],
         timer: Timer,
-        busy: Callable[[], bool] = lambda: False,
+        busy: Callable[[], bool],
+        readers: Readers,
     ) -> None:
         self._replica = replica
         self._log = log
@@ -42,6 +54,7 @@ class Installer:
         self._replace_state = replace_state
         self._timer = timer
         self._busy = busy
+        self._readers = readers
         self._offer: SnapshotOffer | None = None
         self._to: Inbox | None = None
         self._moved_ms = 0
@@ -107,9 +120,14 @@ class Installer:
             return
         self._replacing = True
         self._replica.hold()
+        self._readers.hold()
         self._log.reset(offer.meta, lambda: self._replace(offer))
 
     def _replace(self, offer: SnapshotOffer) -> None:
+        """A long read that had begun before is waited for: it has the old file open."""
+        if self._readers.reading:
+            self._timer.call_after(BUSY_MS, lambda: self._replace(offer))
+            return
         self._replace_state(offer.meta)
         self._offer, self._to, self._replacing = None, None, False
         self.installed += 1

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gemot.server.model.errors import GemotError
+from gemot.server.model.query import Query
 from gemot.server.raft.types import Batch, Entry, HardState, Message, SnapshotMeta
 from gemot.server.rpc.message import Call, Member, SnapshotChunk
+from gemot.server.state.store import Found
 
 
 class Log(Protocol):
@@ -47,6 +50,16 @@ class Timer(Protocol):
 
     def now_ms(self) -> int:
         """Boot-time clock of this host in milliseconds: never goes back, counts suspended time."""
+
+
+class Reader(Protocol):
+    """Long lists, read away from the loop, each in a read transaction of its own; asked one at a time."""
+
+    def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        """Read a state at least as new as the present one, then call `done` with what was found or refused.
+
+        A state that cannot be read stops the node. Until `done` the state file may not be replaced.
+        """
 
 
 class Random(Protocol):

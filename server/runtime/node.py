@@ -21,6 +21,7 @@ from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
+from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
@@ -100,6 +101,13 @@ class Node:
             fatal=self._failed,
         )
         self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
+        self._reader = ReaderThread(
+            loop=self._loop,
+            file=self._opened.file,
+            state=self._opened.state,
+            tell=self._guard,
+            fatal=self._failed,
+        )
         self.server = Server(
             me=config.me,
             config=config.server,
@@ -112,6 +120,7 @@ class Node:
             peers=self,
             timer=_Guarded(self._timer, self._guard),
             random=self._random,
+            reader=self._reader,
         )
         self._listener = Listener(
             loop=self._loop,
@@ -131,6 +140,7 @@ class Node:
         await self._listener.start()
         self._log.start()
         self._worker.start()
+        self._reader.start()
         self.server.start()
         self._ticker.start()
 
@@ -150,6 +160,7 @@ class Node:
         await self._listener.stop()
         for link in self._links.values():
             await link.stop()
+        await asyncio.to_thread(self._reader.stop)
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
         # What the loop still holds of this node's events would meet closed files.

@@ -260,22 +260,19 @@ def _cut(key: bytes, start: int, separator: bytes) -> bytes:
 
 
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
-    return reading.masks.visible(prefix, _rows(reading, prefix, end_of_prefix(prefix), open_end, closed))
+    end = end_of_prefix(prefix)
+    rows = reading.rows(open_end, (prefix,)) if end is None else reading.rows(closed, (prefix, end))
+    return reading.masks.visible(prefix, rows)
 
 
 def _rows(
-    scope: Reading | Writing,
-    start: bytes,
-    end: bytes | None,
-    open_end: str,
-    closed: str,
-    limit: int = -1,
+    writing: Writing, start: bytes, end: bytes | None, open_end: str, closed: str, limit: int
 ) -> list[tuple[bytes, int, bytes]]:
-    """Rows (key, modify index, row) from `start` to before `end`, by key; -1 is no limit."""
+    """Up to `limit` rows (key, modify index, row) from `start` to before `end`, by key."""
     if end is None:
-        rows = scope.cursor.execute(f"{open_end} limit ?", (start, limit))
+        rows = writing.cursor.execute(f"{open_end} limit ?", (start, limit))
     else:
-        rows = scope.cursor.execute(f"{closed} limit ?", (start, end, limit))
+        rows = writing.cursor.execute(f"{closed} limit ?", (start, end, limit))
     found: list[tuple[bytes, int, bytes]] = rows.fetchall()
     return found
 
@@ -291,11 +288,10 @@ def _prefix_index(reading: Reading, prefix: bytes, rows: list[tuple[bytes, int, 
         return max(meta.kv_index, 1)
     end = end_of_prefix(prefix)
     if end is None:
-        buried = reading.cursor.execute("select max(idx) from tombstone where key >= ?", (prefix,)).get
+        buried = reading.newest("idx", "tombstone where key >= ?", (prefix,))
     else:
-        statement = "select max(idx) from tombstone where key >= ? and key < ?"
-        buried = reading.cursor.execute(statement, (prefix, end)).get
-    newest = max(max((row[1] for row in rows), default=0), buried or 0, reading.masks.index_over(prefix))
+        buried = reading.newest("idx", "tombstone where key >= ? and key < ?", (prefix, end))
+    newest = max(max((row[1] for row in rows), default=0), buried, reading.masks.index_over(prefix))
     return max(newest or meta.kv_index, meta.reaped_index, 1)
 
 

@@ -19,16 +19,59 @@ Allowed = Callable[[Operation], bool]
 """May the caller see this row? None in its place: everything, at no cost."""
 
 
+TOMBSTONES_A_ROW = 16
+"""Tombstones that are looked through in the time of one row that is read."""
+
+
+class LongList(Exception):
+    """The query has more rows than may be read here. Nothing is wrong: it is asked of the Reader instead."""
+
+
 class Reading:
-    """One query's view. The cursor, masks and meta belong to one and the same committed state."""
+    """One query's view. The cursor, masks and meta belong to one and the same committed state.
 
-    __slots__ = ("allowed", "cursor", "masks", "meta")
+    `limit` is how many rows may be read for it, -1 for any number; `read` how many were.
+    """
 
-    def __init__(self, *, cursor: Cursor, meta: Meta, masks: Masks, allowed: Allowed | None = None) -> None:
+    __slots__ = ("allowed", "cursor", "limit", "masks", "meta", "read")
+
+    def __init__(
+        self, *, cursor: Cursor, meta: Meta, masks: Masks, allowed: Allowed | None = None, limit: int = -1
+    ) -> None:
         self.cursor = cursor
         self.meta = meta
         self.masks = masks
         self.allowed = allowed
+        self.limit = limit
+        self.read = 0
+
+    def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
+        """Every row of a select that ends in no `limit`. Raises LongList when they pass this one's.
+
+        What decides is how many rows are read, not how many of them are shown: that is what takes time.
+        """
+        most = self.limit - self.read + 1 if self.limit >= 0 else -1
+        found: list[Any] = self.cursor.execute(f"{statement} limit ?", (*bindings, most)).fetchall()
+        if 0 <= most <= len(found):
+            raise LongList
+        self.read += len(found)
+        return found
+
+    def newest(self, column: str, rest: str, bindings: tuple[Any, ...]) -> int:
+        """The highest of a number in a table's rows, 0 for none. Raises LongList if it would take long."""
+        most = self.limit * TOMBSTONES_A_ROW + 1 if self.limit >= 0 else -1
+        statement = f"select max({column}), count(*) from (select {column} from {rest} limit ?)"
+        highest, count = self.cursor.execute(statement, (*bindings, most)).get
+        if 0 <= most <= count:
+            raise LongList
+        return highest or 0
+
+    def scans(self, table: str) -> None:
+        """All rows of this table are going to be looked at. Raises LongList if it has too many."""
+        if self.limit >= 0:
+            statement = f"select 1 from {table} limit 1 offset ?"
+            if self.cursor.execute(statement, (self.limit,)).get is not None:
+                raise LongList
 
 
 class Writing:

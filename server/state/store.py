@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+import msgspec
+
 from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
@@ -45,6 +47,15 @@ class Connection(Protocol):
     """A worker's own connection (`StateFile.reader`)."""
 
     def cursor(self) -> Cursor: ...
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a read on a worker's connection came to: of which applied index, and of how many rows read."""
+
+    value: Any
+    index: int
+    applied_index: int
+    rows: int
 
 
 class State:
@@ -107,18 +118,23 @@ class State:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def read(self, query: Query, accessor: str) -> tuple[Any, int]:
+    def read(self, query: Query, accessor: str, limit: int = -1) -> tuple[Any, int]:
         """Value and index of a query, from the last committed state.
 
         One thread writes and reads here, and never between a batch's begin and end: the statements of one
         read see one state without a transaction of their own. Raises Forbidden for a single thing that the
-        accessor may not see; lists leave out what it may not.
+        accessor may not see (lists leave out what it may not), and LongList if there are more rows than
+        `limit` to be read.
         """
         with self._file.explained:
-            return self._answer(query, accessor, self._file.cursor, self._meta, self._masks)
+            reading = self._reading(query, accessor, self._file.cursor, self._meta, self._masks, limit)
+            return READERS[type(query)](reading, query)
 
-    def read_on(self, connection: Connection, query: Query, accessor: str = "") -> tuple[Any, int]:
-        """`read` on a worker's own connection, in one read transaction; touches nothing of the loop's."""
+    def read_on(self, connection: Connection, query: Query, accessor: str = "") -> Found:
+        """`read` on a worker's own connection, in one read transaction; touches nothing of the loop's.
+
+        It sees every batch that was committed before it was called.
+        """
         with self._file.explained:
             cursor = connection.cursor()
             cursor.execute("begin")
@@ -126,19 +142,20 @@ class State:
                 meta, masks = Meta(), Masks()
                 meta.load(cursor)
                 masks.load(cursor)
-                return self._answer(query, accessor, cursor, meta, masks)
+                reading = self._reading(query, accessor, cursor, meta, masks, -1)
+                value, index = READERS[type(query)](reading, query)
+                return Found(value, index, meta.applied_index, reading.read)
             finally:
                 cursor.execute("rollback")
 
-    def _answer(
-        self, query: Query, accessor: str, cursor: Cursor, meta: Meta, masks: Masks
-    ) -> tuple[Any, int]:
+    def _reading(
+        self, query: Query, accessor: str, cursor: Cursor, meta: Meta, masks: Masks, limit: int
+    ) -> Reading:
         allowed: Allowed | None = None
         if self._authorizer is not ALLOW_ALL:
             require(self._authorizer, accessor, operations(query))
             allowed = self._allowed_to(accessor)
-        reading = Reading(cursor=cursor, meta=meta, masks=masks, allowed=allowed)
-        return READERS[type(query)](reading, query)
+        return Reading(cursor=cursor, meta=meta, masks=masks, allowed=allowed, limit=limit)
 
     def _allowed_to(self, accessor: str) -> Allowed:
         def allowed(operation: Operation) -> bool:

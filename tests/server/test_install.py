@@ -45,6 +45,21 @@ class Box:
         self._scene.did.append("kept")
 
 
+class Readers:
+    """Who reads the state; `scene.reading` says that a list is being read."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    @property
+    def reading(self) -> bool:
+        return self._scene.reading
+
+    def hold(self) -> None:
+        assert self._scene.did[-1] == "kept"
+        self._scene.readers_held = True
+
+
 class Scene:
     def __init__(self) -> None:
         self.timer = VirtualTimer()
@@ -53,6 +68,7 @@ class Scene:
         self.resets: list[Callable[[], None]] = []
         self.disk_full = False
         self.busy = False
+        self.reading = self.readers_held = False
         self.refuse: GemotError | None = None
         self.installer = Installer(
             replica=self,  # type: ignore[arg-type]
@@ -62,6 +78,7 @@ class Scene:
             replace_state=lambda meta: self.did.append("replaced"),
             timer=self.timer,
             busy=lambda: self.busy,
+            readers=Readers(self),
         )
 
     def _call(self, to: str, call: Call, done: Callable[[Any], None]) -> None:
@@ -165,6 +182,21 @@ def test_a_copy_of_the_old_state_under_way_is_waited_for() -> None:
     scene.timer.pass_ms(BUSY_MS)
     assert scene.did == ["kept", "reset"]
     assert scene.installer.replacing
+
+
+def test_a_long_read_of_the_old_state_is_waited_for_and_no_new_one_begins() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.reading = True
+    scene.all_pieces()
+    assert scene.readers_held
+    scene.resets[0]()
+    scene.timer.pass_ms(STALLED_MS)
+    assert scene.did == ["kept", "reset"], "the file is in use"
+    assert scene.installer.replacing
+    scene.reading = False
+    scene.timer.pass_ms(BUSY_MS)
+    assert scene.did == ["kept", "reset", "replaced", (100, True)]
 
 
 def test_a_failed_disk_is_not_a_failed_try() -> None:

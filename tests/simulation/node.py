@@ -19,17 +19,20 @@ from support.lossy_vfs import LossyVfs
 from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
+from gemot.server.model.query import Query
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Batch, Entry, HardState, Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member, SnapshotChunk
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.state.store import Found
 from gemot.server.storage.durable import Save, Step
 
 TICK_US = 50_000
 SYNC_MIN_US = 100
 SYNC_MAX_US = 3_000
+LIST_US = 40_000
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
 
@@ -141,6 +144,38 @@ class _Disk:
             self._world.soon(self._begin)
 
 
+class _Reader:
+    """The `Reader` port: begins at a moment of its own, holds its transaction for a while, then answers."""
+
+    def __init__(self, world: World, node: Node, opened: Opened) -> None:
+        self._world = world
+        self._node = node
+        self._life = node.life
+        self._opened = opened
+
+    def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        committed, label = self._opened.state.applied_index, f"{self._node.name} list"
+
+        def answer(found: Found) -> None:
+            if self._node.life != self._life:
+                return
+            self._node.lists += 1
+            self._node.served = found.applied_index
+            done(found)
+            self._node.served = None
+
+        def read() -> None:
+            if self._node.life != self._life:
+                return
+            assert not self._node.replacing, "the state file is read while it is replaced"
+            with contextlib.closing(self._opened.file.reader()) as connection:
+                found = self._opened.state.read_on(connection, query, accessor)
+            assert found.applied_index >= committed, "what was committed before is seen"
+            self._world.at(self._world.random.randrange(LIST_US), label, lambda: answer(found))
+
+        self._world.at(self._world.random.randrange(LIST_US), label, read)
+
+
 class _Observed(Machine):
     """The real machine, watched: what was applied where, with which outcome."""
 
@@ -199,6 +234,11 @@ class Node:
         self.durable_terms: dict[int, int] = {}
         self.notes: list[str] = []
         self.installs = 0
+        self.lists = 0
+        self.served: int | None = None
+        """The applied index of which a long list is being told at this moment."""
+
+        self.replacing = False
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -236,6 +276,7 @@ class Node:
             peers=self,
             timer=_Timer(self.world, self),
             random=self._random,
+            reader=_Reader(self.world, self, opened),
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)
