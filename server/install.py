@@ -3,6 +3,10 @@
 The order makes a crash at any point harmless: the snapshot is complete, verified and durable before the
 log is reset to it, and the log is reset before the state is replaced (what opens the data directory
 finishes a replacement that was cut short; see `recovery.py`).
+
+Verifying and replacing take as long as the state is large, so they run elsewhere (`Inbox.finish`,
+`Upkeep.replace_state`), and this server goes on hearing its leader. Meanwhile it does not stand for leader
+(`raft/follower.py`), applies nothing and reads nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ class Installer:
         log: Log,
         call: Callable[[str, Call, Callable[[Any], None]], None],
         inbox: Callable[[SnapshotMeta, SnapshotChunk], Inbox],
-        replace_state: Callable[[SnapshotMeta], None],
+        replace_state: Callable[[SnapshotMeta, Callable[[], None]], None],
         timer: Timer,
         busy: Callable[[], bool],
         readers: Readers,
@@ -63,7 +67,7 @@ class Installer:
 
     @property
     def replacing(self) -> bool:
-        """From now until the state is replaced, nobody else may work on snapshots or the state file."""
+        """A snapshot is being verified, or put in place: nobody else works on snapshots or the state file."""
         return self._replacing
 
     def on_install(self, offer: SnapshotOffer) -> None:
@@ -111,14 +115,14 @@ class Installer:
             self._moved_ms = self._timer.now_ms()
             self._timer.call_after(BUSY_MS, lambda: self._finish(offer, to))
             return
-        try:
-            to.finish()
-        except DiskFailed:
-            raise
-        except GemotError:
+        self._replacing = True
+        to.finish(lambda refusal: self._verified(offer, refusal))
+
+    def _verified(self, offer: SnapshotOffer, refusal: GemotError | None) -> None:
+        if refusal is not None:
             self._failed(offer)
             return
-        self._replacing = True
+        # From here on there is no way back: log and state are replaced, or the node stops.
         self._replica.hold()
         self._readers.hold()
         self._log.reset(offer.meta, lambda: self._replace(offer))
@@ -128,11 +132,13 @@ class Installer:
         if self._readers.reading:
             self._timer.call_after(BUSY_MS, lambda: self._replace(offer))
             return
-        self._replace_state(offer.meta)
+        self._replace_state(offer.meta, lambda: self._replaced(offer))
+
+    def _replaced(self, offer: SnapshotOffer) -> None:
         self._offer, self._to, self._replacing = None, None, False
         self.installed += 1
         self._replica.on_installed(offer.meta, True)
 
     def _failed(self, offer: SnapshotOffer) -> None:
-        self._offer, self._to = None, None
+        self._offer, self._to, self._replacing = None, None, False
         self._replica.on_installed(offer.meta, False)

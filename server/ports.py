@@ -100,8 +100,11 @@ class Upkeep(Protocol):
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
         """Where the pieces of an incoming snapshot go."""
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
-        """Put the kept snapshot `meta` in place of the state."""
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        """Put the kept snapshot `meta` in place of the state, then call `done`.
+
+        Until then nobody reads or writes the state. A failure stops the node.
+        """
 
 
 class Inbox(Protocol):
@@ -109,8 +112,11 @@ class Inbox(Protocol):
 
     def write(self, offset: int, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """Verify size and hash, then make it one of the kept snapshots. Raises Corrupt."""
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        """Verify size and hash, make it one of the kept snapshots, durably; then call `done`.
+
+        It gets what is wrong with it, if it could not become one. A failure of the disk stops the node.
+        """
 
 
 class Identity(Protocol):

@@ -216,7 +216,7 @@ class Reads:
 
     def bookmark(self, word: Any) -> None:
         """Tell every subscription that it has been told all there was, but those for which it is not so."""
-        if self._due:
+        if self._due or self._held:
             return
         for waiter in list(self._subscriptions):
             if not waiter.cancelled and not self._lists.owes(waiter.group):

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
-from gemot.server.model.errors import DiskFailed, Unavailable
+from gemot.server.copies import Incoming, chunk_of, write_snapshot
+from gemot.server.model.errors import DiskFailed, GemotError, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
@@ -256,11 +256,20 @@ class Node:
         return chunk_of(self._opened.snapshots, index, term, offset)
 
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
-        return ReceiverInbox(self._opened.snapshots, meta, first)
+        return _Inbox(Incoming(self._opened.snapshots, meta, first), self._worker)
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
-        self._opened.file.install(Path(self._opened.snapshots.path(meta)))
-        self._opened.state.reload()
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        opened = self._opened
+
+        def replaced() -> None:
+            opened.state.reload()
+            done()
+
+        def work() -> Callable[[], None]:
+            opened.file.install(Path(opened.snapshots.path(meta)))
+            return replaced
+
+        self._worker.submit(work)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -289,6 +298,22 @@ class Node:
         else:
             log.error("server: cannot go on: %s", error, exc_info=error)
         self._fatal(error)
+
+
+class _Inbox:
+    """An incoming snapshot that the worker verifies."""
+
+    def __init__(self, incoming: Incoming, worker: Worker) -> None:
+        self._incoming = incoming
+        self._worker = worker
+        self.write = incoming.write
+
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        def work() -> Callable[[], None]:
+            refusal = self._incoming.finish()
+            return lambda: done(refusal)
+
+        self._worker.submit(work)
 
 
 class _Guarded:

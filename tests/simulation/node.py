@@ -16,7 +16,7 @@ from simulation.network import Network
 from simulation.world import World
 from support.lossy_vfs import LossyVfs
 
-from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
+from gemot.server.copies import Incoming, chunk_of, write_snapshot
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
 from gemot.server.model.query import Query
@@ -33,6 +33,7 @@ TICK_US = 50_000
 SYNC_MIN_US = 100
 SYNC_MAX_US = 3_000
 LIST_US = 40_000
+WORK_US = 400_000
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
 
@@ -176,6 +177,22 @@ class _Reader:
         self._world.at(self._world.random.randrange(LIST_US), label, read)
 
 
+class _Inbox:
+    """An incoming snapshot, verified somewhat later."""
+
+    def __init__(self, node: Node, incoming: Incoming) -> None:
+        self._node = node
+        self._incoming = incoming
+        self.write = incoming.write
+
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        def verify() -> None:
+            refusal = self._incoming.finish()
+            self._node.work("verified", lambda: done(refusal))
+
+        self._node.work("verify", verify)
+
+
 class _Observed(Machine):
     """The real machine, watched: what was applied where, with which outcome."""
 
@@ -248,6 +265,7 @@ class Node:
 
     def start(self) -> None:
         self.life += 1
+        self.replacing = False
         self._random = Random(self.world.random.getrandbits(64))
         self.opened = opened = open_data(
             disk=self._lossy,
@@ -406,10 +424,29 @@ class Node:
 
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
         assert self.opened is not None
-        return ReceiverInbox(self.opened.snapshots, meta, first)
+        return _Inbox(self, Incoming(self.opened.snapshots, meta, first))
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         assert self.opened is not None
-        self.installs += 1
-        self.opened.file.install(Path(self.opened.snapshots.path(meta)))
-        self.opened.state.reload()
+        opened = self.opened
+        self.replacing = True
+        # Who reads or writes the state before it is replaced fails, as it would at the worst of moments.
+        opened.file.close()
+
+        def replaced() -> None:
+            self.installs += 1
+            self.replacing = False
+            opened.state.reload()
+            done()
+
+        def replace() -> None:
+            opened.file.install(Path(opened.snapshots.path(meta)))
+            self.work("replaced", replaced)
+
+        self.work("replace", replace)
+
+    def work(self, label: str, piece: Callable[[], None]) -> None:
+        """The worker: one piece of its work, somewhat later, if the process still lives."""
+        life = self.life
+        delay = self.world.random.randrange(WORK_US)
+        self.world.at(delay, f"{self.name} {label}", lambda: piece() if self.life == life else None)
