@@ -51,6 +51,9 @@ class Timer(Protocol):
     def now_ms(self) -> int:
         """Boot-time clock of this host in milliseconds: never goes back, counts suspended time."""
 
+    def stopwatch_us(self) -> int:
+        """Microseconds since some moment or other: to tell how long an event took so far."""
+
 
 class Reader(Protocol):
     """Long lists, read away from the loop, each in a read transaction of its own; asked one at a time."""

@@ -323,6 +323,7 @@ class _Guarded:
         self._timer = timer
         self._guard = guard
         self.now_ms = timer.now_ms
+        self.stopwatch_us = timer.stopwatch_us
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
         return self._timer.call_after(delay_ms, lambda: self._guard(callback))

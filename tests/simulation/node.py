@@ -20,6 +20,7 @@ from gemot.server.copies import Incoming, chunk_of, write_snapshot
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
 from gemot.server.model.query import Query
+from gemot.server.pace import SLICE_US
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Batch, Entry, HardState, Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
@@ -51,6 +52,7 @@ class _Timer:
         self._world = world
         self._node = node
         self._life = node.life
+        self._stopwatch_us = 0
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
         return self._world.at(delay_ms * 1000, f"{self._node.name} timer", self._alive(callback))
@@ -60,6 +62,11 @@ class _Timer:
 
     def now_ms(self) -> int:
         return self._world.now_us // 1000
+
+    def stopwatch_us(self) -> int:
+        """Each server is quick or slow at its work by chance, so their slices differ."""
+        self._stopwatch_us += self._world.random.randrange(2 * SLICE_US)
+        return self._stopwatch_us
 
     def _alive(self, callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: callback() if self._node.life == self._life else None
