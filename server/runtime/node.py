@@ -105,6 +105,7 @@ class Node:
             loop=self._loop,
             file=self._opened.file,
             state=self._opened.state,
+            timer=self._timer,
             tell=self._guard,
             fatal=self._failed,
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from gemot.server.model.errors import GemotError, StorageFailed
 from gemot.server.model.query import Query
 from gemot.server.runtime.disk import Tell, Worker
+from gemot.server.runtime.timer import LoopTimer
 from gemot.server.state.store import Found, State
 from gemot.server.storage.statefile import StateFile
 
@@ -26,11 +27,13 @@ class ReaderThread:
         loop: asyncio.AbstractEventLoop,
         file: StateFile,
         state: State,
+        timer: LoopTimer,
         tell: Tell,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._file = file
         self._state = state
+        self._timer = timer
         self._worker = Worker(loop=loop, tell=tell, fatal=fatal, name="gemot-reader")
 
     def start(self) -> None:
@@ -50,7 +53,7 @@ class ReaderThread:
     def _read(self, query: Query, accessor: str) -> Found | GemotError:
         with contextlib.closing(self._file.reader()) as connection:
             try:
-                return self._state.read_on(connection, query, accessor)
+                return self._state.read_on(connection, query, accessor, stopwatch_us=self._timer.stopwatch_us)
             except StorageFailed:
                 raise
             except GemotError as refusal:

@@ -15,7 +15,7 @@ import msgspec
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest
+from gemot.server.state import digest, pages
 from gemot.server.state.names import end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
@@ -237,6 +237,7 @@ def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
     prefix = query.prefix
     rows = _visible(reading, prefix, _FROM, _RANGE)
     index = _prefix_index(reading, prefix, rows)
+    reading.close()
     if (allowed := reading.allowed) is not None:
         rows = [row for row in rows if allowed(Operation("key", row[0], "read"))]
     return [_decode(row) for _, _, row in rows], index
@@ -246,6 +247,7 @@ def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
     prefix, separator = query.prefix, query.separator
     rows = _visible(reading, prefix, _KEYS_FROM, _KEYS_RANGE)
     index = _prefix_index(reading, prefix, rows)
+    reading.close()
     if (allowed := reading.allowed) is not None:
         rows = [row for row in rows if allowed(Operation("key", row[0], "list"))]
     keys = [key for key, _, _ in rows]
@@ -260,6 +262,8 @@ def _cut(key: bytes, start: int, separator: bytes) -> bytes:
 
 
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
+    if reading.transaction is not None:
+        return pages.visible(reading, reading.transaction, prefix, open_end, closed)
     end = end_of_prefix(prefix)
     rows = reading.rows(open_end, (prefix,)) if end is None else reading.rows(closed, (prefix, end))
     return reading.masks.visible(prefix, rows)

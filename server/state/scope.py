@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from gemot.server.state import digest
 from gemot.server.state.masks import Masks
@@ -27,22 +27,40 @@ class LongList(Exception):
     """The query has more rows than may be read here. Nothing is wrong: it is asked of the Reader instead."""
 
 
+class Renewable(Protocol):
+    """The read transaction of a worker (`pages.Transaction`)."""
+
+    def renew(self, reading: Reading) -> bool:
+        """Go on in a newer state, if this one was held long enough."""
+
+    def end(self) -> None: ...
+
+
 class Reading:
     """One query's view. The cursor, masks and meta belong to one and the same committed state.
 
-    `limit` is how many rows may be read for it, -1 for any number; `read` how many were.
+    `limit` is how many rows may be read for it, -1 for any number; `read` how many were. `transaction` is
+    there on a worker's connection alone.
     """
 
-    __slots__ = ("allowed", "cursor", "limit", "masks", "meta", "read")
+    __slots__ = ("allowed", "cursor", "limit", "masks", "meta", "read", "transaction")
 
     def __init__(
-        self, *, cursor: Cursor, meta: Meta, masks: Masks, allowed: Allowed | None = None, limit: int = -1
+        self,
+        *,
+        cursor: Cursor,
+        meta: Meta,
+        masks: Masks,
+        allowed: Allowed | None = None,
+        limit: int = -1,
+        transaction: Renewable | None = None,
     ) -> None:
         self.cursor = cursor
         self.meta = meta
         self.masks = masks
         self.allowed = allowed
         self.limit = limit
+        self.transaction = transaction
         self.read = 0
 
     def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
@@ -65,6 +83,11 @@ class Reading:
         if 0 <= most <= count:
             raise LongList
         return highest or 0
+
+    def close(self) -> None:
+        """All is read: what is still to be done with it needs no transaction."""
+        if self.transaction is not None:
+            self.transaction.end()
 
     def scans(self, table: str) -> None:
         """All rows of this table are going to be looked at. Raises LongList if it has too many."""

@@ -19,6 +19,7 @@ from gemot.server.model.upkeep import VerifyState
 from gemot.server.state import catalog, changes, digest, health, kv, retries
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta
+from gemot.server.state.pages import Transaction
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, Operation, operations, require
 from gemot.server.state.retries import Retries
 from gemot.server.state.scope import Allowed, Reading, Writing
@@ -130,32 +131,47 @@ class State:
             reading = self._reading(query, accessor, self._file.cursor, self._meta, self._masks, limit)
             return READERS[type(query)](reading, query)
 
-    def read_on(self, connection: Connection, query: Query, accessor: str = "") -> Found:
-        """`read` on a worker's own connection, in one read transaction; touches nothing of the loop's.
+    def read_on(
+        self,
+        connection: Connection,
+        query: Query,
+        accessor: str = "",
+        *,
+        stopwatch_us: Callable[[], int] = lambda: 0,
+    ) -> Found:
+        """`read` on a worker's own connection; touches nothing of the loop's.
 
-        It sees every batch that was committed before it was called.
+        It sees every batch that was committed before it was called. Its read transaction ends after a second:
+        longer lists of keys go on in another (`pages.py`), other lists are read in one.
         """
         with self._file.explained:
             cursor = connection.cursor()
-            cursor.execute("begin")
+            transaction = Transaction(cursor, stopwatch_us)
+            meta, masks = transaction.begin()
             try:
-                meta, masks = Meta(), Masks()
-                meta.load(cursor)
-                masks.load(cursor)
-                reading = self._reading(query, accessor, cursor, meta, masks, -1)
+                reading = self._reading(query, accessor, cursor, meta, masks, -1, transaction)
                 value, index = READERS[type(query)](reading, query)
-                return Found(value, index, meta.applied_index, reading.read)
+                return Found(value, index, reading.meta.applied_index, reading.read)
             finally:
-                cursor.execute("rollback")
+                transaction.end()
 
     def _reading(
-        self, query: Query, accessor: str, cursor: Cursor, meta: Meta, masks: Masks, limit: int
+        self,
+        query: Query,
+        accessor: str,
+        cursor: Cursor,
+        meta: Meta,
+        masks: Masks,
+        limit: int,
+        transaction: Transaction | None = None,
     ) -> Reading:
         allowed: Allowed | None = None
         if self._authorizer is not ALLOW_ALL:
             require(self._authorizer, accessor, operations(query))
             allowed = self._allowed_to(accessor)
-        return Reading(cursor=cursor, meta=meta, masks=masks, allowed=allowed, limit=limit)
+        return Reading(
+            cursor=cursor, meta=meta, masks=masks, allowed=allowed, limit=limit, transaction=transaction
+        )
 
     def _allowed_to(self, accessor: str) -> Allowed:
         def allowed(operation: Operation) -> bool:

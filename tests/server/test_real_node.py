@@ -125,9 +125,9 @@ def test_a_long_list_is_read_by_a_thread_and_the_loop_goes_on(tmp_path: Path) ->
         readers: list[str] = []
         read_on = State.read_on
 
-        def noted(self: State, *arguments: Any) -> Found:
+        def noted(self: State, *arguments: Any, **named: Any) -> Found:
             readers.append(threading.current_thread().name)
-            return read_on(self, *arguments)
+            return read_on(self, *arguments, **named)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(State, "read_on", noted)
@@ -165,7 +165,7 @@ def test_a_state_that_cannot_be_read_by_the_thread_ends_the_node(tmp_path: Path)
         await scene.start()
         await _fill(scene, LIST_ROWS + 1)
 
-        def broken(*_: object) -> Found:
+        def broken(*_: object, **__: object) -> Found:
             raise Corrupt("a page does not fit its checksum")
 
         with pytest.MonkeyPatch.context() as patch:
@@ -202,6 +202,8 @@ def test_a_state_is_replaced_by_the_worker_and_loaded_on_the_loop(tmp_path: Path
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(StateFile, "install", noting(StateFile.install))
             patch.setattr(State, "reload", noting(State.reload))
+            # A leader is never given a snapshot: its chores read the state.
+            scene.node._ticker.stop()
             server.replica.hold()
             server.reads.hold()
             scene.node.replace_state(taken[0], server.on_replaced)

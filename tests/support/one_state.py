@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,12 @@ class OneState:
     def value(self, query: Query) -> Any:
         return self.state.read(query, "")[0]
 
-    def read_elsewhere(self, query: Query, accessor: str = "") -> Found:
+    def read_elsewhere(
+        self, query: Query, accessor: str = "", *, stopwatch_us: Callable[[], int] = lambda: 0
+    ) -> Found:
         """As a worker reads: on a connection of its own."""
         with contextlib.closing(self.file.reader()) as connection:
-            return self.state.read_on(connection, query, accessor)
+            return self.state.read_on(connection, query, accessor, stopwatch_us=stopwatch_us)
 
     def at(self, query: Query) -> int:
         """The index that a read answers."""
