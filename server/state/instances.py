@@ -13,8 +13,8 @@ _decode_node = msgspec.msgpack.Decoder(Node).decode
 _decode_service = msgspec.msgpack.Decoder(Service).decode
 
 _JOIN = "select s.node, n.row, s.row from service s cross join node n on n.name = s.node"
-_OF_ONE = f"{_JOIN} where s.name = ? order by s.node, s.id"
-_OF_ALL = f"{_JOIN} order by s.name, s.node, s.id"
+_OF_ONE = f"{_JOIN} where s.name = ? order by s.node, s.id limit ?"
+_OF_ALL = f"{_JOIN} order by s.name, s.node, s.id limit ?"
 
 
 def instances_of(

@@ -38,10 +38,12 @@ _GET = "select row from kv where key = ?"
 _PUT = """insert into kv values (?, ?, ?)
     on conflict (key) do update set modify_index = excluded.modify_index, row = excluded.row"""
 _DELETE = "delete from kv where key = ?"
-_FROM = "select key, modify_index, row from kv where key >= ? order by key"
-_RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key"
-_KEYS_FROM = "select key, modify_index, x'' from kv where key >= ? order by key"
-_KEYS_RANGE = "select key, modify_index, x'' from kv where key >= ? and key < ? order by key"
+_FROM = "select key, modify_index, row from kv where key >= ? order by key limit ?"
+_RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key limit ?"
+_KEYS_FROM = "select key, modify_index, x'' from kv where key >= ? order by key limit ?"
+_KEYS_RANGE = "select key, modify_index, x'' from kv where key >= ? and key < ? order by key limit ?"
+_BURIED_FROM = "select count(*) from (select 1 from tombstone where key >= ? limit ?)"
+_BURIED_RANGE = "select count(*) from (select 1 from tombstone where key >= ? and key < ? limit ?)"
 _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
 
 
@@ -201,6 +203,7 @@ def _reap(writing: Writing, through: int, limit: int) -> None:
     for key, index in rows:
         writing.cursor.execute("delete from tombstone where key = ?", (key,))
         writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, index)
+    writing.buried -= len(rows)
     if rows:
         writing.ends_moved = True
         # All due tombstones count as reaped at once, the ones beyond the limit too.
@@ -215,6 +218,8 @@ def _bury(writing: Writing, key: bytes) -> None:
     before: int | None = writing.cursor.execute("select idx from tombstone where key = ?", (key,)).get
     if before is not None:
         writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, before)
+    else:
+        writing.buried += 1
     writing.cursor.execute(_PUT_TOMBSTONE, (key, writing.index))
     writing.ends_moved = True
     writing.meta.rows_sum += digest.of_values(_TOMBSTONE, key, writing.index)
@@ -274,9 +279,9 @@ def _rows(
 ) -> list[tuple[bytes, int, bytes]]:
     """Up to `limit` rows (key, modify index, row) from `start` to before `end`, by key."""
     if end is None:
-        rows = writing.cursor.execute(f"{open_end} limit ?", (start, limit))
+        rows = writing.cursor.execute(open_end, (start, limit))
     else:
-        rows = writing.cursor.execute(f"{closed} limit ?", (start, end, limit))
+        rows = writing.cursor.execute(closed, (start, end, limit))
     found: list[tuple[bytes, int, bytes]] = rows.fetchall()
     return found
 
@@ -292,10 +297,13 @@ def _prefix_index(reading: Reading, prefix: bytes, rows: list[tuple[bytes, int, 
         return max(meta.kv_index, 1)
     end = end_of_prefix(prefix)
     if end is None:
-        buried = reading.newest("idx", "tombstone where key >= ?", (prefix,))
+        reading.look_through_tombstones(_BURIED_FROM, (prefix,))
+        buried = reading.cursor.execute("select max(idx) from tombstone where key >= ?", (prefix,)).get
     else:
-        buried = reading.newest("idx", "tombstone where key >= ? and key < ?", (prefix, end))
-    newest = max(max((row[1] for row in rows), default=0), buried, reading.masks.index_over(prefix))
+        reading.look_through_tombstones(_BURIED_RANGE, (prefix, end))
+        statement = "select max(idx) from tombstone where key >= ? and key < ?"
+        buried = reading.cursor.execute(statement, (prefix, end)).get
+    newest = max(max((row[1] for row in rows), default=0), buried or 0, reading.masks.index_over(prefix))
     return max(newest or meta.kv_index, meta.reaped_index, 1)
 
 

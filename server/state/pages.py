@@ -80,9 +80,9 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
 
 def _page(reading: Reading, start: bytes, end: bytes | None, open_end: str, closed: str) -> list[Row]:
     if end is None:
-        rows: list[Row] = reading.cursor.execute(f"{open_end} limit ?", (start, PAGE_ROWS)).fetchall()
+        rows: list[Row] = reading.cursor.execute(open_end, (start, PAGE_ROWS)).fetchall()
     else:
-        rows = reading.cursor.execute(f"{closed} limit ?", (start, end, PAGE_ROWS)).fetchall()
+        rows = reading.cursor.execute(closed, (start, end, PAGE_ROWS)).fetchall()
     reading.read += len(rows)
     return rows
 

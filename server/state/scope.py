@@ -39,11 +39,11 @@ class Renewable(Protocol):
 class Reading:
     """One query's view. The cursor, masks and meta belong to one and the same committed state.
 
-    `limit` is how many rows may be read for it, -1 for any number; `read` how many were. `transaction` is
-    there on a worker's connection alone.
+    `limit` is how many rows may be read for it, -1 for any number; `read` how many were. `buried` is how many
+    tombstones there are of all keys. `transaction` is there on a worker's connection alone.
     """
 
-    __slots__ = ("allowed", "cursor", "limit", "masks", "meta", "read", "transaction")
+    __slots__ = ("allowed", "buried", "cursor", "limit", "masks", "meta", "read", "transaction")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Reading:
         masks: Masks,
         allowed: Allowed | None = None,
         limit: int = -1,
+        buried: int = 0,
         transaction: Renewable | None = None,
     ) -> None:
         self.cursor = cursor
@@ -60,29 +61,27 @@ class Reading:
         self.masks = masks
         self.allowed = allowed
         self.limit = limit
+        self.buried = buried
         self.transaction = transaction
         self.read = 0
 
     def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
-        """Every row of a select that ends in no `limit`. Raises LongList when they pass this one's.
+        """Every row of a select that ends in `limit ?`. Raises LongList when they pass this one's.
 
         What decides is how many rows are read, not how many of them are shown: that is what takes time.
         """
         most = self.limit - self.read + 1 if self.limit >= 0 else -1
-        found: list[Any] = self.cursor.execute(f"{statement} limit ?", (*bindings, most)).fetchall()
+        found: list[Any] = self.cursor.execute(statement, (*bindings, most)).fetchall()
         if 0 <= most <= len(found):
             raise LongList
         self.read += len(found)
         return found
 
-    def newest(self, column: str, rest: str, bindings: tuple[Any, ...]) -> int:
-        """The highest of a number in a table's rows, 0 for none. Raises LongList if it would take long."""
-        most = self.limit * TOMBSTONES_A_ROW + 1 if self.limit >= 0 else -1
-        statement = f"select max({column}), count(*) from (select {column} from {rest} limit ?)"
-        highest, count = self.cursor.execute(statement, (*bindings, most)).get
-        if 0 <= most <= count:
+    def look_through_tombstones(self, statement: str, bindings: tuple[Any, ...]) -> None:
+        """Raise LongList if those under one prefix take long: counted by a select that ends in `limit ?`."""
+        most = self.limit * TOMBSTONES_A_ROW
+        if 0 <= most < self.buried and self.cursor.execute(statement, (*bindings, most + 1)).get > most:
             raise LongList
-        return highest or 0
 
     def close(self) -> None:
         """All is read: what is still to be done with it needs no transaction."""
@@ -102,10 +101,21 @@ class Writing:
 
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
     refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
-    tombstone or change row may be another one now.
+    tombstone or change row may be another one now, `buried` how many tombstones are more.
     """
 
-    __slots__ = ("_seq", "changes", "cursor", "ends_moved", "index", "masks", "meta", "time_ms", "touched")
+    __slots__ = (
+        "_seq",
+        "buried",
+        "changes",
+        "cursor",
+        "ends_moved",
+        "index",
+        "masks",
+        "meta",
+        "time_ms",
+        "touched",
+    )
 
     def __init__(self, *, cursor: Cursor, meta: Meta, masks: Masks) -> None:
         self.cursor = cursor
@@ -116,6 +126,7 @@ class Writing:
         self.touched: list[Topic] = []
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
+        self.buried = 0
         self._seq = 0
 
     def enter(self, index: int) -> None:

@@ -69,6 +69,7 @@ class State:
         self._masks = Masks()
         self._changes = (0, 0)
         self._oldest_tombstone = 0
+        self._buried = 0
         self.retries = Retries()
         self.reload()
 
@@ -80,6 +81,7 @@ class State:
             self._masks.load(cursor)
             self.retries.load(cursor)
             self._look_at_ends(cursor)
+            self._buried = cursor.execute("select count(*) from tombstone").get
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -170,7 +172,13 @@ class State:
             require(self._authorizer, accessor, operations(query))
             allowed = self._allowed_to(accessor)
         return Reading(
-            cursor=cursor, meta=meta, masks=masks, allowed=allowed, limit=limit, transaction=transaction
+            cursor=cursor,
+            meta=meta,
+            masks=masks,
+            allowed=allowed,
+            limit=limit,
+            buried=self._buried if limit >= 0 else 0,
+            transaction=transaction,
         )
 
     def _allowed_to(self, accessor: str) -> Allowed:
@@ -235,6 +243,7 @@ class State:
             elif writing.changes:
                 self._changes = (self._changes[0] or writing.changes[0][0], writing.changes[-1][0])
         self._file.commit()
+        self._buried += writing.buried
 
     def abandon_batch(self) -> None:
         """Undo everything, in the file and in memory. The caller's error is the one that is told."""

@@ -19,9 +19,10 @@ from gemot.server.model.catalog import (
     Services,
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Query
-from gemot.server.state.scope import LongList
+from gemot.server.model.upkeep import ReapTombstones
+from gemot.server.state.scope import TOMBSTONES_A_ROW, LongList
 
 ROWS = 4
 
@@ -79,6 +80,24 @@ def test_a_worker_reads_the_same_on_a_connection_of_its_own(one: OneState, query
     assert found.applied_index == one.index
     if not isinstance(query, HealthState):
         assert found.rows == rows
+
+
+def test_tombstones_are_counted_over_restarts_and_reaping(one: OneState) -> None:
+    """Many under one prefix make its list long; many elsewhere do not."""
+    rows, many = 1, TOMBSTONES_A_ROW + 1
+    for number in range(many):
+        key = b"gone/%d" % number
+        one.apply(KvSet(key, b""), KvDelete(key), KvSet(key, b""), KvDelete(key))
+    for _ in range(2):
+        with pytest.raises(LongList):
+            one.state.read(KvList(b"gone/"), "", rows)
+        assert one.state.read(KvList(b"none/"), "", rows)[0] == []
+        one.reopen()
+    one.apply(ReapTombstones(one.index))
+    for _ in range(2):
+        assert one.state.read(KvList(b"gone/"), "", rows)[0] == []
+        assert one.state._buried == 0
+        one.reopen()
 
 
 def test_hidden_rows_are_looked_at_too(one: OneState) -> None:
