@@ -17,7 +17,7 @@ import msgspec
 from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.errors import GemotError, NoLeader, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import GemotError, NoLeader, OutcomeForgotten, OutcomeUnknown, Unavailable
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.rpc.message import (
     Apply,
@@ -213,6 +213,7 @@ class RemoteServers:
 
         def tried(result: Any) -> None:
             again = isinstance(result, Unavailable | OutcomeUnknown)
+            again = again and not isinstance(result, OutcomeForgotten)
             if again and self._timer.now_ms() < deadline_ms:
                 self._timer.call_after(RETRY_MS, attempt)
             else:

@@ -7,7 +7,7 @@ one (`reads.py`), forwards nothing (`writes.py`), and has no chores of its own (
 Rules of the file:
 - Everything of one pass goes together: events only note what came; `_flush`, once after them, proposes
   all new commands as one batch and carries out what the core then asks.
-- Entries are applied in slices, so that heartbeats and replies are never far behind.
+- Entries are applied in slices of about 2 ms (`pace.py`): heartbeats and replies are never far behind.
 - A failure of disk or state is not handled here: it leaves the handler, and the runtime stops the node.
 """
 
@@ -22,6 +22,7 @@ from gemot.server.machine import Machine, Outcome
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
 from gemot.server.model.errors import Busy, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import Applied
+from gemot.server.pace import Pace
 from gemot.server.ports import Log, Timer, Wire
 from gemot.server.raft.errors import NotLeader as NotLeading
 from gemot.server.raft.errors import Refused
@@ -29,9 +30,6 @@ from gemot.server.raft.node import Raft
 from gemot.server.raft.types import Append, Message, ReadState, Ready, Role, SnapshotMeta, SnapshotOffer
 from gemot.server.state.store import State
 from gemot.server.state.watch import Topic
-
-APPLY_SLICE = 256
-"""Entries applied in one go: about 5 ms of SQLite at most, far below a heartbeat."""
 
 NEVER_MS = 1 << 31
 """The last contact told by a server that has not heard a leader since it started: about 25 days."""
@@ -86,6 +84,7 @@ class Replica:
         self._notices: list[tuple[str, Message]] = []
         self._flush_due = False
         self._held = False
+        self._pace = Pace()
         self._leads = False
         self._heard_leader_ms = timer.now_ms() - NEVER_MS
         self._time_base = (state.cluster_time_ms, timer.now_ms())
@@ -274,10 +273,12 @@ class Replica:
         applied = self._state.applied_index
         if applied >= self._commit or self._held:
             return False
-        last = min(self._commit, applied + APPLY_SLICE)
-        entries = self.raft.entries(applied + 1, last)
+        last = min(self._commit, applied + self._pace.entries)
+        entries = self._pace.cut(self.raft.entries(applied + 1, last))
         assert entries, "a committed entry is held until it is applied"
+        began_us = self._timer.stopwatch_us()
         outcomes = self._machine.apply_ahead(entries)
+        self._pace.took(len(entries), self._timer.stopwatch_us() - began_us)
         self.raft.applied(entries[-1].index)
         touched: list[Topic] = []
         for entry, outcome in zip(entries, outcomes, strict=True):

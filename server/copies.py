@@ -1,13 +1,13 @@
 """Snapshots going out and coming in: the state copied, pieces read for a peer, pieces put together.
 
-Synchronous and without threads; the runtime calls `write_snapshot` on its worker.
+Synchronous and without threads; the runtime calls `write_snapshot` and `Incoming.finish` on its worker.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from gemot.server.model.errors import NotFound
+from gemot.server.model.errors import DiskFailed, GemotError, NotFound
 from gemot.server.raft.types import SnapshotMeta
 from gemot.server.rpc.message import SnapshotChunk
 from gemot.server.storage.disk import Disk
@@ -15,8 +15,8 @@ from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snaps
 from gemot.server.storage.statefile import StateFile
 
 
-class ReceiverInbox:
-    """A `Receiver` as the installer's `Inbox`."""
+class Incoming:
+    """A snapshot that is put together here: what an `Inbox` is made of."""
 
     def __init__(self, snapshots: Snapshots, meta: SnapshotMeta, first: SnapshotChunk) -> None:
         manifest = Manifest(
@@ -34,8 +34,15 @@ class ReceiverInbox:
     def write(self, offset: int, data: bytes) -> None:
         self._receiver.write(self._receiver.key, offset, data)
 
-    def finish(self) -> None:
-        self._receiver.finish()
+    def finish(self) -> GemotError | None:
+        """Make it one of the kept snapshots. Takes as long as reading all of it; raises DiskFailed."""
+        try:
+            self._receiver.finish()
+        except DiskFailed:
+            raise
+        except GemotError as error:
+            return error
+        return None
 
 
 def chunk_of(snapshots: Snapshots, index: int, term: int, offset: int) -> SnapshotChunk:

@@ -3,12 +3,16 @@
 The order makes a crash at any point harmless: the snapshot is complete, verified and durable before the
 log is reset to it, and the log is reset before the state is replaced (what opens the data directory
 finishes a replacement that was cut short; see `recovery.py`).
+
+Verifying and replacing take as long as the state is large, so they run elsewhere (`Inbox.finish`,
+`Upkeep.replace_state`), and this server goes on hearing its leader. Meanwhile it does not stand for leader
+(`raft/follower.py`), applies nothing and reads nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from gemot.server.consensus import Replica
 from gemot.server.model.errors import DiskFailed, GemotError
@@ -21,6 +25,17 @@ STALLED_MS = 5_000
 BUSY_MS = 20
 
 
+class Readers(Protocol):
+    """Who reads the state. The server's reads fulfil it."""
+
+    @property
+    def reading(self) -> bool:
+        """Is the state file being read somewhere?"""
+
+    def hold(self) -> None:
+        """Read nothing more until the replica is told that the state was replaced."""
+
+
 class Installer:
     """At most one snapshot on its way at a time."""
 
@@ -31,9 +46,10 @@ class Installer:
         log: Log,
         call: Callable[[str, Call, Callable[[Any], None]], None],
         inbox: Callable[[SnapshotMeta, SnapshotChunk], Inbox],
-        replace_state: Callable[[SnapshotMeta], None],
+        replace_state: Callable[[SnapshotMeta, Callable[[], None]], None],
         timer: Timer,
-        busy: Callable[[], bool] = lambda: False,
+        busy: Callable[[], bool],
+        readers: Readers,
     ) -> None:
         self._replica = replica
         self._log = log
@@ -42,6 +58,7 @@ class Installer:
         self._replace_state = replace_state
         self._timer = timer
         self._busy = busy
+        self._readers = readers
         self._offer: SnapshotOffer | None = None
         self._to: Inbox | None = None
         self._moved_ms = 0
@@ -50,7 +67,7 @@ class Installer:
 
     @property
     def replacing(self) -> bool:
-        """From now until the state is replaced, nobody else may work on snapshots or the state file."""
+        """A snapshot is being verified, or put in place: nobody else works on snapshots or the state file."""
         return self._replacing
 
     def on_install(self, offer: SnapshotOffer) -> None:
@@ -98,23 +115,30 @@ class Installer:
             self._moved_ms = self._timer.now_ms()
             self._timer.call_after(BUSY_MS, lambda: self._finish(offer, to))
             return
-        try:
-            to.finish()
-        except DiskFailed:
-            raise
-        except GemotError:
+        self._replacing = True
+        to.finish(lambda refusal: self._verified(offer, refusal))
+
+    def _verified(self, offer: SnapshotOffer, refusal: GemotError | None) -> None:
+        if refusal is not None:
             self._failed(offer)
             return
-        self._replacing = True
+        # From here on there is no way back: log and state are replaced, or the node stops.
         self._replica.hold()
+        self._readers.hold()
         self._log.reset(offer.meta, lambda: self._replace(offer))
 
     def _replace(self, offer: SnapshotOffer) -> None:
-        self._replace_state(offer.meta)
+        """A long read that had begun before is waited for: it has the old file open."""
+        if self._readers.reading:
+            self._timer.call_after(BUSY_MS, lambda: self._replace(offer))
+            return
+        self._replace_state(offer.meta, lambda: self._replaced(offer))
+
+    def _replaced(self, offer: SnapshotOffer) -> None:
         self._offer, self._to, self._replacing = None, None, False
         self.installed += 1
         self._replica.on_installed(offer.meta, True)
 
     def _failed(self, offer: SnapshotOffer) -> None:
-        self._offer, self._to = None, None
+        self._offer, self._to, self._replacing = None, None, False
         self._replica.on_installed(offer.meta, False)

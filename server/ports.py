@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gemot.server.model.errors import GemotError
+from gemot.server.model.query import Query
 from gemot.server.raft.types import Batch, Entry, HardState, Message, SnapshotMeta
 from gemot.server.rpc.message import Call, Member, SnapshotChunk
+from gemot.server.state.store import Found
 
 
 class Log(Protocol):
@@ -47,6 +50,19 @@ class Timer(Protocol):
 
     def now_ms(self) -> int:
         """Boot-time clock of this host in milliseconds: never goes back, counts suspended time."""
+
+    def stopwatch_us(self) -> int:
+        """Microseconds since some moment or other: to tell how long an event took so far."""
+
+
+class Reader(Protocol):
+    """Long lists, read away from the loop, each in a read transaction of its own; asked one at a time."""
+
+    def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        """Read a state at least as new as the present one, then call `done` with what was found or refused.
+
+        A state that cannot be read stops the node. Until `done` the state file may not be replaced.
+        """
 
 
 class Random(Protocol):
@@ -87,8 +103,11 @@ class Upkeep(Protocol):
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
         """Where the pieces of an incoming snapshot go."""
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
-        """Put the kept snapshot `meta` in place of the state."""
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        """Put the kept snapshot `meta` in place of the state, then call `done`.
+
+        Until then nobody reads or writes the state. A failure stops the node.
+        """
 
 
 class Inbox(Protocol):
@@ -96,8 +115,11 @@ class Inbox(Protocol):
 
     def write(self, offset: int, data: bytes) -> None: ...
 
-    def finish(self) -> None:
-        """Verify size and hash, then make it one of the kept snapshots. Raises Corrupt."""
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        """Verify size and hash, make it one of the kept snapshots, durably; then call `done`.
+
+        It gets what is wrong with it, if it could not become one. A failure of the disk stops the node.
+        """
 
 
 class Identity(Protocol):

@@ -5,6 +5,10 @@ evaluate once for the whole group, answer whoever's index is passed, and look ag
 hub wakes the group. A waiter joins before the state is read, so no change falls between.
 
 A read that times out confirms again before it answers, so that even "nothing changed" is true.
+
+A list of more than `list_rows` rows is not read on the loop: the look stops there, and its group is read at
+the `Reader` (`lists.py`). A plain read of such a list joins its group as well. Whoever joins while that
+group's read is under way is answered by the next one, and so is everyone if the list is touched meanwhile.
 """
 
 from __future__ import annotations
@@ -15,19 +19,28 @@ from typing import Any, Protocol
 import msgspec
 
 from gemot.server.confirm import Confirmations
+from gemot.server.lists import LongLists
 from gemot.server.model.errors import Busy, GemotError, StorageFailed, Unavailable
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Options, Query
-from gemot.server.ports import Random, Timer
-from gemot.server.state.store import State
+from gemot.server.ports import Random, Reader, Timer
+from gemot.server.state.scope import LongList
+from gemot.server.state.store import Found, State
 from gemot.server.state.watch import Hub, Topic, topics
 
 WAKE_SLICE = 500
 """Waiters answered in one go, so that a thousand of them do not hold up a write's own reply."""
 
 MAX_WAITERS = 100_000
-"""Blocking reads and subscriptions on one server, at most."""
+"""Blocking reads, subscriptions and plain reads of long lists on one server, at most."""
 
-Done = Callable[[Answer | GemotError], None]
+LIST_ROWS = 1_000
+"""Rows of one query that are read on the loop, at most: 1 to 2 ms."""
+
+_NOTHING_SEEN = -1
+
+Done = Callable[[Any], None]
+"""Is told an Answer or a GemotError; a subscription many answers, and its bookmarks."""
+
 Cancel = Callable[[], None]
 
 
@@ -40,23 +53,44 @@ class Contact(Protocol):
 
 
 class _Waiter:
-    """One blocking read or subscription; `index` is the newest its caller has seen."""
+    """One blocking read, subscription, or read of a long list; `index` is the newest its caller has seen.
 
-    __slots__ = ("cancel_timer", "cancelled", "done", "group", "index", "once")
+    `floor` is an index that it saw elsewhere and that its answer does not go below. `from_read` is the first
+    of its group's long reads that may answer it.
+    """
 
-    def __init__(self, group: _Group, index: int, done: Done, once: bool) -> None:
+    __slots__ = (
+        "cancel_again",
+        "cancel_timer",
+        "cancelled",
+        "done",
+        "floor",
+        "from_read",
+        "group",
+        "index",
+        "once",
+    )
+
+    def __init__(self, group: _Group, index: int, done: Done, once: bool, floor: int) -> None:
         self.group = group
         self.index = index
         self.done = done
         self.once = once
+        self.floor = floor
+        self.from_read = group.began + 1
         self.cancel_timer: Cancel | None = None
+        self.cancel_again: Cancel | None = None
         self.cancelled = False
 
 
 class _Group:
-    """All waiters of one query under one accessor: evaluated once, woken together."""
+    """All waiters of one query under one accessor: evaluated once, woken together.
 
-    __slots__ = ("accessor", "key", "query", "topics", "waiters")
+    `long` says that its list was too long for the loop when it was looked at last. `contact` is what is told
+    of the leader by the long read under way: of the moment when it began.
+    """
+
+    __slots__ = ("accessor", "began", "contact", "key", "long", "query", "topics", "waiters")
 
     def __init__(self, query: Query, accessor: str, key: tuple[bytes, str]) -> None:
         self.query = query
@@ -64,6 +98,19 @@ class _Group:
         self.key = key
         self.topics = topics(query)
         self.waiters: dict[_Waiter, None] = {}
+        self.long = False
+        self.began = 0
+        self.contact = (False, 0)
+
+
+class _Parked:
+    """One read that came while the state was being replaced."""
+
+    __slots__ = ("ask", "cancel")
+
+    def __init__(self, ask: Callable[[], Cancel]) -> None:
+        self.ask = ask
+        self.cancel: Cancel = _nothing
 
 
 class Reads:
@@ -78,8 +125,10 @@ class Reads:
         confirmations: Confirmations,
         timer: Timer,
         random: Random,
+        reader: Reader,
         default_wait_ms: int = DEFAULT_WAIT_MS,
         max_wait_ms: int = MAX_WAIT_MS,
+        list_rows: int = LIST_ROWS,
     ) -> None:
         self._state = state
         self._hub = hub
@@ -89,7 +138,12 @@ class Reads:
         self._random = random
         self._default_wait_ms = default_wait_ms
         self._max_wait_ms = max_wait_ms
+        self._list_rows = list_rows
+        self._lists: LongLists[_Group] = LongLists(reader=reader, begins=self._begins, found=self._found)
         self._groups: dict[tuple[bytes, str], _Group] = {}
+        self._subscriptions: dict[_Waiter, None] = {}
+        self._parked: dict[_Parked, None] = {}
+        self._held = False
         self._due: list[tuple[_Waiter, Answer | GemotError]] = []
         self._count = 0
 
@@ -97,8 +151,11 @@ class Reads:
 
     def query(self, query: Query, options: Options, accessor: str, done: Done) -> Cancel:
         """Read as `options` say; returns what takes a waiting read away again."""
+        return self._query(query, options, accessor, done, floor=0)
+
+    def _query(self, query: Query, options: Options, accessor: str, done: Done, *, floor: int) -> Cancel:
         if options.consistency == "stale" and self._fresh_enough(options.max_stale_ms):
-            return self._look_or_wait(query, options, accessor, done)
+            return self._look_or_wait(query, options, accessor, done, floor)
         cancelled = False
         cancel_wait: Cancel | None = None
 
@@ -109,7 +166,7 @@ class Reads:
             if error is not None:
                 done(error)
             else:
-                cancel_wait = self._look_or_wait(query, options, accessor, done)
+                cancel_wait = self._look_or_wait(query, options, accessor, done, floor)
 
         def cancel() -> None:
             nonlocal cancelled
@@ -130,6 +187,7 @@ class Reads:
             done(_too_many())
             return _nothing
         waiter = self._join(query, accessor, from_index, done, once=False)
+        self._subscriptions[waiter] = None
         self._evaluate(waiter.group, only=waiter)
         return lambda: self._cancel(waiter)
 
@@ -143,13 +201,31 @@ class Reads:
     def on_replaced(self) -> None:
         """The state was replaced by a snapshot: everyone looks again."""
         self._confirmations.on_applied()
+        self._held = False
         for group in self._hub.wake_all():
             self._evaluate(group)
+        for parked in list(self._parked):
+            if self._parked.pop(parked, _GONE) is not _GONE:
+                parked.cancel = parked.ask()
+        self._lists.resume()
+
+    def hold(self) -> None:
+        """The state is going to be replaced: nothing reads it until `on_replaced`. Who asks now waits."""
+        self._held = True
+        self._lists.hold()
+
+    def bookmark(self, word: Any) -> None:
+        """Tell every subscription that it has been told all there was, but those for which it is not so."""
+        if self._due or self._held:
+            return
+        for waiter in list(self._subscriptions):
+            if not waiter.cancelled and not self._lists.owes(waiter.group):
+                waiter.done(word)
 
     @property
-    def telling(self) -> bool:
-        """Are there answers that are due and not yet told?"""
-        return bool(self._due)
+    def reading(self) -> bool:
+        """Is a long list being read? The state file may not be replaced meanwhile."""
+        return self._lists.reading
 
     @property
     def waiting(self) -> int:
@@ -165,16 +241,26 @@ class Reads:
     def _fresh_enough(self, max_stale_ms: int) -> bool:
         return max_stale_ms == 0 or self._contact.last_contact_ms() <= max_stale_ms
 
-    def _look_or_wait(self, query: Query, options: Options, accessor: str, done: Done) -> Cancel:
+    def _look_or_wait(self, query: Query, options: Options, accessor: str, done: Done, floor: int) -> Cancel:
+        if self._held:
+            return self._park(lambda: self._look_or_wait(query, options, accessor, done, floor), done)
         if options.index == 0:
-            done(self._look(query, accessor))
-            return _nothing
+            answer = self._look(query, accessor)
+            if answer is not None:
+                done(_raised(answer, floor, self._state.applied_index))
+                return _nothing
         if self._count >= MAX_WAITERS:
             done(_too_many())
             return _nothing
+        if options.index == 0:
+            waiter = self._join(query, accessor, _NOTHING_SEEN, done, once=True, floor=floor)
+            self._ask_reader(waiter.group)
+            return lambda: self._cancel(waiter)
         waiter = self._join(query, accessor, options.index, done, once=True)
-        answer = self._look(query, accessor)
-        if isinstance(answer, GemotError) or answer.index > options.index:
+        answer = self._look(query, accessor) if not waiter.group.long else None
+        if answer is None:
+            self._ask_reader(waiter.group)
+        elif isinstance(answer, GemotError) or answer.index > options.index:
             self._leave(waiter)
             done(answer)
             return _nothing
@@ -183,10 +269,25 @@ class Reads:
         waiter.cancel_timer = self._timer.call_after(wait_ms, lambda: self._time_out(waiter, options))
         return lambda: self._cancel(waiter)
 
+    def _park(self, ask: Callable[[], Cancel], done: Done) -> Cancel:
+        if self._count + len(self._parked) >= MAX_WAITERS:
+            done(_too_many())
+            return _nothing
+        parked = _Parked(ask)
+        self._parked[parked] = None
+
+        def cancel() -> None:
+            self._parked.pop(parked, None)
+            parked.cancel()
+
+        return cancel
+
     def _cancel(self, waiter: _Waiter) -> None:
         """Its caller is gone: nothing is told any more, wherever the answer is on its way."""
         waiter.cancelled = True
         self._leave(waiter)
+        if waiter.cancel_again is not None:
+            waiter.cancel_again()
 
     def _time_out(self, waiter: _Waiter, options: Options) -> None:
         if waiter not in waiter.group.waiters:
@@ -200,22 +301,21 @@ class Reads:
         )
 
         def answered(result: Answer | GemotError) -> None:
-            if waiter.cancelled:
-                return
-            if isinstance(result, Answer) and result.index < options.index <= self._state.applied_index:
-                # Nothing changed since what the caller has seen: the index must not go back.
-                result = msgspec.structs.replace(result, index=options.index)
-            waiter.done(result)
+            if not waiter.cancelled:
+                waiter.done(result)
 
-        self.query(waiter.group.query, again, waiter.group.accessor, answered)
+        group = waiter.group
+        waiter.cancel_again = self._query(group.query, again, group.accessor, answered, floor=options.index)
 
-    def _join(self, query: Query, accessor: str, index: int, done: Done, *, once: bool) -> _Waiter:
+    def _join(
+        self, query: Query, accessor: str, index: int, done: Done, *, once: bool, floor: int = 0
+    ) -> _Waiter:
         key = (_encoder.encode(query), accessor)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(query, accessor, key)
             self._hub.add(group.topics, group)
-        waiter = _Waiter(group, index, done, once)
+        waiter = _Waiter(group, index, done, once, floor)
         group.waiters[waiter] = None
         self._count += 1
         return waiter
@@ -225,18 +325,31 @@ class Reads:
         if group.waiters.pop(waiter, _GONE) is _GONE:
             return
         self._count -= 1
+        if not waiter.once:
+            del self._subscriptions[waiter]
         if waiter.cancel_timer is not None:
             waiter.cancel_timer()
         if not group.waiters:
+            self._drop(group)
+
+    def _drop(self, group: _Group) -> None:
+        """Nobody waits there. A group that is being read stays until it was: who asks again joins it."""
+        self._lists.forget(group)
+        if not self._lists.is_out(group):
             self._hub.remove(group)
             del self._groups[group.key]
 
     # -- evaluating --------------------------------------------------------------------------------
 
-    def _look(self, query: Query, accessor: str) -> Answer | GemotError:
-        """The state's answer or its refusal. A state that cannot be read is raised: the node stops."""
+    def _look(self, query: Query, accessor: str) -> Answer | GemotError | None:
+        """The state's answer or its refusal; None for a list that is too long to be read here.
+
+        A state that cannot be read is raised: the node stops.
+        """
         try:
-            value, index = self._state.read(query, accessor)
+            value, index = self._state.read(query, accessor, self._list_rows)
+        except LongList:
+            return None
         except StorageFailed:
             raise
         except GemotError as error:
@@ -245,9 +358,41 @@ class Reads:
 
     def _evaluate(self, group: _Group, only: _Waiter | None = None) -> None:
         """Read once for the whole group; whoever's index is passed is due an answer."""
-        answer = self._look(group.query, group.accessor)
+        if self._held:
+            return
+        answer = self._look(group.query, group.accessor) if not group.long else None
+        if answer is None:
+            self._ask_reader(group)
+        else:
+            waiters = [only] if only is not None else list(group.waiters)
+            self._answer(waiters, answer, self._state.applied_index)
+
+    def _ask_reader(self, group: _Group) -> None:
+        group.long = True
+        self._lists.ask(group)
+
+    def _begins(self, group: _Group) -> None:
+        # What was answered from here already must be there for the other connection too.
+        self._state.settle()
+        # Kept to the read's end, whatever became of the list: so its answers come in their order.
+        group.long = True
+        group.contact = (self._contact.knows_leader(), self._contact.last_contact_ms())
+
+    def _found(self, group: _Group, found: Found | GemotError) -> None:
+        """The long read of this group is over: all who waited before it began are answered by it."""
+        waiters = [waiter for waiter in group.waiters if waiter.from_read <= group.began]
+        if isinstance(found, Found):
+            group.long = found.rows > self._list_rows
+            self._answer(waiters, Answer(found.value, found.index, *group.contact), found.applied_index)
+        else:
+            self._answer(waiters, found, 0)
+        if not group.waiters and self._groups.get(group.key) is group:
+            self._drop(group)
+
+    def _answer(self, waiters: list[_Waiter], answer: Answer | GemotError, applied: int) -> None:
+        """Whoever's index is passed by this answer, read at the applied index `applied`, is due it."""
         idle = not self._due
-        for waiter in [only] if only is not None else list(group.waiters):
+        for waiter in waiters:
             if isinstance(answer, GemotError):
                 self._leave(waiter)
             elif answer.index > waiter.index:
@@ -256,7 +401,7 @@ class Reads:
                     self._leave(waiter)
             else:
                 continue
-            self._due.append((waiter, answer))
+            self._due.append((waiter, _raised(answer, waiter.floor, applied) if waiter.floor else answer))
         if idle and self._due:
             self._tell_slice()
 
@@ -267,6 +412,13 @@ class Reads:
         for waiter, answer in now:
             if not waiter.cancelled:
                 waiter.done(answer)
+
+
+def _raised(answer: Answer | GemotError, floor: int, applied: int) -> Answer | GemotError:
+    """Nothing changed since the index `floor`, which the caller has seen: the answer's must not go back."""
+    if isinstance(answer, Answer) and answer.index < floor <= applied:
+        return msgspec.structs.replace(answer, index=floor)
+    return answer
 
 
 _GONE: Any = object()

@@ -23,7 +23,7 @@ from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, Node
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
-from gemot.server.ports import Identity, Log, Peers, Random, Timer, Upkeep
+from gemot.server.ports import Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
@@ -31,7 +31,7 @@ from gemot.server.raft.types import (
     SnapshotMeta,
     SnapshotOffer,
 )
-from gemot.server.reads import Reads
+from gemot.server.reads import LIST_ROWS, Reads
 from gemot.server.rpc.message import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -74,6 +74,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     checkpoint_wal_bytes: int = 16 << 20
     default_wait_ms: int = DEFAULT_WAIT_MS
     max_wait_ms: int = MAX_WAIT_MS
+    list_rows: int = LIST_ROWS
 
 
 class Server:
@@ -93,6 +94,7 @@ class Server:
         peers: Peers,
         timer: Timer,
         random: Random,
+        reader: Reader,
     ) -> None:
         self.me = me
         self._config = config
@@ -122,8 +124,10 @@ class Server:
             confirmations=self.confirmations,
             timer=timer,
             random=random,
+            reader=reader,
             default_wait_ms=config.default_wait_ms,
             max_wait_ms=config.max_wait_ms,
+            list_rows=config.list_rows,
         )
         self.writes = Writes(
             proposer=self,
@@ -148,6 +152,7 @@ class Server:
             replace_state=upkeep.replace_state,
             timer=timer,
             busy=lambda: self._snapshotting or self._checkpointing,
+            readers=self.reads,
         )
         self.bootstrap = Bootstrap(
             me=me,
@@ -161,8 +166,6 @@ class Server:
             keep=lambda pledge, done: identity.keep_pledge(_pledges.encode(pledge), done),
             begin=self._begin,
         )
-        self._bookmarks: dict[int, Callable[[Any], None]] = {}
-        self._next_bookmark = 0
         self._second_due = timer.now_ms()
         self._snapshotting = False
         self._snapshot_ms = -config.snapshot_rest_ms
@@ -192,12 +195,9 @@ class Server:
         self._keep_small()
 
     def _tell_bookmarks(self) -> None:
-        """Everything up to here was told: not said while answers are still on their way out."""
-        if self.reads.telling:
-            return
-        bookmark = Bookmark(self.replica.applied_index, self.knows_leader(), self.last_contact_ms())
-        for tell in list(self._bookmarks.values()):
-            tell(bookmark)
+        """Everything up to here was told."""
+        at = self.replica.applied_index
+        self.reads.bookmark(Bookmark(at, self.knows_leader(), self.last_contact_ms()))
 
     def _keep_small(self) -> None:
         if self.installer.replacing:
@@ -254,22 +254,7 @@ class Server:
         self, query: Query, token: str, from_index: int, done: Callable[[Any], None]
     ) -> Callable[[], None]:
         """Answers to `query` as it changes, with a Bookmark each second between them."""
-        id = self._next_bookmark
-        self._next_bookmark += 1
-        self._bookmarks[id] = done
-
-        def told(event: Any) -> None:
-            if isinstance(event, GemotError):
-                self._bookmarks.pop(id, None)
-            done(event)
-
-        cancel = self.reads.subscribe(query, _accessor(token), from_index, told)
-
-        def cancel_both() -> None:
-            self._bookmarks.pop(id, None)
-            cancel()
-
-        return cancel_both
+        return self.reads.subscribe(query, _accessor(token), from_index, done)
 
     def leave(self, node: str, done: Callable[[Any], None]) -> None:
         """A node leaves on purpose; told to the leader. Done means that the catalog says so durably."""

@@ -11,7 +11,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
-from gemot.server.model.errors import Busy, GemotError, NoLeader, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import (
+    Busy,
+    GemotError,
+    NoLeader,
+    OutcomeForgotten,
+    OutcomeUnknown,
+    Unavailable,
+)
 from gemot.server.model.query import Applied
 from gemot.server.ports import Random, Timer
 
@@ -131,7 +138,9 @@ class Writes:
 
     def _answered(self, write: _Write, result: Applied | GemotError) -> None:
         write.under_way = False
-        if isinstance(result, OutcomeUnknown):
+        if isinstance(result, OutcomeForgotten):
+            retriable = False
+        elif isinstance(result, OutcomeUnknown):
             write.perhaps_done = True
             retriable = write.retry is not None
         else:

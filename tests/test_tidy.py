@@ -34,6 +34,7 @@ PURE = (
     "server/state",
     "server/model",
     "server/machine.py",
+    "server/pace.py",
     "server/rpc/frame.py",
     "checks/status.py",
     "checks/definition.py",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from gemot.agent.http import parse, render
+from gemot.agent.http import listing, parse, render
 from gemot.agent.http.body import decode_body
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.http.reading import CONSULS_WAITS, Reads, Views, Waits
@@ -119,20 +119,18 @@ class _Catalog:
 
     async def nodes(self, request: Request) -> Response:
         answer, headers = await self._reads.read(request, words.Nodes(parse.node_meta(request)))
-        return render.json_response(request, [render.node(row) for row in answer.value], headers=headers)
+        return await listing.json_rows(request, answer.value, render.node, headers=headers)
 
     async def services(self, request: Request) -> Response:
         query = words.Services(parse.node_meta(request))
         answer, headers = await self._reads.read(request, query, cacheable=True)
-        return render.json_response(request, answer.value, headers=headers)
+        return await listing.json_pairs(request, answer.value, headers=headers)
 
     async def service(self, request: Request) -> Response:
         name = parse.name_in(request, "Missing service name")
         query = words.ServiceNodes(name, parse.every(request, "tag"), parse.node_meta(request))
         answer, headers = await self._reads.read(request, query, cacheable=True)
-        return render.json_response(
-            request, [render.service_node(row) for row in answer.value], headers=headers
-        )
+        return await listing.json_rows(request, answer.value, render.service_node, headers=headers)
 
     async def connect(self, request: Request) -> Response:
         """Sidecars of a service: there is no mesh, so none; it waits like the service itself."""

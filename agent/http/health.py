@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gemot.agent.http import parse, render
+from gemot.agent.http import listing, parse, render
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.http.reading import CONSULS_WAITS, Reads, Views, Waits
 from gemot.agent.servers import Servers
@@ -37,7 +37,7 @@ class _Health:
         query = _service_query(request)
         answer, headers = await self._reads.read(request, query, cacheable=True)
         headers["X-Consul-Query-Backend"] = "blocking-query"
-        return render.json_response(request, [render.instance(row) for row in answer.value], headers=headers)
+        return await listing.json_rows(request, answer.value, render.instance, headers=headers)
 
     async def mesh(self, request: Request) -> Response:
         """Sidecars and gateways of a service: there is no mesh, so none; it waits like the service itself."""
@@ -57,7 +57,7 @@ class _Health:
 
     async def _list(self, request: Request, query: Query) -> Response:
         answer, headers = await self._reads.read(request, query)
-        return render.json_response(request, [render.check(row) for row in answer.value], headers=headers)
+        return await listing.json_rows(request, answer.value, render.check, headers=headers)
 
 
 def _service_query(request: Request) -> HealthService:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from gemot.agent.http import parse, render
+from gemot.agent.http import listing, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
 from gemot.server.model.errors import BadRequest, TooLarge
@@ -63,7 +63,8 @@ class _Kv:
         headers = render.read_headers(answer, options)
         if not answer.value:
             return Response(status=404, headers=headers)
-        return render.json_bytes(request, render.kv_entries(answer.value), headers=headers)
+        size = sum([len(entry.value) for entry in answer.value])
+        return await listing.json_entries(request, answer.value, size=size, headers=headers)
 
     async def _keys(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._datacenter)
@@ -73,7 +74,7 @@ class _Kv:
         headers = render.read_headers(answer, options)
         if not answer.value and request.path:
             return Response(status=404, headers=headers)
-        return render.json_response(request, render.keys(answer.value), headers=headers)
+        return await listing.json_rows(request, answer.value, render.key, headers=headers)
 
     async def put(self, request: Request) -> Response:
         return await self._write(request, self._read_put(request))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from gemot.server.model.kv import KvEntry
 from gemot.server.model.query import Answer, Applied, Options
 
 JSON = "application/json"
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 _EFFECTIVE = {"default": "leader", "consistent": "consistent", "stale": "stale"}
 
 
@@ -35,7 +36,7 @@ def json_response(
     request: Request, value: Any, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """`value` as compact JSON; indented when the request says `?pretty`."""
-    return json_bytes(request, _encode(value), status=status, headers=headers)
+    return json_bytes(request, encode(value), status=status, headers=headers)
 
 
 def json_bytes(
@@ -48,17 +49,17 @@ def json_bytes(
     return Response(status=status, body=body, content_type=JSON, headers=headers or {})
 
 
-def kv_entries(entries: list[KvEntry]) -> bytes:
+def kv_entries(entries: Sequence[KvEntry]) -> bytes:
     return b"[" + b",".join([kv_entry(entry) for entry in entries]) + b"]"
 
 
 def kv_entry(entry: KvEntry) -> bytes:
     """One key as JSON. Bytes of a key that are not UTF-8 show as U+FFFD; an empty value is null."""
     value = b'"' + b2a_base64(entry.value, newline=False) + b'"' if entry.value else b"null"
-    session = b',"Session":' + _encode(entry.session) if entry.session else b""
+    session = b',"Session":' + encode(entry.session) if entry.session else b""
     return (b'{"LockIndex":%d,"Key":%b,"Flags":%d,"Value":%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
         entry.lock_index,
-        _encode(entry.key.decode("utf-8", "replace")),
+        encode(key(entry.key)),
         entry.flags,
         value,
         session,
@@ -67,8 +68,8 @@ def kv_entry(entry: KvEntry) -> bytes:
     )
 
 
-def keys(found: list[bytes]) -> list[str]:
-    return [key.decode("utf-8", "replace") for key in found]
+def key(found: bytes) -> str:
+    return found.decode("utf-8", "replace")
 
 
 def node(row: Node) -> dict[str, Any]:

@@ -12,6 +12,7 @@
     |   |-- NotLeader       another server leads; `leader` names it when known
     |   `-- Busy            a bounded queue is full; the message names the limit
     |-- OutcomeUnknown      it may or may not have been done; retry with the same idempotency key
+    |   `-- OutcomeForgotten  its name was used long ago: asking again under it tells no more
     |-- PeerBroke           the other side spoke wrongly
     `-- StorageFailed       this node cannot go on
         |-- DiskFailed      a write or a sync failed: the process stops with exit code 74
@@ -93,6 +94,10 @@ class Busy(Unavailable):
 
 class OutcomeUnknown(GemotError):
     code = "outcome-unknown"
+
+
+class OutcomeForgotten(OutcomeUnknown):
+    code = "outcome-forgotten"
 
 
 class PeerBroke(GemotError):

@@ -180,13 +180,18 @@ class Worker:
     """One thread for long work on files; pieces of work run one after the other."""
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, tell: Tell, fatal: Callable[[BaseException], None]
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        tell: Tell,
+        fatal: Callable[[BaseException], None],
+        name: str = "gemot-worker",
     ) -> None:
         self._loop = loop
         self._tell = tell
         self._fatal = fatal
         self._queue: SimpleQueue[Callable[[], Callable[[], None]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="gemot-worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()

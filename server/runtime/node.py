@@ -13,14 +13,15 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
-from gemot.server.model.errors import DiskFailed, StorageFailed, Unavailable
+from gemot.server.copies import Incoming, chunk_of, write_snapshot
+from gemot.server.model.errors import DiskFailed, GemotError, StorageFailed, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
+from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
@@ -101,6 +102,14 @@ class Node:
             fatal=self._failed,
             worker=self._worker,
         )
+        self._reader = ReaderThread(
+            loop=self._loop,
+            file=self._opened.file,
+            state=self._opened.state,
+            timer=self._timer,
+            tell=self._guard,
+            fatal=self._failed,
+        )
         self.server = Server(
             me=config.me,
             config=config.server,
@@ -113,6 +122,7 @@ class Node:
             peers=self,
             timer=_Guarded(self._timer, self._guard),
             random=self._random,
+            reader=self._reader,
         )
         self._listener = Listener(
             loop=self._loop,
@@ -132,6 +142,7 @@ class Node:
         await self._listener.start()
         self._log.start()
         self._worker.start()
+        self._reader.start()
         self.server.start()
         self._ticker.start()
 
@@ -151,6 +162,7 @@ class Node:
         await self._listener.stop()
         for link in self._links.values():
             await link.stop()
+        await asyncio.to_thread(self._reader.stop)
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
         # What the loop still holds of this node's events would meet closed files.
@@ -248,11 +260,20 @@ class Node:
         return chunk_of(self._opened.snapshots, index, term, offset)
 
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
-        return ReceiverInbox(self._opened.snapshots, meta, first)
+        return _Inbox(Incoming(self._opened.snapshots, meta, first), self._worker)
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
-        self._opened.file.install(Path(self._opened.snapshots.path(meta)))
-        self._opened.state.reload()
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        opened = self._opened
+
+        def replaced() -> None:
+            opened.state.reload()
+            done()
+
+        def work() -> Callable[[], None]:
+            opened.file.install(Path(opened.snapshots.path(meta)))
+            return replaced
+
+        self._worker.submit(work)
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -283,6 +304,22 @@ class Node:
         self._fatal(error)
 
 
+class _Inbox:
+    """An incoming snapshot that the worker verifies."""
+
+    def __init__(self, incoming: Incoming, worker: Worker) -> None:
+        self._incoming = incoming
+        self._worker = worker
+        self.write = incoming.write
+
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        def work() -> Callable[[], None]:
+            refusal = self._incoming.finish()
+            return lambda: done(refusal)
+
+        self._worker.submit(work)
+
+
 class _Guarded:
     """A timer whose callbacks are events of the server, run by `guard`."""
 
@@ -290,6 +327,7 @@ class _Guarded:
         self._timer = timer
         self._guard = guard
         self.now_ms = timer.now_ms
+        self.stopwatch_us = timer.stopwatch_us
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
         return self._timer.call_after(delay_ms, lambda: self._guard(callback))

@@ -22,6 +22,9 @@ class LoopTimer:
     def now_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
+    def stopwatch_us(self) -> int:
+        return time.perf_counter_ns() // 1_000
+
 
 class Ticker:
     """Calls back at a steady pace. A late loop skips beats instead of making them up in a burst."""

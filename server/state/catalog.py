@@ -280,7 +280,7 @@ def service_name(cursor: Cursor, node: str, service_id: str) -> str:
 
 
 def nodes(reading: Reading, query: Nodes) -> tuple[list[Node], int]:
-    rows = reading.cursor.execute("select row from node order by name").fetchall()
+    rows = reading.rows("select row from node order by name limit ?")
     found = [_decode_node(row) for (row,) in rows]
     if query.meta:
         found = [node for node in found if has_meta(node, query.meta)]
@@ -298,7 +298,7 @@ def node_info(reading: Reading, query: NodeInfo) -> tuple[NodeDetail | None, int
     if allowed is not None and not allowed(readable("node", node.node)):
         return None, index
     name = fold(node.node)
-    rows = cursor.execute("select row from service where node = ? order by id", (name,)).fetchall()
+    rows = reading.rows("select row from service where node = ? order by id limit ?", (name,))
     services = tuple(_decode_service(row) for (row,) in rows)
     if allowed is not None:
         services = tuple(s for s in services if allowed(readable("service", s.service)))
@@ -322,7 +322,7 @@ def services(reading: Reading, query: Services) -> tuple[dict[str, list[str]], i
     if query.node_meta or allowed is not None:
         instances = [entry.service for entry in instances_of(reading, "", query.node_meta)]
     else:
-        found = reading.cursor.execute("select row from service order by name, node, id").fetchall()
+        found = reading.rows("select row from service order by name, node, id limit ?")
         instances = [_decode_service(row) for (row,) in found]
     tags: dict[str, dict[str, None]] = {}
     for service in instances:

@@ -117,12 +117,12 @@ def _checks_for(
     reading: Reading, service: str
 ) -> tuple[dict[str, list[Check]], dict[tuple[str, str], list[Check]]]:
     """Checks of the nodes that a service is on, by node; and of its instances, by node and id."""
-    rows = reading.cursor.execute(
+    rows = reading.rows(
         """select c.node, c.service_id, c.row
         from (select distinct node from service where name = ?1) s cross join health c on c.node = s.node
-        where c.service_id = '' or c.service = ?1 order by c.node, c.id""",
+        where c.service_id = '' or c.service = ?1 order by c.node, c.id limit ?""",
         (service,),
-    ).fetchall()
+    )
     of_node: dict[str, list[Check]] = {}
     of_instance: dict[tuple[str, str], list[Check]] = {}
     for node, service_id, row in rows:
@@ -139,21 +139,21 @@ def node(reading: Reading, query: HealthNode) -> tuple[list[Check], int]:
 
 def checks(reading: Reading, query: HealthChecks) -> tuple[list[Check], int]:
     name = fold(query.service)
-    rows = reading.cursor.execute(
+    rows = reading.rows(
         """select n.row, c.row from health c cross join node n on n.name = c.node
-        where c.service = ? and c.service_id <> '' order by c.node, c.id""",
+        where c.service = ? and c.service_id <> '' order by c.node, c.id limit ?""",
         (name,),
-    ).fetchall()
+    )
     return _seen(reading, rows, query.node_meta), service_index(reading, name)
 
 
 def state(reading: Reading, query: HealthState) -> tuple[list[Check], int]:
     join = "select n.row, c.row from health c cross join node n on n.name = c.node"
     if query.state == "any":
-        rows = reading.cursor.execute(f"{join} order by c.node, c.id").fetchall()
+        rows = reading.rows(f"{join} order by c.node, c.id limit ?")
     else:
-        statement = f"{join} where c.status = ? order by c.node, c.id"
-        rows = reading.cursor.execute(statement, (query.state,)).fetchall()
+        reading.scans("health")
+        rows = reading.rows(f"{join} where c.status = ? order by c.node, c.id limit ?", (query.state,))
     meta = reading.meta
     index = max(meta.checks_index, meta.nodes_index if query.node_meta else 0, 1)
     return _seen(reading, rows, query.node_meta), index
@@ -161,7 +161,7 @@ def state(reading: Reading, query: HealthState) -> tuple[list[Check], int]:
 
 def checks_of_node(reading: Reading, node: str) -> list[Check]:
     """Every check of a node (folded name) that may be seen, by id."""
-    rows = reading.cursor.execute("select row from health where node = ? order by id", (node,)).fetchall()
+    rows = reading.rows("select row from health where node = ? order by id limit ?", (node,))
     return [check for check in (_decode(row) for (row,) in rows) if _may_see(reading, check)]
 
 

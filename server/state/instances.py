@@ -13,19 +13,19 @@ _decode_node = msgspec.msgpack.Decoder(Node).decode
 _decode_service = msgspec.msgpack.Decoder(Service).decode
 
 _JOIN = "select s.node, n.row, s.row from service s cross join node n on n.name = s.node"
-_OF_ONE = f"{_JOIN} where s.name = ? order by s.node, s.id"
-_OF_ALL = f"{_JOIN} order by s.name, s.node, s.id"
+_OF_ONE = f"{_JOIN} where s.name = ? order by s.node, s.id limit ?"
+_OF_ALL = f"{_JOIN} order by s.name, s.node, s.id limit ?"
 
 
 def instances_of(
     reading: Reading, name: str, node_meta: dict[str, str], tags: tuple[str, ...] = ()
 ) -> list[ServiceNode]:
     """Instances of one service (folded name) by node and id; of all, by service first, for ""."""
-    rows = reading.cursor.execute(_OF_ONE, (name,)) if name else reading.cursor.execute(_OF_ALL)
+    rows = reading.rows(_OF_ONE, (name,)) if name else reading.rows(_OF_ALL)
     wanted = [fold(tag) for tag in tags]
     decoded: dict[str, Node] = {}
     found: list[ServiceNode] = []
-    for node_name, node_row, row in rows.fetchall():
+    for node_name, node_row, row in rows:
         if (node := decoded.get(node_name)) is None:
             node = decoded[node_name] = _decode_node(node_row)
         service = _decode_service(row)

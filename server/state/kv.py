@@ -15,7 +15,7 @@ import msgspec
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest
+from gemot.server.state import digest, pages
 from gemot.server.state.names import end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
@@ -38,10 +38,12 @@ _GET = "select row from kv where key = ?"
 _PUT = """insert into kv values (?, ?, ?)
     on conflict (key) do update set modify_index = excluded.modify_index, row = excluded.row"""
 _DELETE = "delete from kv where key = ?"
-_FROM = "select key, modify_index, row from kv where key >= ? order by key"
-_RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key"
-_KEYS_FROM = "select key, modify_index, x'' from kv where key >= ? order by key"
-_KEYS_RANGE = "select key, modify_index, x'' from kv where key >= ? and key < ? order by key"
+_FROM = "select key, modify_index, row from kv where key >= ? order by key limit ?"
+_RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key limit ?"
+_KEYS_FROM = "select key, modify_index, x'' from kv where key >= ? order by key limit ?"
+_KEYS_RANGE = "select key, modify_index, x'' from kv where key >= ? and key < ? order by key limit ?"
+_BURIED_FROM = "select count(*) from (select 1 from tombstone where key >= ? limit ?)"
+_BURIED_RANGE = "select count(*) from (select 1 from tombstone where key >= ? and key < ? limit ?)"
 _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
 
 
@@ -201,6 +203,7 @@ def _reap(writing: Writing, through: int, limit: int) -> None:
     for key, index in rows:
         writing.cursor.execute("delete from tombstone where key = ?", (key,))
         writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, index)
+    writing.buried -= len(rows)
     if rows:
         writing.ends_moved = True
         # All due tombstones count as reaped at once, the ones beyond the limit too.
@@ -215,6 +218,8 @@ def _bury(writing: Writing, key: bytes) -> None:
     before: int | None = writing.cursor.execute("select idx from tombstone where key = ?", (key,)).get
     if before is not None:
         writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, before)
+    else:
+        writing.buried += 1
     writing.cursor.execute(_PUT_TOMBSTONE, (key, writing.index))
     writing.ends_moved = True
     writing.meta.rows_sum += digest.of_values(_TOMBSTONE, key, writing.index)
@@ -237,6 +242,7 @@ def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
     prefix = query.prefix
     rows = _visible(reading, prefix, _FROM, _RANGE)
     index = _prefix_index(reading, prefix, rows)
+    reading.close()
     if (allowed := reading.allowed) is not None:
         rows = [row for row in rows if allowed(Operation("key", row[0], "read"))]
     return [_decode(row) for _, _, row in rows], index
@@ -246,6 +252,7 @@ def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
     prefix, separator = query.prefix, query.separator
     rows = _visible(reading, prefix, _KEYS_FROM, _KEYS_RANGE)
     index = _prefix_index(reading, prefix, rows)
+    reading.close()
     if (allowed := reading.allowed) is not None:
         rows = [row for row in rows if allowed(Operation("key", row[0], "list"))]
     keys = [key for key, _, _ in rows]
@@ -260,22 +267,21 @@ def _cut(key: bytes, start: int, separator: bytes) -> bytes:
 
 
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
-    return reading.masks.visible(prefix, _rows(reading, prefix, end_of_prefix(prefix), open_end, closed))
+    if reading.transaction is not None:
+        return pages.visible(reading, reading.transaction, prefix, open_end, closed)
+    end = end_of_prefix(prefix)
+    rows = reading.rows(open_end, (prefix,)) if end is None else reading.rows(closed, (prefix, end))
+    return reading.masks.visible(prefix, rows)
 
 
 def _rows(
-    scope: Reading | Writing,
-    start: bytes,
-    end: bytes | None,
-    open_end: str,
-    closed: str,
-    limit: int = -1,
+    writing: Writing, start: bytes, end: bytes | None, open_end: str, closed: str, limit: int
 ) -> list[tuple[bytes, int, bytes]]:
-    """Rows (key, modify index, row) from `start` to before `end`, by key; -1 is no limit."""
+    """Up to `limit` rows (key, modify index, row) from `start` to before `end`, by key."""
     if end is None:
-        rows = scope.cursor.execute(f"{open_end} limit ?", (start, limit))
+        rows = writing.cursor.execute(open_end, (start, limit))
     else:
-        rows = scope.cursor.execute(f"{closed} limit ?", (start, end, limit))
+        rows = writing.cursor.execute(closed, (start, end, limit))
     found: list[tuple[bytes, int, bytes]] = rows.fetchall()
     return found
 
@@ -291,8 +297,10 @@ def _prefix_index(reading: Reading, prefix: bytes, rows: list[tuple[bytes, int, 
         return max(meta.kv_index, 1)
     end = end_of_prefix(prefix)
     if end is None:
+        reading.look_through_tombstones(_BURIED_FROM, (prefix,))
         buried = reading.cursor.execute("select max(idx) from tombstone where key >= ?", (prefix,)).get
     else:
+        reading.look_through_tombstones(_BURIED_RANGE, (prefix, end))
         statement = "select max(idx) from tombstone where key >= ? and key < ?"
         buried = reading.cursor.execute(statement, (prefix, end)).get
     newest = max(max((row[1] for row in rows), default=0), buried or 0, reading.masks.index_over(prefix))

@@ -3,7 +3,12 @@
 Two ways of naming a write. A `RetryId` comes from a server or agent of ours: its results live in memory
 and, in blocks of 64 sequences, in the table `retry`; a batch writes each touched block once, not each
 result. The origin's watermark says what was answered and drops it. An `IdempotencyKey` comes from a
-caller, is scoped by who asks, and has one row. Both are forgotten 10 minutes of cluster time after.
+caller, is scoped by who asks, and has one row. The answers of both are forgotten 10 minutes of cluster time
+after.
+
+A caller's key tells nothing of its age: one that was used and one that is new look the same, once nothing
+is kept of them. So of a forgotten answer the key stays, among the newest MAX_FORGOTTEN ones: used again, its
+write is refused as of unknown outcome. One that is older still is taken for a new one.
 
 Every result is kept, a refusal as well as a success: a second try gets the first one's answer.
 """
@@ -17,7 +22,7 @@ from gemot.server.model.errors import (
     Busy,
     Conflict,
     GemotError,
-    OutcomeUnknown,
+    OutcomeForgotten,
     TooLarge,
     WireError,
     from_wire,
@@ -36,6 +41,9 @@ MAX_WINDOW = 65_536
 """Writes of one origin that may be unanswered at a time."""
 
 MAX_KEY_BYTES = 255
+MAX_FORGOTTEN = 100_000
+"""Keys without their answers that are kept: about 20 MB of keys that are UUIDs."""
+
 PRUNE_ROWS = 10_000
 PRUNE_WITH_WRITE = 2
 """Overdue keys that each keyed write removes on its way, so that no load piles them up."""
@@ -58,13 +66,16 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Keyed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A row of the table `idempotency`."""
+    """A row of the table `idempotency`. `result` is None where the answer is forgotten.
+
+    The column `time_ms` has the same time, and for a forgotten one less than 0: the newest lowest.
+    """
 
     accessor: str
     key: str
     body_hash: bytes
     time_ms: int
-    result: Stored
+    result: Stored | None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -94,6 +105,7 @@ class Retries:
     def __init__(self) -> None:
         self._origins: dict[bytes, _Origin] = {}
         self._dirty: dict[bytes, None] = {}
+        self._forgotten = 0
 
     def __len__(self) -> int:
         """Origins remembered."""
@@ -102,6 +114,7 @@ class Retries:
     def load(self, cursor: Cursor) -> None:
         self._origins = {}
         self._dirty = {}
+        self._forgotten = cursor.execute("select count(*) from idempotency where time_ms < 0").get
         rows = cursor.execute("select origin, acknowledged, time_ms from retry_origin order by origin")
         for origin, acknowledged, time_ms in rows.fetchall():
             self._origins[origin] = _Origin(acknowledged, time_ms)
@@ -116,7 +129,7 @@ class Retries:
     ) -> Applied | GemotError | None:
         """What the first try was answered; None if this is the first.
 
-        Raises OutcomeUnknown (the answer is gone), Conflict (the key was used for something else), Busy and
+        Raises OutcomeForgotten (the answer is gone), Conflict (the key was used for something else), Busy and
         TooLarge (a limit): in each case the write must not be applied.
         """
         if isinstance(name, RetryId):
@@ -135,7 +148,7 @@ class Retries:
         if isinstance(name, RetryId):
             self._store_of_origin(writing, name, stored)
         else:
-            _store_of_key(writing, accessor, name, stored)
+            self._store_of_key(writing, accessor, name, stored)
 
     def _earlier_of_origin(self, retry: RetryId) -> Applied | GemotError | None:
         origin = self._origins.get(retry.origin)
@@ -145,7 +158,7 @@ class Retries:
             if (stored := origin.find(retry.sequence)) is not None:
                 return stored.result()
         if retry.sequence <= acknowledged:
-            raise OutcomeUnknown(
+            raise OutcomeForgotten(
                 f"the outcome of write {retry.sequence} is unknown: it was answered before "
                 f"(up to {acknowledged} all were), and the answer is no longer kept"
             )
@@ -200,8 +213,28 @@ class Retries:
             writing.cursor.execute("delete from retry_origin where origin = ?", (name,))
             writing.cursor.execute("delete from retry where origin = ?", (name,))
             del self._origins[name]
-        _prune_keys(writing, command.before_ms, PRUNE_ROWS)
+        self._prune_keys(writing, command.before_ms, PRUNE_ROWS)
         return True
+
+    def _store_of_key(self, writing: Writing, accessor: str, name: IdempotencyKey, stored: Stored) -> None:
+        keyed = _Keyed(accessor, name.key, name.body_hash, writing.time_ms, stored)
+        _put_key(writing, keyed, writing.time_ms)
+        self._prune_keys(writing, writing.time_ms - KEEP_MS, PRUNE_WITH_WRITE)
+
+    def _prune_keys(self, writing: Writing, before_ms: int, limit: int) -> None:
+        """Forget overdue answers, oldest first, then the oldest keys past the limit; some of each."""
+        for row in _rows(
+            writing, "time_ms between 0 and ? order by time_ms, accessor, key", before_ms, limit
+        ):
+            keyed = _decode_keyed(row)
+            _take_key(writing, keyed, row)
+            _put_key(writing, msgspec.structs.replace(keyed, result=None), -1 - keyed.time_ms)
+            self._forgotten += 1
+        over = min(self._forgotten - MAX_FORGOTTEN, limit)
+        if over > 0:
+            for row in _rows(writing, "time_ms < ? order by time_ms desc, accessor desc, key desc", 0, over):
+                _take_key(writing, _decode_keyed(row), row)
+                self._forgotten -= 1
 
     def rows_sum(self) -> int:
         """The part of the state hash that stands for these results, computed anew."""
@@ -243,28 +276,35 @@ def _earlier_of_key(writing: Writing, accessor: str, name: IdempotencyKey) -> Ap
             f'Idempotency-Key "{name.key}" was used for another request (422): a key names one request; '
             "give a new key, or repeat the first request unchanged"
         )
+    if keyed.result is None:
+        raise OutcomeForgotten(
+            f'the outcome of the write with Idempotency-Key "{name.key}" is unknown: it was answered more '
+            f"than {KEEP_MS // 60_000} minutes ago, and the answer is not kept; see what is stored now, and "
+            "give a new key to write again"
+        )
     return keyed.result.result()
 
 
-def _store_of_key(writing: Writing, accessor: str, name: IdempotencyKey, stored: Stored) -> None:
-    row = _encode(_Keyed(accessor, name.key, name.body_hash, writing.time_ms, stored))
+def _put_key(writing: Writing, keyed: _Keyed, time_ms: int) -> None:
+    row = _encode(keyed)
     writing.cursor.execute(
-        "insert into idempotency values (?, ?, ?, ?)", (accessor, name.key, writing.time_ms, row)
+        "insert into idempotency values (?, ?, ?, ?)", (keyed.accessor, keyed.key, time_ms, row)
     )
     writing.add(_KEYED, row)
-    _prune_keys(writing, writing.time_ms - KEEP_MS, PRUNE_WITH_WRITE)
 
 
-def _prune_keys(writing: Writing, before_ms: int, limit: int) -> None:
-    rows = writing.cursor.execute(
-        """select accessor, key, row from idempotency where time_ms <= ?
-        order by time_ms, accessor, key limit ?""",
-        (before_ms, limit),
-    ).fetchall()
-    for accessor, key, row in rows:
-        writing.cursor.execute("delete from idempotency where accessor = ? and key = ?", (accessor, key))
-        writing.take(_KEYED, row)
+def _take_key(writing: Writing, keyed: _Keyed, row: bytes) -> None:
+    writing.cursor.execute(
+        "delete from idempotency where accessor = ? and key = ?", (keyed.accessor, keyed.key)
+    )
+    writing.take(_KEYED, row)
+
+
+def _rows(writing: Writing, where: str, time_ms: int, limit: int) -> list[bytes]:
+    statement = f"select row from idempotency where {where} limit ?"
+    return [row for (row,) in writing.cursor.execute(statement, (time_ms, limit)).fetchall()]
 
 
 def keys_exist(cursor: Cursor) -> bool:
-    return cursor.execute("select 1 from idempotency limit 1").get is not None
+    """Are there answers that are to be forgotten in time?"""
+    return cursor.execute("select 1 from idempotency where time_ms >= 0 limit 1").get is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from gemot.server.state import digest
 from gemot.server.state.masks import Masks
@@ -19,16 +19,81 @@ Allowed = Callable[[Operation], bool]
 """May the caller see this row? None in its place: everything, at no cost."""
 
 
+TOMBSTONES_A_ROW = 16
+"""Tombstones that are looked through in the time of one row that is read."""
+
+
+class LongList(Exception):
+    """The query has more rows than may be read here. Nothing is wrong: it is asked of the Reader instead."""
+
+
+class Renewable(Protocol):
+    """The read transaction of a worker (`pages.Transaction`)."""
+
+    def renew(self, reading: Reading) -> bool:
+        """Go on in a newer state, if this one was held long enough."""
+
+    def end(self) -> None: ...
+
+
 class Reading:
-    """One query's view. The cursor, masks and meta belong to one and the same committed state."""
+    """One query's view. The cursor, masks and meta belong to one and the same committed state.
 
-    __slots__ = ("allowed", "cursor", "masks", "meta")
+    `limit` is how many rows may be read for it, -1 for any number; `read` how many were. `buried` is how many
+    tombstones there are of all keys. `transaction` is there on a worker's connection alone.
+    """
 
-    def __init__(self, *, cursor: Cursor, meta: Meta, masks: Masks, allowed: Allowed | None = None) -> None:
+    __slots__ = ("allowed", "buried", "cursor", "limit", "masks", "meta", "read", "transaction")
+
+    def __init__(
+        self,
+        *,
+        cursor: Cursor,
+        meta: Meta,
+        masks: Masks,
+        allowed: Allowed | None = None,
+        limit: int = -1,
+        buried: int = 0,
+        transaction: Renewable | None = None,
+    ) -> None:
         self.cursor = cursor
         self.meta = meta
         self.masks = masks
         self.allowed = allowed
+        self.limit = limit
+        self.buried = buried
+        self.transaction = transaction
+        self.read = 0
+
+    def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
+        """Every row of a select that ends in `limit ?`. Raises LongList when they pass this one's.
+
+        What decides is how many rows are read, not how many of them are shown: that is what takes time.
+        """
+        most = self.limit - self.read + 1 if self.limit >= 0 else -1
+        found: list[Any] = self.cursor.execute(statement, (*bindings, most)).fetchall()
+        if 0 <= most <= len(found):
+            raise LongList
+        self.read += len(found)
+        return found
+
+    def look_through_tombstones(self, statement: str, bindings: tuple[Any, ...]) -> None:
+        """Raise LongList if those under one prefix take long: counted by a select that ends in `limit ?`."""
+        most = self.limit * TOMBSTONES_A_ROW
+        if 0 <= most < self.buried and self.cursor.execute(statement, (*bindings, most + 1)).get > most:
+            raise LongList
+
+    def close(self) -> None:
+        """All is read: what is still to be done with it needs no transaction."""
+        if self.transaction is not None:
+            self.transaction.end()
+
+    def scans(self, table: str) -> None:
+        """All rows of this table are going to be looked at. Raises LongList if it has too many."""
+        if self.limit >= 0:
+            statement = f"select 1 from {table} limit 1 offset ?"
+            if self.cursor.execute(statement, (self.limit,)).get is not None:
+                raise LongList
 
 
 class Writing:
@@ -36,10 +101,21 @@ class Writing:
 
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
     refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
-    tombstone or change row may be another one now.
+    tombstone or change row may be another one now, `buried` how many tombstones are more.
     """
 
-    __slots__ = ("_seq", "changes", "cursor", "ends_moved", "index", "masks", "meta", "time_ms", "touched")
+    __slots__ = (
+        "_seq",
+        "buried",
+        "changes",
+        "cursor",
+        "ends_moved",
+        "index",
+        "masks",
+        "meta",
+        "time_ms",
+        "touched",
+    )
 
     def __init__(self, *, cursor: Cursor, meta: Meta, masks: Masks) -> None:
         self.cursor = cursor
@@ -50,6 +126,7 @@ class Writing:
         self.touched: list[Topic] = []
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
+        self.buried = 0
         self._seq = 0
 
     def enter(self, index: int) -> None:

@@ -12,12 +12,15 @@ from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any, Protocol
 
+import msgspec
+
 from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
 from gemot.server.state import catalog, changes, digest, health, kv, retries
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta
+from gemot.server.state.pages import Transaction
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, Operation, operations, require
 from gemot.server.state.retries import Retries
 from gemot.server.state.scope import Allowed, Reading, Writing
@@ -48,6 +51,15 @@ class Connection(Protocol):
     def cursor(self) -> Cursor: ...
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What a read on a worker's connection came to: of which applied index, and of how many rows read."""
+
+    value: Any
+    index: int
+    applied_index: int
+    rows: int
+
+
 class State:
     """Replicated state as of `applied_index`."""
 
@@ -59,6 +71,7 @@ class State:
         self._changes = (0, 0)
         self._oldest_tombstone = 0
         self._unsettled: Writing | None = None
+        self._buried = 0
         self.retries = Retries()
         self.reload()
 
@@ -71,6 +84,7 @@ class State:
             self._masks.load(cursor)
             self.retries.load(cursor)
             self._look_at_ends(cursor)
+            self._buried = cursor.execute("select count(*) from tombstone").get
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -110,38 +124,65 @@ class State:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def read(self, query: Query, accessor: str) -> tuple[Any, int]:
+    def read(self, query: Query, accessor: str, limit: int = -1) -> tuple[Any, int]:
         """Value and index of a query, from the state as applied.
 
         One thread writes and reads here, and never between a batch's begin and end: the statements of one
         read see one state without a transaction of their own. Raises Forbidden for a single thing that the
-        accessor may not see; lists leave out what it may not.
+        accessor may not see (lists leave out what it may not), and LongList if there are more rows than
+        `limit` to be read.
         """
         with self._file.explained:
-            return self._answer(query, accessor, self._file.cursor, self._meta, self._masks)
+            reading = self._reading(query, accessor, self._file.cursor, self._meta, self._masks, limit)
+            return READERS[type(query)](reading, query)
 
-    def read_on(self, connection: Connection, query: Query, accessor: str = "") -> tuple[Any, int]:
-        """`read` on a worker's own connection, in one read transaction; touches nothing of the loop's."""
+    def read_on(
+        self,
+        connection: Connection,
+        query: Query,
+        accessor: str = "",
+        *,
+        stopwatch_us: Callable[[], int] = lambda: 0,
+    ) -> Found:
+        """`read` on a worker's own connection; touches nothing of the loop's.
+
+        It sees every batch that was committed before it was called. Its read transaction ends after a second:
+        longer lists of keys go on in another (`pages.py`), other lists are read in one.
+        """
         with self._file.explained:
             cursor = connection.cursor()
-            cursor.execute("begin")
+            transaction = Transaction(cursor, stopwatch_us)
+            meta, masks = transaction.begin()
             try:
-                meta, masks = Meta(), Masks()
-                meta.load(cursor)
-                masks.load(cursor)
-                return self._answer(query, accessor, cursor, meta, masks)
+                reading = self._reading(query, accessor, cursor, meta, masks, -1, transaction)
+                value, index = READERS[type(query)](reading, query)
+                return Found(value, index, reading.meta.applied_index, reading.read)
             finally:
-                cursor.execute("rollback")
+                transaction.end()
 
-    def _answer(
-        self, query: Query, accessor: str, cursor: Cursor, meta: Meta, masks: Masks
-    ) -> tuple[Any, int]:
+    def _reading(
+        self,
+        query: Query,
+        accessor: str,
+        cursor: Cursor,
+        meta: Meta,
+        masks: Masks,
+        limit: int,
+        transaction: Transaction | None = None,
+    ) -> Reading:
         allowed: Allowed | None = None
         if self._authorizer is not ALLOW_ALL:
             require(self._authorizer, accessor, operations(query))
             allowed = self._allowed_to(accessor)
-        reading = Reading(cursor=cursor, meta=meta, masks=masks, allowed=allowed)
-        return READERS[type(query)](reading, query)
+        return Reading(
+            cursor=cursor,
+            meta=meta,
+            masks=masks,
+            allowed=allowed,
+            limit=limit,
+            buried=self._buried if limit >= 0 else 0,
+            transaction=transaction,
+        )
 
     def _allowed_to(self, accessor: str) -> Allowed:
         def allowed(operation: Operation) -> bool:
@@ -226,6 +267,7 @@ class State:
             elif writing.changes:
                 self._changes = (self._changes[0] or writing.changes[0][0], writing.changes[-1][0])
         self._file.commit()
+        self._buried += writing.buried
 
     def abandon_batch(self) -> None:
         """Undo everything, in the file and in memory. The caller's error is the one that is told."""

@@ -51,7 +51,7 @@ _KEEP_WAL_BYTES = 64 << 20
 
 
 class StateFile:
-    """The open state file. All but the methods that say otherwise belong to the thread that opened it.
+    """The open state file. All but the methods that say otherwise belong to one thread, the writer's.
 
     `cursor` writes, and reads for the same thread: between two batches it sees what was committed last,
     and its page cache stays warm across commits, which a second connection's does not (measured: 2.3
@@ -218,7 +218,8 @@ class StateFile:
     def install(self, path: Path) -> None:
         """Put a copy of the state file at `path` in place of the present state, and open it.
 
-        Readers must have been closed. The old log goes before the old file does: a log beside a
+        For a worker thread, or any other, if nobody uses the file until it is done: no thread reads or
+        writes, no connection of `reader` is open. The old log goes before the old file does: a log beside a
         file that it does not belong to would be mixed into it. A crash on the way leaves the old file without
         its log, or the new file; either is behind the Raft log's start or at it, and whoever opens the
         directory installs again. Raises Corrupt, with the old state still in place, if `path` is not a whole

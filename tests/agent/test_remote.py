@@ -14,9 +14,11 @@ from support.members import client, hello
 
 from gemot.agent.remote import RemoteServers
 from gemot.server.model.catalog import NodeInfo
-from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
+from gemot.server.model.command import IdempotencyKey
+from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.upkeep import PruneRetries
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import Apply, Call, Hello, Member, Status, Subscribe, TierStatus
 from gemot.server.runtime.connection import Listener
@@ -374,5 +376,22 @@ def test_leaving_takes_the_node_out_before_it_is_answered(tmp_path: Path) -> Non
                     await asyncio.sleep(0.01)
             assert await scene.remote.leave("web1") is True
             assert await node() is None
+
+    run_uvloop(work())
+
+
+def test_a_key_whose_answer_is_forgotten_is_not_asked_again_and_again(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            key = IdempotencyKey("once", b"hash")
+            await scene.remote.apply(KvSet(b"k", b"v"), key=key)
+            pruned: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            scene.node.server.replica.propose(PruneRetries(1 << 60), "", None, pruned.set_result)
+            await pruned
+            asked = sum(isinstance(call, Apply) for face in scene.faces for call in face.asked)
+            error = await _error(scene.remote.apply(KvSet(b"k", b"v"), key=key))
+            assert isinstance(error, OutcomeForgotten)
+            assert sum(isinstance(call, Apply) for face in scene.faces for call in face.asked) == asked + 1
 
     run_uvloop(work())

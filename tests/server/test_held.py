@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.virtual import VirtualTimer, chance
 
-from gemot.server.consensus import APPLY_SLICE, Replica
+from gemot.server.consensus import Replica
 from gemot.server.model.command import ENVELOPE_VERSION, Envelope, encode
 from gemot.server.model.kv import KvSet
+from gemot.server.pace import FIRST_ENTRIES, SLICE_US
 from gemot.server.raft.types import (
     Append,
     Batch,
@@ -30,7 +32,7 @@ from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.snapshot import Manifest, Snapshots
 
 VOTERS = ("a" * 36, "b" * 36)
-ENTRIES = 3 * APPLY_SLICE
+ENTRIES = 3 * FIRST_ENTRIES
 
 
 def _open(folder: Path) -> Opened:
@@ -89,11 +91,35 @@ def test_nothing_is_applied_from_a_log_that_is_being_replaced(restarted: Opened)
     replica.start(around)
     replica.on_message(Append(1, VOTERS[1], ENTRIES, 1, ENTRIES, 0, b""))
     timer.run_once()
-    assert restarted.state.applied_index == APPLY_SLICE, "in slices"
+    assert restarted.state.applied_index == FIRST_ENTRIES, "in slices"
     replica.hold()
     restarted.durable.reset(SnapshotMeta(2 * ENTRIES, 1, VOTERS))
     timer.run()
-    assert restarted.state.applied_index == APPLY_SLICE
+    assert restarted.state.applied_index == FIRST_ENTRIES
+    restarted.file.close()
+
+
+def test_slow_entries_are_applied_in_smaller_slices(restarted: Opened) -> None:
+    """What one slice took decides how many entries the next one has."""
+    timer, around = VirtualTimer(), _Around(restarted)
+    replica = Replica(
+        raft=restarted.raft,
+        log=around,  # type: ignore[arg-type]
+        machine=restarted.machine,
+        state=restarted.state,
+        wire=around,
+        timer=timer,
+    )
+    timer.each_look_us = 4 * SLICE_US
+    replica.start(around)
+    replica.on_message(Append(1, VOTERS[1], ENTRIES, 1, ENTRIES, 0, b""))
+    seen = [restarted.state.applied_index]
+    while seen[-1] < ENTRIES and len(seen) < 1_000:
+        timer.run_once()
+        seen.append(restarted.state.applied_index)
+    sizes = [after - before for before, after in itertools.pairwise(seen)]
+    assert sizes[:4] == [FIRST_ENTRIES, FIRST_ENTRIES // 4, FIRST_ENTRIES // 16, FIRST_ENTRIES // 64]
+    assert seen[-1] == ENTRIES, "one at a time, all of them"
     restarted.file.close()
 
 

@@ -39,10 +39,30 @@ class Box:
         assert offset == len(self.data), "pieces come in order"
         self.data += data
 
-    def finish(self) -> None:
-        if self.data != WHOLE:
-            raise Corrupt("it is not what it should be")
-        self._scene.did.append("kept")
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        self._scene.did.append("verifying")
+
+        def verified() -> None:
+            whole = self.data == WHOLE
+            self._scene.did.append("kept" if whole else "refused")
+            done(None if whole else Corrupt("it is not what it should be"))
+
+        self._scene.worker.append(verified)
+
+
+class Readers:
+    """Who reads the state; `scene.reading` says that a list is being read."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+
+    @property
+    def reading(self) -> bool:
+        return self._scene.reading
+
+    def hold(self) -> None:
+        assert self._scene.did[-1] == "kept"
+        self._scene.readers_held = True
 
 
 class Scene:
@@ -50,18 +70,21 @@ class Scene:
         self.timer = VirtualTimer()
         self.asked: list[tuple[str, FetchSnapshot, Callable[[Any], None]]] = []
         self.did: list[Any] = []
+        self.worker: list[Callable[[], None]] = []
         self.resets: list[Callable[[], None]] = []
         self.disk_full = False
         self.busy = False
+        self.reading = self.readers_held = False
         self.refuse: GemotError | None = None
         self.installer = Installer(
             replica=self,  # type: ignore[arg-type]
             log=self,  # type: ignore[arg-type]
             call=self._call,
             inbox=self._inbox,
-            replace_state=lambda meta: self.did.append("replaced"),
+            replace_state=self._replace_state,
             timer=self.timer,
             busy=lambda: self.busy,
+            readers=Readers(self),
         )
 
     def _call(self, to: str, call: Call, done: Callable[[Any], None]) -> None:
@@ -72,6 +95,19 @@ class Scene:
         if self.refuse is not None:
             raise self.refuse
         return Box(self)
+
+    def _replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        self.did.append("replacing")
+
+        def replaced() -> None:
+            self.did.append("replaced")
+            done()
+
+        self.worker.append(replaced)
+
+    def work(self) -> None:
+        """The worker does its next piece, and its end is told."""
+        self.worker.pop(0)()
 
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         self.did.append("reset")
@@ -91,16 +127,52 @@ class Scene:
         for _ in range(3):
             self.answer()
 
+    def verified(self) -> None:
+        """All pieces come, and are found to be what they should be."""
+        self.all_pieces()
+        self.work()
+
+    def installed(self) -> None:
+        """All that follows on the last piece."""
+        self.verified()
+        self.resets[-1]()
+        self.work()
+
+
+IN_ORDER = ["verifying", "kept", "reset", "replacing", "replaced"]
+
 
 def test_pieces_are_fetched_in_order_and_everything_follows_in_its_order() -> None:
     scene = Scene()
     scene.installer.on_install(OFFER)
     scene.all_pieces()
     assert [(to, call.offset) for to, call, _ in scene.asked] == [("leader", n) for n in (0, 100, 200)]
-    assert scene.did == ["kept", "reset"], "the state is not touched before the log has been reset"
+    assert scene.did == ["verifying"], "nothing is done with what is not verified"
+    scene.work()
+    assert scene.did == ["verifying", "kept", "reset"], "the state waits until the log has been reset"
     scene.resets[0]()
-    assert scene.did == ["kept", "reset", "replaced", (100, True)]
+    assert scene.did == ["verifying", "kept", "reset", "replacing"], "the replica waits for the state"
+    scene.work()
+    assert scene.did == [*IN_ORDER, (100, True)]
     assert scene.installer.installed == 1
+
+
+def test_nobody_else_works_on_the_files_from_the_last_piece_to_the_end() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    steps = [scene.all_pieces, scene.work, lambda: scene.resets[0](), scene.work]
+    seen = []
+    for step in steps:
+        step()
+        seen.append((scene.installer.replacing, scene.readers_held))
+    assert seen == [(True, False), (True, True), (True, True), (False, True)]
+
+
+def test_reads_go_on_while_a_snapshot_is_verified() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.all_pieces()
+    assert not scene.readers_held
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
@@ -116,8 +188,7 @@ def test_a_piece_that_does_not_come_ends_the_try_and_a_new_offer_begins_it_anew(
     assert scene.did == [(100, False)]
     scene.installer.on_install(OFFER)
     assert scene.asked[-1][1].offset == 0
-    scene.all_pieces()
-    scene.resets[0]()
+    scene.installed()
     assert scene.did[-1] == (100, True)
 
 
@@ -135,7 +206,13 @@ def test_a_snapshot_that_changed_on_the_way_is_not_installed() -> None:
     scene.answer()
     scene.answer(chunk(100, data=bytes(PIECE)))
     scene.answer()
-    assert scene.did == [(100, False)]
+    scene.work()
+    assert scene.did == ["verifying", "refused", (100, False)]
+    assert not scene.installer.replacing
+    assert not scene.readers_held
+    scene.installer.on_install(OFFER)
+    scene.installed()
+    assert scene.did[-1] == (100, True)
 
 
 def test_a_snapshot_cut_short_is_not_installed() -> None:
@@ -143,7 +220,8 @@ def test_a_snapshot_cut_short_is_not_installed() -> None:
     scene.installer.on_install(OFFER)
     scene.answer()
     scene.answer(chunk(100, data=b""))
-    assert scene.did == [(100, False)]
+    scene.work()
+    assert scene.did == ["verifying", "refused", (100, False)]
 
 
 def test_a_snapshot_that_cannot_be_taken_in_is_refused() -> None:
@@ -163,8 +241,24 @@ def test_a_copy_of_the_old_state_under_way_is_waited_for() -> None:
     assert scene.did == []
     scene.busy = False
     scene.timer.pass_ms(BUSY_MS)
-    assert scene.did == ["kept", "reset"]
+    assert scene.did == ["verifying"]
     assert scene.installer.replacing
+
+
+def test_a_long_read_of_the_old_state_is_waited_for_and_no_new_one_begins() -> None:
+    scene = Scene()
+    scene.installer.on_install(OFFER)
+    scene.reading = True
+    scene.verified()
+    assert scene.readers_held
+    scene.resets[0]()
+    scene.timer.pass_ms(STALLED_MS)
+    assert scene.did == ["verifying", "kept", "reset"], "the file is in use"
+    assert scene.installer.replacing
+    scene.reading = False
+    scene.timer.pass_ms(BUSY_MS)
+    scene.work()
+    assert scene.did == [*IN_ORDER, (100, True)]
 
 
 def test_a_failed_disk_is_not_a_failed_try() -> None:
@@ -187,8 +281,7 @@ def test_the_same_offer_again_disturbs_nothing_until_it_stalls() -> None:
     assert scene.asked[-1][0] == "other"
     scene.answer(number=0)
     assert len(scene.asked) == 2, "what the first one still says is not heard"
-    scene.all_pieces()
-    scene.resets[0]()
+    scene.installed()
     assert scene.did[-1] == (100, True)
 
 
@@ -199,19 +292,20 @@ def test_a_newer_offer_takes_the_place_of_one_on_its_way() -> None:
     newer = SnapshotOffer(3, "leader", SnapshotMeta(200, 3, META.voters))
     scene.installer.on_install(newer)
     assert (scene.asked[-1][1].index, scene.asked[-1][1].offset) == (200, 0)
-    scene.all_pieces()
-    scene.resets[0]()
-    assert scene.did == ["kept", "reset", "replaced", (200, True)]
+    scene.installed()
+    assert scene.did == [*IN_ORDER, (200, True)]
 
 
 def test_no_offer_comes_between_a_reset_log_and_its_state() -> None:
     """The log stands at the snapshot already: the state must follow, whatever is offered meanwhile."""
     scene = Scene()
     scene.installer.on_install(OFFER)
-    scene.all_pieces()
-    scene.timer.pass_ms(STALLED_MS * 2)
-    scene.installer.on_install(SnapshotOffer(4, "other", SnapshotMeta(300, 4, META.voters)))
-    scene.resets[0]()
-    assert scene.did == ["kept", "reset", "replaced", (100, True)]
-    scene.installer.on_install(SnapshotOffer(4, "other", SnapshotMeta(300, 4, META.voters)))
+    other = SnapshotOffer(4, "other", SnapshotMeta(300, 4, META.voters))
+    for step in (scene.all_pieces, scene.work, lambda: scene.resets[0]()):
+        step()
+        scene.timer.pass_ms(STALLED_MS * 2)
+        scene.installer.on_install(other)
+    scene.work()
+    assert scene.did == [*IN_ORDER, (100, True)]
+    scene.installer.on_install(other)
     assert scene.asked[-1][1].index == 300

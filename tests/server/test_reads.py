@@ -2,108 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.one_state import OneState
-from support.virtual import FixedChance, VirtualTimer
+from support.reads_scene import KEY, Scene
 
 from gemot.server import reads as reads_module
-from gemot.server.confirm import Confirmations
-from gemot.server.model.command import Command
 from gemot.server.model.errors import Busy, Forbidden, NoLeader
 from gemot.server.model.kv import KvDelete, KvGet, KvList, KvSet
-from gemot.server.model.query import Answer, Options, Query
-from gemot.server.reads import WAKE_SLICE, Reads
-from gemot.server.state.store import State
-from gemot.server.state.watch import Hub
-
-KEY = KvGet(b"k")
-
-
-class Counting:
-    """The state, and how often it was read; `after_read` runs right after each look."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self.looks = 0
-        self.after_read: Callable[[], None] = lambda: None
-
-    def read(self, query: Query, accessor: str) -> tuple[Any, int]:
-        self.looks += 1
-        found = self._state.read(query, accessor)
-        self.after_read()
-        return found
-
-    @property
-    def applied_index(self) -> int:
-        return self._state.applied_index
-
-
-class Scene:
-    """One server's reads. The leader confirms at once unless `leaderless`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.one = OneState(folder)
-        self.timer = VirtualTimer()
-        self.chance = FixedChance(0.0)
-        self.leaderless = False
-        self.contact_ms = 0
-        self.asks = 0
-        self.read_index: int | None = None
-        self.state = Counting(self.one.state)
-        self.confirmations = Confirmations(
-            ask=self._ask,
-            applied=lambda: self.one.state.applied_index,
-            timer=self.timer,
-            random=self.chance,
-            hold_ms=7_000,
-        )
-        self.reads = Reads(
-            state=self.state,  # type: ignore[arg-type]
-            hub=Hub(),
-            contact=self,
-            confirmations=self.confirmations,
-            timer=self.timer,
-            random=self.chance,
-        )
-
-    def _ask(self, id: int) -> None:
-        self.asks += 1
-        if not self.leaderless:
-            index = self.read_index if self.read_index is not None else self.one.state.applied_index
-            self.timer.call_soon(lambda: self.confirmations.on_answer(id, index))
-
-    def last_contact_ms(self) -> int:
-        return self.contact_ms
-
-    def knows_leader(self) -> bool:
-        return not self.leaderless
-
-    def write(self, *commands: Command) -> int:
-        """Apply and tell; the index."""
-        outcomes = self.one.apply(*commands)
-        self.reads.on_applied([topic for outcome in outcomes for topic in outcome.touched])
-        return outcomes[-1].index
-
-    def set(self, value: bytes = b"v", key: bytes = b"k") -> int:
-        return self.write(KvSet(key, value))
-
-    def ask(self, query: Query = KEY, **options: Any) -> list[Any]:
-        told: list[Any] = []
-        self.cancel = self.reads.query(query, Options(**options), "", told.append)
-        self.timer.run()
-        return told
-
-    def subscribe(self, query: Query = KEY, from_index: int = 0) -> list[Any]:
-        told: list[Any] = []
-        self.cancel = self.reads.subscribe(query, "", from_index, told.append)
-        return told
-
-    def pass_ms(self, ms: int) -> None:
-        self.timer.pass_ms(ms, tick=self.confirmations.on_tick)
+from gemot.server.model.query import Answer, Options
+from gemot.server.reads import WAKE_SLICE
 
 
 @pytest.fixture
@@ -303,14 +213,17 @@ def test_waiters_of_one_query_are_evaluated_once_together(scene: Scene) -> None:
 def test_thousands_are_woken_in_slices(scene: Scene) -> None:
     index = scene.set()
     told = [scene.ask(index=index) for _ in range(WAKE_SLICE * 2 + 10)]
+    followed = scene.subscribe(KvGet(b"other"), from_index=index)
     scene.set(b"new")
     assert sum(len(t) for t in told) == WAKE_SLICE
-    assert scene.reads.telling
+    scene.reads.bookmark("all told")
+    assert followed == [], "not all was told yet"
     scene.timer.run_once()
     assert sum(len(t) for t in told) == WAKE_SLICE * 2
     scene.timer.run()
     assert all(len(t) == 1 for t in told)
-    assert not scene.reads.telling
+    scene.reads.bookmark("all told")
+    assert followed[-1] == "all told"
 
 
 def test_who_is_cancelled_between_two_slices_is_told_nothing(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from gemot.server.model.errors import (
     GemotError,
     NoLeader,
     NotLeader,
+    OutcomeForgotten,
     OutcomeUnknown,
     RuleFailed,
     Unavailable,
@@ -174,7 +175,7 @@ def test_busy_is_told_at_once_unless_an_earlier_try_may_be_done() -> None:
     assert [type(error) for error in told] == [OutcomeUnknown]
 
 
-@pytest.mark.parametrize("refusal", [RuleFailed("no"), Conflict("other body")])
+@pytest.mark.parametrize("refusal", [RuleFailed("no"), Conflict("other body"), OutcomeForgotten("old")])
 def test_a_refusal_by_a_rule_is_final(refusal: GemotError) -> None:
     scene = Scene()
     told = scene.apply()

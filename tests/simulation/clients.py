@@ -9,10 +9,12 @@ from simulation.witness import Seen, Violation
 from simulation.world import World
 
 from gemot.server.model.errors import GemotError, OutcomeUnknown
-from gemot.server.model.kv import KvDelete, KvEntry, KvGet, KvSet
+from gemot.server.model.kv import KvDelete, KvEntry, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.rpc.message import Bookmark
 
 GIVE_UP_US = 12_000_000
+ALL = KvList(b"key")
 LOOK_US = 150_000
 """How soon a client notices that its server died."""
 
@@ -52,8 +54,10 @@ class Client:
             return
         key = self._world.random.choice(self._keys)
         draw = self._world.random.random()
-        if draw < 0.45:
+        if draw < 0.3:
             self._read(node, key)
+        elif draw < 0.45:
+            self._list(node)
         elif draw < 0.75:
             self._write(node, KvSet(key, self._value()))
         elif draw < 0.9:
@@ -105,6 +109,26 @@ class Client:
         assert node.server is not None
         node.server.query(KvGet(key), Options(), done)
 
+    def _list(self, node: Node) -> None:
+        """All keys at once: each of them is a read of the one state that the list tells."""
+        began, operation = self._world.now_us, self._begin(node)
+
+        def done(result: Answer | GemotError) -> None:
+            if operation != self._operation or node.opened is None:
+                return
+            if isinstance(result, Answer):
+                served = node.served if node.served is not None else node.opened.state.applied_index
+                values = {entry.key: entry.value for entry in result.value}
+                for key in self._keys:
+                    value = values.get(key)
+                    self._see(Seen("get", key, began, self._world.now_us, served, None, None, value))
+            else:
+                self.failed += 1
+            self._end()
+
+        assert node.server is not None
+        node.server.query(ALL, Options(), done)
+
     def _write(self, node: Node, command: KvSet | KvDelete) -> None:
         began, operation = self._world.now_us, self._begin(node)
         kind = "set" if isinstance(command, KvSet) else "delete"
@@ -135,14 +159,13 @@ class Client:
 class Watcher:
     """A blocking reader: its indexes never go back, and in the end it has seen the last state."""
 
-    def __init__(self, *, world: World, nodes: list[Node], key: bytes) -> None:
+    def __init__(self, *, world: World, nodes: list[Node], query: KvGet | KvList) -> None:
         self._world = world
         self._nodes = nodes
-        self._key = key
+        self._query = query
         self._index = 0
         self._round = 0
         self.stopped = False
-        self.value: bytes | None = None
         self.wakes = 0
 
     def start(self) -> None:
@@ -164,7 +187,50 @@ class Watcher:
                     raise Violation(f"a watcher's index went from {self._index} back to {result.index}")
                 self.wakes += result.index > self._index
                 self._index = result.index
-                self.value = result.value.value if result.value is not None else None
             self._world.at(1_000, "watcher", self._ask)
 
-        node.server.query(KvGet(self._key), Options(index=self._index, wait_ms=1_500), done)
+        node.server.query(self._query, Options(index=self._index, wait_ms=1_500), done)
+
+
+class Subscriber:
+    """Holds the list of all keys as one server tells it: newer each time, and right at each bookmark."""
+
+    def __init__(self, *, world: World, nodes: list[Node]) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._index = 0
+        self._value: Any = None
+        self._at: tuple[Node, int] | None = None
+        self.stopped = False
+        self.bookmarks = 0
+
+    def start(self) -> None:
+        """Hold on to one server until it dies; cancelled now and then, as agents do that move on."""
+        if self._at is None or self._at[0].life != self._at[1]:
+            self._begin(self._world.random.choice(self._nodes))
+        elif self._world.random.random() < 0.1:
+            self._cancel()
+            self._begin(self._world.random.choice(self._nodes))
+        if not self.stopped:
+            self._world.at(300_000, "subscriber looks", self.start)
+
+    def _begin(self, node: Node) -> None:
+        self._at = None
+        if node.server is not None:
+            self._index, self._value, self._at = 0, None, (node, node.life)
+            mine = self._at
+            self._cancel = node.server.subscribe(ALL, "", 0, lambda event: self._told(mine, event))
+
+    def _told(self, by: tuple[Node, int], event: Any) -> None:
+        node = by[0]
+        if by is not self._at or node.opened is None:
+            raise Violation(f"{node.name} tells a subscription that was cancelled")
+        if isinstance(event, Answer):
+            if event.index <= self._index:
+                raise Violation(f"{node.name} tells a list of {event.index} after one of {self._index}")
+            self._index, self._value = event.index, event.value
+        elif isinstance(event, Bookmark):
+            self.bookmarks += 1
+            value, _ = node.opened.state.read(ALL, "")
+            if value != self._value:
+                raise Violation(f"{node.name} says that all was told, but it told {self._value}, not {value}")

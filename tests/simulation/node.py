@@ -16,21 +16,26 @@ from simulation.network import Network
 from simulation.world import World
 from support.lossy_vfs import LossyVfs
 
-from gemot.server.copies import ReceiverInbox, chunk_of, write_snapshot
+from gemot.server.copies import Incoming, chunk_of, write_snapshot
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, Unavailable
+from gemot.server.model.query import Query
+from gemot.server.pace import SLICE_US
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Batch, Entry, HardState, Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member, SnapshotChunk
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.state.store import Found
 from gemot.server.storage.durable import Save, Step
 
 TICK_US = 50_000
 SYNC_MIN_US = 100
 SYNC_MAX_US = 3_000
 PREPARE_MAX_US = 200_000
+LIST_US = 40_000
+WORK_US = 400_000
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
 
@@ -48,6 +53,7 @@ class _Timer:
         self._world = world
         self._node = node
         self._life = node.life
+        self._stopwatch_us = 0
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
         return self._world.at(delay_ms * 1000, f"{self._node.name} timer", self._alive(callback))
@@ -57,6 +63,11 @@ class _Timer:
 
     def now_ms(self) -> int:
         return self._world.now_us // 1000
+
+    def stopwatch_us(self) -> int:
+        """Each server is quick or slow at its work by chance, so their slices differ."""
+        self._stopwatch_us += self._world.random.randrange(2 * SLICE_US)
+        return self._stopwatch_us
 
     def _alive(self, callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: callback() if self._node.life == self._life else None
@@ -156,6 +167,54 @@ class _Disk:
         self._preparing = False
 
 
+class _Reader:
+    """The `Reader` port: begins at a moment of its own, holds its transaction for a while, then answers."""
+
+    def __init__(self, world: World, node: Node, opened: Opened) -> None:
+        self._world = world
+        self._node = node
+        self._life = node.life
+        self._opened = opened
+
+    def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        committed, label = self._opened.state.applied_index, f"{self._node.name} list"
+
+        def answer(found: Found) -> None:
+            if self._node.life != self._life:
+                return
+            self._node.lists += 1
+            self._node.served = found.applied_index
+            done(found)
+            self._node.served = None
+
+        def read() -> None:
+            if self._node.life != self._life:
+                return
+            assert not self._node.replacing, "the state file is read while it is replaced"
+            with contextlib.closing(self._opened.file.reader()) as connection:
+                found = self._opened.state.read_on(connection, query, accessor)
+            assert found.applied_index >= committed, "what was committed before is seen"
+            self._world.at(self._world.random.randrange(LIST_US), label, lambda: answer(found))
+
+        self._world.at(self._world.random.randrange(LIST_US), label, read)
+
+
+class _Inbox:
+    """An incoming snapshot, verified somewhat later."""
+
+    def __init__(self, node: Node, incoming: Incoming) -> None:
+        self._node = node
+        self._incoming = incoming
+        self.write = incoming.write
+
+    def finish(self, done: Callable[[GemotError | None], None]) -> None:
+        def verify() -> None:
+            refusal = self._incoming.finish()
+            self._node.work("verified", lambda: done(refusal))
+
+        self._node.work("verify", verify)
+
+
 class _Observed(Machine):
     """The real machine, watched: what was applied where, with which outcome."""
 
@@ -214,6 +273,11 @@ class Node:
         self.durable_terms: dict[int, int] = {}
         self.notes: list[str] = []
         self.installs = 0
+        self.lists = 0
+        self.served: int | None = None
+        """The applied index of which a long list is being told at this moment."""
+
+        self.replacing = False
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -223,6 +287,7 @@ class Node:
 
     def start(self) -> None:
         self.life += 1
+        self.replacing = False
         self._random = Random(self.world.random.getrandbits(64))
         self.opened = opened = open_data(
             disk=self._lossy,
@@ -251,6 +316,7 @@ class Node:
             peers=self,
             timer=_Timer(self.world, self),
             random=self._random,
+            reader=_Reader(self.world, self, opened),
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)
@@ -380,10 +446,29 @@ class Node:
 
     def inbox(self, meta: SnapshotMeta, first: SnapshotChunk) -> Inbox:
         assert self.opened is not None
-        return ReceiverInbox(self.opened.snapshots, meta, first)
+        return _Inbox(self, Incoming(self.opened.snapshots, meta, first))
 
-    def replace_state(self, meta: SnapshotMeta) -> None:
+    def replace_state(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         assert self.opened is not None
-        self.installs += 1
-        self.opened.file.install(Path(self.opened.snapshots.path(meta)))
-        self.opened.state.reload()
+        opened = self.opened
+        self.replacing = True
+        # Who reads or writes the state before it is replaced fails, as it would at the worst of moments.
+        opened.file.close()
+
+        def replaced() -> None:
+            self.installs += 1
+            self.replacing = False
+            opened.state.reload()
+            done()
+
+        def replace() -> None:
+            opened.file.install(Path(opened.snapshots.path(meta)))
+            self.work("replaced", replaced)
+
+        self.work("replace", replace)
+
+    def work(self, label: str, piece: Callable[[], None]) -> None:
+        """The worker: one piece of its work, somewhat later, if the process still lives."""
+        life = self.life
+        delay = self.world.random.randrange(WORK_US)
+        self.world.at(delay, f"{self.name} {label}", lambda: piece() if self.life == life else None)

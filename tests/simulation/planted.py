@@ -8,6 +8,8 @@ from typing import Any
 from support.lossy_disk import LossyDisk
 
 from gemot.server.confirm import Confirmations
+from gemot.server.lists import LongLists
+from gemot.server.reads import Reads
 from gemot.server.storage.durable import DurableLog
 from gemot.server.writes import Writes
 
@@ -43,10 +45,29 @@ def _apply_twice() -> None:
     Writes._try = forget_the_name  # type: ignore[method-assign]
 
 
+def _early_list() -> None:
+    """Who asks for a long list is answered by a read of it that had begun before."""
+    original = Reads._join
+
+    def join(self: Reads, *arguments: Any, **named: Any) -> Any:
+        waiter = original(self, *arguments, **named)
+        waiter.from_read = 0
+        return waiter
+
+    Reads._join = join  # type: ignore[method-assign]
+
+
+def _early_bookmark() -> None:
+    """A subscription is told that it was told all, while its list is being read."""
+    LongLists.owes = lambda self, asker: False  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "no-sync": _no_sync,
     "ack-before-sync": _ack_before_sync,
     "vote-twice": _vote_twice,
     "stale-read": _stale_read,
     "apply-twice": _apply_twice,
+    "early-list": _early_list,
+    "early-bookmark": _early_bookmark,
 }

@@ -17,7 +17,7 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulation.clients import Client, Watcher
+from simulation.clients import ALL, Client, Subscriber, Watcher
 from simulation.invariants import Invariants
 from simulation.network import CALM, Network, Weather
 from simulation.node import Node
@@ -26,6 +26,7 @@ from simulation.witness import Seen, Violation, check
 from simulation.world import World
 from support.lossy_vfs import LossyVfs, registered
 
+from gemot.server.model.kv import KvGet
 from gemot.server.server import ServerConfig
 
 SECOND_US = 1_000_000
@@ -45,6 +46,7 @@ class Result(msgspec.Struct):
     terms: int
     crashes: int
     installs: int
+    lists: int
     wakes: int
     fired: dict[str, int]
 
@@ -72,6 +74,7 @@ class Run:
             snapshot_entries=random.choice([12, 12, 40, 1_000]),
             trailing_entries=random.choice([2, 2, 10, 500]),
             checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
+            list_rows=random.choice([0, 0, 3, 1_000]),
         )
         self.nodes = [
             Node(
@@ -103,14 +106,17 @@ class Run:
             )
             for n in range(random.choice([2, 4, 8]))
         ]
-        self.watchers = [Watcher(world=self.world, nodes=self.nodes, key=b"key0") for _ in range(2)]
+        self.watchers = [
+            Watcher(world=self.world, nodes=self.nodes, query=query) for query in (KvGet(b"key0"), ALL)
+        ]
+        self.subscriber = Subscriber(world=self.world, nodes=self.nodes)
         self.crashes = 0
         self.world.after_event = lambda: self.invariants.after_event(self.nodes)
 
     def go(self) -> Result:
         for node in self.nodes:
             self.world.at(self.world.random.randrange(300_000), f"{node.name} start", node.start)
-        for actor in [*self.clients, *self.watchers]:
+        for actor in [*self.clients, *self.watchers, self.subscriber]:
             self.world.at(self.world.random.randrange(SECOND_US), "actor starts", actor.start)
         self._plan_faults()
         self.world.run(FAULTY_S * SECOND_US)
@@ -181,7 +187,7 @@ class Run:
         self.world.run((FAULTY_S + CALM_S) * SECOND_US)
         if len(self.history) - before < 20:
             raise Violation(f"no progress after healing: {len(self.history) - before} operations")
-        for actor in [*self.clients, *self.watchers]:
+        for actor in [*self.clients, *self.watchers, self.subscriber]:
             actor.stopped = True
         self.world.run((FAULTY_S + CALM_S + 14) * SECOND_US)
 
@@ -205,6 +211,7 @@ class Run:
             terms=max(n.opened.raft.term for n in self.nodes if n.opened is not None),
             crashes=self.crashes,
             installs=sum(n.installs for n in self.nodes),
+            lists=sum(n.lists for n in self.nodes),
             wakes=sum(w.wakes for w in self.watchers),
             fired=self.network.fired,
         )
@@ -272,7 +279,8 @@ def _run_seeds(options: argparse.Namespace, vfs: LossyVfs) -> int:
         events += result.events
         print(
             f"seed {seed}: {result.digest} {result.operations} operations, {result.unknown} unknown, "
-            f"{result.crashes} crashes, {result.installs} installs, {result.terms} terms"
+            f"{result.crashes} crashes, {result.installs} installs, {result.lists} lists, "
+            f"{result.terms} terms"
         )
     took = time.monotonic() - began
     print(

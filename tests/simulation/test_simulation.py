@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from simulation.planted import BUGS
 
 RUN = Path(__file__).parent / "run.py"
 SEEDS = 50
@@ -51,7 +52,7 @@ def test_a_seed_gives_the_same_run_to_the_last_event() -> None:
     ]
 
 
-@pytest.mark.parametrize("bug", ["no-sync", "ack-before-sync", "vote-twice", "stale-read", "apply-twice"])
+@pytest.mark.parametrize("bug", sorted(BUGS))
 def test_a_planted_bug_is_found(bug: str) -> None:
     """The simulator can fail: each of these breaks what it watches within a few seeds."""
     process = _run("--seeds", "12", "--from", "1", "--plant", bug, "--stop-at-first")

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from support.one_state import OneState
 
 from gemot.server.model.command import IdempotencyKey, RetryId
-from gemot.server.model.errors import BadRequest, Busy, Conflict, Forbidden, OutcomeUnknown, RuleFailed
+from gemot.server.model.errors import (
+    BadRequest,
+    Busy,
+    Conflict,
+    Forbidden,
+    OutcomeForgotten,
+    OutcomeUnknown,
+    RuleFailed,
+)
 from gemot.server.model.kv import KvDelete, KvGet, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.upkeep import PruneRetries, Tick
@@ -146,7 +154,7 @@ def test_keys_and_origins_are_forgotten_by_cluster_time(one: OneState) -> None:
     one.result(KvSet(b"a", b"1"), name=RetryId(B, 1, 0))
     assert one.state.deadlines_exist()
     one.apply(PruneRetries(1_000))
-    assert one.file.cursor.execute("select key from idempotency").get == "new"
+    assert one.file.cursor.execute("select key from idempotency where time_ms >= 0").get == "new"
     assert one.file.cursor.execute("select origin from retry_origin").get == B
     assert one.file.cursor.execute("select origin from retry").get == B
     one.state.verify()
@@ -161,7 +169,61 @@ def test_overdue_keys_go_with_later_keyed_writes(one: OneState) -> None:
     one.time_ms = retries.KEEP_MS + 1
     for n in range(3):
         one.result(KvSet(b"a", b""), name=IdempotencyKey(f"new{n}", b""))
-    assert one.file.cursor.execute("select count(*) from idempotency").get == 3
+    assert one.file.cursor.execute("select count(*) from idempotency where time_ms >= 0").get == 3
+    one.state.verify()
+
+
+def test_a_key_whose_answer_is_forgotten_is_refused_as_of_unknown_outcome(one: OneState) -> None:
+    """Ten minutes later its write is not taken for a new one."""
+    name = IdempotencyKey("k", b"hash")
+    assert one.result(KvSet(b"a", b"1"), name=name) is True
+    one.time_ms = retries.KEEP_MS - 1
+    one.apply(PruneRetries(one.time_ms - retries.KEEP_MS))
+    assert one.result(KvSet(b"a", b"1"), name=name) is True, "until then it is answered as it was"
+    one.result(KvSet(b"a", b"other"))
+    one.time_ms = retries.KEEP_MS
+    one.apply(PruneRetries(0))
+    for _ in range(2):
+        error = one.result(KvSet(b"a", b"1"), name=name)
+        assert isinstance(error, OutcomeForgotten)
+        assert "10 minutes" in error.message
+        one.reopen()
+    assert one.value(KvGet(b"a")).value == b"other"
+    assert isinstance(one.result(KvSet(b"a", b"1"), name=IdempotencyKey("k", b"else")), Conflict)
+    assert one.result(KvSet(b"a", b"2"), name=name, accessor="bob") is True, "bob has keys of his own"
+    one.state.verify()
+
+
+def test_forgotten_keys_keep_no_clock_going(one: OneState) -> None:
+    one.result(KvSet(b"a", b"1"), name=IdempotencyKey("k", b""))
+    assert one.state.deadlines_exist()
+    one.apply(PruneRetries(0))
+    assert not one.state.deadlines_exist()
+
+
+def test_the_newest_forgotten_keys_are_kept_and_no_more(
+    one: OneState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "MAX_FORGOTTEN", 3)
+    for number in range(20):
+        one.time_ms = number * retries.KEEP_MS
+        one.result(KvSet(b"a", b"%d" % number), name=IdempotencyKey(f"{number}", b""))
+        if number % 7 == 3:
+            one.reopen()
+    assert one.file.cursor.execute("select count(*) from idempotency where time_ms < 0").get == 3
+    for number in (16, 17, 18):
+        error = one.result(KvSet(b"a", b"again"), name=IdempotencyKey(f"{number}", b""))
+        assert isinstance(error, OutcomeForgotten)
+    assert one.result(KvSet(b"a", b"again"), name=IdempotencyKey("5", b"")) is True, "it looks like a new one"
+    one.state.verify()
+
+
+def test_a_prune_bounds_the_forgotten_keys_too(one: OneState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "MAX_FORGOTTEN", 2)
+    for number in range(9):
+        one.result(KvSet(b"a", b"1"), name=IdempotencyKey(f"{number}", b""))
+    one.apply(PruneRetries(0))
+    assert one.file.cursor.execute("select count(*) from idempotency").get == 2
     one.state.verify()
 
 

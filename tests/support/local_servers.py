@@ -24,7 +24,7 @@ from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.reads import Reads
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.state import digest
-from gemot.server.state.store import State
+from gemot.server.state.store import Found, State
 from gemot.server.state.watch import Hub
 from gemot.server.storage.statefile import StateFile
 
@@ -68,6 +68,7 @@ class LocalServers:
             confirmations=_Confirmed(),  # type: ignore[arg-type]
             timer=timer,
             random=_NoJitter(),
+            reader=self,
         )
         self.failure: GemotError | None = None
         self.leads = True
@@ -78,6 +79,15 @@ class LocalServers:
 
     def close(self) -> None:
         self._file.close()
+
+    def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        """The `Reader` port: on a connection of its own, a little later."""
+
+        def read() -> None:
+            with contextlib.closing(self._file.reader()) as connection:
+                done(self.state.read_on(connection, query, accessor))
+
+        self._loop.call_soon(read)
 
     def last_contact_ms(self) -> int:
         return 0

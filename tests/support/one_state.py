@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from gemot.server.model.command import (
 from gemot.server.model.query import Applied, Query
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.state.permission import ALLOW_ALL, Authorizer
-from gemot.server.state.store import State
+from gemot.server.state.store import Found, State
 from gemot.server.storage.statefile import StateFile
 
 
@@ -77,6 +78,13 @@ class OneState:
 
     def value(self, query: Query) -> Any:
         return self.state.read(query, "")[0]
+
+    def read_elsewhere(
+        self, query: Query, accessor: str = "", *, stopwatch_us: Callable[[], int] = lambda: 0
+    ) -> Found:
+        """As a worker reads: on a connection of its own."""
+        with contextlib.closing(self.file.reader()) as connection:
+            return self.state.read_on(connection, query, accessor, stopwatch_us=stopwatch_us)
 
     def at(self, query: Query) -> int:
         """The index that a read answers."""

@@ -16,9 +16,15 @@ class VirtualTimer:
         self._later: list[tuple[int, int, Callable[[], None]]] = []
         self._called_off: dict[int, None] = {}
         self._next = 0
+        self.stopwatch = self.each_look_us = 0
 
     def now_ms(self) -> int:
         return self._now_ms
+
+    def stopwatch_us(self) -> int:
+        """Nothing takes any time, unless a test says so."""
+        self.stopwatch += self.each_look_us
+        return self.stopwatch
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._soon.append(callback)

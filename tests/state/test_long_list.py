@@ -1,0 +1,114 @@
+"""Where a read of the loop stops: by the rows it has to look at, of whatever family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.one_state import OneState
+
+from gemot.server.model.catalog import (
+    HealthService,
+    Node,
+    NodeInfo,
+    Nodes,
+    Register,
+    Service,
+    ServiceNodes,
+    Services,
+)
+from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.query import VALUES, Query
+from gemot.server.model.upkeep import ReapTombstones
+from gemot.server.state.scope import TOMBSTONES_A_ROW, LongList
+
+ROWS = 4
+
+LISTS: list[tuple[Query, int]] = [
+    (KvList(b"k"), ROWS),
+    (KvKeys(b"k"), ROWS),
+    (KvKeys(b"", b"0"), ROWS),
+    (Nodes(), ROWS),
+    (Nodes({"rack": "none"}), ROWS),
+    (NodeInfo("n0"), 3),
+    (Services(), ROWS),
+    (Services({"rack": "none"}), ROWS),
+    (ServiceNodes("web", ("none",)), ROWS),
+    (HealthService("web"), ROWS * 3),
+    (HealthService("web", passing=True), ROWS * 3),
+    (HealthNode("n0"), 2),
+    (HealthChecks("web"), ROWS),
+    (HealthState("any"), ROWS * 2),
+    (HealthState("critical"), ROWS * 2),
+]
+"""Each query, and how many rows it looks at."""
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[OneState]:
+    one = OneState(tmp_path)
+    for number in range(ROWS):
+        node = f"n{number}"
+        checks = (
+            Check(node, "own", "own", "passing"),
+            Check(node, "web", "web", "passing", service_id="web"),
+        )
+        service = Service("web", "web")
+        one.apply(KvSet(b"k%d" % number, b"v"), Register(Node(node, "10.0.0.1"), (service,), checks))
+    yield one
+    one.close()
+
+
+def test_every_query_but_of_one_key_is_bounded() -> None:
+    assert {type(query) for query, _ in LISTS} | {KvGet} == set(VALUES)
+
+
+@pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))
+def test_a_read_stops_at_the_row_after_its_limit(one: OneState, query: Query, rows: int) -> None:
+    whole = one.read(query)
+    assert one.state.read(query, "", rows) == whole
+    with pytest.raises(LongList):
+        one.state.read(query, "", rows - 1)
+
+
+@pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))
+def test_a_worker_reads_the_same_on_a_connection_of_its_own(one: OneState, query: Query, rows: int) -> None:
+    found = one.read_elsewhere(query)
+    assert (found.value, found.index) == one.read(query)
+    assert found.applied_index == one.index
+    if not isinstance(query, HealthState):
+        assert found.rows == rows
+
+
+def test_tombstones_are_counted_over_restarts_and_reaping(one: OneState) -> None:
+    """Many under one prefix make its list long; many elsewhere do not."""
+    rows, many = 1, TOMBSTONES_A_ROW + 1
+    for number in range(many):
+        key = b"gone/%d" % number
+        one.apply(KvSet(key, b""), KvDelete(key), KvSet(key, b""), KvDelete(key))
+    for _ in range(2):
+        with pytest.raises(LongList):
+            one.state.read(KvList(b"gone/"), "", rows)
+        assert one.state.read(KvList(b"none/"), "", rows)[0] == []
+        one.reopen()
+    one.apply(ReapTombstones(one.index))
+    for _ in range(2):
+        assert one.state.read(KvList(b"gone/"), "", rows)[0] == []
+        assert one.state._buried == 0
+        one.reopen()
+
+
+def test_hidden_rows_are_looked_at_too(one: OneState) -> None:
+    one.apply(KvDeletePrefix(b"k"))
+    with pytest.raises(LongList):
+        one.state.read(KvList(b"k"), "", ROWS - 1)
+
+
+def test_a_read_that_stopped_leaves_nothing_open(one: OneState) -> None:
+    """Else the connection that writes would hold on to an old state."""
+    with pytest.raises(LongList):
+        one.state.read(KvList(b"k"), "", 1)
+    one.apply(KvSet(b"k9", b"v"))
+    assert len(one.value(KvList(b"k"))) == ROWS + 1
