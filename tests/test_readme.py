@@ -208,6 +208,9 @@ def test_the_make_targets_it_names_are_what_the_tour_runs() -> None:
 
 def test_the_configurations_it_shows_are_valid(tmp_path: Path) -> None:
     server, client = re.findall(r"```yaml\n(.*?)```", section("## On real hosts"), re.DOTALL)
+    (template,) = re.findall(r"```jinja\n(.*?)```", section("## On real hosts"), re.DOTALL)
+    (tmp_path / "upstream.conf.j2").write_text(template)
+    client = client.replace("/etc/gemot.d/", f"{tmp_path}/")
     shared = "".join(
         f"{line}\n" for line in server.splitlines() if "data_dir" in line or "retry_join" in line
     )

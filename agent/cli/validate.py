@@ -18,7 +18,9 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     Before a reload:
       gemot validate /etc/gemot.d && gemot reload
 
-    Nothing is started. The exit code is 78 for a configuration that cannot be used.
+    Nothing is started. Templates are compiled: their sources must be there, and the users they name. The
+    agent reads its files by the same rules, at its start and at SIGHUP. The exit code is 78 for a
+    configuration that cannot be used.
     """
     from gemot.agent.config.fault import EXIT_CODE, ConfigFaults
     from gemot.agent.config.flags import parse

@@ -81,6 +81,8 @@ def _yaml(text: str) -> object:
     try:
         return _Builder(events).document()
     except yaml.MarkedYAMLError as error:
+        if "maximum nesting depth" in str(error.problem):  # libyaml's own limit, met while it looks ahead
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels") from None
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise Unreadable(f"not YAML: {error.problem or error.context}{where}") from None

@@ -23,8 +23,10 @@ from gemot.agent.config.merge import merge, overlay
 from gemot.agent.config.resolve import DEV
 from gemot.agent.config.schema import Config
 from gemot.agent.config.stanzas import Parsers, Stanza
+from gemot.agent.fields import Mistakes
 from gemot.agent.registration import Policy, parse_check, parse_service
-from gemot.agent.template.definition import parse_template
+from gemot.agent.template.definition import TemplateDefinition, parse_template
+from gemot.agent.template.render import check_template
 
 MAX_FILES = 1000
 
@@ -114,8 +116,29 @@ def _parsers(config: Config) -> Parsers:
     return Parsers(
         services=partial(parse_service, from_config=True, policy=policy),
         checks=partial(parse_check, from_config=True, policy=policy),
-        templates=parse_template,
+        templates=_read_template,
     )
+
+
+def _read_template(raw: object) -> TemplateDefinition:
+    """The definition, once its text compiles. Raises Mistakes with those of both."""
+    try:
+        definition = parse_template(raw)
+    except Mistakes as error:
+        given = raw if isinstance(raw, dict) else {}
+        sound = {key: value for key, value in given.items() if key not in dict(error.found)}
+        raise Mistakes.of([*error.found, *_faults_of_text(sound)]) from None
+    check_template(definition)
+    return definition
+
+
+def _faults_of_text(sound: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What else is wrong where the rest of a definition is, as far as that can be told."""
+    try:
+        check_template(parse_template({"destination": "/not-told"} | sound))
+    except Mistakes as error:
+        return tuple(each for each in error.found if each[0] in ("source", "contents"))
+    return ()
 
 
 def _owner(path: str) -> str:
