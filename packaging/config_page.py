@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 
 import msgspec
 from msgspec import inspect
-from roff import escape, item, kept, line, page
+from roff import escape, head, item, kept, line, page
 
 from gemot.agent import check_registration, registration
 from gemot.agent.config import document, known, load, resolve, rules, schema
@@ -215,15 +215,15 @@ def config_page() -> str:
         "ignored": lambda _: _verdicts("ignored"),
         "refused": lambda _: _verdicts("refused"),
     }
-    head = [
-        '.TH GEMOT-CONFIG 5 "" "Gemot" "Gemot"',
+    lines = [
+        *head("gemot-config", 5),
         ".SH NAME",
         r"gemot\-config \- the configuration of the agent: every key, and how files are put together",
         ".SH SYNOPSIS",
         r"/etc/gemot.d/*.json, *.yaml, *.yml",
     ]
-    lines = page(SOURCE.read_text(), figures=figures, parts=parts)
-    return "\n".join([*head, *lines, ".SH SEE ALSO", SEE_ALSO]) + "\n"
+    lines += page(SOURCE.read_text(), figures=figures, parts=parts)
+    return "\n".join([*lines, ".SH SEE ALSO", SEE_ALSO]) + "\n"
 
 
 def keys() -> Iterator[Key]:

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 from config_page import config_page
-from roff import escape, item, kept
+from roff import escape, head, item, kept
+from template_page import template_page
 
 from gemot.agent.cli.main import COMMANDS, gemot
 from gemot.agent.config.flags import FLAGS
@@ -57,6 +58,7 @@ def pages() -> dict[str, str]:
         "gemot-kv.1": _group("kv"),
         "gemot-template.1": _group("template"),
         "gemot-config.5": config_page(),
+        "gemot-template.5": template_page(),
     }
 
 
@@ -171,7 +173,7 @@ def _body(command: click.Command) -> list[str]:
 
 
 def _head(name: str, purpose: str) -> list[str]:
-    return [f'.TH {name.upper()} 1 "" "Gemot" "Gemot"', ".SH NAME", f"{escape(name)} \\- {escape(purpose)}"]
+    return [*head(name, 1), ".SH NAME", f"{escape(name)} \\- {escape(purpose)}"]
 
 
 def _page(lines: list[str], see_also: str) -> str:

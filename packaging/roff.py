@@ -51,12 +51,21 @@ def examples(text: str) -> list[str]:
 
 
 def item(term: str, text: str) -> list[str]:
-    return [".TP", rf"\fB{escape(term)}\fR", *map(line, text.splitlines())]
+    """A term and what is said of it; a line that begins with a piece of a template begins anew."""
+    lines = [".TP", rf"\fB{escape(term)}\fR"]
+    for each in text.splitlines():
+        lines += [".br", line(each)] if each.startswith(("`{{", "`{%")) else [line(each)]
+    return lines
 
 
 def line(text: str) -> str:
     """One line of text, with its `bold`."""
     return _BOLD.sub(lambda found: rf"\fB{found[1]}\fR", escape(text))
+
+
+def head(name: str, section: int) -> list[str]:
+    """The title. Words are not cut and lines not stretched: much of what they hold is typed by readers."""
+    return [f'.TH {name.upper()} {section} "" "Gemot" "Gemot"', ".nh", ".ad l"]
 
 
 def escape(text: str) -> str:
@@ -101,7 +110,7 @@ def _block(block: str) -> list[str]:
         return [".PP", ".RS 4", *kept(_dedented(block)), ".RE"]
     if block.startswith("* "):
         term, _, rest = block[2:].partition("\n")
-        return [".TP", rf"\fB{escape(term)}\fR", *(line(each.strip()) for each in rest.splitlines())]
+        return item(term, "\n".join(map(str.strip, rest.splitlines())))
     return [".PP", *(line(each.strip()) for each in block.splitlines())]
 
 

@@ -41,6 +41,9 @@ STOP_WITHIN_S = 8.0
 CUT_OFF_S = 9.5
 """So long after the signal the process ends whatever its threads still do: SIGTERM takes 10 s at most."""
 
+_PAGES = """Files set the same and more: gemot-config(5) has every key, gemot-template(5) templates.
+gemot validate checks them. In a checkout: man -l packaging/man/gemot-config.5"""
+
 _DISK_ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -54,7 +57,7 @@ def command(arguments: tuple[str, ...]) -> int:
     """Run the agent: the daemon of this host."""
     flags = parse(arguments)
     if flags.help:
-        click.echo(f"Usage: gemot agent [flags]\n\n{usage()}")
+        click.echo(f"Usage: gemot agent [flags]\n\n{usage()}\n\n{_PAGES}")
         return 0
     return run(flags)
 

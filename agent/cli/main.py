@@ -59,7 +59,8 @@ class _Commands(click.Group):
     cls=_Commands,
     name="gemot",
     context_settings={"help_option_names": ["--help", "--h"]},
-    epilog="Every command tells its flags with -h. Flags are written -name value or -name=value.",
+    epilog="Every command tells its flags with -h. Flags are written -name value or -name=value. The keys of "
+    "the configuration are in gemot-config(5), the language of templates in gemot-template(5).",
 )
 def gemot() -> None:
     """Coordination for hosts: configuration, services, health, DNS names and rendered files."""

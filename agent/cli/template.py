@@ -51,6 +51,9 @@ def command() -> None:
         - source: /etc/gemot-template.d/haproxy.j2
           destination: /etc/haproxy/haproxy.cfg
           command: systemctl reload haproxy
+
+    Every field of a definition and every function of a template are in gemot-template(5); in a checkout:
+    man -l packaging/man/gemot-template.5
     """
 
 

@@ -21,6 +21,9 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     Nothing is started. Templates are compiled: their sources must be there, and the users they name. The
     agent reads its files by the same rules, at its start and at SIGHUP. The exit code is 78 for a
     configuration that cannot be used.
+
+    The keys are in gemot-config(5), templates in gemot-template(5); in a checkout:
+    man -l packaging/man/gemot-config.5
     """
     from gemot.agent.config.fault import EXIT_CODE, ConfigFaults
     from gemot.agent.config.flags import parse

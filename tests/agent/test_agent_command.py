@@ -37,7 +37,10 @@ def refused(agent: Agent) -> tuple[int, str]:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a key that is none": ({"data_dirr": "/x"}, "data_dirr: unknown key; did you mean data_dir?"),
-    "a template that is none": ({"templates": [{"contents": "{{ x", "destination": "/tmp/x"}]}, "templates:"),
+    "a template that is none": (
+        {"templates": [{"contents": "{{ x", "destination": "/tmp/x"}]},
+        'templates[0] "/tmp/x": contents: ',
+    ),
     "a check of nobody": (
         {"checks": [{"id": "c", "name": "c", "ttl": "1m", "service_id": "gone"}]},
         'ServiceID "gone" does not exist',
