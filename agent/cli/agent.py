@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -256,12 +257,22 @@ def _hint(config: Config) -> None:
     where = "" if ("127.0.0.1", 8500) in http else f" -http-addr={_reached(http[0])}" if http else ""
     click.echo("Try in another terminal:")
     click.echo(f"  {gemot} kv put{where} hello world && {gemot} kv get{where} hello")
-    if dns:
+    dig = _dig()
+    if dns and dig:
         name = f"{config.node_name}.node.{config.domain.rstrip('.')}"
         host, port = _reached(dns[0]).rsplit(":", 1)
-        click.echo(f"  dig @{host.strip('[]')} -p {port} {name} +short")
+        click.echo(f"  {dig} @{host.strip('[]')} -p {port} {name} +short")
     else:
-        click.echo(f"  {gemot} status{where}")
+        register = f"{gemot} services register{where} -name=web -port=80"
+        click.echo(f"  {register} && {gemot} why service{where} web")
+
+
+def _dig() -> str:
+    """How dig is called here: Debian has it only when asked for, `make tools` puts one into the checkout."""
+    if shutil.which("dig"):
+        return "dig"
+    fetched = Path(sys.argv[0]).parent.parent.parent / ".tools/bin/dig"
+    return str(fetched) if os.access(fetched, os.X_OK) else ""
 
 
 def _reached(address: tuple[str, int]) -> str:
