@@ -71,6 +71,8 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
         setup(level=config.log_level, as_json=config.log_json, file=config.log_file)
     except ConfigFaults as error:
         click.echo(error.message, err=True)
+        for warning in error.warnings:
+            click.echo(f"Warning: {warning}", err=True)
         return BAD_CONFIGURATION
     except OSError as error:
         click.echo(f"log_file: {error.filename}: {error.strerror}", err=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 
@@ -29,15 +27,13 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     from gemot.agent.config.flags import parse
     from gemot.agent.config.load import load
 
-    for path in paths:
-        if not os.path.lexists(path):
-            click.echo(f"Config validation failed: {path}: no such file or directory", err=True)
-            return EXIT_CODE
     arguments = [f"-config-file={path}" for path in paths]
     try:
         loaded = load(parse([*arguments, *([f"-config-format={config_format}"] if config_format else [])]))
     except ConfigFaults as error:
         click.echo(f"Config validation failed:\n{error.message}", err=True)
+        for warning in error.warnings:
+            click.echo(f"Warning: {warning}", err=True)
         return EXIT_CODE
     if not quiet:
         for warning in loaded.warnings:

@@ -86,7 +86,7 @@ def load(flags: Flags) -> Loaded:
     parsed = stanzas.parse(sources.stanzas, _parsers(config))
     sources.faults += (*parsed.faults, *_distrusted(sources, parsed.commanding))
     sources.warnings += parsed.warnings
-    refuse(sources.faults)
+    refuse(sources.faults, sources.warnings)
     told = (sources.told(paths, message, flags.spelling) for paths, message in rules.warnings(config))
     sources.warnings += map(str, told)
     return Loaded(overlay(config, parsed.values), tuple(sources.warnings), tuple(sources.files))
@@ -133,11 +133,15 @@ def _read_template(raw: object) -> TemplateDefinition:
 
 
 def _faults_of_text(sound: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What else is wrong where the rest of a definition is, as far as that can be told."""
+    """What else keeps the rest of a definition from being used, where it can be told by itself."""
     try:
-        check_template(parse_template({"destination": "/not-told"} | sound))
+        definition = parse_template({"destination": "/not-told"} | sound)
+    except Mistakes:
+        return ()
+    try:
+        check_template(definition)
     except Mistakes as error:
-        return tuple(each for each in error.found if each[0] in ("source", "contents"))
+        return error.found
     return ()
 
 
@@ -177,6 +181,8 @@ def _files_at(place: str, warnings: list[str]) -> list[str]:
         raise Unreadable(f"holds {len(names)} configuration files; {MAX_FILES} at most are read")
     paths = [os.path.join(place, name) for name in names]
     warnings += (f"{path}: hidden files are not read" for path in paths if _is_hidden(path))
+    if not paths:
+        warnings.append(f"{place}: holds no file that ends in .json, .yaml or .yml")
     return [path for path in paths if not _is_hidden(path) and not os.path.isdir(path)]
 
 

@@ -82,8 +82,22 @@ def parse(stanzas: Iterable[Stanza], parsers: Parsers) -> Parsed:
             where = Fault(stanza.source, _place(stanza), "")
             warnings.append(f"{where}: without effect here: {', '.join(ignored)}")
     faults += _overwritten(read, owners)
+    warnings += map(str, _of_nobody(read, owners))
     kept: dict[str, tuple[Any, ...]] = {kind: tuple(found) for kind, found in values.items()}
     return Parsed(kept, tuple(faults), tuple(warnings), tuple(commanding))
+
+
+def _of_nobody(read: Iterable[tuple[Stanza, Any]], owners: dict[tuple[str, str], Stanza]) -> Iterator[Fault]:
+    """Checks of a service that these files do not have: it may still be registered over the API."""
+    for stanza, found in read:
+        name = found.service_id if stanza.kind == "checks" else ""
+        if name and ("service id", name) not in owners:
+            message = (
+                f'no service of these files has the id "{name[:_MAX_SHOWN]}": the agent refuses the check'
+            )
+            yield Fault(
+                stanza.source, _place(stanza, "service_id"), f"{message} unless the API registered one"
+            )
 
 
 def _overwritten(
@@ -102,8 +116,9 @@ def _claimed(stanza: Stanza, found: Any, owners: dict[tuple[str, str], Stanza]) 
     for claim in _claims(stanza.kind, found):
         first = owners.setdefault(claim, stanza)
         if first is not stanza:
+            owner = f"{first.path} of {first.source}"
             message = (
-                f'the {claim[0]} "{claim[1][:_MAX_SHOWN]}" is already taken by {first.path} of {first.source}'
+                f'the {claim[0]} "{claim[1][:_MAX_SHOWN]}" is already taken by {owner}: give each its own'
             )
             faults.append(Fault(stanza.source, stanza.path, message))
     return faults

@@ -16,6 +16,8 @@ ERROR, CONFIGURATION = 1, 78
 
 MISTAKES: dict[str, tuple[int, str]] = {
     # what is wrong with the command's own words
+    "servces": (ERROR, "did you mean services?"),
+    "frobnicate": (ERROR, "No such command 'frobnicate'."),
     "kv get": (ERROR, "name the key"),
     "kv put": (ERROR, "KEY"),
     "kv put k v -acquire": (ERROR, "-session"),
@@ -49,7 +51,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "watch -type": (ERROR, "requires an argument"),
     "why service": (ERROR, "NAME"),
     "validate": (ERROR, "PATH"),
-    "validate gone.json": (CONFIGURATION, "gone.json: no such file"),
+    "validate gone.json": (CONFIGURATION, "gone.json: cannot be read: No such file"),
     "validate bad.json": (CONFIGURATION, "bad.json: not JSON"),
     "template render": (ERROR, "nothing to render"),
     "template render -template=a": (CONFIGURATION, "SOURCE:DESTINATION"),

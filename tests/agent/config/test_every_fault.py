@@ -108,3 +108,22 @@ def test_reading_needs_no_loop_and_disturbs_none(tmp_path: Path) -> None:
         return len(found.config.templates)
 
     assert asyncio.run(act()) == 1
+
+
+def test_a_directory_without_files_is_told_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "agent.yml.dpkg-old").write_text("data_dir: /x")
+    with pytest.raises(ConfigFaults) as caught:
+        loaded(tmp_path)
+    assert [fault.path for fault in caught.value.faults] == ["data_dir"]
+    assert f"{tmp_path}: holds no file that ends in .json, .yaml or .yml" in caught.value.warnings
+
+
+def test_a_check_of_a_service_that_no_file_has_is_warned_of(tmp_path: Path) -> None:
+    check = {"name": "c", "ttl": "10s", "service_id": "web"}
+    write(tmp_path, a_json={"check": check})
+    (told,) = (each for each in loaded(tmp_path, "-dev").warnings if "service_id" in each)
+    assert told.startswith(
+        f'{tmp_path}/a.json: check "c": service_id: no service of these files has the id "web"'
+    )
+    write(tmp_path, b_json={"service": {"name": "web"}})
+    assert not [each for each in loaded(tmp_path, "-dev").warnings if "service_id" in each]
