@@ -221,7 +221,8 @@ def test_the_configurations_it_shows_are_valid(tmp_path: Path) -> None:
             [f"{BIN}/gemot", "validate", str(file)], capture_output=True, text=True, check=False
         )
         assert told.returncode == 0, told.stdout + told.stderr
-        assert "warning" not in (told.stdout + told.stderr).lower(), told.stderr
+        warnings = [line for line in told.stderr.splitlines() if "on this host" not in line]
+        assert not warnings, told.stderr
 
 
 def test_a_wrong_output_is_seen() -> None:

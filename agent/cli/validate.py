@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from gemot.agent.config.schema import Config
 
 
 @click.command(name="validate")
@@ -20,6 +25,8 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     agent reads its files by the same rules, at its start and at SIGHUP. The exit code is 78 for a
     configuration that cannot be used.
 
+    What depends on the addresses of the host is a warning: the configuration may be another one's.
+
     The keys are in gemot-config(5), templates in gemot-template(5); in a checkout:
     man -l packaging/man/gemot-config.5
     """
@@ -36,7 +43,20 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
             click.echo(f"Warning: {warning}", err=True)
         return EXIT_CODE
     if not quiet:
-        for warning in loaded.warnings:
+        for warning in (*loaded.warnings, *_of_this_host(loaded.config)):
             click.echo(f"Warning: {warning}", err=True)
         click.echo("Configuration is valid!")
     return 0
+
+
+def _of_this_host(config: Config) -> tuple[str, ...]:
+    """What would keep the agent from starting here, and perhaps not where the configuration belongs."""
+    from gemot.agent.config.fault import ConfigFaults
+    from gemot.agent.config.resolve import resolve
+    from gemot.agent.identity import host_facts
+
+    try:
+        resolve(config, host_facts())
+    except ConfigFaults as error:
+        return tuple(f"on this host the agent would not start: {fault}" for fault in error.faults)
+    return ()

@@ -87,3 +87,16 @@ def test_validate_tells_every_fault_of_every_file(tmp_path: Path) -> None:
         f'templates[0] "/etc/x": source: {tmp_path}/gone.j2: the template cannot be read: No such' in done.err
     )
     assert 'templates[1] "/etc/y": contents: contents of /etc/y:1: ' in done.err
+
+
+def test_validate_warns_of_what_this_host_lacks(tmp_path: Path) -> None:
+    shell = Shell("127.0.0.1:1", tmp_path)
+    (tmp_path / "a.json").write_text(
+        json.dumps({"data_dir": "/d", "retry_join": ["a"], "bind_addr": '{{ GetInterfaceIP "eth99" }}'})
+    )
+    done = shell("validate", "a.json")
+    assert (done.code, done.out) == (0, "Configuration is valid!\n")
+    assert (
+        'Warning: on this host the agent would not start: bind_addr: {{ GetInterfaceIP "eth99" }}' in done.err
+    )
+    assert shell("validate", "-quiet", "a.json").err == ""
