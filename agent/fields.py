@@ -67,13 +67,14 @@ class Fields:
         in_file: bool = False,
     ) -> None:
         self.in_file = in_file
+        self._object = "a map" if in_file else "an object"
         self._what = what
         self._known = known
         self._mistakes: list[tuple[str, str]] = []
         self._values: dict[str, object] = {}
         self.ignored: tuple[str, ...] = ()
         if not isinstance(raw, dict):
-            self._refuse("", f"want an object, not {_kind(raw)}")
+            self._refuse("", f"want {self._object}, not {self._kind(raw)}")
             self.end()
             return
         for name, value in raw.items():
@@ -114,6 +115,17 @@ class Fields:
         if self._mistakes:
             raise Mistakes.of(self._mistakes)
 
+    def _kind(self, value: object) -> str:
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return "true or false"
+        if isinstance(value, str):
+            return "a text"
+        if isinstance(value, int | float):
+            return "a number"
+        return "a list" if isinstance(value, list | tuple) else self._object
+
     def _path(self, name: str) -> str:
         return self._known.get(plain(name), name)
 
@@ -135,7 +147,7 @@ class Fields:
 
     def _text(self, name: str, value: object, limit: int) -> str:
         if not isinstance(value, str):
-            self.mistake(name, f"wants a text, not {_kind(value)}")
+            self.mistake(name, f"wants a text, not {self._kind(value)}")
             return ""
         size = len(value.encode("utf-8", "surrogatepass"))
         if size > limit:
@@ -153,7 +165,7 @@ class Fields:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            self.mistake(name, f"wants a whole number, not {_kind(value)}")
+            self.mistake(name, f"wants a whole number, not {self._kind(value)}")
         elif not -_MAX_INT <= value <= _MAX_INT:
             self.mistake(name, "does not fit 64 bits")
         else:
@@ -163,7 +175,7 @@ class Fields:
     def flag(self, name: str) -> bool:
         value = self.raw(name)
         if value is not None and not isinstance(value, bool):
-            self.mistake(name, f"wants true or false, not {_kind(value)}")
+            self.mistake(name, f"wants true or false, not {self._kind(value)}")
         return value is True
 
     def duration_s(self, name: str) -> float:
@@ -174,7 +186,7 @@ class Fields:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            self.mistake(name, f"wants a duration such as 10s, not {_kind(value)}")
+            self.mistake(name, f"wants a duration such as 10s, not {self._kind(value)}")
             return 0.0
         if self.in_file and isinstance(value, int) and 0 < value < LEAST_NS:
             self.mistake(name, f"wants a duration such as 10s: the number {value} counts nanoseconds")
@@ -193,7 +205,7 @@ class Fields:
         if value is None:
             return ()
         if not isinstance(value, list | tuple):
-            self.mistake(name, f"wants a list, not {_kind(value)}")
+            self.mistake(name, f"wants a list, not {self._kind(value)}")
         elif len(value) > limit:
             self.mistake(name, f"has {len(value)} entries, the limit is {limit}")
         else:
@@ -208,7 +220,7 @@ class Fields:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.mistake(name, f"wants an object, not {_kind(value)}")
+            self.mistake(name, f"wants {self._object}, not {self._kind(value)}")
         elif len(value) > limit:
             self.mistake(name, f"has {len(value)} entries, the limit is {limit}")
         else:
@@ -225,15 +237,3 @@ class Fields:
 
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= mark <= "\udfff" for mark in text)
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, int | float):
-        return "a number"
-    return "a list" if isinstance(value, list | tuple) else "an object"

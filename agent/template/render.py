@@ -25,7 +25,7 @@ from gemot.agent.template.errors import TemplateFailed
 from gemot.agent.template.filters import FILTERS
 from gemot.agent.template.functions import Reads
 from gemot.agent.template.pending import Unresolved
-from gemot.agent.template.review import review
+from gemot.agent.template.review import other_language, review
 from gemot.agent.template.sandbox import MAX_OUTPUT_BYTES, make_environment
 from gemot.agent.template.swap import resolve_owner
 
@@ -148,6 +148,9 @@ def _compile(definition: TemplateDefinition) -> Program:
         template = environment.template_class.from_code(environment, code, environment.globals)
     except TemplateFailed:
         raise
+    except TemplateSyntaxError as error:
+        line = [*text.split("\n"), ""][error.lineno - 1]
+        raise TemplateFailed(f"{name}:{error.lineno}: {error.message}{other_language(line)}") from error
     except Exception as error:
         raise _explain(name, error) from error
     return Program(name, template)

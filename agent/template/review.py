@@ -6,6 +6,7 @@ taken. Nothing is evaluated here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
@@ -13,6 +14,9 @@ from jinja2 import Environment, nodes
 
 from gemot.agent.template.functions import FUNCTIONS
 from gemot.agent.template.sandbox import NO_LOADING
+
+_GO = re.compile(r'\{\{-?\s*((range|with|if|end|else)\b|\w+\s+["`$.\w])')
+"""Go's templates: words without brackets, blocks in the marks of values."""
 
 _LOADING = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 _GIVEN = frozenset(("caller", "varargs", "kwargs", "self", "super", "loop"))
@@ -53,4 +57,11 @@ def _unknown_calls(template: nodes.Template, environment: Environment) -> Iterat
 
 def _near(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]}?" if near else "; gemot-template(5) lists what there is"
+
+
+def other_language(line: str) -> str:
+    """What to add to a syntax error in a line that is written for consul-template, or ""."""
+    if not _GO.search(line):
+        return ""
+    return '; this looks like consul-template, here it is Jinja2: key("a"), {% for each in service("web") %}'

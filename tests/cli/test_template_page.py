@@ -18,6 +18,7 @@ from support.template_bench import entry
 from gemot.agent.template import functions
 from gemot.agent.template.definition import READERS, TemplateDefinition, parse_template
 from gemot.agent.template.dependencies import FileRead, Need, key_of
+from gemot.agent.template.errors import TemplateFailed
 from gemot.agent.template.filters import FILTERS
 from gemot.agent.template.functions import FUNCTIONS, Reads
 from gemot.agent.template.render import compile_template
@@ -199,3 +200,13 @@ def test_what_is_missing_does_what_the_page_says() -> None:
 def test_there_are_examples_and_claims() -> None:
     assert len(EXAMPLES) == 9
     assert len(CLAIMS) > 20
+
+
+def test_what_the_page_gives_for_consul_template_is_sound() -> None:
+    told = SOURCE.split("# FROM CONSUL-TEMPLATE\n")[1].split("\n# ")[0]
+    pairs = re.findall(r"^\* (.*)\n  `(.*)`$", told, re.MULTILINE)
+    assert len(pairs) == 8
+    for theirs, ours in pairs:
+        asyncio.run(compile_template(text(ours)))
+        with pytest.raises(TemplateFailed, match="this looks like consul-template"):
+            asyncio.run(compile_template(text(theirs)))
