@@ -312,6 +312,8 @@ def _short(seconds: float) -> str:
 def _key_items() -> list[str]:
     lines, section = [], ""
     for key in keys():
+        if key.path not in EXAMPLES:
+            raise KeyError(f"the page wants an example of {key.path}: add it to EXAMPLES")
         if key.section != section:
             section = key.section
             lines.append(f".SS {escape(section)}")
