@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import partial
 
 import msgspec
 
@@ -22,7 +23,6 @@ from gemot.agent.check_registration import (
 from gemot.agent.fields import Fields, names
 from gemot.checks.definition import CheckDefinition
 from gemot.server.model.catalog import SERVER_SERVICE, Service, ServiceAddress, Weights
-from gemot.server.model.errors import BadRequest
 from gemot.server.state.names import fold
 
 __all__ = ["NO_SCRIPTS", "Policy", "Registration", "parse_check", "parse_service"]
@@ -36,13 +36,15 @@ MAX_META_VALUE = 512
 MAX_ADDRESS_BYTES = 255
 MAX_WEIGHT = 65535
 
-_FIELDS = names(
-    "id name tags port address socketpath taggedaddresses meta kind enabletagoverride weights check checks "
-    "token namespace partition"
+FIELDS = names(
+    "id name tags port address socket_path tagged_addresses meta kind enable_tag_override weights check",
+    "checks token namespace partition",
 )
-IGNORED = names("proxy connect locality ports peername datacenter contenthash createindex modifyindex")
+IGNORED = names("proxy connect locality ports peer_name datacenter content_hash create_index modify_index")
 """Fields of Consul that are read and have no effect here: a mesh, zones, and what answers carry."""
 
+_PLACE = names("address port")
+_WEIGHTS = names("passing warning")
 _KINDS = frozenset(
     (
         "",
@@ -68,16 +70,21 @@ class Registration(msgspec.Struct, frozen=True):
 
 
 def parse_service(raw: object, *, from_config: bool, policy: Policy = NO_SCRIPTS) -> Registration:
-    """One service. Raises BadRequest, or RuleFailed for a script check."""
-    fields = Fields(raw, what=_what(raw, from_config), known=_FIELDS, ignored=IGNORED)
+    """One service.
+
+    Raises BadRequest, or RuleFailed for a script check; for one of a file Mistakes, with all there are.
+    """
+    fields = Fields(raw, known=FIELDS, ignored=IGNORED, in_file=from_config)
     fields.default_only("namespace", "partition")
-    name = printable("service name", fields.text("Name", limit=MAX_ID_BYTES))
+    name = printable(fields, "Name", "service name", fields.text("Name", limit=MAX_ID_BYTES))
     if not name:
-        raise BadRequest("Missing service name")
-    service_id = printable("service ID", fields.text("ID", limit=MAX_ID_BYTES) or name)
+        fields.refuse("Name", "Missing service name")
+    service_id = printable(fields, "ID", "service ID", fields.text("ID", limit=MAX_ID_BYTES) or name)
     if fold(service_id) == SERVER_SERVICE:
-        raise BadRequest(f'Invalid service ID: "{SERVER_SERVICE}" is the servers\' own, choose another one')
-    address, port = _address(fields.text("Address", limit=MAX_ADDRESS_BYTES)), _port(fields)
+        fields.refuse(
+            "ID", f'Invalid service ID: "{SERVER_SERVICE}" is the servers\' own, choose another one'
+        )
+    address, port = _address(fields), _port(fields)
     service = Service(
         id=service_id,
         service=name,
@@ -86,26 +93,23 @@ def parse_service(raw: object, *, from_config: bool, policy: Policy = NO_SCRIPTS
         port=port,
         meta=_meta(fields),
         tagged_addresses=_tagged_addresses(fields, address, port),
-        weights=_weights(fields, from_config),
+        weights=_weights(fields),
         enable_tag_override=fields.flag("EnableTagOverride"),
         kind=_kind(fields),
         socket_path=fields.text("SocketPath"),
     )
-    checks = _checks(fields, service, from_config, policy)
-    return Registration(service, checks, fields.text("Token"), fields.ignored)
+    checks = _checks(fields, service, policy)
+    registration = Registration(service, checks, fields.text("Token"), fields.ignored)
+    fields.end()
+    return registration
 
 
-def _what(raw: object, from_config: bool) -> str:
-    if not from_config:
-        return "Request decode failed"
-    name = raw.get("name") or raw.get("id") if isinstance(raw, dict) else None
-    return f'service "{name}"' if isinstance(name, str) else "service"
-
-
-def _address(address: str) -> str:
+def _address(fields: Fields) -> str:
+    address = fields.text("Address", limit=MAX_ADDRESS_BYTES)
     if address in _ANY_ADDRESS or not address.isprintable() or " " in address:
-        raise BadRequest(
-            f"Invalid service address: {address!r:.64}: want an address that others can connect to"
+        fields.refuse(
+            "Address",
+            f"Invalid service address: {address!r:.64}: want an address that others can connect to",
         )
     return address
 
@@ -113,23 +117,27 @@ def _address(address: str) -> str:
 def _port(fields: Fields) -> int:
     port = fields.number("Port")
     if not 0 <= port <= 65535:
-        raise BadRequest(f"Invalid service port: {port} is not from 0 to 65535")
+        fields.refuse("Port", f"Invalid service port: {port} is not from 0 to 65535")
     return port
 
 
 def _meta(fields: Fields) -> dict[str, str]:
     given = fields.table("Meta", limit=1 << 16)
     if len(given) > MAX_META_PAIRS:
-        raise BadRequest(
-            f"Invalid Service Meta: Node metadata cannot contain more than {MAX_META_PAIRS} key/value pairs"
+        fields.refuse(
+            "Meta",
+            f"Invalid Service Meta: Node metadata cannot contain more than {MAX_META_PAIRS} key/value pairs",
         )
     meta: dict[str, str] = {}
     for key, value in given.items():
+        path = f"meta.{key:.64}"
         if not isinstance(value, str):
-            raise fields.mistake(f"field Meta: the value of {key!r:.64} wants to be a text")
+            text = f"the value of {key!r:.64} wants to be a text"
+            fields.mistake("Meta", text, mark=":", path=path)
+            continue
         problem = meta_problem(key, value)
         if problem:
-            raise BadRequest(f"Invalid Service Meta: {problem}")
+            fields.refuse(path, f"Invalid Service Meta: {problem}")
         meta[key] = value
     return meta
 
@@ -155,10 +163,8 @@ def _tagged_addresses(fields: Fields, address: str, port: int) -> dict[str, Serv
     for name, raw in fields.table("TaggedAddresses", limit=MAX_TAGGED_ADDRESSES).items():
         if isinstance(raw, str):  # the short form of configuration files
             raw = {"address": raw, "port": port}
-        at = Fields(
-            raw, what=f"TaggedAddresses {name:.64}", known=frozenset(("address", "port")), ignored=frozenset()
-        )
-        found[name] = ServiceAddress(_address(at.text("Address", limit=MAX_ADDRESS_BYTES)), _port(at))
+        place = fields.inside(f"tagged_addresses.{name:.64}", partial(_place, name, raw, fields.in_file))
+        found[name] = place or ServiceAddress("", 0)
     try:
         version = ipaddress.ip_address(address).version
     except ValueError:
@@ -168,41 +174,53 @@ def _tagged_addresses(fields: Fields, address: str, port: int) -> dict[str, Serv
     return found
 
 
-def _weights(fields: Fields, from_config: bool) -> Weights:
-    if fields.raw("Weights") is None:
+def _place(name: str, raw: object, in_file: bool) -> ServiceAddress:
+    at = Fields(raw, what=f"TaggedAddresses {name:.64}", known=_PLACE, in_file=in_file)
+    place = ServiceAddress(_address(at), _port(at))
+    at.end()
+    return place
+
+
+def _weights(fields: Fields) -> Weights:
+    raw = fields.raw("Weights")
+    if raw is None:
         return Weights()
-    given = Fields(
-        fields.raw("Weights"),
-        what="Invalid Weights" if from_config else "Request decode failed",
-        known=frozenset(("passing", "warning")),
-        ignored=frozenset(),
-    )
+    return fields.inside("weights", lambda: _given_weights(raw, fields.in_file)) or Weights()
+
+
+def _given_weights(raw: object, in_file: bool) -> Weights:
+    given = Fields(raw, known=_WEIGHTS, in_file=in_file)
     passing, warning = given.number("Passing", 1), given.number("Warning", 1)
     if not 1 <= passing <= MAX_WEIGHT:
-        raise BadRequest(f"Invalid Weights: Passing must be from 1 to {MAX_WEIGHT}, not {passing}")
+        given.refuse("Passing", f"Invalid Weights: Passing must be from 1 to {MAX_WEIGHT}, not {passing}")
     if not 0 <= warning <= MAX_WEIGHT:
-        raise BadRequest(f"Invalid Weights: Warning must be from 0 to {MAX_WEIGHT}, not {warning}")
+        given.refuse("Warning", f"Invalid Weights: Warning must be from 0 to {MAX_WEIGHT}, not {warning}")
+    given.end()
     return Weights(passing, warning)
 
 
 def _kind(fields: Fields) -> str:
     kind = fields.text("Kind")
     if kind not in _KINDS:
-        raise BadRequest(f"Invalid service kind: {kind!r:.64}: leave the field out for an ordinary service")
+        fields.refuse(
+            "Kind", f"Invalid service kind: {kind!r:.64}: leave the field out for an ordinary service"
+        )
     return "" if kind == "typical" else kind
 
 
-def _checks(
-    fields: Fields, service: Service, from_config: bool, policy: Policy
-) -> tuple[CheckDefinition, ...]:
-    given = [raw for raw in (fields.raw("Check"),) if raw not in (None, {})]
-    given.extend(raw for raw in fields.items("Checks", limit=MAX_CHECKS) if raw is not None)
+def _checks(fields: Fields, service: Service, policy: Policy) -> tuple[CheckDefinition, ...]:
+    given = [("check", raw) for raw in (fields.raw("Check"),) if raw not in (None, {})]
+    listed = enumerate(fields.items("Checks", limit=MAX_CHECKS))
+    given.extend((f"checks[{number}]", raw) for number, raw in listed if raw is not None)
     found: dict[str, CheckDefinition] = {}
-    for number, raw in enumerate(given, 1):
+    for number, (path, raw) in enumerate(given, 1):
         suffix = f":{number}" if len(given) > 1 else ""
         owner = Owner(service.id, f"service:{service.id}{suffix}", f"Service '{service.service}' check")
-        check = parse_check(raw, from_config=from_config, policy=policy, owner=owner)
+        read = partial(parse_check, raw, from_config=fields.in_file, policy=policy, owner=owner)
+        check = fields.inside(path, read)
+        if check is None:
+            continue
         if check.check_id in found:
-            raise BadRequest(f'Invalid check: the check ID "{check.check_id}" is given twice')
+            fields.refuse(path, f'Invalid check: the check ID "{check.check_id}" is given twice')
         found[check.check_id] = check
     return tuple(found.values())

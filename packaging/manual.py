@@ -1,7 +1,7 @@
-"""Writes packaging/man/ and packaging/completions/ from the commands themselves.
+"""Writes packaging/man/ and packaging/completions/ from the commands, the schema and packaging/pages/.
 
-Run it after a command or flag changed: `python packaging/manual.py`. A test holds that what is committed is
-what this writes. Man pages are roff with the man(7) macros.
+Run it after a command, a flag, a key or a page changed: `python packaging/manual.py`. A test holds that what
+is committed is what this writes. Man pages are roff with the man(7) macros.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import click
 from click.shell_completion import get_completion_class
+from config_page import config_page
+from roff import escape, head, item, kept
+from template_page import template_page
 
 from gemot.agent.cli.main import COMMANDS, gemot
 from gemot.agent.config.flags import FLAGS
@@ -54,6 +57,8 @@ def pages() -> dict[str, str]:
         "gemot-agent.1": _agent(),
         "gemot-kv.1": _group("kv"),
         "gemot-template.1": _group("template"),
+        "gemot-config.5": config_page(),
+        "gemot-template.5": template_page(),
     }
 
 
@@ -86,20 +91,20 @@ def _overview() -> str:
     for name in COMMANDS:
         command = _command(name)
         if name in ("agent", "kv", "template"):
-            lines += _item(f"gemot {name}", f"{COMMANDS[name][1]} See gemot-{name}(1).")
+            lines += item(f"gemot {name}", f"{COMMANDS[name][1]} See gemot-{name}(1).")
             continue
         inner = [(name, command)]
         if isinstance(command, click.Group):
             inner = [(f"{name} {each}", leaf) for each, leaf in _leaves(command)]
         for words, leaf in inner:
-            lines += [f".SS {_escape(_usage(words, leaf))}", *_body(leaf)]
+            lines += [f".SS {escape(_usage(words, leaf))}", *_body(leaf)]
     lines += [".SH EXAMPLES"]
     lines += _example("gemot agent -dev", "Try it out: one server by itself that forgets everything at exit.")
     lines += _example(
         "gemot kv put web/port 80 && gemot kv get web/port", "Configuration that all hosts see."
     )
     lines += _example("gemot why service web", "Why an instance is, or is not, in the answers.")
-    return _page(lines, "gemot-agent(1), gemot-kv(1), gemot-template(1)")
+    return _page(lines, "gemot-agent(1), gemot-kv(1), gemot-template(1), gemot-config(5), gemot-template(5)")
 
 
 def _agent() -> str:
@@ -110,19 +115,20 @@ def _agent() -> str:
         "servers, answers HTTP (8500) and DNS (8600), and renders configuration files. With -server it is\n"
         "one of the three or five servers of its cluster.\n\n"
         "The configuration is read from files and directories (-config-file, -config-dir) and flags, the\n"
-        "later over the earlier; gemot validate checks it beforehand. Keys are Consul's."
+        "later over the earlier; gemot validate checks it beforehand. Keys are Consul's: gemot-config(5)\n"
+        "has each with its default and limits, gemot-template(5) the language of templates."
     )
     lines += [".SH OPTIONS"]
     for name, flag in sorted(FLAGS.items()):
         if name not in ("h", "help", "hcl", "hint"):
-            lines += _item(f"-{name}", flag.help)
+            lines += item(f"-{name}", flag.help)
     lines += [".SH SIGNALS"]
-    lines += _item("SIGTERM, SIGINT", "stop; leave the cluster only if leave_on_terminate says so")
-    lines += _item("SIGHUP", "read the configuration again, all or nothing")
+    lines += item("SIGTERM, SIGINT", "stop; leave the cluster only if leave_on_terminate says so")
+    lines += item("SIGHUP", "read the configuration again, all or nothing")
     lines += [".SH EXAMPLES"]
     lines += _example("gemot agent -dev", "One server by itself, in memory, to try it out.")
     lines += _example("gemot agent -config-dir=/etc/gemot.d", "What gemot.service runs.")
-    return _page(lines, "gemot(1)")
+    return _page(lines, "gemot(1), gemot-config(5), gemot-template(5)")
 
 
 def _group(name: str) -> str:
@@ -132,8 +138,9 @@ def _group(name: str) -> str:
     lines += [".SH SYNOPSIS", f".B gemot {name}", r"\fICOMMAND\fR [\fB\-flag\fR...] [\fIargument\fR...]"]
     lines += [".SH DESCRIPTION", *_paragraphs(command.help or ""), ".SH COMMANDS"]
     for each, leaf in _leaves(command):
-        lines += [f".SS {_escape(_usage(f'{name} {each}', leaf))}", *_body(leaf)]
-    return _page(lines, "gemot(1), gemot-agent(1)")
+        lines += [f".SS {escape(_usage(f'{name} {each}', leaf))}", *_body(leaf)]
+    also = "gemot(1), gemot-agent(1)" + (", gemot-template(5)" if name == "template" else "")
+    return _page(lines, also)
 
 
 def _command(name: str) -> click.Command:
@@ -161,19 +168,19 @@ def _body(command: click.Command) -> list[str]:
         if isinstance(option, click.Option):
             name = f"-{option.opts[0].lstrip('-')}"
             shown = name if option.is_flag else f"{name}=VALUE"
-            lines += _item(shown, option.help or "")
+            lines += item(shown, option.help or "")
     return lines
 
 
 def _head(name: str, purpose: str) -> list[str]:
-    return [f'.TH {name.upper()} 1 "" "Gemot" "Gemot"', ".SH NAME", f"{_escape(name)} \\- {_escape(purpose)}"]
+    return [*head(name, 1), ".SH NAME", f"{escape(name)} \\- {escape(purpose)}"]
 
 
 def _page(lines: list[str], see_also: str) -> str:
     for title, rows in (("EXIT STATUS", EXIT_CODES), ("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)):
         lines.append(f".SH {title}")
         for name, text in rows:
-            lines += _item(name, text)
+            lines += item(name, text)
         if title == "ENVIRONMENT":
             lines += [
                 ".PP",
@@ -188,24 +195,14 @@ def _paragraphs(text: str) -> list[str]:
     for paragraph in inspect.cleandoc(text).split("\n\n"):
         first, _, rest = paragraph.partition("\n")
         if first.strip() == "\b":
-            lines += [".PP", ".nf", *map(_escape, rest.splitlines()), ".fi"]
+            lines += [".PP", *kept(rest)]
         else:
-            lines += [".PP", *map(_escape, map(str.strip, paragraph.splitlines()))]
+            lines += [".PP", *map(escape, map(str.strip, paragraph.splitlines()))]
     return lines
 
 
-def _item(term: str, text: str) -> list[str]:
-    return [".TP", rf"\fB{_escape(term)}\fR", _escape(text)]
-
-
 def _example(line: str, text: str) -> list[str]:
-    return [".PP", _escape(text), ".PP", ".nf", f"  {_escape(line)}", ".fi"]
-
-
-def _escape(text: str) -> str:
-    """Text that roff takes as it is: no line begins with a control character."""
-    text = text.replace("\\", r"\e").replace("-", r"\-")
-    return rf"\&{text}" if text.startswith((".", "'")) else text
+    return [".PP", escape(text), ".PP", *kept(f"  {line}")]
 
 
 if __name__ == "__main__":

@@ -208,6 +208,9 @@ def test_the_make_targets_it_names_are_what_the_tour_runs() -> None:
 
 def test_the_configurations_it_shows_are_valid(tmp_path: Path) -> None:
     server, client = re.findall(r"```yaml\n(.*?)```", section("## On real hosts"), re.DOTALL)
+    (template,) = re.findall(r"```jinja\n(.*?)```", section("## On real hosts"), re.DOTALL)
+    (tmp_path / "upstream.conf.j2").write_text(template)
+    client = client.replace("/etc/gemot.d/", f"{tmp_path}/")
     shared = "".join(
         f"{line}\n" for line in server.splitlines() if "data_dir" in line or "retry_join" in line
     )
@@ -218,7 +221,8 @@ def test_the_configurations_it_shows_are_valid(tmp_path: Path) -> None:
             [f"{BIN}/gemot", "validate", str(file)], capture_output=True, text=True, check=False
         )
         assert told.returncode == 0, told.stdout + told.stderr
-        assert "warning" not in (told.stdout + told.stderr).lower(), told.stderr
+        warnings = [line for line in told.stderr.splitlines() if "on this host" not in line]
+        assert not warnings, told.stderr
 
 
 def test_a_wrong_output_is_seen() -> None:

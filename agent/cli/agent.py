@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -41,6 +42,9 @@ STOP_WITHIN_S = 8.0
 CUT_OFF_S = 9.5
 """So long after the signal the process ends whatever its threads still do: SIGTERM takes 10 s at most."""
 
+_PAGES = """Files set the same and more: gemot-config(5) has every key, gemot-template(5) templates.
+gemot validate checks them. In a checkout: man -l packaging/man/gemot-config.5"""
+
 _DISK_ERRNOS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 
@@ -54,7 +58,7 @@ def command(arguments: tuple[str, ...]) -> int:
     """Run the agent: the daemon of this host."""
     flags = parse(arguments)
     if flags.help:
-        click.echo(f"Usage: gemot agent [flags]\n\n{usage()}")
+        click.echo(f"Usage: gemot agent [flags]\n\n{usage()}\n\n{_PAGES}")
         return 0
     return run(flags)
 
@@ -67,6 +71,8 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
         setup(level=config.log_level, as_json=config.log_json, file=config.log_file)
     except ConfigFaults as error:
         click.echo(error.message, err=True)
+        for warning in error.warnings:
+            click.echo(f"Warning: {warning}", err=True)
         return BAD_CONFIGURATION
     except OSError as error:
         click.echo(f"log_file: {error.filename}: {error.strerror}", err=True)
@@ -253,12 +259,22 @@ def _hint(config: Config) -> None:
     where = "" if ("127.0.0.1", 8500) in http else f" -http-addr={_reached(http[0])}" if http else ""
     click.echo("Try in another terminal:")
     click.echo(f"  {gemot} kv put{where} hello world && {gemot} kv get{where} hello")
-    if dns:
+    dig = _dig()
+    if dns and dig:
         name = f"{config.node_name}.node.{config.domain.rstrip('.')}"
         host, port = _reached(dns[0]).rsplit(":", 1)
-        click.echo(f"  dig @{host.strip('[]')} -p {port} {name} +short")
+        click.echo(f"  {dig} @{host.strip('[]')} -p {port} {name} +short")
     else:
-        click.echo(f"  {gemot} status{where}")
+        register = f"{gemot} services register{where} -name=web -port=80"
+        click.echo(f"  {register} && {gemot} why service{where} web")
+
+
+def _dig() -> str:
+    """How dig is called here: Debian has it only when asked for, `make tools` puts one into the checkout."""
+    if shutil.which("dig"):
+        return "dig"
+    fetched = Path(sys.argv[0]).parent.parent.parent / ".tools/bin/dig"
+    return str(fetched) if os.access(fetched, os.X_OK) else ""
 
 
 def _reached(address: tuple[str, int]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import click
 
@@ -50,6 +51,14 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = [] if args[0] in COMMANDS else get_close_matches(args[0][:40], COMMANDS, n=1)
+        if near:
+            ctx.fail(f"No such command '{args[0][:40]}'; did you mean {near[0]}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -59,7 +68,8 @@ class _Commands(click.Group):
     cls=_Commands,
     name="gemot",
     context_settings={"help_option_names": ["--help", "--h"]},
-    epilog="Every command tells its flags with -h. Flags are written -name value or -name=value.",
+    epilog="Every command tells its flags with -h. Flags are written -name value or -name=value. The keys of "
+    "the configuration are in gemot-config(5), the language of templates in gemot-template(5).",
 )
 def gemot() -> None:
     """Coordination for hosts: configuration, services, health, DNS names and rendered files."""

@@ -161,16 +161,16 @@ def _form(file: str) -> Form:
 
 def _check(source: str, services: list[dict[str, Any]]) -> None:
     """Refuse what the agent would refuse, before anything is registered. The agent judges scripts itself."""
+    from gemot.agent.fields import Mistakes
     from gemot.agent.registration import Policy, parse_service
-    from gemot.server.model.errors import GemotError
 
-    faults = []
+    faults: list[str] = []
     for number, service in enumerate(services):
+        where = f"{source}: services[{number}]" if len(services) > 1 else source
         try:
             parse_service(service, from_config=True, policy=Policy(scripts=True))
-        except GemotError as error:
-            where = f"{source}: services[{number}]" if len(services) > 1 else source
-            faults.append(f"{where}: {error.message}")
+        except Mistakes as error:
+            faults += (f"{where}: {path}: {why}" if path else f"{where}: {why}" for path, why in error.found)
     if faults:
         raise click.ClickException("\n".join(faults))
 

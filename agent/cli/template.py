@@ -17,15 +17,14 @@ from gemot.agent.config.fault import EXIT_CODE, ConfigFaults
 from gemot.agent.config.flags import parse
 from gemot.agent.config.load import load_templates
 from gemot.agent.duration import parse_duration
+from gemot.agent.fields import Mistakes
 from gemot.agent.logs import LEVELS, setup
 from gemot.agent.notify import Notifier
 from gemot.agent.over_http import OverHttp
 from gemot.agent.rendering import MAX_VIEWS, Rendering
 from gemot.agent.template.definition import TemplateDefinition, check_together, parse_template
-from gemot.agent.template.errors import TemplateFailed
 from gemot.agent.template.once import apply, render_once, show
-from gemot.agent.template.render import compile_template
-from gemot.agent.template.swap import resolve_owner
+from gemot.agent.template.render import check_template
 from gemot.agent.views import Views
 from gemot.server.model.errors import BadRequest, GemotError
 
@@ -52,6 +51,9 @@ def command() -> None:
         - source: /etc/gemot-template.d/haproxy.j2
           destination: /etc/haproxy/haproxy.cfg
           command: systemctl reload haproxy
+
+    Every field of a definition and every function of a template are in gemot-template(5); in a checkout:
+    man -l packaging/man/gemot-template.5
     """
 
 
@@ -168,7 +170,6 @@ def run(
 async def _run(
     definitions: Sequence[TemplateDefinition], reread: _Reread, agent: OverHttp, state_dir: Path
 ) -> None:
-    await _compile(definitions)
     rendering = Rendering(
         definitions=definitions,
         reread=reread,
@@ -191,28 +192,23 @@ def validate(
     The exit code is 78 for what cannot be used.
     """
     definitions = _definitions(config_dir, config_file, pairs)
-    try:
-        asyncio.run(_compile(definitions))
-    except BadRequest as error:
-        click.echo(error.message, err=True)
+    if faults := _faults(definitions):
+        click.echo("\n".join(faults), err=True)
         return EXIT_CODE
     if not quiet:
         click.echo(f"{len(definitions)} templates are valid")
     return 0
 
 
-async def _compile(definitions: Sequence[TemplateDefinition]) -> None:
-    """Raises BadRequest with a line for each fault."""
-    check_together(definitions)
-    faults = []
+def _faults(definitions: Sequence[TemplateDefinition]) -> list[str]:
+    """Everything that keeps them from being used; of those from files there is none any more."""
+    faults: list[str] = []
     for definition in definitions:
         try:
-            resolve_owner(definition)
-            await compile_template(definition)
-        except TemplateFailed as error:
-            faults.append(error.message)
-    if faults:
-        raise BadRequest("\n".join(faults))
+            check_template(definition)
+        except Mistakes as error:
+            faults += (why for _, why in error.found)
+    return faults
 
 
 class _Reread:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from gemot.agent.config.schema import Config
 
 
 @click.command(name="validate")
@@ -18,24 +21,42 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     Before a reload:
       gemot validate /etc/gemot.d && gemot reload
 
-    Nothing is started. The exit code is 78 for a configuration that cannot be used.
+    Nothing is started. Templates are compiled: their sources must be there, and the users they name. The
+    agent reads its files by the same rules, at its start and at SIGHUP. The exit code is 78 for a
+    configuration that cannot be used.
+
+    What depends on the addresses of the host is a warning: the configuration may be another one's.
+
+    The keys are in gemot-config(5), templates in gemot-template(5); in a checkout:
+    man -l packaging/man/gemot-config.5
     """
     from gemot.agent.config.fault import EXIT_CODE, ConfigFaults
     from gemot.agent.config.flags import parse
     from gemot.agent.config.load import load
 
-    for path in paths:
-        if not os.path.lexists(path):
-            click.echo(f"Config validation failed: {path}: no such file or directory", err=True)
-            return EXIT_CODE
     arguments = [f"-config-file={path}" for path in paths]
     try:
         loaded = load(parse([*arguments, *([f"-config-format={config_format}"] if config_format else [])]))
     except ConfigFaults as error:
         click.echo(f"Config validation failed:\n{error.message}", err=True)
+        for warning in error.warnings:
+            click.echo(f"Warning: {warning}", err=True)
         return EXIT_CODE
     if not quiet:
-        for warning in loaded.warnings:
+        for warning in (*loaded.warnings, *_of_this_host(loaded.config)):
             click.echo(f"Warning: {warning}", err=True)
         click.echo("Configuration is valid!")
     return 0
+
+
+def _of_this_host(config: Config) -> tuple[str, ...]:
+    """What would keep the agent from starting here, and perhaps not where the configuration belongs."""
+    from gemot.agent.config.fault import ConfigFaults
+    from gemot.agent.config.resolve import resolve
+    from gemot.agent.identity import host_facts
+
+    try:
+        resolve(config, host_facts())
+    except ConfigFaults as error:
+        return tuple(f"on this host the agent would not start: {fault}" for fault in error.faults)
+    return ()

@@ -22,6 +22,9 @@ from gemot.agent.duration import format_duration, parse_duration
 from gemot.server.model.errors import BadRequest
 
 _OTHER_SPELLINGS = {"ERR": "ERROR", "WARNING": "WARN"}
+_SWITCHES = dict.fromkeys(("true", "yes", "on", "1"), "true") | dict.fromkeys(
+    ("false", "no", "off", "0"), "false"
+)
 _MAX_SHOWN = 60
 _EMPTY: tuple[object, ...] = (None, "", [], {})
 
@@ -76,6 +79,11 @@ class _Walk:
         return self._struct(_CONFIG, rest, "")
 
     def _gather(self, kind: Kind, key: str, value: object) -> None:
+        if isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
+            # A map of names to maps, as others write it.
+            name = str(next(iter(value)))[:_MAX_SHOWN]
+            self._fault(key, f'expected a list of maps ("- name: {name}"), got a map of maps')
+            return
         for number, stanza in enumerate(value if isinstance(value, list) else [value]):
             path = f"{key}[{number}]" if isinstance(value, list) else key
             if isinstance(stanza, dict):
@@ -124,7 +132,7 @@ class _Walk:
             case inspect.LiteralType(values=allowed):
                 return self._one_of([str(word) for word in allowed], value, path)
             case inspect.BoolType():
-                return value if isinstance(value, bool) else self._wrong(path, "true or false", value)
+                return value if isinstance(value, bool) else self._no_switch(value, path)
             case inspect.IntType():
                 return self._whole(kind, value, path)
             case inspect.FloatType():
@@ -133,9 +141,16 @@ class _Walk:
                 return value if isinstance(value, str) else self._wrong(path, "text", value)
         raise AssertionError(f"{path}: the schema has a type that is not read here")
 
+    def _no_switch(self, value: object, path: str) -> object:
+        meant = _SWITCHES.get(value.lower()) if isinstance(value, str) else None
+        hint = f": write {meant}, without quotes" if meant else ""
+        self._fault(path, f"expected true or false, got {describe(value)}{hint}")
+        return None
+
     def _list(self, item: inspect.Type, value: object, path: str) -> tuple[object, ...]:
         if not isinstance(value, list):
-            self._wrong(path, "a list", value)
+            hint = f": write [{value[:_MAX_SHOWN]}]" if isinstance(value, str) and value else ""
+            self._fault(path, f"expected a list, got {describe(value)}{hint}")
             return ()
         return tuple(self._value(item, inner, f"{path}[{number}]") for number, inner in enumerate(value))
 
@@ -155,7 +170,10 @@ class _Walk:
 
     def _whole(self, kind: inspect.IntType, value: object, path: str) -> object:
         if not isinstance(value, int) or isinstance(value, bool):
-            return self._wrong(path, "a whole number", value)
+            is_digits = isinstance(value, str) and value.removeprefix("-").isdecimal()
+            hint = f": write {str(value)[:_MAX_SHOWN]}, without quotes" if is_digits else ""
+            self._fault(path, f"expected a whole number, got {describe(value)}{hint}")
+            return None
         return self._within(value, kind.ge, kind.le, str, path)
 
     def _duration(self, kind: inspect.FloatType, value: object, path: str) -> object:

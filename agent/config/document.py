@@ -36,7 +36,7 @@ class Unreadable(Exception):
 def parse(data: bytes, form: Form) -> dict[str, Any]:
     """The document's map. Raises Unreadable; an empty document is an empty map."""
     if len(data) > MAX_BYTES:
-        raise Unreadable(f"the file has more than {MAX_BYTES} bytes, the most that is read")
+        raise Unreadable(f"the file has more than {MAX_BYTES} bytes, the most that is read: split it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -81,14 +81,26 @@ def _yaml(text: str) -> object:
     try:
         return _Builder(events).document()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        if "nesting depth" in (error.problem or ""):
-            # The parser looks ahead: from PyYAML 6.0.4 on it meets its own limit of 1,000 before we see ours.
-            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels{where}") from None
-        raise Unreadable(f"not YAML: {error.problem or error.context}{where}") from None
+        if "maximum nesting depth" in str(error.problem):  # libyaml's own limit, met while it looks ahead
+            raise Unreadable(f"nested deeper than {MAX_DEPTH} levels") from None
+        raise Unreadable(f"not YAML: {_explain(text, error)}") from None
     except (yaml.YAMLError, UnicodeEncodeError, ValueError):
         raise Unreadable("not YAML: it holds characters that YAML does not allow") from None
+
+
+def _explain(text: str, error: yaml.MarkedYAMLError) -> str:
+    """What libyaml says and where; and what it began with, when that is elsewhere."""
+    mark, start = error.problem_mark, error.context_mark
+    if mark is None:
+        return str(error.problem or error.context)
+    where = f"at line {mark.line + 1}, column {mark.column + 1}"
+    line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
+    if "\t" in line[: mark.column + 1]:
+        return f"a tab stands {where}: indent with spaces"
+    begun = (
+        f", {error.context} that begins at line {start.line + 1}" if start and start.line != mark.line else ""
+    )
+    return f"{error.problem or error.context} {where}{begun}"
 
 
 class _Builder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from gemot.server.model.errors import BadRequest
@@ -25,16 +27,20 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class ConfigFaults(BadRequest):
-    """The configuration cannot be used. `faults` has every mistake found; the message, a line for each."""
+    """The configuration cannot be used. `faults` has every mistake found; the message, a line for each.
+
+    `warnings` are what would have been told without them, and may explain them.
+    """
 
     code = "bad-configuration"
 
-    def __init__(self, message: str, faults: tuple[Fault, ...] = ()) -> None:
+    def __init__(self, message: str, faults: tuple[Fault, ...] = (), warnings: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.faults = faults
+        self.warnings = warnings
 
 
-def refuse(faults: list[Fault]) -> None:
+def refuse(faults: list[Fault], warnings: Sequence[str] = ()) -> None:
     """Raise ConfigFaults if there are any faults."""
     if faults:
-        raise ConfigFaults("\n".join(str(fault) for fault in faults), tuple(faults))
+        raise ConfigFaults("\n".join(str(fault) for fault in faults), tuple(faults), tuple(warnings))

@@ -23,8 +23,10 @@ from gemot.agent.config.merge import merge, overlay
 from gemot.agent.config.resolve import DEV
 from gemot.agent.config.schema import Config
 from gemot.agent.config.stanzas import Parsers, Stanza
+from gemot.agent.fields import Mistakes
 from gemot.agent.registration import Policy, parse_check, parse_service
-from gemot.agent.template.definition import parse_template
+from gemot.agent.template.definition import TemplateDefinition, parse_template
+from gemot.agent.template.render import check_template
 
 MAX_FILES = 1000
 
@@ -84,7 +86,7 @@ def load(flags: Flags) -> Loaded:
     parsed = stanzas.parse(sources.stanzas, _parsers(config))
     sources.faults += (*parsed.faults, *_distrusted(sources, parsed.commanding))
     sources.warnings += parsed.warnings
-    refuse(sources.faults)
+    refuse(sources.faults, sources.warnings)
     told = (sources.told(paths, message, flags.spelling) for paths, message in rules.warnings(config))
     sources.warnings += map(str, told)
     return Loaded(overlay(config, parsed.values), tuple(sources.warnings), tuple(sources.files))
@@ -114,8 +116,33 @@ def _parsers(config: Config) -> Parsers:
     return Parsers(
         services=partial(parse_service, from_config=True, policy=policy),
         checks=partial(parse_check, from_config=True, policy=policy),
-        templates=parse_template,
+        templates=_read_template,
     )
+
+
+def _read_template(raw: object) -> TemplateDefinition:
+    """The definition, once its text compiles. Raises Mistakes with those of both."""
+    try:
+        definition = parse_template(raw)
+    except Mistakes as error:
+        given = raw if isinstance(raw, dict) else {}
+        sound = {key: value for key, value in given.items() if key not in dict(error.found)}
+        raise Mistakes.of([*error.found, *_faults_of_text(sound)]) from None
+    check_template(definition)
+    return definition
+
+
+def _faults_of_text(sound: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What else keeps the rest of a definition from being used, where it can be told by itself."""
+    try:
+        definition = parse_template({"destination": "/not-told"} | sound)
+    except Mistakes:
+        return ()
+    try:
+        check_template(definition)
+    except Mistakes as error:
+        return error.found
+    return ()
 
 
 def _owner(path: str) -> str:
@@ -154,6 +181,8 @@ def _files_at(place: str, warnings: list[str]) -> list[str]:
         raise Unreadable(f"holds {len(names)} configuration files; {MAX_FILES} at most are read")
     paths = [os.path.join(place, name) for name in names]
     warnings += (f"{path}: hidden files are not read" for path in paths if _is_hidden(path))
+    if not paths:
+        warnings.append(f"{place}: holds no file that ends in .json, .yaml or .yml")
     return [path for path in paths if not _is_hidden(path) and not os.path.isdir(path)]
 
 

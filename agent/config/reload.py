@@ -38,7 +38,7 @@ class Reload(msgspec.Struct, frozen=True):
 def difference(old: Config, new: Config) -> Reload:
     """Compare two resolved configurations."""
     changed = tuple(_changes(old, new, ""))
-    applied = tuple(path for path in changed if _is_reloadable(path))
+    applied = tuple(path for path in changed if is_reloadable(path))
     return Reload(
         applied=applied,
         needs_restart=tuple(path for path in changed if path not in applied),
@@ -56,7 +56,8 @@ def _changes(old: msgspec.Struct, new: msgspec.Struct, at: str) -> Iterator[str]
             yield path
 
 
-def _is_reloadable(path: str) -> bool:
+def is_reloadable(path: str) -> bool:
+    """Whether a running agent takes this key up."""
     return any(path == root or path.startswith(root + ".") for root in RELOADABLE)
 
 
@@ -68,6 +69,6 @@ def _take_up(old: _Tree, new: _Tree, at: str) -> _Tree:
         before, after = getattr(old, field.name), getattr(new, field.name)
         if isinstance(before, msgspec.Struct):
             taken[field.name] = _take_up(before, after, path + ".")
-        elif _is_reloadable(path):
+        elif is_reloadable(path):
             taken[field.name] = after
     return msgspec.structs.replace(old, **taken)

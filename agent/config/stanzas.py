@@ -6,12 +6,13 @@ not known here: what reads one is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
 
 from gemot.agent.config.fault import MAX_FAULTS, Fault
+from gemot.agent.fields import Mistakes
 from gemot.server.model.errors import GemotError
 
 Kind = Literal["services", "checks", "templates"]
@@ -36,7 +37,7 @@ class Stanza(msgspec.Struct, frozen=True):
 
 
 class Parsers(msgspec.Struct, frozen=True):
-    """What reads each kind. Each raises a GemotError that names the field."""
+    """What reads each kind. Each raises Mistakes with all there are, or another GemotError."""
 
     services: Callable[[object], Any]
     checks: Callable[[object], Any]
@@ -59,24 +60,55 @@ def parse(stanzas: Iterable[Stanza], parsers: Parsers) -> Parsed:
     warnings: list[str] = []
     commanding: dict[str, None] = {}
     owners: dict[tuple[str, str], Stanza] = {}
+    read: list[tuple[Stanza, Any]] = []
     for stanza in stanzas:
         if len(faults) >= MAX_FAULTS:
             faults.append(Fault(stanza.source, stanza.path, "not read any more, after so many mistakes"))
             break
         try:
             found = getattr(parsers, stanza.kind)(stanza.raw)
+        except Mistakes as error:
+            faults += (Fault(stanza.source, _place(stanza, path), why) for path, why in error.found)
+            continue
         except GemotError as error:
-            faults.append(Fault(stanza.source, stanza.path + _name_of(stanza.raw), error.message))
+            faults.append(Fault(stanza.source, _place(stanza), error.message))
             continue
         values[stanza.kind].append(found)
+        read.append((stanza, found))
         if _commands(stanza.kind, found):
             commanding[stanza.source] = None
         faults += _claimed(stanza, found, owners)
         if ignored := getattr(found, "ignored", ()):
-            where = Fault(stanza.source, stanza.path + _name_of(stanza.raw), "")
+            where = Fault(stanza.source, _place(stanza), "")
             warnings.append(f"{where}: without effect here: {', '.join(ignored)}")
-    read: dict[str, tuple[Any, ...]] = {kind: tuple(found) for kind, found in values.items()}
-    return Parsed(read, tuple(faults), tuple(warnings), tuple(commanding))
+    faults += _overwritten(read, owners)
+    warnings += map(str, _of_nobody(read, owners))
+    kept: dict[str, tuple[Any, ...]] = {kind: tuple(found) for kind, found in values.items()}
+    return Parsed(kept, tuple(faults), tuple(warnings), tuple(commanding))
+
+
+def _of_nobody(read: Iterable[tuple[Stanza, Any]], owners: dict[tuple[str, str], Stanza]) -> Iterator[Fault]:
+    """Checks of a service that these files do not have: it may still be registered over the API."""
+    for stanza, found in read:
+        name = found.service_id if stanza.kind == "checks" else ""
+        if name and ("service id", name) not in owners:
+            message = (
+                f'no service of these files has the id "{name[:_MAX_SHOWN]}": the agent refuses the check'
+            )
+            yield Fault(
+                stanza.source, _place(stanza, "service_id"), f"{message} unless the API registered one"
+            )
+
+
+def _overwritten(
+    read: Iterable[tuple[Stanza, Any]], owners: dict[tuple[str, str], Stanza]
+) -> Iterator[Fault]:
+    """Templates whose source another one writes."""
+    for stanza, found in read:
+        writer = owners.get(("destination", found.source)) if stanza.kind == "templates" else None
+        if writer is not None:
+            message = f"is the destination of {writer.path} of {writer.source}: it would be overwritten"
+            yield Fault(stanza.source, _place(stanza, "source"), f"{found.source} {message}")
 
 
 def _claimed(stanza: Stanza, found: Any, owners: dict[tuple[str, str], Stanza]) -> list[Fault]:
@@ -84,8 +116,9 @@ def _claimed(stanza: Stanza, found: Any, owners: dict[tuple[str, str], Stanza]) 
     for claim in _claims(stanza.kind, found):
         first = owners.setdefault(claim, stanza)
         if first is not stanza:
+            owner = f"{first.path} of {first.source}"
             message = (
-                f'the {claim[0]} "{claim[1][:_MAX_SHOWN]}" is already taken by {first.path} of {first.source}'
+                f'the {claim[0]} "{claim[1][:_MAX_SHOWN]}" is already taken by {owner}: give each its own'
             )
             faults.append(Fault(stanza.source, stanza.path, message))
     return faults
@@ -102,6 +135,11 @@ def _commands(kind: Kind, found: Any) -> bool:
     if kind == "services":
         return any(check.args for check in found.checks)
     return bool(found.args) if kind == "checks" else True
+
+
+def _place(stanza: Stanza, inside: str = "") -> str:
+    """Where it is and what it is called, and what in it is meant: `services[2] "web": checks[0].interval`."""
+    return stanza.path + _name_of(stanza.raw) + (f": {inside}" if inside else "")
 
 
 def _name_of(raw: dict[str, Any]) -> str:

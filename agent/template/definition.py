@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from gemot.agent.duration import parse_duration
+from gemot.agent.fields import LEAST_NS, Mistakes
 from gemot.server.model.errors import BadRequest
 
 MAX_PATH_BYTES = 4096
@@ -73,15 +74,15 @@ class TemplateDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_template(raw: object) -> TemplateDefinition:
-    """The definition in a decoded configuration value. Raises BadRequest that names every fault."""
+    """The definition in a decoded configuration value. Raises Mistakes with every fault."""
     if not isinstance(raw, dict):
         raise BadRequest(f"a template is a map with source, destination, ...; got {_kind(raw)}")
-    faults: list[str] = []
+    faults: list[tuple[str, str]] = []
     found: dict[str, Any] = {}
     for key, value in raw.items():
-        reader = _READERS.get(key) if isinstance(key, str) else None
+        reader = READERS.get(key) if isinstance(key, str) else None
         if reader is None:
-            faults.append(_unknown(str(key)))
+            faults.append((str(key)[:80], _unknown(str(key)[:80])))
             continue
         if value is None:
             continue
@@ -89,10 +90,10 @@ def parse_template(raw: object) -> TemplateDefinition:
         try:
             found[name] = read(value)
         except BadRequest as error:
-            faults.append(f"{key}: {error.message}")
+            faults.append((key, error.message))
     faults += _check_whole(raw, found)
     if faults:
-        raise BadRequest("; ".join(faults))
+        raise Mistakes.of(faults)
     return TemplateDefinition(**found)
 
 
@@ -114,26 +115,24 @@ def check_together(definitions: Sequence[TemplateDefinition]) -> None:
             )
 
 
-def _check_whole(raw: dict[Any, Any], found: dict[str, Any]) -> list[str]:
-    faults = []
+def _check_whole(raw: dict[Any, Any], found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     given = [key for key in ("source", "contents") if raw.get(key) is not None]
     if not given:
-        faults.append("source: is missing: name the template's file, or give its text as contents")
+        yield "source", "is missing: name the template's file, or give its text as contents"
     if len(given) == 2:
-        faults.append("source and contents are both set: keep one of them")
+        yield "", "source and contents are both set: keep one of them"
     if raw.get("destination") is None:
-        faults.append("destination: is missing: name the file to write")
+        yield "destination", "is missing: name the file to write"
     if found.get("left_delimiter", "{{") == found.get("right_delimiter", "}}"):
-        faults.append("left_delimiter and right_delimiter are the same: they must differ")
+        yield "", "left_delimiter and right_delimiter are the same: they must differ"
     if "command_timeout_s" in found and not found.get("command") and raw.get("command") is None:
-        faults.append("command_timeout: is set without a command")
-    return faults
+        yield "command_timeout", "is set without a command"
 
 
 def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, _READERS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_READERS)}"
-    return f"{key[:80]}: is not a key of a template; {hint}"
+    near = difflib.get_close_matches(key, READERS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(READERS)}"
+    return f"is not a key of a template; {hint}"
 
 
 def _kind(value: object) -> str:
@@ -236,6 +235,8 @@ def _argument(value: object) -> str:
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise BadRequest(f"must be a duration such as 10s, got {_kind(value)}")
+    if isinstance(value, int) and 0 < value < LEAST_NS:
+        raise BadRequest(f"must be a duration such as 10s: the number {value} counts nanoseconds")
     seconds = parse_duration(value)
     if not 0 <= seconds <= MAX_SECONDS:
         raise BadRequest(f"{value} is out of range (0s to {int(MAX_SECONDS)}s)")
@@ -281,7 +282,7 @@ def _delimiter(value: object) -> str:
 
 _KINDS = {bool: "true/false", str: "text", int: "a number", float: "a number", list: "a list", dict: "a map"}
 
-_READERS: dict[str, tuple[str, Callable[[object], object]]] = {
+READERS: dict[str, tuple[str, Callable[[object], object]]] = {
     "source": ("source", _path),
     "contents": ("contents", _contents),
     "destination": ("destination", _destination),

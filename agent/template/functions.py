@@ -25,6 +25,22 @@ MAX_NEEDS = 4096
 STATUSES = ("passing", "warning", "critical", "maintenance")
 
 
+FUNCTIONS = (
+    "key",
+    "key_exists",
+    "key_or_default",
+    "ls",
+    "tree",
+    "service",
+    "services",
+    "node",
+    "nodes",
+    "env",
+    "file",
+)
+"""What a template can call: methods of `Reads`."""
+
+
 class KeyRow(msgspec.Struct, frozen=True):
     """A key below a folder. `key` is relative to the folder asked for, `path` is the whole key."""
 
@@ -103,19 +119,7 @@ class Reads:
         return not self.unanswered and not self.absent
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        return {
-            "key": self.key,
-            "key_exists": self.key_exists,
-            "key_or_default": self.key_or_default,
-            "ls": self.ls,
-            "tree": self.tree,
-            "service": self.service,
-            "services": self.services,
-            "node": self.node,
-            "nodes": self.nodes,
-            "env": self.env,
-            "file": self.file,
-        }
+        return {name: getattr(self, name) for name in FUNCTIONS}
 
     def key(self, path: str) -> str | Pending:
         """The value of a key. A key that does not exist keeps the template from being written."""

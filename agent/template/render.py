@@ -18,15 +18,20 @@ from typing import Any, TypeVar
 import msgspec
 from jinja2 import Template, TemplateSyntaxError
 
+from gemot.agent.fields import Mistakes
 from gemot.agent.template.definition import MAX_CONTENTS_BYTES, TemplateDefinition
 from gemot.agent.template.dependencies import Need
 from gemot.agent.template.errors import TemplateFailed
 from gemot.agent.template.filters import FILTERS
 from gemot.agent.template.functions import Reads
 from gemot.agent.template.pending import Unresolved
+from gemot.agent.template.review import other_language, review
 from gemot.agent.template.sandbox import MAX_OUTPUT_BYTES, make_environment
+from gemot.agent.template.swap import resolve_owner
 
 DEADLINE_S = 10.0
+MAX_FAULTS = 100
+"""The most that are told of one template."""
 
 T = TypeVar("T")
 
@@ -91,7 +96,42 @@ async def compile_template(definition: TemplateDefinition, *, deadline_s: float 
     return await run_bounded(lambda: _compile(definition), definition.name, deadline_s)
 
 
+def check_template(definition: TemplateDefinition, *, deadline_s: float = DEADLINE_S) -> None:
+    """Blocking: raise Mistakes with everything that keeps a definition from being used on this host."""
+    found: list[tuple[str, str]] = []
+    try:
+        resolve_owner(definition)
+    except TemplateFailed as error:
+        found.append(("", error.message))
+    found += _compile_aside(definition, deadline_s)
+    if found:
+        raise Mistakes.of(found)
+
+
+def _compile_aside(definition: TemplateDefinition, deadline_s: float) -> list[tuple[str, str]]:
+    """What is wrong with its text; on a thread of its own, which can be ended."""
+    path = "source" if definition.source else "contents"
+    faults: list[tuple[str, str]] = []
+
+    def run() -> None:
+        try:
+            _compile(definition)
+        except TemplateFailed as error:
+            faults.extend((path, line) for line in error.message.splitlines())
+        except _DeadlinePassed:
+            pass
+
+    thread = threading.Thread(target=run, name=f"template {definition.name}"[:60], daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+    if thread.is_alive():
+        _end(thread)
+        return [(path, _too_slow(definition.name, deadline_s))]
+    return faults
+
+
 def _compile(definition: TemplateDefinition) -> Program:
+    """Raises TemplateFailed, with a line for each fault."""
     name = definition.name
     text = _read_source(definition.source) if definition.source else definition.contents
     environment = make_environment(
@@ -101,8 +141,16 @@ def _compile(definition: TemplateDefinition) -> Program:
         right_delimiter=definition.right_delimiter,
     )
     try:
-        code = environment.compile(text, name=name, filename=name)
+        tree = environment.parse(text, name=name, filename=name)
+        if faults := review(tree, environment):
+            raise TemplateFailed("\n".join(f"{name}:{line}: {fault}" for line, fault in faults[:MAX_FAULTS]))
+        code = environment.compile(tree, name=name, filename=name)
         template = environment.template_class.from_code(environment, code, environment.globals)
+    except TemplateFailed:
+        raise
+    except TemplateSyntaxError as error:
+        line = [*text.split("\n"), ""][error.lineno - 1]
+        raise TemplateFailed(f"{name}:{error.lineno}: {error.message}{other_language(line)}") from error
     except Exception as error:
         raise _explain(name, error) from error
     return Program(name, template)
@@ -181,10 +229,14 @@ async def run_bounded(work: Callable[[], T], name: str, deadline_s: float) -> T:
         async with asyncio.timeout(deadline_s):
             return await done
     except TimeoutError:
-        raise TemplateFailed(f"{name}: it took longer than {deadline_s:g} s to evaluate, the limit") from None
+        raise TemplateFailed(_too_slow(name, deadline_s)) from None
     finally:
         if not done.done() or done.cancelled():
             _end(thread)
+
+
+def _too_slow(name: str, deadline_s: float) -> str:
+    return f"{name}: it took longer than {deadline_s:g} s to evaluate, the limit"
 
 
 def _end(thread: threading.Thread) -> None:

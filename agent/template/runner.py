@@ -157,13 +157,14 @@ class TemplateRunner:
 
     async def _compile(self, definitions: Sequence[TemplateDefinition]) -> list[Job]:
         check_together(definitions)
-        faults, jobs = [], []
+        faults: list[str] = []
+        jobs = []
         for definition in definitions:
             try:
                 resolve_owner(definition)
                 program = await compile_template(definition)
             except TemplateFailed as error:
-                faults.append(error.message)
+                faults += error.message.splitlines()
                 continue
             jobs.append(
                 Job(

@@ -49,6 +49,10 @@ _KEPT_FILTERS = (
     "wordcount"
 )
 KEPT_FILTERS = frozenset(_KEPT_FILTERS.split())
+NO_LOADING = (
+    "include, import and extends are not available, a template is one file; file(path) reads another one "
+    "as text"
+)
 KEPT_GLOBALS = ("range", "dict", "namespace", "cycler", "joiner")
 
 
@@ -91,10 +95,7 @@ class _BoundedCode(CodeGenerator):
 
 class _NoLoader(BaseLoader):
     def get_source(self, environment: Environment, template: str) -> NoReturn:
-        raise TemplateFailed(
-            f"{template!r} cannot be loaded: include, import and extends are not available, a template is "
-            "one file; file(path) reads another one as text"
-        )
+        raise TemplateFailed(f"{template!r} cannot be loaded: {NO_LOADING}")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from support.cluster import SUPPORT, Agent
 from support.one_agent import DEV, PATIENCE_S, an_agent, ended, logged, running, until
+from support.web_stage import tool
 
 from gemot.agent.client.connection import ClientError
 
@@ -37,7 +38,10 @@ def refused(agent: Agent) -> tuple[int, str]:
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a key that is none": ({"data_dirr": "/x"}, "data_dirr: unknown key; did you mean data_dir?"),
-    "a template that is none": ({"templates": [{"contents": "{{ x", "destination": "/tmp/x"}]}, "templates:"),
+    "a template that is none": (
+        {"templates": [{"contents": "{{ x", "destination": "/tmp/x"}]},
+        'templates[0] "/tmp/x": contents: ',
+    ),
     "a check of nobody": (
         {"checks": [{"id": "c", "name": "c", "ttl": "1m", "service_id": "gone"}]},
         'ServiceID "gone" does not exist',
@@ -96,23 +100,38 @@ def test_a_data_directory_in_use_names_who_has_it(tmp_path: Path) -> None:
 # -- what it says and leaves ---------------------------------------------------------------------------
 
 
-def test_the_hint_can_be_copied_as_it_stands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_dig", [True, False], ids=["with dig", "without dig"])
+def test_the_hint_can_be_copied_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_dig: bool
+) -> None:
+    """A bare Debian has no dig: there the second line asks Gemot itself."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    if has_dig:
+        (programs / "dig").symlink_to(tool("dig"))
+    monkeypatch.setenv("PATH", str(programs))
     with running(tmp_path, program=[*DEV, "-hint"]) as agent:
         logged(agent, "Try in another terminal:")
         first, second = agent.tail().partition("Try in another terminal:\n")[2].splitlines()[:2]
-        out = ""
-        for line in first.split("&&"):
-            program, *arguments = shlex.split(line)
-            assert program == "gemot"
-            out = subprocess.run(
-                [sys.executable, "-P", "-m", "gemot.agent", *arguments],
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE_S,
-                check=True,
-            ).stdout
-        assert out == "world\n"
-        assert second == f"  dig @127.0.0.1 -p {agent.ports['dns']} n1.node.consul +short"
+        assert copied(first) == "world\n"
+        if has_dig:
+            assert second == f"  dig @127.0.0.1 -p {agent.ports['dns']} n1.node.consul +short"
+        else:
+            assert "dig" not in second
+        assert "127.0.0.1" in copied(second)
+
+
+def copied(line: str) -> str:
+    """What the last command of a line prints."""
+    out = ""
+    for each in line.split("&&"):
+        program, *arguments = shlex.split(each)
+        start = [sys.executable, "-P", "-m", "gemot.agent"] if program == "gemot" else [program]
+        done = subprocess.run(
+            [*start, *arguments], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        )
+        out = done.stdout
+    return out
 
 
 def test_the_pid_file_is_there_while_it_runs_and_the_log_file_after(tmp_path: Path) -> None:

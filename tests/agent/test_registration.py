@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemot.agent.fields import Mistakes
 from gemot.agent.http.body import read_json
 from gemot.agent.registration import Policy, Registration, parse_check, parse_service
 from gemot.server.model.catalog import Service, ServiceAddress, Weights
@@ -178,7 +180,7 @@ def test_a_script_over_the_api_is_always_refused() -> None:
 
 
 def test_a_script_of_a_file_needs_the_setting() -> None:
-    with pytest.raises(RuleFailed, match="enable_local_script_checks"):
+    with pytest.raises(Mistakes, match="enable_local_script_checks"):
         parse_check(SCRIPT, from_config=True)
     check = parse_check(SCRIPT, from_config=True, policy=Policy(scripts=True))
     assert (check.type, check.args, check.from_config) == ("script", ("/bin/true",), True)
@@ -352,9 +354,82 @@ def test_arguments_that_no_program_can_be_given_are_refused(args: list[str]) -> 
         parse_check({**SCRIPT, "Args": args}, from_config=True, policy=Policy(scripts=True))
 
 
-def test_a_mistake_in_a_file_names_the_service() -> None:
-    with pytest.raises(BadRequest, match=r'^service "web": field port|^service "web": field Port'):
-        parse_service({"name": "web", "port": "x"}, from_config=True)
+def test_every_mistake_of_a_service_in_a_file_is_told_with_its_path() -> None:
+    raw = {
+        "name": "web",
+        "prot": 80,
+        "port": "x",
+        "tags": ["a", 1],
+        "meta": {"a b": "", "c": 2},
+        "weights": {"passing": 0, "warn": 1},
+        "tagged_addresses": {"lan": {"address": "0.0.0.0", "port": -1}},
+        "checks": [
+            {"http": "localhost", "method": "GE T", "header": {"a b": "c"}},
+            "ping",
+            {"ttl": "10", "status": "fine"},
+            {"id": "mine", "tcp": "a:1", "interval": "5s"},
+            {"id": "mine", "args": ["/bin/true"], "interval": "5s"},
+            {"notes": "how?"},
+        ],
+    }
+    with pytest.raises(Mistakes) as caught:
+        parse_service(raw, from_config=True)
+    assert [path for path, _ in caught.value.found] == [
+        "prot",
+        "port",
+        "tags",
+        "meta.a b",
+        "meta.c",
+        "tagged_addresses.lan.address",
+        "tagged_addresses.lan.port",
+        "weights.warn",
+        "weights.passing",
+        "checks[0].interval",
+        "checks[0].http",
+        "checks[0].method",
+        "checks[0].header.a b",
+        "checks[1]",
+        "checks[2].ttl",
+        "checks[2].status",
+        "checks[4].args",
+        "checks[5]",
+    ]
+    told = dict(caught.value.found)
+    assert told["prot"] == "unknown field; did you mean port?"
+    assert told["port"] == "wants a whole number, not a text"
+    assert told["checks[5]"].startswith("says not how to check: give one of http, tcp, args")
+
+
+def test_two_checks_of_a_service_cannot_have_one_id() -> None:
+    twice = {"id": "mine", "ttl": "5s"}
+    with pytest.raises(Mistakes) as caught:
+        parse_service({"name": "web", "checks": [twice, twice]}, from_config=True)
+    assert caught.value.found == (("checks[1]", 'Invalid check: the check ID "mine" is given twice'),)
+
+
+def test_what_follows_from_a_mistake_is_not_told_as_another() -> None:
+    with pytest.raises(Mistakes) as caught:
+        parse_service({"name": 7, "check": {"http": "http://a/", "interval": 10.5}}, from_config=True)
+    assert [path for path, _ in caught.value.found] == ["name", "check.interval"]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_file_and_a_request_agree_on_what_is_right(seed: int) -> None:
+    """Gathering mistakes is another way to tell them, not another rule."""
+    fields, values = ["name", "id", "port", "tags", "meta", "ttl", "http", "interval", "weights", "check"], [
+        None, "", "a", 0, 7 * 10**9, 1.5, True, [], ["a"], {}, {"a": "b"}, {"ttl": "1s"}, "10s", "http://a/",
+        1 << 70,
+    ]  # fmt: skip
+    chance = random.Random(seed)
+    raw = {"name": "n"} | {chance.choice(fields): chance.choice(values) for _ in range(3)}
+    for parse in (parse_service, parse_check):
+        verdicts = []
+        for from_config in (False, True):
+            try:
+                verdicts.append(parse(dict(raw), from_config=from_config) is not None)
+            except (BadRequest, RuleFailed):
+                verdicts.append(False)
+        assert verdicts[0] == verdicts[1], raw
 
 
 @pytest.mark.parametrize(

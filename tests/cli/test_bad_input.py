@@ -16,6 +16,8 @@ ERROR, CONFIGURATION = 1, 78
 
 MISTAKES: dict[str, tuple[int, str]] = {
     # what is wrong with the command's own words
+    "servces": (ERROR, "did you mean services?"),
+    "frobnicate": (ERROR, "No such command 'frobnicate'."),
     "kv get": (ERROR, "name the key"),
     "kv put": (ERROR, "KEY"),
     "kv put k v -acquire": (ERROR, "-session"),
@@ -37,7 +39,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "services register bad.json": (ERROR, "bad.json: not JSON"),
     "services register empty.json": (ERROR, "holds no service"),
     "services register other.json": (ERROR, 'node_name: only the keys "service"'),
-    "services register nameless.json": (ERROR, "services[0]: Missing service name"),
+    "services register nameless.json": (ERROR, "services[0]: name: Missing service name"),
     "services deregister": (ERROR, "either -id or the files"),
     "services deregister -id=web web.json": (ERROR, "either -id or the files"),
     "watch": (ERROR, "-type: must be one of"),
@@ -49,7 +51,7 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "watch -type": (ERROR, "requires an argument"),
     "why service": (ERROR, "NAME"),
     "validate": (ERROR, "PATH"),
-    "validate gone.json": (CONFIGURATION, "gone.json: no such file"),
+    "validate gone.json": (CONFIGURATION, "gone.json: cannot be read: No such file"),
     "validate bad.json": (CONFIGURATION, "bad.json: not JSON"),
     "template render": (ERROR, "nothing to render"),
     "template render -template=a": (CONFIGURATION, "SOURCE:DESTINATION"),
@@ -108,8 +110,8 @@ def test_every_fault_of_a_file_of_services_is_told(
     path.write_text(FILES["nameless.json"])
     assert run(["services", "register", str(path)]) == 1
     told = capsys.readouterr().err
-    assert "services[0]: Missing service name" in told
-    assert "services[1]: Invalid service port: 70000" in told
+    assert "services[0]: name: Missing service name" in told
+    assert "services[1]: port: Invalid service port: 70000" in told
 
 
 def test_a_token_with_a_line_break_is_refused(

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell
+from support.manual_pages import PACKAGING, module
 
-PACKAGING = Path(__file__).parent.parent.parent / "packaging"
 AGAIN = "run `python packaging/manual.py` again"
-
-
-def _manual() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("manual", PACKAGING / "manual.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-MANUAL = _manual()
+MANUAL = module("manual")
 
 
 @pytest.mark.parametrize("name", MANUAL.pages())

@@ -51,7 +51,12 @@ def test_a_reload_takes_up_new_files_and_refuses_bad_ones(tmp_path: Path) -> Non
         service.write_text('{"service": {"name": "api", "port": 70000}}')
         refused = shell("reload")
         assert refused.code == 1
-        assert "Invalid service port: 70000" in refused.err
+        assert f'{service}: service "api": port: Invalid service port: 70000' in refused.err
+        service.write_text('{"template": {"contents": "{{ kee(1) }}", "destination": "/nowhere/x"}}')
+        refused = shell("reload")
+        assert refused.code == 1
+        assert f'{service}: template "/nowhere/x": contents: ' in refused.err
+        assert "there is no function kee; did you mean key?" in refused.err
         service.write_text('{"service": {"name": "api", "port": 80}}')
         done = shell("reload")
         assert (done.code, done.out) == (0, "Configuration reload triggered\n")
@@ -71,4 +76,27 @@ def test_validate_tells_every_fault_of_every_file(tmp_path: Path) -> None:
     assert (done.code, done.out) == (78, "")
     assert "a.json: data_dirr: unknown key; did you mean data_dir?" in done.err
     assert "a.json: ports.http: must be from -1 to 65535" in done.err
-    assert "b.yaml: service" in done.err
+    assert 'b.yaml: service "web": port: Invalid service port: 70000' in done.err
+    (tmp_path / "c.yaml").write_text(
+        f"templates:\n- {{source: {tmp_path}/gone.j2, destination: /etc/x}}\n"
+        "- {contents: '{{ key(', destination: /etc/y}\n"
+    )
+    done = shell("validate", "good", "c.yaml")
+    assert done.code == 78
+    assert (
+        f'templates[0] "/etc/x": source: {tmp_path}/gone.j2: the template cannot be read: No such' in done.err
+    )
+    assert 'templates[1] "/etc/y": contents: contents of /etc/y:1: ' in done.err
+
+
+def test_validate_warns_of_what_this_host_lacks(tmp_path: Path) -> None:
+    shell = Shell("127.0.0.1:1", tmp_path)
+    (tmp_path / "a.json").write_text(
+        json.dumps({"data_dir": "/d", "retry_join": ["a"], "bind_addr": '{{ GetInterfaceIP "eth99" }}'})
+    )
+    done = shell("validate", "a.json")
+    assert (done.code, done.out) == (0, "Configuration is valid!\n")
+    assert (
+        'Warning: on this host the agent would not start: bind_addr: {{ GetInterfaceIP "eth99" }}' in done.err
+    )
+    assert shell("validate", "-quiet", "a.json").err == ""

@@ -12,17 +12,24 @@ UUID = "5f2b6c1e-8d1a-4c57-9a3e-0d7f8a6b4c21"
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
     # Wrong types
-    ({"server": "true"}, "server", 'expected true or false, got the text "true"'),
+    ({"server": "true"}, "server", 'expected true or false, got the text "true": write true, without quotes'),
+    ({"server": "no"}, "server", 'got the text "no": write false, without quotes'),
+    ({"server": "maybe"}, "server", 'got the text "maybe"'),
     ({"server": 1}, "server", "expected true or false, got the number 1"),
     ({"node_name": 7}, "node_name", "expected text, got the number 7"),
     ({"node_name": ["a"]}, "node_name", "expected text, got a list"),
     ({"node_name": {"a": 1}}, "node_name", "expected text, got a map"),
-    ({"retry_join": "10.0.0.1"}, "retry_join", "expected a list"),
+    ({"retry_join": "10.0.0.1"}, "retry_join", 'expected a list, got the text "10.0.0.1": write [10.0.0.1]'),
     ({"retry_join": [None]}, "retry_join[0]", "expected text, got nothing"),
     ({"retry_join": [["a"]]}, "retry_join[0]", "expected text, got a list"),
     ({"ports": 8500}, "ports", "expected a map, got the number 8500"),
     ({"ports": [{"http": 1}, {"dns": 2}]}, "ports", "expected a map, got a list"),
-    ({"ports": {"http": "8500"}}, "ports.http", 'expected a whole number, got the text "8500"'),
+    (
+        {"ports": {"http": "8500"}},
+        "ports.http",
+        'a whole number, got the text "8500": write 8500, without quotes',
+    ),
+    ({"ports": {"http": "http"}}, "ports.http", 'a whole number, got the text "http"'),
     ({"ports": {"http": 8500.0}}, "ports.http", "expected a whole number"),
     ({"ports": {"http": True}}, "ports.http", "expected a whole number, got true"),
     ({"node_meta": {"a": 1}}, "node_meta.a", "expected text, got the number 1"),
@@ -35,6 +42,11 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"log_level": "LOUD"}, "log_level", "expected one of DEBUG, ERROR, INFO, TRACE, WARN"),
     ({"log_level": 1}, "log_level", "expected one of"),
     ({"services": "web"}, "services", 'expected a map, got the text "web"'),
+    (
+        {"services": {"web": {"port": 80}}},
+        "services",
+        'expected a list of maps ("- name: web"), got a map of maps',
+    ),
     ({"services": [1]}, "services[0]", "expected a map, got the number 1"),
     # Out of range
     ({"ports": {"http": 65536}}, "ports.http", "must be from -1 to 65535"),

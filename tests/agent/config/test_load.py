@@ -171,6 +171,7 @@ def test_log_levels_are_taken_in_any_letters(tmp_path: Path, written: str, level
 
 
 def test_services_checks_and_templates_come_singly_and_in_lists(tmp_path: Path) -> None:
+    (tmp_path / "t.j2").write_text("x")
     write(
         tmp_path,
         a_json={
@@ -178,8 +179,8 @@ def test_services_checks_and_templates_come_singly_and_in_lists(tmp_path: Path) 
             "check": {"name": "c", "ttl": "5s"},
         },
         b_yaml=(
-            "services:\n- {name: db, tags: [a]}\n- {name: mq}\nchecks: [{id: d, name: d, ttl: 1m}]\n"
-            "templates: [{source: /t.j2, destination: /t.conf}]\n"
+            f"services:\n- {{name: db, tags: [a]}}\n- {{name: mq}}\nchecks: [{{id: d, name: d, ttl: 1m}}]\n"
+            f"templates: [{{source: {tmp_path}/t.j2, destination: /t.conf}}]\n"
         ),
     )
     config = loaded(tmp_path, "-dev").config
@@ -221,8 +222,9 @@ def test_every_mistake_of_every_source_is_told_at_once(tmp_path: Path) -> None:
         "b.yaml: encrypt: refused: gossip encryption",
         'c.json: the key "a" stands twice',
         "d.hcl: HCL comes in a later release",
-        'a.json: services[0] "w": ',
-        "a.json: services[1]: ",
+        'a.json: services[0] "w": port: ',
+        "a.json: services[1]: nmae: unknown field; did you mean name?",
+        "a.json: services[1]: name: Missing service name",
     ]
     assert len(told) == len(starts)
     for line, start in zip(told, starts, strict=True):
@@ -294,7 +296,7 @@ def test_a_file_beyond_the_limit_of_bytes_is_refused(tmp_path: Path) -> None:
     [
         {"check": {"name": "c", "args": ["/bin/true"], "interval": "10s"}},
         {"service": {"name": "s", "check": {"args": ["/bin/true"], "interval": "10s"}}},
-        {"template": {"source": "/a", "destination": "/b"}},
+        {"template": {"contents": "a", "destination": "/b"}},
     ],
 )
 def test_a_file_that_anyone_may_write_cannot_make_the_agent_run_commands(
