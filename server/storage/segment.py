@@ -7,14 +7,16 @@ orders them (a replaced suffix can give two segments the same first index), the 
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from zlib import crc32
 
 import msgspec
 
-from gemot.server.model.errors import Corrupt
+from gemot.server.model.errors import Corrupt, DiskFailed
 from gemot.server.storage.disk import SECTOR, Disk, File, write_zeros
 from gemot.server.storage.format import LOG_FORMAT, check_format
 from gemot.server.storage.record import (
@@ -29,6 +31,7 @@ from gemot.server.storage.record import (
 _LAYOUT = struct.Struct("<8sIIQQQQQ8s")
 _MAGIC = b"GEMOTLOG"
 _NAME = re.compile(r"(\d{10})-(\d{20})\.seg")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SEAL_BYTES = record_bytes(16)
 """Kept free in every segment for its seal."""
 
@@ -115,15 +118,36 @@ def size_for(segment_bytes: int, length: int) -> int:
 
 
 def create_segment(disk: Disk, directory: str, number: int, base: Base, size: int) -> Segment:
+    """Raises DiskFailed, and then leaves nothing behind: what it took of a full disk is given back."""
     path = f"{directory}/{number:010d}-{base.index + 1:020d}.seg"
     temporary = f"{path}.tmp"
     file = disk.open(temporary, create=True)
-    write_zeros(file, 0, size)
-    file.pwrite(_encode_header(number, base, size), 0)
-    file.sync()
+    try:
+        write_zeros(file, 0, size)
+        file.pwrite(_encode_header(number, base, size), 0)
+        file.sync()
+    except DiskFailed as error:
+        file.close()
+        with suppress(DiskFailed):
+            disk.remove(temporary)
+        raise DiskFailed(_unmade(disk, path, size, error)) from error
     disk.rename(temporary, path)
     disk.sync_dir(directory)
     return Segment(number=number, path=path, file=file, base=base, size=size)
+
+
+def _unmade(disk: Disk, path: str, size: int, error: DiskFailed) -> str:
+    """What keeps this segment from being; of one that finds no room, how much it needs and what helps."""
+    if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_ROOM:
+        return error.message
+    try:
+        free = f"{disk.free_bytes(path)} are free there"
+    except DiskFailed:
+        free = "how many are free there cannot be told"
+    return (
+        f"the log segment {path} finds no room: {size} bytes are needed, {free} ({error.message}). Make room "
+        "on that disk, keep data_dir on a larger one, or set raft_log_segment_bytes lower"
+    )
 
 
 def open_segment(disk: Disk, directory: str, number: int, name: str) -> Segment:
