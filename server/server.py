@@ -137,6 +137,7 @@ class Server:
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
             look=self._node,
             alive_in_catalog=self._alive_nodes,
+            former_leader=lambda: self.replica.former_leader,
             now_ms=timer.now_ms,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
