@@ -14,7 +14,7 @@ from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
 from gemot.server.rpc.message import Hello, Join, Joined
-from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, unreachable
+from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, ago, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
 log = logging.getLogger("gemot.agent")
@@ -117,7 +117,7 @@ class Joiner:
         self._given_up = given_up
         self._answered = False
         self._task: asyncio.Task[None] | None = None
-        self.errors: dict[str, str] = {}
+        self._errors: dict[str, tuple[str, float]] = {}
 
     def start(self) -> None:
         if self._addresses:
@@ -130,7 +130,9 @@ class Joiner:
 
     @property
     def waiting_for(self) -> str:
-        return "; ".join(f"{where} {error}" for where, error in self.errors.items())
+        """What each address that has not answered said last, and when; "" when all have, or none is asked."""
+        now = self._loop.time()
+        return "; ".join(f"{where} {ago(error, now - at)}" for where, (error, at) in self._errors.items())
 
     async def _run(self) -> None:
         give_up_at = self._loop.time() + self._tries_max * self._interval_s
@@ -174,10 +176,10 @@ class Joiner:
                 expect=self._expect,
             )
         except GemotError as error:
-            if self.errors.get(where) != error.message:
+            if self._errors.get(where, ("", 0.0))[0] != error.message:
                 log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
-            self.errors[where] = error.message
+            self._errors[where] = (error.message, self._loop.time())
             return
         self._answered = True
-        self.errors.pop(where, None)
+        self._errors.pop(where, None)
         self._on_joined(joined)

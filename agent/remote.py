@@ -41,6 +41,12 @@ RETRY_MS = 50
 UNBEGUN_MS = 1_000
 """How long one stays with a server that has no cluster yet before it is greeted anew."""
 
+STATUS_HOLD_MS = 800
+"""Who leads and who votes is answered without a quorum: a server that can be asked says it in this time."""
+
+SEEN_MS = 5_000
+"""So long what a server said of the tier is told on, while its link breaks and another is found."""
+
 LEADERLESS_MS = 5_000
 """A server that hears no leader for so long is left for another one, which may be on the better side."""
 
@@ -68,6 +74,8 @@ class RemoteServers:
         self._subscriptions: dict[_Remote, None] = {}
         self._moved_on_ms = timer.now_ms()
         self._cluster = ""
+        self._tier: TierStatus | None = None
+        self._tier_seen_ms = 0
         self.on_new_cluster: Callable[[], None] = _nothing
         """To be set by who must know that the servers are another cluster, whose indexes begin anew."""
         self._dialler = Dialler(
@@ -99,11 +107,18 @@ class RemoteServers:
 
     @property
     def waiting_for(self) -> str:
+        """What keeps this agent from the servers, or them from serving (in the words of the one asked)."""
+        seen = self._tier is not None and self._timer.now_ms() - self._tier_seen_ms < SEEN_MS
+        if self._tier is not None and self._tier.leader is None and (seen or self.connected_to is not None):
+            return self._tier.stats.get("consul", {}).get("waiting", "") or "Waiting for a leader"
         if self.connected_to is not None:
             return ""
         if not self._known:
             return "Waiting for servers: none is known yet"
-        return f"Waiting for a server: {self._dialler.last_error}"
+        return f"Waiting for a server: {self._tried()}"
+
+    def _tried(self) -> str:
+        return "; ".join(self._dialler.answers) or self._dialler.last_error
 
     # -- Servers -----------------------------------------------------------------------------------
 
@@ -173,21 +188,36 @@ class RemoteServers:
     def _status(self, pick: Callable[[TierStatus], Any]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         status: asyncio.Future[TierStatus] = self._loop.create_future()
-        status.add_done_callback(
-            lambda done: (
-                settle(future)(done.exception() or pick(done.result())) if not done.cancelled() else None
-            )
-        )
-        self._ask(Status, status)
+
+        def answered(done: asyncio.Future[TierStatus]) -> None:
+            if done.cancelled():
+                return
+            if (error := done.exception()) is None:
+                self._see(done.result())
+            settle(future)(error or pick(done.result()))
+
+        status.add_done_callback(answered)
+        future.add_done_callback(lambda done: status.cancel() if done.cancelled() else None)
+        self._ask(Status, status, hold_ms=min(STATUS_HOLD_MS, self._hold_ms))
         return future
 
-    def _ask(self, call: Callable[[], Call], future: asyncio.Future[Any], *, waits: bool = False) -> None:
+    def _see(self, status: TierStatus) -> None:
+        self._tier, self._tier_seen_ms = status, self._timer.now_ms()
+
+    def _ask(
+        self,
+        call: Callable[[], Call],
+        future: asyncio.Future[Any],
+        *,
+        waits: bool = False,
+        hold_ms: int | None = None,
+    ) -> None:
         """Ask until it is answered; give up at the hold time with what is known.
 
         A call that `waits` may be under way much longer than that: its hold time begins anew when its
         connection breaks.
         """
-        deadline_ms = self._timer.now_ms() + self._hold_ms
+        deadline_ms = self._timer.now_ms() + (self._hold_ms if hold_ms is None else hold_ms)
         unknown: OutcomeUnknown | None = None
         cancel: Callable[[], None] = _nothing
         future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
@@ -199,7 +229,7 @@ class RemoteServers:
             if self._dialler.ready:
                 cancel = self._dialler.call(call(), answered)
             else:
-                tried(Unavailable(f"No known server answers ({self._dialler.last_error})"))
+                tried(Unavailable(f"No known server answers: {self._tried()}"))
 
         def answered(result: Any) -> None:
             nonlocal deadline_ms, unknown
@@ -288,7 +318,10 @@ class RemoteServers:
 
     def _learn_voters(self, status: TierStatus | GemotError) -> None:
         """The voters are the servers; whoever was one before is asked no more."""
-        if not isinstance(status, TierStatus) or status.leader is None:
+        if not isinstance(status, TierStatus):
+            return
+        self._see(status)
+        if status.leader is None:
             return
         kept = [voter.id for voter in status.voters]
         if self.connected_to is not None:

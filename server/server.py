@@ -324,8 +324,16 @@ class Server:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
         if self._raft.leader:
             return ""
-        here = [self.directory.name(id) for id in self._raft.voters]
-        return f"Waiting for quorum: a leader among {', '.join(here)}"
+        return self._waiting_for_quorum()
+
+    def _waiting_for_quorum(self) -> str:
+        """Who is there of those that have to agree, and what became of the others."""
+        voters = self._raft.voters
+        away = {id: self._peers.unreached(id) for id in voters if id != self.me.id}
+        have = sorted(self.directory.name(id) for id in voters if not away.get(id))
+        what = "an election" if len(have) * 2 > len(voters) else "quorum"
+        told = f"Waiting for {what}: have {len(have)} of {len(voters)} ({', '.join(have)})"
+        return "; ".join([told, *sorted(why for why in away.values() if why)])
 
     # -- Tier: what sessions ask ---------------------------------------------------------------------
 

@@ -59,6 +59,16 @@ class Reply:
             raise NotAnAgent(f"the answer is not JSON but {shown!r}: is this the API of an agent?") from error
 
     @property
+    def known_leader(self) -> bool:
+        return self.headers.get("x-consul-knownleader", "true") != "false"
+
+    @property
+    def last_contact_ms(self) -> int:
+        """How long before it answered the server had heard a leader; 0 if that is not told."""
+        text = self.headers.get("x-consul-lastcontact", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
+
+    @property
     def index(self) -> int:
         """X-Consul-Index, 0 if there is none."""
         text = self.headers.get("x-consul-index", "")

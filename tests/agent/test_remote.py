@@ -355,7 +355,7 @@ def test_with_no_server_known_a_call_fails_after_the_hold_time_saying_so(tmp_pat
             assert scene.remote.waiting_for == "Waiting for servers: none is known yet"
             error = await _error(scene.remote.query(KEY, Options()))
             assert isinstance(error, Unavailable)
-            assert "No known server answers (address unknown)" in error.message
+            assert "No known server answers: address unknown" in error.message
 
     run_uvloop(work())
 
