@@ -95,8 +95,11 @@ class Reads:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def query(self, query: Query, options: Options, accessor: str, done: Done) -> Cancel:
-        """Read as `options` say; returns what takes a waiting read away again."""
+    def query(self, query: Query, options: Options, accessor: str, done: Done, *, hold_ms: int = 0) -> Cancel:
+        """Read as `options` say; returns what takes a waiting read away again.
+
+        For a leader it waits `hold_ms`, or as long as this server gives (0).
+        """
         if options.consistency == "stale" and self._fresh_enough(options.max_stale_ms):
             return self._look_or_wait(query, options, accessor, done)
         cancelled = False
@@ -117,7 +120,7 @@ class Reads:
             if cancel_wait is not None:
                 cancel_wait()
 
-        self._confirmations.confirm(confirmed)
+        self._confirmations.confirm(confirmed, hold_ms=hold_ms)
         return cancel
 
     def subscribe(self, query: Query, accessor: str, from_index: int, done: Done) -> Cancel:

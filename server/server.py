@@ -114,6 +114,7 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
+            waiting=self.waiting_for,
         )
         self.reads = Reads(
             state=state,
@@ -132,6 +133,7 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
+            waiting=self.waiting_for,
         )
         self.membership = Membership(
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
@@ -239,16 +241,23 @@ class Server:
         token: str,
         retry: RetryId | IdempotencyKey | None,
         done: Callable[[Applied | GemotError], None],
+        *,
+        hold_ms: int = 0,
     ) -> None:
-        self.writes.apply(command, _accessor(token), retry, done)
+        self.writes.apply(command, _accessor(token), retry, done, hold_ms=hold_ms)
 
     def query(
-        self, query: Query, options: Options, done: Callable[[Answer | GemotError], None]
+        self,
+        query: Query,
+        options: Options,
+        done: Callable[[Answer | GemotError], None],
+        *,
+        hold_ms: int = 0,
     ) -> Callable[[], None]:
         if self._raft.repairing:
             # What is left here may be old history: even a stale read waits until this server is whole.
             options = msgspec.structs.replace(options, consistency="default")
-        return self.reads.query(query, options, _accessor(options.token), done)
+        return self.reads.query(query, options, _accessor(options.token), done, hold_ms=hold_ms)
 
     def subscribe(
         self, query: Query, token: str, from_index: int, done: Callable[[Any], None]
@@ -365,11 +374,11 @@ class Server:
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         match call:
             case Apply():
-                self.apply(call.command, call.token, call.retry, reply)
+                self.apply(call.command, call.token, call.retry, reply, hold_ms=call.hold_ms)
             case Forward():
                 self._forwarded(call, reply)
             case Ask():
-                return self.query(call.query, call.options, reply)
+                return self.query(call.query, call.options, reply, hold_ms=call.hold_ms)
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():

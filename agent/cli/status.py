@@ -21,11 +21,8 @@ def command(connection: Connection) -> None:
 
     It answers at once, with a leader or without: what is old is marked with its age.
     """
+    leader = _leader(connection)  # first: by the answer the agent knows what is waited for now
     about = connection.request("GET", "/v1/agent/self").json()
-    leader = _leader(connection)
-    if leader is None:
-        # What was waited for may have changed just now, and that was the first to be told of it.
-        about = connection.request("GET", "/v1/agent/self").json()
     config, stats = about["Config"], about["Stats"]
     kind = "server" if config["Server"] else "client"
     click.echo(f"Agent    {config['NodeName']} ({kind}) in {config['Datacenter']}")

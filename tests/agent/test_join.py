@@ -13,7 +13,7 @@ from support.members import client, hello, server
 from gemot.agent.join import Joiner, ask, parse_address
 from gemot.server.model.errors import BadRequest, Unavailable
 from gemot.server.raft.types import Message
-from gemot.server.rpc.message import Call, Hello, Joined, Member
+from gemot.server.rpc.message import Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import Listener
 from gemot.server.runtime.timer import LoopTimer
 
@@ -75,7 +75,7 @@ async def _listen(door: Door) -> Listener:
 
 async def _ask(address: tuple[str, int]) -> Joined:
     loop = asyncio.get_running_loop()
-    return await ask(loop=loop, timer=LoopTimer(loop), address=address, hello=hello(client(1)), expect=0)
+    return await ask(loop=loop, timer=LoopTimer(loop), address=address, hello=hello(client(1)), call=Join(0))
 
 
 def test_who_is_asked_says_who_the_servers_are() -> None:

@@ -101,6 +101,26 @@ def test_the_list_of_members_tells_its_age_in_its_headers_and_beside_it(stage: S
     assert told.out.startswith("Node")
 
 
+HELD_S = 10.0
+"""A write or read without a leader is held for 7 s. Hold times that add up come to 11 s and more."""
+
+
+@pytest.mark.parametrize("words", [("kv", "put", "a", "1"), ("kv", "get", "a")], ids=["write", "read"])
+@pytest.mark.parametrize("asked", ["the server that is left", "a client agent"])
+def test_a_call_ends_at_the_hold_time_and_says_what_is_so(
+    stage: Stage, asked: str, words: tuple[str, ...]
+) -> None:
+    """A write that was held all the time is called what it is: surely not done."""
+    told = Told(stage.web if asked == "a client agent" else stage.left, *words)
+    assert told.code == 1
+    assert told.took_s < HELD_S
+    waiting = f"Error: No cluster leader: waiting for quorum: have 1 of 3 ({stage.left.name}); "
+    assert told.err.startswith(waiting), told.err
+    assert told.err.endswith(". The write was surely not done\n") == ("put" in words), told.err
+    assert "nknown" not in told.err
+    assert "broke" not in told.err
+
+
 def test_without_any_server_status_says_at_once_what_each_address_answered(stage: Stage) -> None:
     stage.left.kill()
     wait_for(
@@ -119,3 +139,11 @@ def test_without_any_server_status_says_at_once_what_each_address_answered(stage
     for one in every:
         assert re.search(one, told.out), told.out
     assert "\nMembers  unknown, no server answers\n" in told.out
+
+
+def test_without_any_server_a_write_says_which_addresses_were_tried(stage: Stage) -> None:
+    told = Told(stage.web, "kv", "put", "a", "1")
+    assert told.code == 1
+    assert told.took_s < HELD_S
+    assert told.err.startswith("Error: No known server answers: waiting for a server: "), told.err
+    assert told.err.endswith(". The write was surely not done\n"), told.err
