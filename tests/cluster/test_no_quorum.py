@@ -50,10 +50,17 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.cluster = Cluster(folder, servers=3, clients=1)
         self.web = self.cluster.clients[0]
+        source, self.file = folder / "t.j2", folder / "t.out"
+        source.write_text('{% for one in service("web") %}{{ one.port }}{% endfor %}')
+        self.web.write_config(
+            services=[{"name": "web", "port": 80}],
+            templates=[{"source": str(source), "destination": str(self.file)}],
+        )
 
     def start(self) -> None:
         self.cluster.start()
         wait_for(lambda: len(self.web.get("/v1/agent/members")) == 4, PATIENCE_S, "members")
+        wait_for(lambda: self.file.exists() and self.file.read_text() == "80", PATIENCE_S, "the template")
         leader = self.cluster.leader()
         other = next(server for server in self.cluster.servers if server is not leader)
         self.dead = [leader, other]
@@ -99,6 +106,20 @@ def test_the_list_of_members_tells_its_age_in_its_headers_and_beside_it(stage: S
     told = Told(stage.web, "members")
     assert re.search(r"This list is as of \d+ s ago", told.err)
     assert told.out.startswith("Node")
+
+
+@pytest.mark.parametrize(
+    "words", [("why", "service", "web"), ("why", "template")], ids=["service", "template"]
+)
+def test_an_explanation_says_how_old_it_is(stage: Stage, words: tuple[str, ...]) -> None:
+    def old() -> bool:
+        told = Told(stage.web, *words)
+        assert told.code == 0, told.err
+        assert told.took_s < SOON_S
+        return re.search(r" as of \d+ s ago, when a leader was heard last", told.out) is not None
+
+    # A template's values pass for present for a few seconds, as those of DNS and cached reads do.
+    wait_for(old, PATIENCE_S, "an age")
 
 
 HELD_S = 10.0
