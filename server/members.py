@@ -24,7 +24,8 @@ from gemot.server.rpc.message import Member
 
 FAILED_AFTER_MS = 6_000
 """Silence after which a host has failed. A broken connection is dialled again within one second, so
-only a dead agent, or a host cut off, stays silent for longer."""
+only a dead agent, or a host cut off, stays silent for longer. The latter is reported as connected until its
+connection is given up (SILENT_S in `runtime/connection.py`), so its silence begins that much later here."""
 
 FORMER_LEADER_MS = 3_000
 """What the leader before has at least from the beginning of a new one on, however long it was not heard."""
