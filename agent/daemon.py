@@ -415,14 +415,16 @@ class Daemon:
     async def _watch(self) -> None:
         waited = False
         while True:
+            leader = ""
+            with contextlib.suppress(GemotError, TimeoutError):
+                async with asyncio.timeout(STATUS_EVERY_S):
+                    # Asked without a leader too: by the answer a client agent knows what is waited for.
+                    leader = await self._tier.servers.leader()
             waiting = self._tier.waiting_for()
             if waited and not waiting:
                 self._sync.compare_soon()  # what changed meanwhile need not wait for its next try
             waited = bool(waiting)
-            with contextlib.suppress(GemotError, TimeoutError):
-                async with asyncio.timeout(STATUS_EVERY_S):
-                    leader = "" if waiting else await self._tier.servers.leader()
-                self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
+            self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _on_stop(self, stop: Callable[[], Awaitable[None]]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
-from gemot.server.rpc.message import Hello, Join, Joined
-from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, unreachable
+from gemot.server.rpc.message import Call, Hello, Join, Joined
+from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, ago, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
 log = logging.getLogger("gemot.agent")
@@ -41,12 +42,12 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 async def ask(
-    *, loop: asyncio.AbstractEventLoop, timer: LoopTimer, address: tuple[str, int], hello: Hello, expect: int
-) -> Joined:
-    """Who are the servers, in the word of this address. Raises GemotError."""
-    answer: asyncio.Future[Joined] = loop.create_future()
+    *, loop: asyncio.AbstractEventLoop, timer: LoopTimer, address: tuple[str, int], hello: Hello, call: Call
+) -> Any:
+    """The answer of this address to one call, over a connection of its own. Raises GemotError."""
+    answer: asyncio.Future[Any] = loop.create_future()
 
-    def settled(result: Joined | GemotError) -> None:
+    def settled(result: Any) -> None:
         if not answer.done():
             if isinstance(result, GemotError):
                 answer.set_exception(result)
@@ -63,7 +64,7 @@ async def ask(
         )
 
         def asked() -> None:
-            link.call(Join(expect), settled)
+            link.call(call, settled)
 
         link.on_open()
         return link
@@ -117,7 +118,7 @@ class Joiner:
         self._given_up = given_up
         self._answered = False
         self._task: asyncio.Task[None] | None = None
-        self.errors: dict[str, str] = {}
+        self._errors: dict[str, tuple[str, float]] = {}
 
     def start(self) -> None:
         if self._addresses:
@@ -130,7 +131,9 @@ class Joiner:
 
     @property
     def waiting_for(self) -> str:
-        return "; ".join(f"{where} {error}" for where, error in self.errors.items())
+        """What each address that has not answered said last, and when; "" when all have, or none is asked."""
+        now = self._loop.time()
+        return "; ".join(f"{where} {ago(error, now - at)}" for where, (error, at) in self._errors.items())
 
     async def _run(self) -> None:
         give_up_at = self._loop.time() + self._tries_max * self._interval_s
@@ -166,18 +169,18 @@ class Joiner:
     async def _ask(self, address: tuple[str, int]) -> None:
         where = f"{address[0]}:{address[1]}"
         try:
-            joined = await ask(
+            joined: Joined = await ask(
                 loop=self._loop,
                 timer=self._timer,
                 address=address,
                 hello=self._hello(),
-                expect=self._expect,
+                call=Join(self._expect),
             )
         except GemotError as error:
-            if self.errors.get(where) != error.message:
+            if self._errors.get(where, ("", 0.0))[0] != error.message:
                 log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
-            self.errors[where] = error.message
+            self._errors[where] = (error.message, self._loop.time())
             return
         self._answered = True
-        self.errors.pop(where, None)
+        self._errors.pop(where, None)
         self._on_joined(joined)

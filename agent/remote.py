@@ -2,7 +2,7 @@
 
 One link at a time, to one of the known servers; when it breaks, the next is dialled. Reads are asked
 again, writes are sent again under their retry id (applied at most once), subscriptions go on from the
-index they had reached. All within the hold time; then the caller is told what is known.
+index they had reached. All within the hold time; then the caller is told what is known (`asking.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 
 import msgspec
 
+from gemot.agent.asking import Asking
 from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
+from gemot.agent.join import ask
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.errors import GemotError, NoLeader, OutcomeForgotten, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import GemotError
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.rpc.message import (
     Apply,
@@ -37,12 +39,17 @@ from gemot.server.writes import RetryIds
 
 log = logging.getLogger("gemot.agent")
 
-RETRY_MS = 50
 UNBEGUN_MS = 1_000
 """How long one stays with a server that has no cluster yet before it is greeted anew."""
 
+STATUS_HOLD_MS = 800
+"""Who leads and who votes is answered without a quorum: a server that can be asked says it in this time."""
+
+SEEN_MS = 5_000
+"""So long what a server said of the tier is told on, while its link breaks and another is found."""
+
 LEADERLESS_MS = 5_000
-"""A server that hears no leader for so long is left for another one, which may be on the better side."""
+"""So often, at a server that hears no leader, it is looked for one that does, on the better side of a cut."""
 
 
 class RemoteServers:
@@ -60,7 +67,9 @@ class RemoteServers:
     ) -> None:
         self._loop = loop
         self._timer = timer
+        self._hello = hello
         self._hold_ms = hold_ms
+        self._looking: asyncio.Task[None] | None = None
         self._shuffle = shuffle
         self._ids = RetryIds(origin)
         self._known: dict[str, Member] = {}
@@ -68,6 +77,8 @@ class RemoteServers:
         self._subscriptions: dict[_Remote, None] = {}
         self._moved_on_ms = timer.now_ms()
         self._cluster = ""
+        self._tier: TierStatus | None = None
+        self._tier_seen_ms = 0
         self.on_new_cluster: Callable[[], None] = _nothing
         """To be set by who must know that the servers are another cluster, whose indexes begin anew."""
         self._dialler = Dialler(
@@ -86,6 +97,8 @@ class RemoteServers:
         self._dialler.start()
 
     async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         await self._dialler.stop()
 
     def learn(self, servers: tuple[Member, ...]) -> None:
@@ -99,11 +112,18 @@ class RemoteServers:
 
     @property
     def waiting_for(self) -> str:
+        """What keeps this agent from the servers, or them from serving (in the words of the one asked)."""
+        seen = self._tier is not None and self._timer.now_ms() - self._tier_seen_ms < SEEN_MS
+        if self._tier is not None and self._tier.leader is None and (seen or self.connected_to is not None):
+            return self._tier.stats.get("consul", {}).get("waiting", "") or "Waiting for a leader"
         if self.connected_to is not None:
             return ""
         if not self._known:
             return "Waiting for servers: none is known yet"
-        return f"Waiting for a server: {self._dialler.last_error}"
+        return f"Waiting for a server: {self._tried()}"
+
+    def _tried(self) -> str:
+        return "; ".join(self._dialler.answers) or self._dialler.last_error
 
     # -- Servers -----------------------------------------------------------------------------------
 
@@ -114,18 +134,18 @@ class RemoteServers:
         minted = self._ids.mint() if key is None else None
         if minted is not None:
             future.add_done_callback(lambda _: self._ids.answered(minted))
-        self._ask(lambda: Apply(command, token, key or minted), future)
+        self._ask(lambda hold_ms: Apply(command, token, key or minted, hold_ms), future)
         return future
 
     def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = self._loop.create_future()
         if options.index == 0:
-            self._ask(lambda: Ask(query, options), future)
+            self._ask(lambda hold_ms: Ask(query, options, hold_ms), future)
             return future
         wait_ms = min(options.wait_ms if options.wait_ms > 0 else DEFAULT_WAIT_MS, MAX_WAIT_MS)
         until_ms = self._timer.now_ms() + wait_ms
 
-        def call() -> Ask:
+        def call(_hold_ms: int) -> Ask:
             """On the next server it waits for what is left of its time."""
             left_ms = max(1, until_ms - self._timer.now_ms())
             return Ask(query, msgspec.structs.replace(options, wait_ms=left_ms))
@@ -165,7 +185,7 @@ class RemoteServers:
     def leave(self, node: str) -> asyncio.Future[bool]:
         """Say that this node leaves on purpose."""
         future: asyncio.Future[bool] = self._loop.create_future()
-        self._ask(lambda: Leave(node), future)
+        self._ask(lambda _hold_ms: Leave(node), future)
         return future
 
     # -- inside ------------------------------------------------------------------------------------
@@ -173,54 +193,78 @@ class RemoteServers:
     def _status(self, pick: Callable[[TierStatus], Any]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         status: asyncio.Future[TierStatus] = self._loop.create_future()
-        status.add_done_callback(
-            lambda done: (
-                settle(future)(done.exception() or pick(done.result())) if not done.cancelled() else None
-            )
-        )
-        self._ask(Status, status)
+
+        def answered(done: asyncio.Future[TierStatus]) -> None:
+            if done.cancelled():
+                return
+            if (error := done.exception()) is None:
+                self._see(done.result())
+            settle(future)(error or pick(done.result()))
+
+        status.add_done_callback(answered)
+        future.add_done_callback(lambda done: status.cancel() if done.cancelled() else None)
+        self._ask(lambda _hold_ms: Status(), status, hold_ms=min(STATUS_HOLD_MS, self._hold_ms))
         return future
 
-    def _ask(self, call: Callable[[], Call], future: asyncio.Future[Any], *, waits: bool = False) -> None:
-        """Ask until it is answered; give up at the hold time with what is known.
+    def _see(self, status: TierStatus) -> None:
+        self._tier, self._tier_seen_ms = status, self._timer.now_ms()
 
-        A call that `waits` may be under way much longer than that: its hold time begins anew when its
-        connection breaks.
-        """
-        deadline_ms = self._timer.now_ms() + self._hold_ms
-        unknown: OutcomeUnknown | None = None
-        cancel: Callable[[], None] = _nothing
-        future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+    def _ask(
+        self,
+        call: Callable[[int], Call],
+        future: asyncio.Future[Any],
+        *,
+        waits: bool = False,
+        hold_ms: int | None = None,
+    ) -> None:
+        hold_ms = self._hold_ms if hold_ms is None else hold_ms
+        Asking(way=self, timer=self._timer, call=call, future=future, hold_ms=hold_ms, waits=waits).start()
 
-        def attempt() -> None:
-            nonlocal cancel
-            if future.done():
+    # -- Way ---------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self._dialler.ready
+
+    def send(self, call: Call, done: Callable[[Any], None]) -> Callable[[], None]:
+        return self._dialler.call(call, done)
+
+    def leave_leaderless(self) -> None:
+        """This server is cut off from the others, or all have no leader: see whether another one has."""
+        now = self._timer.now_ms()
+        if self._looking is None and len(self._known) > 1 and now - self._moved_on_ms >= LEADERLESS_MS:
+            self._moved_on_ms = now
+            self._looking = self._loop.create_task(self._look_elsewhere())
+            self._looking.add_done_callback(self._looked)
+
+    def _looked(self, _task: asyncio.Task[None]) -> None:
+        self._looking = None
+
+    async def _look_elsewhere(self) -> None:
+        """Go over to a server that has a leader. Without one all stay: breaking links would help nobody."""
+        here = self.connected_to
+        others = [member for member in self._known.values() if here is None or member.id != here.id]
+        self._shuffle(others)
+        for member in others:
+            try:
+                status = await ask(
+                    loop=self._loop,
+                    timer=self._timer,
+                    address=_address(member),
+                    hello=self._hello(),
+                    call=Status(),
+                )
+            except GemotError:
+                continue
+            if here is None or self.connected_to is not here:
                 return
-            if self._dialler.ready:
-                cancel = self._dialler.call(call(), answered)
-            else:
-                tried(Unavailable(f"No known server answers ({self._dialler.last_error})"))
-
-        def answered(result: Any) -> None:
-            nonlocal deadline_ms, unknown
-            if waits and type(result) is Unavailable:
-                deadline_ms = self._timer.now_ms() + self._hold_ms
-            elif isinstance(result, OutcomeUnknown):
-                unknown = result
-            elif isinstance(result, NoLeader):
-                self.leave_leaderless()
-            tried(result)
-
-        def tried(result: Any) -> None:
-            again = isinstance(result, Unavailable | OutcomeUnknown)
-            again = again and not isinstance(result, OutcomeForgotten)
-            if again and self._timer.now_ms() < deadline_ms:
-                self._timer.call_after(RETRY_MS, attempt)
-            else:
-                # After a try that perhaps was done, "surely not done" would be a lie.
-                settle(future)(unknown if again and unknown is not None else result)
-
-        attempt()
+            if isinstance(status, TierStatus) and status.leader is not None:
+                log.warning(
+                    "agent: server has no leader, another one has: server=%s next=%s", here.name, member.name
+                )
+                self._queue = [member]
+                self._dialler.redial(f"{here.name} has no leader")
+                return
 
     def again_soon(self, remote: _Remote) -> None:
         """That subscription was refused by a server that is still there."""
@@ -237,23 +281,13 @@ class RemoteServers:
     def holds(self, remote: _Remote) -> bool:
         return remote in self._subscriptions
 
-    def leave_leaderless(self) -> None:
-        """This server is cut off from the others, or all have no leader: try another one, not too often."""
-        now = self._timer.now_ms()
-        if len(self._known) > 1 and now - self._moved_on_ms >= LEADERLESS_MS:
-            self._moved_on_ms = now
-            name = self.connected_to.name if self.connected_to is not None else "?"
-            log.warning("agent: server has no leader, another one is tried: server=%s", name)
-            self._dialler.redial(f"{name} has no leader")
-
     def _next_address(self) -> tuple[str, int] | None:
         if not self._queue:
             self._queue = list(self._known.values())
             self._shuffle(self._queue)
         if not self._queue:
             return None
-        host, _, port = self._queue.pop().rpc.rpartition(":")
-        return host.strip("[]"), int(port)
+        return _address(self._queue.pop())
 
     def _ready(self, peer: Hello) -> None:
         self.connected_to = peer.member
@@ -289,7 +323,10 @@ class RemoteServers:
 
     def _learn_voters(self, status: TierStatus | GemotError) -> None:
         """The voters are the servers; whoever was one before is asked no more."""
-        if not isinstance(status, TierStatus) or status.leader is None:
+        if not isinstance(status, TierStatus):
+            return
+        self._see(status)
+        if status.leader is None:
             return
         kept = [voter.id for voter in status.voters]
         if self.connected_to is not None:
@@ -345,6 +382,11 @@ class _Remote:
         elif not event.known_leader and event.last_contact_ms >= LEADERLESS_MS:
             self._servers.leave_leaderless()
         deliver(event, self._on_answer, self._on_bookmark)
+
+
+def _address(member: Member) -> tuple[str, int]:
+    host, _, port = member.rpc.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _nothing() -> None:

@@ -121,8 +121,11 @@ class ServerTier:
         await self.node.stop()
 
     def waiting_for(self) -> str:
-        waiting = self.node.server.waiting_for()
-        return f"{waiting}; {self._joiner.waiting_for}" if waiting and self._joiner.waiting_for else waiting
+        server = self.node.server
+        waiting = server.waiting_for()
+        if not waiting or server.hello().cluster:
+            return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
+        return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
 
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
@@ -192,7 +195,9 @@ class ClientTier:
 
     def waiting_for(self) -> str:
         waiting = self.remote.waiting_for
-        return f"{waiting}; {self._joiner.waiting_for}" if waiting and self._joiner.waiting_for else waiting
+        if not waiting or self.remote.known():
+            return waiting
+        return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
 
     def _hello(self) -> Hello:
         return Hello(PROTOCOL_MIN, PROTOCOL_MAX, "", self._config.me)

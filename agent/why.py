@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gemot.agent.age import age_ms, as_of
 from gemot.dns.records import keep_healthy
 from gemot.server.model.catalog import SERF_HEALTH, HealthService, Instance, Services
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
@@ -50,18 +51,25 @@ class InstanceWhy(msgspec.Struct, frozen=True, rename="pascal"):
 
 
 class ServiceWhy(msgspec.Struct, frozen=True, rename="pascal"):
-    """A service name. `nearest` has names that are there, when this one is not."""
+    """A service name. `nearest` has names that are there, when this one is not.
+
+    `age_ms` is how long ago the server that was asked heard a leader, 0 if it hears one now.
+    """
 
     service: str
     exists: bool
     nearest: tuple[str, ...]
     dns: str = msgspec.field(name="DNS")
     instances: tuple[InstanceWhy, ...]
+    age_ms: int
     explanation: tuple[str, ...]
 
 
 class TemplateWhy(msgspec.Struct, frozen=True, rename="pascal"):
-    """One template of the agent. Times are RFC 3339, "" for never."""
+    """One template of the agent. Times are RFC 3339, "" for never.
+
+    `age_ms` is for how long nothing vouches for the oldest of its values, 0 while they are kept current.
+    """
 
     source: str
     destination: str
@@ -72,6 +80,7 @@ class TemplateWhy(msgspec.Struct, frozen=True, rename="pascal"):
     command_error: str
     rendered_at: str
     written_at: str
+    age_ms: int
     explanation: str
 
 
@@ -90,6 +99,8 @@ class TemplateStatus(Protocol):
     def rendered_at(self) -> float: ...
     @property
     def written_at(self) -> float: ...
+    @property
+    def age_s(self) -> float: ...
     @property
     def failures(self) -> int: ...
     @property
@@ -134,7 +145,12 @@ class Why:
             listed: Answer = await self._servers.query(Services(), options)
             names = listed.value
         return explain_service(
-            name, found.value, names=names, domain=self._domain, only_passing=self._only_passing
+            name,
+            found.value,
+            names=names,
+            domain=self._domain,
+            only_passing=self._only_passing,
+            age_ms=age_ms(found.last_contact_ms, known_leader=found.known_leader),
         )
 
     def templates(self, destination: str = "") -> list[TemplateWhy]:
@@ -153,6 +169,7 @@ def explain_service(
     names: Iterable[str] = (),
     domain: str = "consul.",
     only_passing: bool = False,
+    age_ms: int = 0,
 ) -> ServiceWhy:
     """`names` are all service names there are, for a name that has no instance."""
     in_dns = keep_healthy(instances, only_passing=only_passing)
@@ -164,7 +181,10 @@ def explain_service(
         hint = f"; near it: {', '.join(nearest)}" if nearest else ""
         lines.append(f"No instance of {name} is registered anywhere{hint}")
         lines.append("A name appears once an agent has registered it: see gemot services register -h")
-    return ServiceWhy(name, bool(instances), nearest, dns, rows, (*lines, f"DNS: {dns}"))
+    lines.append(f"DNS: {dns}")
+    if age_ms:
+        lines.append(f"All this is {as_of(age_ms)}: it may be otherwise by now, see gemot status")
+    return ServiceWhy(name, bool(instances), nearest, dns, rows, age_ms, tuple(lines))
 
 
 def nearest_names(name: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -239,6 +259,9 @@ def _explain_dns(name: str, rows: Sequence[InstanceWhy]) -> str:
 
 def explain_template(status: TemplateStatus) -> TemplateWhy:
     state, told = template_state(status)
+    age = int(status.age_s * 1000)
+    if age:
+        told = f"{told}; its values are {as_of(age)}"
     return TemplateWhy(
         status.source,
         status.destination,
@@ -249,6 +272,7 @@ def explain_template(status: TemplateStatus) -> TemplateWhy:
         status.command_error,
         _stamp(status.rendered_at),
         _stamp(status.written_at),
+        age,
         f"{status.destination} {told}",
     )
 

@@ -26,7 +26,7 @@ SHELLS = {"bash": "gemot.bash", "zsh": "_gemot", "fish": "gemot.fish"}
 EXIT_CODES = (
     ("0", "done"),
     ("1", "an error; the message says what and what to do"),
-    ("2", "members: no host matches"),
+    ("2", "members: no host matches; template render: the files are written and a command failed"),
     ("74", "agent: the disk failed a write or a sync"),
     ("78", "a configuration that cannot be used"),
 )

@@ -38,11 +38,14 @@ class Confirmations:
         timer: Timer,
         random: Random,
         hold_ms: int,
+        waiting: Callable[[], str] = str,
     ) -> None:
+        """`waiting` tells what keeps this server from a leader, for people."""
         self._ask = ask
         self._applied = applied
         self._timer = timer
         self._hold_ms = hold_ms
+        self._why = waiting
         # A restarted server must not take an answer meant for its former self.
         self._next_id = random.randrange(1 << 60) + 1
         self._waiting: list[_Waiting] = []
@@ -53,12 +56,16 @@ class Confirmations:
         self._unapplied_count = 0
         self._send_due = False
 
-    def confirm(self, done: Done) -> None:
-        """Call `done(None)` once this state holds every write acknowledged before now."""
+    def confirm(self, done: Done, *, hold_ms: int = 0) -> None:
+        """Call `done(None)` once this state holds every write acknowledged before now.
+
+        A caller that has less time than this server would give says so in `hold_ms`.
+        """
         if len(self._waiting) + len(self._asked) + self._unapplied_count >= MAX_WAITING:
             done(Busy(f"more than {MAX_WAITING} reads wait for a leader: ask again later"))
             return
-        self._waiting.append(_Waiting(self._timer.now_ms() + self._hold_ms, done))
+        hold_ms = min(hold_ms, self._hold_ms) if hold_ms > 0 else self._hold_ms
+        self._waiting.append(_Waiting(self._timer.now_ms() + hold_ms, done))
         self._schedule()
 
     def on_answer(self, id: int, index: int) -> None:
@@ -90,11 +97,20 @@ class Confirmations:
         if self._asked and now - self._asked_at_ms >= RESEND_MS:
             self._waiting, self._asked = self._asked + self._waiting, []
             self._schedule()
-        self._waiting = _expire(self._waiting, now)
-        self._asked = _expire(self._asked, now)
-        unapplied = [(index, _expire(waiting, now)) for index, waiting in self._unapplied]
+        self._waiting = self._expire(self._waiting, now)
+        self._asked = self._expire(self._asked, now)
+        unapplied = [(index, self._expire(waiting, now)) for index, waiting in self._unapplied]
         self._unapplied = [(index, waiting) for index, waiting in unapplied if waiting]
         self._unapplied_count = sum(len(waiting) for _, waiting in self._unapplied)
+
+    def _expire(self, waiting: list[_Waiting], now_ms: int) -> list[_Waiting]:
+        expired = [each for each in waiting if each.deadline_ms <= now_ms]
+        if not expired:
+            return waiting
+        error = NoLeader.because(self._why())
+        for each in expired:
+            each.done(error)
+        return [each for each in waiting if each.deadline_ms > now_ms]
 
     def _schedule(self) -> None:
         if not self._send_due and self._waiting and not self._asked:
@@ -115,12 +131,3 @@ class Confirmations:
 def _tell(waiting: list[_Waiting]) -> None:
     for each in waiting:
         each.done(None)
-
-
-def _expire(waiting: list[_Waiting], now_ms: int) -> list[_Waiting]:
-    if not any(each.deadline_ms <= now_ms for each in waiting):
-        return waiting
-    for each in waiting:
-        if each.deadline_ms <= now_ms:
-            each.done(NoLeader())
-    return [each for each in waiting if each.deadline_ms > now_ms]

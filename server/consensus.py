@@ -87,6 +87,8 @@ class Replica:
         self._pace = Pace()
         self._leads = False
         self._heard_leader_ms = timer.now_ms() - NEVER_MS
+        self.former_leader: tuple[str, int] = ("", self._heard_leader_ms)
+        """The id of the server last heard leading, other than this one, and when that was."""
         self._time_base = (state.cluster_time_ms, timer.now_ms())
 
     def start(self, watcher: Watcher) -> None:
@@ -101,6 +103,7 @@ class Replica:
     def on_message(self, message: Message) -> None:
         if isinstance(message, Append | SnapshotOffer) and message.term >= self.raft.term:
             self._heard_leader_ms = self._timer.now_ms()
+            self.former_leader = (message.sender, self._heard_leader_ms)
         self.raft.step(message)
         self._schedule()
 

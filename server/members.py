@@ -24,7 +24,11 @@ from gemot.server.rpc.message import Member
 
 FAILED_AFTER_MS = 6_000
 """Silence after which a host has failed. A broken connection is dialled again within one second, so
-only a dead agent, or a host cut off, stays silent for longer."""
+only a dead agent, or a host cut off, stays silent for longer. The latter is reported as connected until its
+connection is given up (SILENT_S in `runtime/connection.py`), so its silence begins that much later here."""
+
+FORMER_LEADER_MS = 3_000
+"""What the leader before has at least from the beginning of a new one on, however long it was not heard."""
 
 ASLEEP_MS = 1_000
 """A pause between two ticks from which on this host was itself suspended or stalled: what it did not
@@ -78,11 +82,13 @@ class Membership:
         propose: Callable[[Command], None],
         look: Callable[[str], NodeDetail | None],
         alive_in_catalog: Callable[[], list[NodeDetail]],
+        former_leader: Callable[[], tuple[str, int]],
         now_ms: Callable[[], int],
     ) -> None:
         self._propose = propose
         self._look = look
         self._alive_in_catalog = alive_in_catalog
+        self._former_leader = former_leader
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
@@ -90,9 +96,18 @@ class Membership:
         self._ticked_ms = now_ms()
 
     def begin(self) -> None:
-        """This server leads from now on: every host the catalog calls alive has a full period to report."""
+        """This server leads from now on: every host the catalog calls alive has a full period to report.
+
+        The period of the leader before began when this server heard it last: its silence is why there was
+        an election, and the election's time is part of it.
+        """
         now = self._now_ms()
-        self._heard = {detail.node.node: (None, now) for detail in self._alive_in_catalog()}
+        former, heard_ms = self._former_leader()
+        former_ms = min(now, max(heard_ms, now - FAILED_AFTER_MS + FORMER_LEADER_MS))
+        self._heard = {
+            detail.node.node: (None, former_ms if detail.node.id == former else now)
+            for detail in self._alive_in_catalog()
+        }
         self._settled = {}
         self._reconciled_ms = self._ticked_ms = now
 

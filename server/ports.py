@@ -79,6 +79,9 @@ class Peers(Wire, Protocol):
     def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
         """Ask; `done` gets the answer or a GemotError, later, once."""
 
+    def unreached(self, id: str) -> str:
+        """Why that server is not connected now, for people (`10.0.0.3:8300 refused 4 s ago`); "" if it is."""
+
     def greet_again(self) -> None:
         """This server's hello has changed (it belongs to a cluster now): every link says it anew."""
 

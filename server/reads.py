@@ -149,11 +149,16 @@ class Reads:
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def query(self, query: Query, options: Options, accessor: str, done: Done) -> Cancel:
-        """Read as `options` say; returns what takes a waiting read away again."""
-        return self._query(query, options, accessor, done, floor=0)
+    def query(self, query: Query, options: Options, accessor: str, done: Done, *, hold_ms: int = 0) -> Cancel:
+        """Read as `options` say; returns what takes a waiting read away again.
 
-    def _query(self, query: Query, options: Options, accessor: str, done: Done, *, floor: int) -> Cancel:
+        For a leader it waits `hold_ms`, or as long as this server gives (0).
+        """
+        return self._query(query, options, accessor, done, floor=0, hold_ms=hold_ms)
+
+    def _query(
+        self, query: Query, options: Options, accessor: str, done: Done, *, floor: int, hold_ms: int = 0
+    ) -> Cancel:
         if options.consistency == "stale" and self._fresh_enough(options.max_stale_ms):
             return self._look_or_wait(query, options, accessor, done, floor)
         cancelled = False
@@ -174,7 +179,7 @@ class Reads:
             if cancel_wait is not None:
                 cancel_wait()
 
-        self._confirmations.confirm(confirmed)
+        self._confirmations.confirm(confirmed, hold_ms=hold_ms)
         return cancel
 
     def subscribe(self, query: Query, accessor: str, from_index: int, done: Done) -> Cancel:
@@ -372,8 +377,6 @@ class Reads:
         self._lists.ask(group)
 
     def _begins(self, group: _Group) -> None:
-        # What was answered from here already must be there for the other connection too.
-        self._state.settle()
         # Kept to the read's end, whatever became of the list: so its answers come in their order.
         group.long = True
         group.contact = (self._contact.knows_leader(), self._contact.last_contact_ms())

@@ -84,6 +84,7 @@ def open_data(
         durable_index=meta.meta.durable_index,
         durable_hash=meta.meta.durable_hash,
     )
+    found.log.begin()
     durable = DurableLog(log=found.log, meta=meta)
     if found.torn is not None:
         notes.append(f"log: a torn end was cut off, a copy is kept: {found.torn}")

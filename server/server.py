@@ -116,6 +116,7 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
+            waiting=self.waiting_for,
         )
         self.reads = Reads(
             state=state,
@@ -136,11 +137,13 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
+            waiting=self.waiting_for,
         )
         self.membership = Membership(
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
             look=self._node,
             alive_in_catalog=self._alive_nodes,
+            former_leader=lambda: self.replica.former_leader,
             now_ms=timer.now_ms,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
@@ -239,16 +242,23 @@ class Server:
         token: str,
         retry: RetryId | IdempotencyKey | None,
         done: Callable[[Applied | GemotError], None],
+        *,
+        hold_ms: int = 0,
     ) -> None:
-        self.writes.apply(command, _accessor(token), retry, done)
+        self.writes.apply(command, _accessor(token), retry, done, hold_ms=hold_ms)
 
     def query(
-        self, query: Query, options: Options, done: Callable[[Answer | GemotError], None]
+        self,
+        query: Query,
+        options: Options,
+        done: Callable[[Answer | GemotError], None],
+        *,
+        hold_ms: int = 0,
     ) -> Callable[[], None]:
         if self._raft.repairing:
             # What is left here may be old history: even a stale read waits until this server is whole.
             options = msgspec.structs.replace(options, consistency="default")
-        return self.reads.query(query, options, _accessor(options.token), done)
+        return self.reads.query(query, options, _accessor(options.token), done, hold_ms=hold_ms)
 
     def subscribe(
         self, query: Query, token: str, from_index: int, done: Callable[[Any], None]
@@ -309,8 +319,16 @@ class Server:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
         if self._raft.leader:
             return ""
-        here = [self.directory.name(id) for id in self._raft.voters]
-        return f"Waiting for quorum: a leader among {', '.join(here)}"
+        return self._waiting_for_quorum()
+
+    def _waiting_for_quorum(self) -> str:
+        """Who is there of those that have to agree, and what became of the others."""
+        voters = self._raft.voters
+        away = {id: self._peers.unreached(id) for id in voters if id != self.me.id}
+        have = sorted(self.directory.name(id) for id in voters if not away.get(id))
+        what = "an election" if len(have) * 2 > len(voters) else "quorum"
+        told = f"Waiting for {what}: have {len(have)} of {len(voters)} ({', '.join(have)})"
+        return "; ".join([told, *sorted(why for why in away.values() if why)])
 
     # -- Tier: what sessions ask ---------------------------------------------------------------------
 
@@ -342,11 +360,11 @@ class Server:
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         match call:
             case Apply():
-                self.apply(call.command, call.token, call.retry, reply)
+                self.apply(call.command, call.token, call.retry, reply, hold_ms=call.hold_ms)
             case Forward():
                 self._forwarded(call, reply)
             case Ask():
-                return self.query(call.query, call.options, reply)
+                return self.query(call.query, call.options, reply, hold_ms=call.hold_ms)
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():

@@ -18,6 +18,7 @@ from gemot.server.model.errors import (
     OutcomeForgotten,
     OutcomeUnknown,
     Unavailable,
+    waited_for,
 )
 from gemot.server.model.query import Applied
 from gemot.server.ports import Random, Timer
@@ -84,21 +85,28 @@ class Writes:
         timer: Timer,
         random: Random,
         hold_ms: int,
+        waiting: Callable[[], str] = str,
     ) -> None:
+        """`waiting` tells what keeps this server from a leader, for people."""
         self._proposer = proposer
         self._forwarder = forwarder
         self._ids = ids
         self._timer = timer
         self._random = random
         self._hold_ms = hold_ms
+        self._waiting = waiting
         self._held: dict[_Write, None] = {}
 
-    def apply(self, command: Command, accessor: str, retry: Name, done: Done) -> None:
-        """Write, through the leader wherever it is; `done` is called exactly once, within the hold time."""
+    def apply(self, command: Command, accessor: str, retry: Name, done: Done, *, hold_ms: int = 0) -> None:
+        """Write, through the leader wherever it is; `done` is called exactly once, within the hold time.
+
+        A caller that has less time than this server would give says so in `hold_ms`.
+        """
         if len(self._held) >= MAX_HELD:
             done(Busy(f"{MAX_HELD} writes are under way on this server: ask again later"))
             return
-        write = _Write(command, accessor, retry, done, self._timer.now_ms() + self._hold_ms)
+        hold_ms = min(hold_ms, self._hold_ms) if hold_ms > 0 else self._hold_ms
+        write = _Write(command, accessor, retry, done, self._timer.now_ms() + hold_ms)
         self._held[write] = None
         self._try(write)
 
@@ -106,7 +114,8 @@ class Writes:
         """End the writes whose hold time is over."""
         now = self._timer.now_ms()
         for write in [w for w in self._held if w.deadline_ms <= now]:
-            self._finish(write, _unknown() if write.perhaps_done or write.under_way else NoLeader())
+            perhaps_done = write.perhaps_done or write.under_way
+            self._finish(write, self._unknown() if perhaps_done else NoLeader.because(self._waiting()))
 
     @property
     def held(self) -> int:
@@ -148,10 +157,14 @@ class Writes:
         if not retriable:
             # After a try that perhaps was done, "surely not done" would be a lie.
             lie = write.perhaps_done and isinstance(result, Busy)
-            self._finish(write, _unknown() if lie else result)
+            self._finish(write, self._unknown() if lie else result)
             return
         delay_ms = RETRY_MS + int(self._random.random() * RETRY_MS)
         self._timer.call_after(delay_ms, lambda: self._try(write))
+
+    def _unknown(self) -> OutcomeUnknown:
+        waiting = waited_for(self._waiting())
+        return OutcomeUnknown(f"{_UNKNOWN}; at present: {waiting}" if waiting else _UNKNOWN)
 
     def _finish(self, write: _Write, result: Applied | GemotError) -> None:
         if self._held.pop(write, _GONE) is _GONE:
@@ -190,9 +203,7 @@ class _Write:
 
 _GONE: object = object()
 
-
-def _unknown() -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "the outcome of this write is unknown: it was sent to a leader that did not answer in time; "
-        "it may be done, or be done later, or never (repeat it with an Idempotency-Key to be safe)"
-    )
+_UNKNOWN = (
+    "this write was sent to a leader that did not answer in time; "
+    "it may be done, or be done later, or never (repeat it with an Idempotency-Key to be safe)"
+)

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from gemot.agent.age import age_ms, as_of
 from gemot.agent.cli.options import client_options, columns
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.connection import Connection, Reply
 
 NO_MATCH = 2
 STATUS = {0: "none", 1: "alive", 2: "leaving", 3: "left", 4: "failed"}
@@ -27,13 +28,17 @@ def command(connection: Connection, detailed: bool, wanted: str, wan: bool) -> i
     Which hosts are gone:
       gemot members -status="failed|left"
 
-    The exit code is 2 when no host matches.
+    Without a leader the list is old; how old is told on the error output. The exit code is 2 when no host
+    matches.
     """
     try:
         pattern = re.compile(wanted)
     except re.error as error:
         raise click.ClickException(f"-status: {wanted!r} is not a regular expression: {error}") from error
-    members = connection.request("GET", "/v1/agent/members", params={"wan": wan}).json()
+    reply = connection.request("GET", "/v1/agent/members", params={"wan": wan})
+    if told := how_old(reply):
+        click.echo(f"This list is {told}", err=True)
+    members = reply.json()
     chosen = [one for one in members if pattern.search(_status(one))]
     if not chosen:
         return NO_MATCH
@@ -44,6 +49,12 @@ def command(connection: Connection, detailed: bool, wanted: str, wan: bool) -> i
         rows = [_HEAD, *([*_first(one), *_rest(one)] for one in chosen)]
     click.echo(columns(rows))
     return 0
+
+
+def how_old(reply: Reply) -> str:
+    """In words, for an answer that is not of now; else ""."""
+    age = age_ms(reply.last_contact_ms, known_leader=reply.known_leader)
+    return as_of(age) if age else ""
 
 
 def _status(member: dict[str, Any]) -> str:

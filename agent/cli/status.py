@@ -1,22 +1,32 @@
-"""`gemot status`: who leads, who is here, what is waited for. Works without a quorum."""
+"""`gemot status`: who leads, who is here, what is waited for. Works without a quorum, and without servers."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from gemot.agent.cli.members import how_old
 from gemot.agent.cli.options import client_options, columns
-from gemot.agent.client.connection import Connection, Refused
+from gemot.agent.client.connection import Connection, ConnectionBroke, Refused
+
+ASK_S = 1.0
+"""What each part may take: without servers there is no better answer later."""
 
 
 @click.command(name="status")
 @client_options
 def command(connection: Connection) -> None:
-    """Show who leads, who is here and what is waited for."""
+    """Show who leads, who is here and what is waited for.
+
+    It answers at once, with a leader or without: what is old is marked with its age.
+    """
+    leader = _leader(connection)  # first: by the answer the agent knows what is waited for now
     about = connection.request("GET", "/v1/agent/self").json()
     config, stats = about["Config"], about["Stats"]
     kind = "server" if config["Server"] else "client"
     click.echo(f"Agent    {config['NodeName']} ({kind}) in {config['Datacenter']}")
-    click.echo(f"Leader   {connection.request('GET', '/v1/status/leader').json() or 'none'}")
+    click.echo(f"Leader   {'unknown, no server answers' if leader is None else leader or 'none'}")
     if waiting := stats.get("tier", {}).get("waiting"):
         click.echo(f"Waiting  {waiting}")
     if raft := stats.get("raft"):
@@ -24,15 +34,29 @@ def command(connection: Connection) -> None:
             f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "
             f"of {raft['commit_index']} committed"
         )
-    _print_members(connection)
+    if leader is None:
+        click.echo("Members  unknown, no server answers")
+    else:
+        _print_members(connection)
+
+
+def _leader(connection: Connection) -> str | None:
+    """ "" without one, None when no server can be asked."""
+    try:
+        return str(connection.request("GET", "/v1/status/leader", timeout_s=ASK_S).json())
+    except (Refused, ConnectionBroke):
+        return None
 
 
 def _print_members(connection: Connection) -> None:
     try:
-        members = connection.request("GET", "/v1/agent/members", timeout_s=3).json()
-    except Refused as error:
+        reply = connection.request("GET", "/v1/agent/members", timeout_s=ASK_S)
+    except (Refused, ConnectionBroke) as error:
         click.echo(f"Members  unknown: {error}")
         return
+    if told := how_old(reply):
+        click.echo(f"Members  {told}")
+    members: list[dict[str, Any]] = reply.json()
     rows = [["Node", "Address", "Status", "Type"]]
     rows += [[m["Name"], f"{m['Addr']}:{m['Port']}", STATUS.get(m["Status"], "?"), _kind(m)] for m in members]
     click.echo("\n" + columns(rows))

@@ -23,10 +23,14 @@ from gemot.agent.notify import Notifier
 from gemot.agent.over_http import OverHttp
 from gemot.agent.rendering import MAX_VIEWS, Rendering
 from gemot.agent.template.definition import TemplateDefinition, check_together, parse_template
+from gemot.agent.template.errors import CommandFailed
 from gemot.agent.template.once import apply, render_once, show
 from gemot.agent.template.render import check_template
 from gemot.agent.views import Views
 from gemot.server.model.errors import BadRequest, GemotError
+
+COMMAND_FAILED = 2
+"""The exit code when what was to be run failed, told from a render that could not be done (1)."""
 
 
 @click.group(name="template")
@@ -98,6 +102,8 @@ def render(
 
     Nothing is written before every template is complete. A template waits for keys and services that do not
     exist yet, up to -timeout; then the exit code is 1, and what is missing is told.
+
+    The exit code is 2 when the files are written and a command failed.
     """
     timeout_s = _seconds(timeout)
     definitions = _definitions(config_dir, config_file, pairs)
@@ -105,6 +111,9 @@ def render(
     agent = _agent(http_addr, token_of(token, token_file))
     try:
         return asyncio.run(_render(agent, definitions, timeout_s, dry))
+    except CommandFailed as error:
+        click.echo(f"Error: the files are written, but a command failed: {error.message}", err=True)
+        return COMMAND_FAILED
     except GemotError as error:
         raise click.ClickException(error.message) from error
 

@@ -13,7 +13,7 @@ from gemot.agent.client.path import escape
 
 @click.group(name="why")
 def command() -> None:
-    """Explain why something is as it is.
+    """Explain why something is as it is. Without a leader, how old the explanation is comes with it.
 
     \b
     Why is web1 not in the answers?

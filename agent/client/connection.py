@@ -28,10 +28,14 @@ class ConnectionBroke(ClientError):
 
 
 class Refused(ClientError):
-    """The agent answered with an error. `status` is HTTP's, `text` the agent's own words."""
+    """The agent answered with an error. `status` is HTTP's, `text` the agent's own words.
 
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text or f"HTTP status {status}")
+    `undone`: of a write that failed, the agent knows that it was not done.
+    """
+
+    def __init__(self, status: int, text: str, *, undone: bool = False) -> None:
+        told = text or f"HTTP status {status}"
+        super().__init__(f"{told}. The write was surely not done" if undone else told)
         self.status = status
         self.text = text
 
@@ -57,6 +61,16 @@ class Reply:
         except (ValueError, RecursionError) as error:
             shown = self.body[:60].decode(errors="replace")
             raise NotAnAgent(f"the answer is not JSON but {shown!r}: is this the API of an agent?") from error
+
+    @property
+    def known_leader(self) -> bool:
+        return self.headers.get("x-consul-knownleader", "true") != "false"
+
+    @property
+    def last_contact_ms(self) -> int:
+        """How long before it answered the server had heard a leader; 0 if that is not told."""
+        text = self.headers.get("x-consul-lastcontact", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
     @property
     def index(self) -> int:
@@ -97,7 +111,8 @@ class Connection:
             sent["X-Consul-Token"] = self._token
         reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
         if reply.status not in ok:
-            raise Refused(reply.status, reply.body.decode(errors="replace").strip())
+            undone = method != "GET" and reply.headers.get("x-gemot-outcome") == "not-done"
+            raise Refused(reply.status, reply.body.decode(errors="replace").strip(), undone=undone)
         return reply
 
     def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:

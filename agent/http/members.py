@@ -11,7 +11,7 @@ from gemot.agent.http.facts import API_LEVEL, Facts
 from gemot.agent.servers import Servers
 from gemot.server.model.catalog import SERF_HEALTH, SERVER_SERVICE, Node, Nodes, ServiceNodes
 from gemot.server.model.health import HealthState
-from gemot.server.model.query import Options
+from gemot.server.model.query import Answer, Options
 
 ALIVE, FAILED = 1, 4
 _PROTOCOL = {
@@ -24,8 +24,11 @@ _PROTOCOL = {
 }
 
 
-async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool) -> list[dict[str, Any]]:
-    """Every member by name; with `wan` the servers alone, under their names in the wide-area pool."""
+async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool) -> Answer:
+    """Every member by name; with `wan` the servers alone, under their names in the wide-area pool.
+
+    It is as old as the oldest of the answers that it was told from.
+    """
     # Membership is each agent's own view in Consul, and must be seen without a leader too: so it is stale.
     options = Options(consistency="stale", token=token)
     health = await servers.query(HealthState("any"), options)
@@ -37,11 +40,18 @@ async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool)
     nodes = await servers.query(Nodes(), options)
     tier = await servers.query(ServiceNodes(SERVER_SERVICE), options)
     ports = {row.node.node: row.service.port for row in tier.value}
-    return [
+    found = [
         member(row, status[row.node], ports.get(row.node), facts, wan=wan)
         for row in nodes.value
         if row.node in status and (row.node in ports or not wan)
     ]
+    answers: list[Answer] = [health, nodes, tier]
+    return Answer(
+        found,
+        max(answer.index for answer in answers),
+        all(answer.known_leader for answer in answers),
+        max(answer.last_contact_ms for answer in answers),
+    )
 
 
 def own_member(facts: Facts) -> dict[str, Any]:

@@ -22,9 +22,16 @@ _EFFECTIVE = {"default": "leader", "consistent": "consistent", "stale": "stale"}
 def read_headers(answer: Answer, options: Options) -> dict[str, str]:
     return {
         "X-Consul-Index": str(answer.index),
+        **age_headers(answer),
+        "X-Consul-Effective-Consistency": _EFFECTIVE[options.consistency],
+    }
+
+
+def age_headers(answer: Answer) -> dict[str, str]:
+    """What tells a reader how old an answer may be."""
+    return {
         "X-Consul-Knownleader": "true" if answer.known_leader else "false",
         "X-Consul-Lastcontact": str(answer.last_contact_ms),
-        "X-Consul-Effective-Consistency": _EFFECTIVE[options.consistency],
     }
 
 

@@ -83,7 +83,8 @@ class _Self:
             parse.read_options(request, datacenter=self._facts.datacenter)
         wan = parse.boolean(request, "wan")
         found = await list_members(self._servers, self._facts, token=request.token, wan=wan)
-        return render.json_response(request, found)
+        headers = {**render.age_headers(found), "X-Consul-Effective-Consistency": "stale"}
+        return render.json_response(request, found.value, headers=headers)
 
     def version(self, request: Request) -> Response:
         shown = {

@@ -66,6 +66,8 @@ class Views(Protocol):
 
     def watch(self, query: Query, callback: Callable[[Answer], None]) -> Subscription: ...
 
+    def age_s(self, query: Query) -> float: ...
+
 
 class Dependencies:
     """The watched needs of one template. For one event loop.
@@ -81,6 +83,7 @@ class Dependencies:
         self._on_change = on_change
         self._file_poll_s = file_poll_s
         self._watched: dict[bytes, Subscription] = {}
+        self._queries: dict[bytes, Query] = {}
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -98,17 +101,23 @@ class Dependencies:
         for key in list(self._watched):
             self._stop(key)
 
+    def age_s(self) -> float:
+        """Of what is asked of the cluster, the greatest age; files of this host are as they are."""
+        return max((self._views.age_s(query) for query in self._queries.values()), default=0.0)
+
     def _start(self, key: bytes, need: Need) -> None:
         subscription: Subscription
         if isinstance(need, FileRead):
             subscription = _FileWatch(need.path, self._file_poll_s, lambda data: self._told(key, data))
         else:
             subscription = self._views.watch(need, lambda answer: self._told(key, answer.value))
+            self._queries[key] = need
         self._watched[key] = subscription
 
     def _stop(self, key: bytes) -> None:
         self._watched.pop(key).cancel()
         self.known.pop(key, None)
+        self._queries.pop(key, None)
 
     def _told(self, key: bytes, value: Any) -> None:
         if key in self.known and self.known[key] == value:

@@ -12,3 +12,9 @@ class TemplateFailed(GemotError):
     """
 
     code = "template-failed"
+
+
+class CommandFailed(TemplateFailed):
+    """The files are written, and the command that was to follow failed."""
+
+    code = "template-command-failed"

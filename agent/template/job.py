@@ -56,6 +56,11 @@ class Job:
             return due_at
         return self._retry_at if due_at is None else min(due_at, self._retry_at)
 
+    @property
+    def age_s(self) -> float:
+        """Seconds for which nothing vouched for the oldest of its values: 0 while all are kept current."""
+        return self._dependencies.age_s()
+
     async def evaluate(self, *, environ: Mapping[str, str], node: str) -> bytes | None:
         """The bytes for the file; None while something is missing, and then watched. Raises GemotError.
 

@@ -12,7 +12,7 @@ import msgspec
 from gemot.agent.template.command import run_command
 from gemot.agent.template.definition import TemplateDefinition, check_together
 from gemot.agent.template.dependencies import Views
-from gemot.agent.template.errors import TemplateFailed
+from gemot.agent.template.errors import CommandFailed, TemplateFailed
 from gemot.agent.template.job import Job
 from gemot.agent.template.render import compile_template
 from gemot.agent.template.swap import swap
@@ -63,8 +63,9 @@ async def apply(
 ) -> list[TemplateDefinition]:
     """Write the files that differ, then run their commands, equal ones once. Returns those written.
 
-    Raises TemplateFailed at the first failure: the files before it are written, of commands too each
-    before it has run. Nothing is recorded as owed: whoever called sees the failure.
+    Raises TemplateFailed at the first file that cannot be written: those before it are, no command has run.
+    Raises CommandFailed at the first command that fails: all files are written, those before it have run.
+    Nothing is recorded as owed: whoever called sees the failure.
     """
     written = [
         one.definition
@@ -79,7 +80,7 @@ async def apply(
     for command, timeout_s in timeouts.items():
         result = await run_command(command, timeout_s=timeout_s, environ=environ)
         if not result.ok:
-            raise TemplateFailed(f"{' '.join(command)[:200]}: {result.problem}\n{result.output}".rstrip())
+            raise CommandFailed(f"{' '.join(command)[:200]}: {result.problem}\n{result.output}".rstrip())
     return written
 
 

@@ -41,7 +41,8 @@ class TemplateStatus(msgspec.Struct, frozen=True):
     """One template as `why` and the metrics see it. Times are seconds of the wall clock, 0 for never.
 
     `waiting_for` names what has not answered or does not exist; with `error` it says why the file is not
-    up to date. `pending_command` is the command still owed, `command_error` its last failure.
+    up to date. `pending_command` is the command still owed, `command_error` its last failure. `age_s` is for
+    how long nothing vouches for the oldest of its values.
     """
 
     source: str
@@ -54,6 +55,7 @@ class TemplateStatus(msgspec.Struct, frozen=True):
     failures: int
     pending_command: tuple[str, ...]
     command_error: str
+    age_s: float = 0.0
 
 
 class _Debt:
@@ -309,6 +311,7 @@ class TemplateRunner:
             failures=job.failures,
             pending_command=job.definition.command if mine is not None else (),
             command_error=mine.error if mine is not None else "",
+            age_s=job.age_s,
         )
 
 

@@ -77,6 +77,11 @@ class NoLeader(Unavailable):
     def __init__(self, message: str = "No cluster leader") -> None:
         super().__init__(message)
 
+    @classmethod
+    def because(cls, waiting: str) -> NoLeader:
+        """With what is waited for ("" if that is not known). Consul's clients match on how it begins."""
+        return cls(f"No cluster leader: {waited_for(waiting)}") if waiting else cls()
+
 
 class NotLeader(Unavailable):
     """This server does not lead. `message` is the leader's id, or "" when it is not known."""
@@ -114,6 +119,11 @@ class DiskFailed(StorageFailed):
 
 class Corrupt(StorageFailed):
     code = "corrupt"
+
+
+def waited_for(waiting: str) -> str:
+    """`Waiting for quorum: ...`, as it goes on in a sentence."""
+    return waiting[:1].lower() + waiting[1:]
 
 
 class WireError(msgspec.Struct, frozen=True, array_like=True, gc=False):

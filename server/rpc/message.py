@@ -56,11 +56,15 @@ class Hello(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Apply(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """A write from a client agent; the server forwards it if need be. Reply: Applied."""
+    """A write from a client agent; the server forwards it if need be. Reply: Applied.
+
+    It is answered within `hold_ms`, what is left of the caller's own hold time (0: within the server's).
+    """
 
     command: Command
     token: str
     retry: RetryId | IdempotencyKey | None
+    hold_ms: int = 0
 
 
 class Forward(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -72,10 +76,11 @@ class Forward(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """A read, blocking or not. Reply: Answer."""
+    """A read, blocking or not. Reply: Answer. For a leader it waits `hold_ms` (0: the server's own)."""
 
     query: Query
     options: Options
+    hold_ms: int = 0
 
 
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag=4):

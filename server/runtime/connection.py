@@ -35,6 +35,8 @@ power says no good-bye."""
 DIAL_TIMEOUT_S = 3.0
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 1.0
+MAX_ANSWERS = 16
+"""Addresses of which a dialler remembers what they answered last."""
 
 
 Failed = Callable[[BaseException], None]
@@ -283,6 +285,8 @@ class Dialler:
         self._ended: asyncio.Event = asyncio.Event()
         self._backoff_s = REDIAL_MIN_S
         self._ticker = Ticker(loop=loop, every_ms=500, callback=self._tick)
+        self._where = ""
+        self._answers: dict[str, tuple[str, float]] = {}
         self.last_error = "not tried yet"
 
     def start(self) -> None:
@@ -300,6 +304,12 @@ class Dialler:
     @property
     def ready(self) -> bool:
         return self._link is not None and self._link.peer is not None and not self._link.closed
+
+    @property
+    def answers(self) -> list[str]:
+        """What each address answered last and when, of those tried since the last link; for people."""
+        now = self._loop.time()
+        return sorted(f"{where} {ago(text, now - at)}" for where, (text, at) in self._answers.items())
 
     @property
     def peer(self) -> Hello | None:
@@ -336,14 +346,22 @@ class Dialler:
         if address is None:
             self.last_error = "address unknown"
             return False
+        self._where = f"{address[0]}:{address[1]}"
         try:
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._loop.create_connection(self._make, address[0], address[1])
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
             # The last two: a name or a port that no resolver takes (UnicodeError is a ValueError).
-            self.last_error = f"{address[0]}:{address[1]} {unreachable(error)}"
+            self.last_error = f"{self._where} {unreachable(error)}"
+            self._note(unreachable(error))
             return False
         return True
+
+    def _note(self, text: str) -> None:
+        self._answers.pop(self._where, None)
+        self._answers[self._where] = (text, self._loop.time())
+        if len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
 
     def _make(self) -> Connection:
         return Connection(
@@ -368,6 +386,7 @@ class Dialler:
 
     def _greeted(self, peer: Hello) -> None:
         self._backoff_s = REDIAL_MIN_S
+        self._answers.clear()
         if self._on_ready is not None:
             self._on_ready(peer)
 
@@ -376,6 +395,7 @@ class Dialler:
             return
         link, self._link, self._connection = self._link, None, None
         self.last_error = reason
+        self._note(reason)
         if link is not None:
             link.on_closed(reason)
         self._ended.set()
@@ -398,6 +418,14 @@ def unreachable(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "refused"
     return str(error)
+
+
+def ago(text: str, seconds: float) -> str:
+    """What was answered, and how long ago: `refused 4 s ago`."""
+    return f"{text}{' ' if text in _SHORT else ', '}{max(0, int(seconds))} s ago"
+
+
+_SHORT = ("refused", "closed by the peer")
 
 
 def _nothing() -> None:

@@ -196,6 +196,14 @@ class Node:
         else:
             link.call(call, done)
 
+    def unreached(self, id: str) -> str:
+        link = self._link(id)
+        if link is None:
+            return f"the address of {self.server.directory.name(id)} is not known"
+        member = self.server.directory.get(id)
+        where = member.rpc if member is not None else id
+        return "" if link.ready else "; ".join(link.answers) or f"{where} is not tried yet"
+
     def greet_again(self) -> None:
         for link in self._links.values():
             link.redial()

@@ -48,6 +48,8 @@ class ReaderThread:
             found = self._read(query, accessor)
             return lambda: done(found)
 
+        # What was told from the present state must be there for this other connection too.
+        self._state.settle()
         self._worker.submit(work)
 
     def _read(self, query: Query, accessor: str) -> Found | GemotError:

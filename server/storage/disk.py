@@ -67,6 +67,9 @@ class Disk(Protocol):
 
     def sync_dir(self, path: str) -> None: ...
 
+    def free_bytes(self, path: str) -> int:
+        """How many bytes this process may still write where this path is, or would be."""
+
     def lock(self, path: str) -> Lock:
         """Take the data directory's lock file for life, or raise StorageFailed naming the holder."""
 

@@ -127,7 +127,7 @@ class SegmentLog:
 
     @property
     def segment_number(self) -> int:
-        """Grows when a segment is sealed: time to save the durable mark. 0 before the first write."""
+        """Grows when a segment is sealed: time to save the durable mark. 0 before the first is made."""
         return self._active.number if self._active else 0
 
     def term(self, index: int) -> int | None:
@@ -168,6 +168,15 @@ class SegmentLog:
         return batch
 
     # -- changes; one thread -----------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the first segment of a log that has none, so that a disk without room for it is known now.
+
+        Not for a damaged log: nothing of that is changed before its first write. Raises DiskFailed.
+        """
+        if self._active is None and self._damaged is None:
+            with self._stopping:
+                self._next_segment(0)
 
     def append(self, batch: Batch) -> None:
         """Write a batch; it is durable after the next `sync`.

@@ -7,9 +7,11 @@ orders them (a replaced suffix can give two segments the same first index), the 
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from zlib import crc32
 
 import msgspec
@@ -29,6 +31,7 @@ from gemot.server.storage.record import (
 _LAYOUT = struct.Struct("<8sIIQQQQQ8s")
 _MAGIC = b"GEMOTLOG"
 _NAME = re.compile(r"(\d{10})-(\d{20})\.seg")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SEAL_BYTES = record_bytes(16)
 """Kept free in every segment for its seal."""
 
@@ -136,7 +139,8 @@ def make_spare(disk: Disk, directory: str, size: int) -> Spare:
             file.sync()
     except DiskFailed:
         file.close()
-        disk.remove(path)
+        with suppress(DiskFailed):
+            disk.remove(path)
         raise
     return Spare(path, file, size)
 
@@ -144,19 +148,42 @@ def make_spare(disk: Disk, directory: str, size: int) -> Spare:
 def create_segment(
     disk: Disk, directory: str, number: int, base: Base, size: int, spare: Spare | None = None
 ) -> Segment:
-    """A new segment: made of `spare` if it has the right size."""
+    """A new segment: made of `spare` if it has the right size.
+
+    Raises DiskFailed, and then leaves nothing behind: what it took of a full disk is given back.
+    """
     path = f"{directory}/{number:010d}-{base.index + 1:020d}.seg"
-    if spare is None or spare.size != size:
-        temporary = f"{path}.tmp"
-        file = disk.open(temporary, create=True)
-        write_zeros(file, 0, size)
-    else:
-        temporary, file = spare.path, spare.file
-    file.pwrite(_encode_header(number, base, size), 0)
-    file.sync()
-    disk.rename(temporary, path)
+    prepared = spare is not None and spare.size == size
+    if spare is None or not prepared:
+        spare = Spare(f"{path}.tmp", disk.open(f"{path}.tmp", create=True), size)
+    file = spare.file
+    try:
+        if not prepared:
+            write_zeros(file, 0, size)
+        file.pwrite(_encode_header(number, base, size), 0)
+        file.sync()
+    except DiskFailed as error:
+        file.close()
+        with suppress(DiskFailed):
+            disk.remove(spare.path)
+        raise DiskFailed(_unmade(disk, path, size, error)) from error
+    disk.rename(spare.path, path)
     disk.sync_dir(directory)
     return Segment(number=number, path=path, file=file, base=base, size=size)
+
+
+def _unmade(disk: Disk, path: str, size: int, error: DiskFailed) -> str:
+    """What keeps this segment from being; of one that finds no room, how much it needs and what helps."""
+    if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NO_ROOM:
+        return error.message
+    try:
+        free = f"{disk.free_bytes(path)} are free there"
+    except DiskFailed:
+        free = "how many are free there cannot be told"
+    return (
+        f"the log segment {path} finds no room: {size} bytes are needed, {free} ({error.message}). Make room "
+        "on that disk, keep data_dir on a larger one, or set raft_log_segment_bytes lower"
+    )
 
 
 def open_segment(disk: Disk, directory: str, number: int, name: str) -> Segment:

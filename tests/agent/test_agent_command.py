@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.cluster import SUPPORT, Agent
-from support.one_agent import DEV, PATIENCE_S, an_agent, ended, logged, running, until
+from support.one_agent import CLIENT, DEV, PATIENCE_S, an_agent, ended, logged, running, until
 from support.web_stage import tool
 
 from gemot.agent.client.connection import ClientError
@@ -323,6 +323,20 @@ def test_a_disk_too_full_to_begin_exits_74(tmp_path: Path) -> None:
     assert code == 74, said
     assert "File too large" in said
     assert "Traceback" not in said
+
+
+def test_a_log_that_finds_no_room_ends_it_at_the_start_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The first segment was once made at the first write, long after the agent said that it runs."""
+    server = {"server": True, "bootstrap_expect": 3, "raft_log_segment_bytes": 8 << 20}
+    agent = an_agent(tmp_path, program=CLIENT, **server)
+    with files_limited_to(4 << 20):
+        code, said = refused(agent)
+    assert code == 74, said
+    log = agent.directory / "data" / "raft" / "log"
+    assert re.search(rf"{log}/0+1-0+1\.seg finds no room: 8388608 bytes are needed, \d+ are free there", said)
+    assert "set raft_log_segment_bytes lower" in said
+    assert "running" not in said
+    assert list(log.iterdir()) == []
 
 
 def test_a_state_file_that_cannot_grow_stops_it_with_74(tmp_path: Path) -> None:

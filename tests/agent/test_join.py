@@ -13,7 +13,7 @@ from support.members import client, hello, server
 from gemot.agent.join import Joiner, ask, parse_address
 from gemot.server.model.errors import BadRequest, Unavailable
 from gemot.server.raft.types import Message
-from gemot.server.rpc.message import Call, Hello, Joined, Member
+from gemot.server.rpc.message import Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import Listener
 from gemot.server.runtime.timer import LoopTimer
 
@@ -75,7 +75,7 @@ async def _listen(door: Door) -> Listener:
 
 async def _ask(address: tuple[str, int]) -> Joined:
     loop = asyncio.get_running_loop()
-    return await ask(loop=loop, timer=LoopTimer(loop), address=address, hello=hello(client(1)), expect=0)
+    return await ask(loop=loop, timer=LoopTimer(loop), address=address, hello=hello(client(1)), call=Join(0))
 
 
 def test_who_is_asked_says_who_the_servers_are() -> None:
@@ -138,8 +138,8 @@ def test_bad_addresses_beside_a_good_one_do_no_harm_and_are_named() -> None:
         joiner.start()
         await until(lambda: len(joined) >= 2)
         assert joined[0] == JOINED
-        assert len(joiner.errors) == 4
-        assert joiner.errors["127.0.0.1:1"] == "refused"
+        assert len(joiner.waiting_for.split("; ")) == 4
+        assert "127.0.0.1:1 refused 0 s ago" in joiner.waiting_for
         assert "not here" in joiner.waiting_for
         await joiner.stop()
         for listener in listeners:

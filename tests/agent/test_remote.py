@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.http_agent import run_uvloop, until
 from support.members import client, hello
 
+from gemot.agent import remote as remote_module
 from gemot.agent.remote import RemoteServers
 from gemot.server.model.catalog import NodeInfo
 from gemot.server.model.command import IdempotencyKey
@@ -41,6 +43,7 @@ class Face:
         self.number = number
         self.asked: list[Call] = []
         self.cluster = "c1"
+        self.knows_leader = False
         self.lose: Callable[[Call], bool] = lambda call: False
 
     async def start(self) -> None:
@@ -56,7 +59,7 @@ class Face:
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         self.asked.append(call)
         if isinstance(call, Status):
-            reply(TierStatus(None, (), {}))
+            reply(TierStatus(self.member if self.knows_leader else None, (), {}))
             return lambda: None
         if self.lose(call):
             # It is done, and the connection breaks before the answer is out.
@@ -351,13 +354,36 @@ def test_a_cancelled_read_takes_its_waiter_away_on_the_server(tmp_path: Path) ->
     run_uvloop(work())
 
 
+def test_a_server_without_a_leader_is_left_only_for_one_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was once left for any other: what it held then counted as perhaps done, and waited anew."""
+    monkeypatch.setattr(remote_module, "LEADERLESS_MS", 0)
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            first = scene.connected
+            other = next(face for face in scene.faces if face is not first)
+            asked = len(other.asked)
+            scene.remote.leave_leaderless()
+            await until(lambda: len(other.asked) > asked)
+            await until(lambda: scene.remote._looking is None)
+            assert scene.connected is first
+            other.knows_leader = True
+            scene.remote.leave_leaderless()
+            await until(lambda: scene.remote.connected_to is not None and scene.connected is other)
+
+    run_uvloop(work())
+
+
 def test_with_no_server_known_a_call_fails_after_the_hold_time_saying_so(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path, faces=0) as scene:
             assert scene.remote.waiting_for == "Waiting for servers: none is known yet"
             error = await _error(scene.remote.query(KEY, Options()))
             assert isinstance(error, Unavailable)
-            assert "No known server answers (address unknown)" in error.message
+            assert "No known server answers: waiting for servers: none is known yet" in error.message
 
     run_uvloop(work())
 

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from support.local_servers import local_servers
 
+from gemot.agent.age import FRESH_MS, NEVER_MS, age_ms
 from gemot.agent.template.runner import TemplateStatus
 from gemot.agent.why import Why, explain_service, explain_template, nearest_names
+from gemot.server.consensus import NEVER_MS as SERVERS_NEVER_MS
 from gemot.server.model.catalog import SERF_HEALTH, Instance, Node, Register, Service
 from gemot.server.model.errors import Unavailable
 from gemot.server.model.health import Check, Status
@@ -128,6 +130,43 @@ def status(**given: Any) -> TemplateStatus:
         "command_error": "",
     }
     return TemplateStatus(**(fields | given))
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (12_400, "as of 12 s ago, when a leader was heard last"),
+        (NEVER_MS + 5, "of unknown age, since the server asked has heard no leader since it started"),
+    ],
+)
+def test_an_old_explanation_says_how_old_it_is(age: int, words: str) -> None:
+    told = explain_service("web", [instance(alive())], age_ms=age)
+    assert told.age_ms == age
+    assert told.explanation[-1] == f"All this is {words}: it may be otherwise by now, see gemot status"
+    assert explain_service("web", [instance(alive())]).explanation[-1].startswith("DNS: ")
+
+
+def test_a_service_is_explained_with_the_age_of_what_was_read() -> None:
+    async def work() -> None:
+        with local_servers() as servers:
+            assert (await Why(servers=servers).service("web")).age_ms == 0
+            servers.leads = False
+            assert (await Why(servers=servers).service("web")).age_ms > 0
+
+    asyncio.run(work())
+
+
+def test_the_age_of_an_answer_is_told_only_when_no_leader_stands_behind_it() -> None:
+    assert NEVER_MS == SERVERS_NEVER_MS
+    assert age_ms(FRESH_MS, known_leader=True) == 0
+    assert age_ms(FRESH_MS + 1, known_leader=True) == FRESH_MS + 1
+    assert age_ms(0, known_leader=False) == 1
+
+
+def test_a_template_of_old_values_says_how_old_they_are() -> None:
+    told = explain_template(status(rendered_at=60.0, age_s=12.4))
+    assert (told.state, told.age_ms) == ("up to date", 12_400)
+    assert told.explanation.endswith("; its values are as of 12 s ago, when a leader was heard last")
 
 
 @pytest.mark.parametrize(

@@ -61,12 +61,25 @@ def test_what_is_missing_is_named_at_the_timeout(gemot: Shell, tmp_path: Path) -
     assert not out.exists()
 
 
-def test_a_failed_command_is_exit_code_1_with_its_output(gemot: Shell, tmp_path: Path) -> None:
+def test_a_failed_command_is_exit_code_2_with_its_output(gemot: Shell, tmp_path: Path) -> None:
     gemot("kv", "put", "tpl/fails", "v1")
-    define(tmp_path, "tpl/fails", command="echo why; exit 3")
+    out = define(tmp_path, "tpl/fails", command="echo why; exit 3")
     done = gemot("template", "render", "-config-dir=config")
-    assert done.code == 1
+    assert done.code == 2
+    assert "the files are written, but a command failed: " in done.err
     assert "why" in done.err
+    assert out.read_text() == "v1 on n1\n"
+
+
+def test_a_file_that_cannot_be_written_is_exit_code_1_and_no_command_runs(
+    gemot: Shell, tmp_path: Path
+) -> None:
+    gemot("kv", "put", "tpl/nowhere", "v1")
+    out = define(tmp_path, "tpl/nowhere", command=f"echo ran >> {tmp_path}/ran")
+    out.mkdir()
+    done = gemot("template", "render", "-config-dir=config")
+    assert done.code == 1, done.err
+    assert not (tmp_path / "ran").exists()
 
 
 def test_validate_tells_every_fault_and_needs_no_agent(tmp_path: Path) -> None:

@@ -23,11 +23,12 @@ class Scene:
             timer=self.timer,
             random=chance(),
             hold_ms=HOLD_MS,
+            waiting=lambda: "Waiting for quorum: have 1 of 3 (srv1)",
         )
 
-    def confirm(self) -> list[Unavailable | None]:
+    def confirm(self, hold_ms: int = 0) -> list[Unavailable | None]:
         told: list[Unavailable | None] = []
-        self.confirmations.confirm(told.append)
+        self.confirmations.confirm(told.append, hold_ms=hold_ms)
         return told
 
     def pass_ms(self, ms: int) -> None:
@@ -41,6 +42,14 @@ def test_reads_of_one_pass_share_one_ask() -> None:
     assert len(scene.asked) == 1
     scene.confirmations.on_answer(scene.asked[0], 10)
     assert all(t == [None] for t in told)
+
+
+def test_a_caller_with_less_time_is_told_in_it_what_is_waited_for() -> None:
+    scene = Scene()
+    patient, hurried = scene.confirm(), scene.confirm(hold_ms=2_000)
+    scene.pass_ms(2_000)
+    assert [str(error) for error in hurried] == ["No cluster leader: waiting for quorum: have 1 of 3 (srv1)"]
+    assert patient == []
 
 
 def test_a_read_never_joins_an_ask_that_has_left() -> None:

@@ -10,7 +10,14 @@ from support.members import client, server
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
-from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, Connected, Membership
+from gemot.server.members import (
+    FAIL_AGAIN_MS,
+    FAILED_AFTER_MS,
+    FORMER_LEADER_MS,
+    RECONCILE_EVERY_MS,
+    Connected,
+    Membership,
+)
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command
 
@@ -23,6 +30,7 @@ class Scene:
         self.timer = VirtualTimer()
         self.proposed: list[Command] = []
         self.refuses = False
+        self.former_leader = ("", 0)
         self.membership = self.new_leader()
 
     def new_leader(self) -> Membership:
@@ -30,6 +38,7 @@ class Scene:
             propose=self._propose,
             look=lambda name: self.one.value(NodeInfo(name)),
             alive_in_catalog=self._alive,
+            former_leader=lambda: self.former_leader,
             now_ms=self.timer.now_ms,
         )
 
@@ -109,6 +118,38 @@ def test_a_new_leader_grants_everyone_a_full_period(scene: Scene) -> None:
     assert scene.health("web2") == "passing"
     scene.pass_ms(500)
     assert (scene.health("web1"), scene.health("web2")) == ("passing", "critical")
+
+
+def test_the_period_of_a_leader_that_died_began_with_its_silence(scene: Scene) -> None:
+    """Its failure was once told after the election and a whole period: 8 s, where 6 are promised."""
+    for number in (1, 2, 3):
+        scene.membership.joined(server(number))
+    scene.former_leader = (server(2).id, scene.timer.now_ms())
+    scene.pass_ms(2_000)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    for _ in range(40):
+        scene.membership.joined(server(1))
+        scene.pass_ms(100)
+    assert (scene.health("srv1"), scene.health("srv2"), scene.health("srv3")) == (
+        "passing",
+        "critical",
+        "passing",
+    )
+
+
+def test_a_leader_deposed_by_a_long_election_still_has_time_to_report(scene: Scene) -> None:
+    scene.membership.joined(server(2))
+    scene.former_leader = (server(2).id, scene.timer.now_ms())
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    scene.timer.pass_ms(20_000, tick=lambda: None)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.pass_ms(FORMER_LEADER_MS - 100)
+    assert scene.health("srv2") == "passing"
+    scene.membership.joined(server(2))
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert scene.health("srv2") == "passing"
 
 
 def test_what_somebody_else_changed_is_put_right_by_the_next_comparison(scene: Scene) -> None:

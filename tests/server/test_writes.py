@@ -36,6 +36,7 @@ class Scene:
         self.timer = VirtualTimer()
         self.leads = False
         self.leader = "srv2"
+        self.waiting = ""
         self.tries: list[tuple[str, Name, Done]] = []
         self.ids = RetryIds(b"origin")
         self.writes = Writes(
@@ -45,6 +46,7 @@ class Scene:
             timer=self.timer,
             random=chance(),
             hold_ms=HOLD_MS,
+            waiting=lambda: self.waiting,
         )
 
     def leader_id(self) -> str:
@@ -56,9 +58,9 @@ class Scene:
     def forward(self, to: str, command: Command, accessor: str, retry: Name, done: Done) -> None:
         self.tries.append((to, retry, done))
 
-    def apply(self, retry: Name = None) -> list[Any]:
+    def apply(self, retry: Name = None, hold_ms: int = 0) -> list[Any]:
         told: list[Any] = []
-        self.writes.apply(WRITE, "", retry, told.append)
+        self.writes.apply(WRITE, "", retry, told.append, hold_ms=hold_ms)
         return told
 
     def answer(self, result: Applied | GemotError, number: int = -1) -> None:
@@ -107,6 +109,29 @@ def test_without_a_leader_a_write_is_held_and_done_when_there_is_one() -> None:
     assert scene.tries[0][0] == "srv3"
     scene.answer(DONE)
     assert told == [DONE]
+
+
+@pytest.mark.parametrize(("given_ms", "held_ms"), [(2_000, 2_000), (60_000, HOLD_MS)])
+def test_a_caller_with_less_time_is_answered_in_it(given_ms: int, held_ms: int) -> None:
+    scene = Scene()
+    scene.leader = ""
+    told = scene.apply(hold_ms=given_ms)
+    scene.pass_ms(held_ms - 50)
+    assert told == []
+    scene.pass_ms(50)
+    assert [type(error) for error in told] == [NoLeader]
+
+
+def test_what_is_waited_for_is_told_with_the_outcome() -> None:
+    scene = Scene()
+    scene.waiting = "Waiting for quorum: have 1 of 3 (srv1)"
+    perhaps_done = scene.apply()
+    scene.leader = ""
+    undone = scene.apply()
+    scene.pass_ms(HOLD_MS)
+    assert str(undone[0]) == "No cluster leader: waiting for quorum: have 1 of 3 (srv1)"
+    assert type(perhaps_done[0]) is OutcomeUnknown
+    assert str(perhaps_done[0]).endswith("; at present: waiting for quorum: have 1 of 3 (srv1)")
 
 
 def test_a_write_that_never_left_is_surely_not_done_at_the_hold_time() -> None:

@@ -177,6 +177,7 @@ class _Reader:
         self._opened = opened
 
     def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
+        self._opened.state.settle()
         committed, label = self._opened.state.applied_index, f"{self._node.name} list"
 
         def answer(found: Found) -> None:
@@ -406,6 +407,9 @@ class Node:
 
         self._network.send(self.name, target.name, type(call).__name__, deliver)
         self.world.at(BROKEN_US, f"{self.name} call broke", broke)
+
+    def unreached(self, id: str) -> str:
+        return "" if self.nodes[id].server is not None else f"{self.nodes[id].member.rpc} is down"
 
     def greet_again(self) -> None:
         """The virtual network asks for the cluster with each message."""

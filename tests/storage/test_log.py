@@ -272,6 +272,40 @@ def test_a_segment_that_cannot_be_prepared_leaves_no_file_and_the_log_goes_on() 
     log.sync()
 
 
+def test_a_segment_that_finds_no_room_leaves_nothing_behind_and_says_how_much_it_needs() -> None:
+    for room in (0, 100, 3_000):
+        disk = MemoryDisk()
+        log = open_log(disk).log
+        disk.space_left = room
+        with pytest.raises(DiskFailed, match=r"needed, \d+ are free there .*ENOSPC.*raft_log_segment_bytes"):
+            log.begin()
+        assert disk.listdir(DIRECTORY) == []
+
+
+def test_a_log_that_has_begun_and_holds_nothing_is_read_back_as_such() -> None:
+    disk = MemoryDisk()
+    log = open_log(disk).log
+    log.begin()
+    log.begin()
+    assert len(disk.listdir(DIRECTORY)) == 1
+    again = open_log(disk.crash())
+    assert (again.damage, again.torn, again.log.last_index) == (None, None, 0)
+    again.log.reset(7, 2)
+    again.log.append(batch(8, [2]))
+    assert again.log.last_index == 8
+
+
+def test_a_damaged_log_is_not_begun() -> None:
+    disk = MemoryDisk()
+    log, _ = _filled(disk, 3)
+    (name,) = disk.listdir(DIRECTORY)
+    disk.remove(f"{DIRECTORY}/{name}")
+    found = open_log(disk, log.durable_index, log.durable_hash)
+    assert found.damage is not None
+    found.log.begin()
+    assert disk.listdir(DIRECTORY) == []
+
+
 def test_a_record_damaged_while_the_log_is_open_is_refused_and_not_returned() -> None:
     disk = MemoryDisk()
     log, _ = _filled(disk, 3)

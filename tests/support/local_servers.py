@@ -46,7 +46,7 @@ class _NoJitter:
 class _Confirmed:
     """Nobody else could lead: every read is fresh at once."""
 
-    def confirm(self, done: Callable[[Unavailable | None], None]) -> None:
+    def confirm(self, done: Callable[[Unavailable | None], None], *, hold_ms: int = 0) -> None:
         done(None)
 
     def on_applied(self) -> None: ...

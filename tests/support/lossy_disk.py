@@ -234,6 +234,9 @@ class LossyDisk:
             for change in self._changes.pop(path, []):
                 self._make_durable(change)
 
+    def free_bytes(self, path: str) -> int:
+        return 1 << 40 if self.space_left is None else self.space_left
+
     def lock(self, path: str) -> LossyLock:
         path = self._at(path)
         if path in self.locked:
@@ -250,7 +253,8 @@ class LossyDisk:
             self.space_left -= len(fits)
             inode.write(Write(offset, fits))
             if full:
-                raise DiskFailed(f"cannot write {path}: {os.strerror(errno.ENOSPC)} (ENOSPC)")
+                full_disk = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise DiskFailed(f"cannot write {path}: {full_disk.strerror} (ENOSPC)") from full_disk
             return
         inode.write(Write(offset, data))
 
