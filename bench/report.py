@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import statistics
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -152,6 +153,8 @@ def _processor() -> str:
 
 
 def _optimised() -> str:
+    if sys.base_prefix == "/usr" and Path("/etc/debian_version").exists():
+        return ", as Debian builds it: with PGO and LTO"
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
     flags = [name for name in ("--enable-optimizations", "--with-lto") if name in arguments]
     return ", " + (" ".join(flags) or "built without PGO and LTO")

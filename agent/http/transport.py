@@ -184,18 +184,18 @@ class HttpTransport:
         given = self._app.answer(call, body)
         if isinstance(given, Response):
             return self._reply(given, keep)
-        response = await self._wait(given, message.method)
+        response = await self._wait(given, request)
         return self._reply(response, keep and not self._stopping)
 
     def _reply(self, response: Response, keep: bool) -> Reply:
         return Reply(heads=self._heads, response=response, keep_alive=keep, streams=self._reading)
 
-    async def _wait(self, given: Awaitable[Response], method: str) -> Response:
+    async def _wait(self, given: Awaitable[Response], request: web.BaseRequest) -> Response:
         """The answer of a handler that waits; a read that waits when the agent stops ends with an error."""
-        if method != "GET":
+        if request.method != "GET":
             return await given
-        task = asyncio.current_task()
-        assert task is not None
+        # `asyncio.current_task()` is this one, found by a look-up in Python before 3.12.
+        task = request.task
         self._reading.add(task)
         try:
             return await given
