@@ -21,7 +21,7 @@ from gemot.server.model.errors import (
     waited_for,
 )
 from gemot.server.ports import Timer
-from gemot.server.rpc.message import Apply, Call
+from gemot.server.rpc.message import Apply, Ask, Call
 
 RETRY_MS = 50
 GRACE_MS = 500
@@ -114,8 +114,12 @@ class Asking:
             settle(self._future)(self._verdict(result))
 
     def _unanswered(self) -> None:
-        """Not even the hold time's end was told: the server stalls, or the way to it."""
-        if self._future.done():
+        """Not even the hold time's end was told: the server stalls, or the way to it.
+
+        A read under way may be long, or wait for its turn, and no harm comes of waiting with it: that the
+        server lives is what the link's pings are for.
+        """
+        if self._future.done() or isinstance(self._under_way, Ask):
             return
         self._cancel()
         if isinstance(self._under_way, Apply):

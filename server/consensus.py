@@ -245,7 +245,7 @@ class Replica:
             waiter.done(NotLeader(self.raft.leader))
 
     def _carry_out(self, ready: Ready) -> None:
-        if ready.commit > self._commit and not ready.token:
+        if ready.commit > self._commit and not ready.token and ready.role == Role.LEADER:
             # Nobody's disk waits for these. They tell what is committed, and leave once it is applied and
             # answered here: each takes as long to send as the answer.
             self._notices.extend(ready.messages)

@@ -113,9 +113,12 @@ class Writes:
     def on_tick(self) -> None:
         """End the writes whose hold time is over."""
         now = self._timer.now_ms()
-        for write in [w for w in self._held if w.deadline_ms <= now]:
-            perhaps_done = write.perhaps_done or write.under_way
-            self._finish(write, self._unknown() if perhaps_done else NoLeader.because(self._waiting()))
+        over = [w for w in self._held if w.deadline_ms <= now]
+        if not over:
+            return
+        unknown, not_done = self._unknown(), NoLeader.because(self._waiting())
+        for write in over:
+            self._finish(write, unknown if write.perhaps_done or write.under_way else not_done)
 
     @property
     def held(self) -> int:

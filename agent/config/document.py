@@ -95,7 +95,8 @@ def _explain(text: str, error: yaml.MarkedYAMLError) -> str:
         return str(error.problem or error.context)
     where = f"at line {mark.line + 1}, column {mark.column + 1}"
     line = text.split("\n")[mark.line] if mark.line <= text.count("\n") else ""
-    if "\t" in line[: mark.column + 1]:
+    indentation = line[: len(line) - len(line.lstrip())]
+    if "\t" in indentation or line[mark.column : mark.column + 1] == "\t":
         return f"a tab stands {where}: indent with spaces"
     begun = (
         f", {error.context} that begins at line {start.line + 1}" if start and start.line != mark.line else ""

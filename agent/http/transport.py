@@ -194,7 +194,8 @@ class HttpTransport:
         """The answer of a handler that waits; a read that waits when the agent stops ends with an error."""
         if request.method != "GET":
             return await given
-        # `asyncio.current_task()` is this one, found by a look-up in Python before 3.12.
+        # The connection's task, which awaits this one: a cancel of it arrives here. (`current_task` is a
+        # look-up in Python before 3.12, and was a tenth of a read.)
         task = request.task
         self._reading.add(task)
         try:

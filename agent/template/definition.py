@@ -280,8 +280,6 @@ def _delimiter(value: object) -> str:
     return text
 
 
-_KINDS = {bool: "true/false", str: "text", int: "a number", float: "a number", list: "a list", dict: "a map"}
-
 READERS: dict[str, tuple[str, Callable[[object], object]]] = {
     "source": ("source", _path),
     "contents": ("contents", _contents),

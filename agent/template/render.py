@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import stat
 import threading
 import traceback
@@ -29,6 +30,7 @@ from gemot.agent.template.review import other_language, review
 from gemot.agent.template.sandbox import MAX_OUTPUT_BYTES, make_environment
 from gemot.agent.template.swap import resolve_owner
 
+_LINE_END = re.compile(r"\r\n|\r|\n")
 DEADLINE_S = 10.0
 MAX_FAULTS = 100
 """The most that are told of one template."""
@@ -120,6 +122,8 @@ def _compile_aside(definition: TemplateDefinition, deadline_s: float) -> list[tu
             faults.extend((path, line) for line in error.message.splitlines())
         except _DeadlinePassed:
             pass
+        except Exception as error:
+            faults.append((path, f"{definition.name}: cannot be compiled: {error!r:.200}"))
 
     thread = threading.Thread(target=run, name=f"template {definition.name}"[:60], daemon=True)
     thread.start()
@@ -149,7 +153,8 @@ def _compile(definition: TemplateDefinition) -> Program:
     except TemplateFailed:
         raise
     except TemplateSyntaxError as error:
-        line = [*text.split("\n"), ""][error.lineno - 1]
+        # As Jinja2 counts them: it also ends a line at a lone carriage return.
+        line = [*_LINE_END.split(text), ""][error.lineno - 1]
         raise TemplateFailed(f"{name}:{error.lineno}: {error.message}{other_language(line)}") from error
     except Exception as error:
         raise _explain(name, error) from error

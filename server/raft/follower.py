@@ -137,6 +137,7 @@ class Following:
 
     def _refuse(self, message: Append) -> None:
         log = self._core.log
+        self._said = None
         hint = log.floor(min(message.prev_index, log.last), message.prev_term)
         reply = self._reply(message, ok=False, match=hint, hint_term=log.term(hint) or 0)
         self._core.send(message.sender, reply)

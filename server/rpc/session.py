@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import (
@@ -22,6 +24,7 @@ from gemot.server.model.errors import (
     to_wire,
 )
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvSet
+from gemot.server.model.query import Answer
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import Kind, frame
 from gemot.server.rpc.message import (
@@ -60,6 +63,9 @@ _CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister)
 MAX_COMMAND_BYTES = (8 << 20) + (64 << 10)
 """The largest value that limits.kv_max_value_size allows, and its key: an entry must fit into one frame."""
 
+_PACKED_FROM = 100
+"""Rows from which on an answer is kept packed."""
+
 _MAX_ORIGIN_BYTES = 64
 _MAX_SEQUENCE = 1 << 62
 
@@ -89,8 +95,11 @@ class Session:
         send: Callable[[bytes], None],
         close: Callable[[str], None],
         join_only: bool = False,
+        packer: Packer | None = None,
     ) -> None:
+        """Sessions of one listener share a `packer`."""
         self._tier = tier
+        self._packer = packer or Packer()
         self._send = send
         self._close = close
         self._join_only = join_only
@@ -189,7 +198,27 @@ class Session:
         call.cancel()
 
     def _send_answer(self, kind: Kind, id: int, word: Any) -> None:
+        if isinstance(word, Answer):
+            word = self._packer.pack(word)
         self._send(frame(kind, encode((id, word))))
+
+
+class Packer:
+    """Long answers packed once for all who wait for the same: they are told one after the other."""
+
+    def __init__(self) -> None:
+        self._answer: Answer | None = None
+        self._packed = msgspec.Raw(b"")
+
+    def pack(self, answer: Answer) -> Answer | msgspec.Raw:
+        """The answer itself where that costs nothing, or its bytes."""
+        if answer is self._answer:
+            return self._packed
+        self._answer = None
+        if not isinstance(answer.value, list | tuple) or len(answer.value) < _PACKED_FROM:
+            return answer
+        self._answer, self._packed = answer, msgspec.Raw(encode(answer))
+        return self._packed
 
 
 class _Call:

@@ -16,7 +16,7 @@ from gemot.server.raft.types import Message
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import MAX_ANSWER_BYTES, FrameReader, Kind
 from gemot.server.rpc.message import Call, Hello
-from gemot.server.rpc.session import Session, Tier
+from gemot.server.rpc.session import Packer, Session, Tier
 from gemot.server.runtime.timer import LoopTimer, Ticker
 
 log = logging.getLogger("gemot.rpc")
@@ -180,6 +180,7 @@ class Listener:
         self._join_only = join_only
         self._limits = limits or ListenerLimits()
         self._failed = failed
+        self._packer = Packer()
         self._server: asyncio.Server | None = None
         self._sessions: dict[Connection, Session] = {}
         self._clients: Counter[str] = Counter()
@@ -221,7 +222,11 @@ class Listener:
 
     def _opened(self, connection: Connection) -> Session:
         session = Session(
-            tier=self._tier, send=connection.send, close=connection.close, join_only=self._join_only
+            tier=self._tier,
+            send=connection.send,
+            close=connection.close,
+            join_only=self._join_only,
+            packer=self._packer,
         )
         if refused := self._refuse(connection):
             log.warning("rpc: connection refused: remote=%s reason=%s", connection.remote, refused)

@@ -34,6 +34,7 @@ class ReaderThread:
         self._file = file
         self._state = state
         self._timer = timer
+        self._fatal = fatal
         self._worker = Worker(loop=loop, tell=tell, fatal=fatal, name="gemot-reader")
 
     def start(self) -> None:
@@ -49,7 +50,12 @@ class ReaderThread:
             return lambda: done(found)
 
         # What was told from the present state must be there for this other connection too.
-        self._state.settle()
+        try:
+            self._state.settle()
+        except StorageFailed as error:
+            # It was undone, and this may be a caller's own call that no guard watches: the node must stop.
+            self._fatal(error)
+            raise
         self._worker.submit(work)
 
     def _read(self, query: Query, accessor: str) -> Found | GemotError:

@@ -44,7 +44,7 @@ MAX_KEY_BYTES = 255
 MAX_FORGOTTEN = 100_000
 """Keys without their answers that are kept: about 20 MB of keys that are UUIDs."""
 
-PRUNE_ROWS = 10_000
+PRUNE_ROWS = 1_000
 PRUNE_WITH_WRITE = 2
 """Overdue keys that each keyed write removes on its way, so that no load piles them up."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from gemot.server.state import digest
@@ -21,6 +23,14 @@ Allowed = Callable[[Operation], bool]
 
 TOMBSTONES_A_ROW = 16
 """Tombstones that are looked through in the time of one row that is read."""
+
+
+LONG_BYTES = 1 << 20
+"""So much of rows may be read where a limit of rows holds too."""
+
+_FEW_ROWS = 16
+_MORE_ROWS = 64
+_last = itemgetter(-1)
 
 
 class LongList(Exception):
@@ -43,7 +53,7 @@ class Reading:
     tombstones there are of all keys. `transaction` is there on a worker's connection alone.
     """
 
-    __slots__ = ("allowed", "buried", "cursor", "limit", "masks", "meta", "read", "transaction")
+    __slots__ = ("_bytes", "allowed", "buried", "cursor", "limit", "masks", "meta", "read", "transaction")
 
     def __init__(
         self,
@@ -64,15 +74,30 @@ class Reading:
         self.buried = buried
         self.transaction = transaction
         self.read = 0
+        self._bytes = 0
 
     def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
         """Every row of a select that ends in `limit ?`. Raises LongList when they pass this one's.
 
-        What decides is how many rows are read, not how many of them are shown: that is what takes time.
+        What decides is how many rows are read, and how long they are, not how many of them are shown: that
+        is what takes time. Each row's last column is the long one.
         """
-        most = self.limit - self.read + 1 if self.limit >= 0 else -1
-        found: list[Any] = self.cursor.execute(statement, (*bindings, most)).fetchall()
-        if 0 <= most <= len(found):
+        if self.limit < 0:
+            every: list[Any] = self.cursor.execute(statement, (*bindings, -1)).fetchall()
+            self.read += len(every)
+            return every
+        most = self.limit - self.read + 1
+        rows = iter(self.cursor.execute(statement, (*bindings, most)))
+        found = list(islice(rows, _FEW_ROWS))
+        step = found
+        while len(step) >= _FEW_ROWS:
+            self._bytes += sum(map(len, map(_last, step)))
+            if self._bytes > LONG_BYTES:
+                self.cursor.execute("select 1").fetchall()  # ends the one before it
+                raise LongList
+            step = list(islice(rows, _MORE_ROWS))
+            found += step
+        if len(found) >= most:
             raise LongList
         self.read += len(found)
         return found

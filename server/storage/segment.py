@@ -132,6 +132,9 @@ class Spare(msgspec.Struct, frozen=True):
 def make_spare(disk: Disk, directory: str, size: int) -> Spare:
     """The long part of making a segment, for a thread that nobody waits for. Raises DiskFailed."""
     path = f"{directory}/next.tmp"
+    if (free := disk.free_bytes(path)) < 2 * size:
+        # What is only a preparation must not take the last room from what cannot wait.
+        raise DiskFailed(f"{free} bytes are free at {path}, {2 * size} are wanted there")
     file = disk.open(path, create=True)
     try:
         for start in range(0, size, _SPARE_STEP_BYTES):
@@ -168,6 +171,9 @@ def create_segment(
             disk.remove(spare.path)
         raise DiskFailed(_unmade(disk, path, size, error)) from error
     disk.rename(spare.path, path)
+    # Under its own name from now on: errors tell it.
+    file.close()
+    file = disk.open(path)
     disk.sync_dir(directory)
     return Segment(number=number, path=path, file=file, base=base, size=size)
 

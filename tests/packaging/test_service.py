@@ -172,7 +172,7 @@ def test_a_reload_takes_up_what_is_valid_and_refuses_what_is_not(
     configure(ports, services=[{"name": "web", "port": "eighty"}])
     refused = service.reload()
     assert refused.returncode == 78
-    assert "field Port" in refused.stderr
+    assert 'services[0] "web": port: wants a whole number' in refused.stderr
     service.wait_for("WATCHDOG=1")
     assert service.log().count("configuration reloaded") == 1
     configure(ports)

@@ -51,7 +51,7 @@ from gemot.server.rpc.message import (
     decode_returned,
     encode,
 )
-from gemot.server.rpc.session import MAX_COMMAND_BYTES, Session
+from gemot.server.rpc.session import MAX_COMMAND_BYTES, Packer, Session
 
 ME = server(1)
 CLUSTER = "c1"
@@ -432,3 +432,14 @@ def test_a_write_and_a_status_are_answered_with_their_own_words() -> None:
     talk.call(2, Status())
     talk.tier.replies[-1](TierStatus(ME, (ME,), {}))
     assert talk.last(TierStatus)[2].leader == ME
+
+
+def test_a_long_answer_that_many_wait_for_is_packed_once() -> None:
+    packer = Packer()
+    answer = Answer([b"row"] * 1_000, 7, True, 0)
+    packed = packer.pack(answer)
+    assert packer.pack(answer) is packed
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode((1, packed))) == [1, [[b"row"] * 1_000, 7, True, 0]]
+    short = Answer(None, 8, True, 0)
+    assert packer.pack(short) is short
+    assert packer.pack(answer) is not packed, "what was packed is let go with the next answer"

@@ -112,3 +112,11 @@ def test_a_read_that_stopped_leaves_nothing_open(one: OneState) -> None:
         one.state.read(KvList(b"k"), "", 1)
     one.apply(KvSet(b"k9", b"v"))
     assert len(one.value(KvList(b"k"))) == ROWS + 1
+
+
+def test_long_values_make_a_list_long_before_its_rows_do(one: OneState) -> None:
+    one.apply(*(KvSet(b"big/%03d" % n, bytes(100_000)) for n in range(20)))
+    with pytest.raises(LongList):
+        one.state.read(KvList(b"big/"), "", 1_000)
+    assert len(one.state.read(KvList(b"big/00"), "", 1_000)[0]) == 10
+    assert len(one.state.read(KvKeys(b"big/", b""), "", 1_000)[0]) == 20

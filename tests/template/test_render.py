@@ -282,6 +282,7 @@ def test_an_unknown_field_is_an_error_unless_that_is_turned_off() -> None:
     [
         ("a\n{% if %}", 2, "Expected an expression"),
         ("a\nb\n{{ x", 3, "unexpected end of template"),
+        ("a\rb\rc\rd\r{{ key( }}", 5, "unexpected '}'"),
         ("{% for x in [] %}\n\n{% endfr %}", 3, "Encountered unknown tag 'endfr'"),
         ("\n\n{{ 'x'|to_jsn }}", 3, "there is no filter to_jsn; did you mean to_json?"),
         ("\n{{ 1 is evn }}", 2, "there is no test evn; did you mean even?"),
@@ -303,7 +304,7 @@ def test_an_unknown_field_is_an_error_unless_that_is_turned_off() -> None:
 )
 def test_a_fault_is_told_with_file_and_line(tmp_path: Path, text: str, line: int, words: str) -> None:
     source = tmp_path / "web.tpl"
-    source.write_text(text)
+    source.write_bytes(text.encode())
 
     async def act() -> None:
         program = await compile_template(TemplateDefinition(source=str(source), destination="/d"))

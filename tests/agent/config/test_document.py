@@ -32,6 +32,7 @@ BAD: list[tuple[str, Form, bytes, str]] = [
     ("two documents", "yaml", b"a: 1\n---\nb: 2\n", "a second document starts at line 2"),
     ("a list", "yaml", b"- a\n- b\n", "must hold a map"),
     ("a word", "yaml", b"hello", "must hold a map"),
+    ("a colon too many, a tab elsewhere", "yaml", b"name: web\tport: 80", "mapping values are not allowed"),
     ("a tab as indentation", "yaml", b"a:\n\tb: 1", "a tab stands at line 2, column 1: indent with spaces"),
     ("an open quote", "yaml", b'a: 1\nb: "b\nc: 1\n', "a quoted scalar that begins at line 2"),
     ("an unknown directive", "yaml", b"%FOO\n%YAML 9.9\n---\na: 1", "not YAML"),
