@@ -301,7 +301,7 @@ class SegmentLog:
         size = size_for(self._segment_bytes, length)
         spare = self._spare
         segment = create_segment(self._disk, self._directory, self.segment_number + 1, base, size, spare)
-        if spare is not None and segment.file is spare.file:
+        if spare is not None and spare.size == size:
             self._spare = None
         places.segments[segment.number] = segment
         self._active = segment

@@ -228,7 +228,7 @@ def test_a_segment_prepared_beforehand_becomes_the_next_one_with_the_same_conten
     assert log.wants_spare, "more than half of it is used"
     log.keep_spare(log.make_spare())
     assert not log.wants_spare
-    for index in range(11, 20):
+    for index in range(11, 40):
         new = batch(index, [2], 300)
         log.append(new)
         model.append(new)
