@@ -4,8 +4,9 @@ VENV = .venv
 BIN = $(VENV)/bin
 SEEDS ?= 100
 FROM ?= 1
+STATES ?= 1000000
 
-.PHONY: run venv dev test lint types bench cluster sim tools clients
+.PHONY: run venv dev test lint types bench cluster sim model tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -36,6 +37,9 @@ test: dev tools
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
+
+model: dev
+	$(BIN)/python tests/raft/model_check.py --states $(STATES)
 
 tools:
 	sh tests/support/fetch_tools.sh
