@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 SEEDS ?= 100
 FROM ?= 1
 STATES ?= 1000000
+GRAPHS ?= 2000
 
-.PHONY: run venv dev test lint types bench cluster sim model tools clients
+.PHONY: run venv dev test lint types bench cluster sim model links tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -40,6 +41,9 @@ sim: dev
 
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)
+
+links: dev
+	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
 
 tools:
 	sh tests/support/fetch_tools.sh
