@@ -36,7 +36,7 @@ def main() -> int:
         states += result.states
         ends = "complete" if result.complete else "stopped at the limit"
         print(
-            f"{name:8} {result.states:9,} states, depth {result.depth}, {ends}; "
+            f"{name:9} {result.states:9,} states, depth {result.depth}, {ends}; "
             f"{len(model.views):,} servers, {len(model.messages):,} messages; {seconds:.1f} s",
             flush=True,
         )

@@ -36,6 +36,13 @@ def test_every_law_holds_in_every_state_within_reach(name: str) -> None:
     assert result.complete or result.states == STATES
 
 
+@pytest.mark.parametrize("name", ["grow-all", "lost-all"])
+def test_a_small_scope_is_seen_to_its_end(name: str) -> None:
+    _, result = check(name, 20_000)
+    assert result.complete
+    assert not result.violation
+
+
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     getattr(raft_plants, name)(monkeypatch)

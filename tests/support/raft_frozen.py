@@ -157,7 +157,8 @@ def value_hashes(value: Any) -> tuple[int, ...]:
 
 def least(parts: list[tuple[int, ...]]) -> int:
     """The name of a whole state, whatever its servers are called: the least sum over all renamings."""
-    return min(sum(column) & _MASK for column in zip(*parts, strict=True))
+    sums: list[int] = [sum(column) & _MASK for column in zip(*parts, strict=True)]
+    return min(sums)
 
 
 def to_bytes(member: Member) -> bytes:

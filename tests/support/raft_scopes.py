@@ -108,7 +108,11 @@ def _elect(model: Model, state: State, id: str, voter: str) -> State:
     return _hear(model, state, id, voter)
 
 
+# The first three are small enough to be seen to their end.
 SCOPES = {
+    "grow-all": Scope(_grown, Bounds(max_term=2, changes=1, crashes=1, slow=1)),
+    "lost-all": Scope(_lost_change, Bounds(max_term=3, changes=1)),
+    "older-all": Scope(_older, Bounds(max_term=4)),
     "birth": Scope(_born, Bounds(max_term=3, crashes=1, slow=1, pre_votes=True)),
     "steady": Scope(_steady, Bounds(max_term=4, proposals=2, crashes=1, slow=1)),
     "divided": Scope(_divided, Bounds(max_term=5, proposals=1, crashes=1)),
