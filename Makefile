@@ -4,8 +4,10 @@ VENV = .venv
 BIN = $(VENV)/bin
 SEEDS ?= 100
 FROM ?= 1
+STATES ?= 1000000
+GRAPHS ?= 2000
 
-.PHONY: run venv dev test lint types bench cluster sim tools clients
+.PHONY: run venv dev test lint types bench cluster sim model links tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -36,6 +38,12 @@ test: dev tools
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
+
+model: dev
+	$(BIN)/python tests/raft/model_check.py --states $(STATES)
+
+links: dev
+	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
 
 tools:
 	sh tests/support/fetch_tools.sh

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from support.raft_group import CONFIG, Group, Member, lone, voters_entry
 
@@ -328,47 +326,6 @@ def test_figure_8_an_entry_of_an_older_term_is_not_committed_by_counting() -> No
 
 def has_newer_entries(message: Append, term: int) -> bool:
     return bool(message.body) and Batch.decode(message.body).last_term > term
-
-
-# -- partitions --------------------------------------------------------------------------------------
-
-
-LINKS = [(a, b) for a in "abc" for b in "abc" if a != b]
-
-
-@pytest.mark.parametrize("count", range(len(LINKS) + 1))
-def test_any_connected_majority_of_three_keeps_writing(count: int) -> None:
-    """Bug 10: every set of cut links among three servers, one-way cuts included."""
-    for cut in itertools.combinations(LINKS, count):
-        connected = [(a, b) for a, b in itertools.combinations("abc", 2) if not {(a, b), (b, a)} & set(cut)]
-        if not connected:
-            continue
-        group = Group("abc", seed=count)
-        group.elect("a")
-        group.cut.update(dict.fromkeys(cut))
-        group.tick(10 * CONFIG.election_ticks)
-        leader = group.leader()
-        index = leader.raft.propose([b"x"])
-        term = leader.raft.term
-        group.tick(CONFIG.election_ticks)
-        assert leader.raft.commit >= index, f"cut {cut}"
-        group.tick(10 * CONFIG.election_ticks)
-        assert group.leader().raft.term == term, f"the leader is stable under {cut}"
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_a_connected_majority_of_five_keeps_writing_whatever_else_is_cut(seed: int) -> None:
-    group = Group("abcde", seed=seed)
-    group.elect("abcde"[seed % 5])
-    majority = group.random.sample("abcde", 3)
-    for a, b in itertools.permutations("abcde", 2):
-        if not (a in majority and b in majority) and group.random.random() < 0.6:
-            group.cut[a, b] = None
-    group.tick(20 * CONFIG.election_ticks)
-    leader = group.leader()
-    index = leader.raft.propose([b"x"])
-    group.tick(CONFIG.election_ticks)
-    assert leader.raft.commit >= index
 
 
 def test_a_voters_entry_names_each_founder() -> None:

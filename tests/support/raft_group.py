@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from support.raft_disk import Disk, Save
 
+from gemot.server.raft.core import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     AppendReply,
@@ -70,7 +71,7 @@ class Laws:
 class Member:
     """One server: a `Raft`, its disk, and a state that remembers what was applied."""
 
-    def __init__(self, id: str, config: RaftConfig, seed: random.Random, laws: Laws) -> None:
+    def __init__(self, id: str, config: RaftConfig, chance: Random, laws: Laws) -> None:
         self.id = id
         self.disk = Disk()
         self.laws = laws
@@ -81,7 +82,7 @@ class Member:
         self.offer: SnapshotOffer | None = None
         self.up = True
         self._config = config
-        self._seed = seed
+        self._chance = chance
         self._waiting: dict[int, tuple[tuple[str, Message], ...]] = {}
         self._state_index = 0
         self.raft = self._open(repairing=False)
@@ -90,7 +91,7 @@ class Member:
         return Raft(
             id=self.id,
             config=self._config,
-            random=self._seed,
+            random=self._chance,
             hard_state=self.disk.hard_state,
             snapshot=self.disk.snapshot,
             log=self.disk,
@@ -224,10 +225,11 @@ class Group:
         voters: str | None = None,
         seed: int = 1,
         config: RaftConfig = CONFIG,
+        chance: Random | None = None,
     ) -> None:
         self.laws = Laws()
         self.random = random.Random(seed)
-        self.members = {id: Member(id, config, self.random, self.laws) for id in ids}
+        self.members = {id: Member(id, config, chance or self.random, self.laws) for id in ids}
         self.cut: dict[tuple[str, str], None] = {}
         self.drop: Callable[[str, Message], bool] = lambda to, message: False
         for id in voters if voters is not None else ids:
