@@ -13,7 +13,8 @@ Three rules keep it small, and none of them changes a verdict:
   moved to here.
 - A write of unknown outcome whose value somebody saw was done before that answer came (`unknown.py`); one
   that nobody could have noticed is left out.
-- Of equal writes of unknown outcome the earliest is taken first.
+- Of equal writes of unknown outcome the earliest is taken first, and what was tried with some of them spent
+  is not tried with these and more.
 
 The use: clients write values that are never written twice, and note the value that came with the index they
 compare with: an index names a write, and here its value stands for it. `explain` judges a history, `require`
@@ -90,6 +91,9 @@ def _unwritten(history: list[Op]) -> str:
     return ""
 
 
+_Tried = dict[tuple[int, int, int], list[int]]
+
+
 class _Search:
     """One key. Entries 1 to 2n are calls and returns in order of time; 0 is the head of the list."""
 
@@ -141,7 +145,7 @@ class _Search:
         """True: there is an order. False: there is none. None: the budget is over."""
         step, following = self._register.step, self._next
         undo: list[tuple[int, int, bool]] = []  # entry (negative: unknown), state before, taken at once
-        tried: set[tuple[int, int, int, int]] = set()
+        tried: _Tried = {}
         state, bits, maybe, left = 0, 0, 0, len(self._done)
         entry = following[0]
         fresh = True
@@ -228,16 +232,17 @@ class _Search:
             entry = self._next[entry]
         return self._done[self._op_at[entry]].ended
 
-    def _is_new(self, tried: set[tuple[int, int, int, int]], bits: int, maybe: int, state: int) -> bool:
-        """Whether just these were done, with this state after them, for the first time.
+    def _is_new(self, tried: _Tried, bits: int, maybe: int, state: int) -> bool:
+        """Whether this is worth a search: these done, with this state after them.
 
-        The key leaves out the lowest, which are all done.
+        It is not if the same was reached with fewer of the unknown writes spent. The key leaves out the
+        lowest operations, which are all done.
         """
         low = (~bits & (bits + 1)).bit_length() - 1
-        key = (low, bits >> low, maybe, state)
-        if key in tried:
+        spent = tried.setdefault((low, bits >> low, state), [])
+        if any(before & maybe == before for before in spent):
             return False
-        tried.add(key)
+        spent.append(maybe)
         return True
 
     def _lift(self, call: int) -> None:

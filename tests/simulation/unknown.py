@@ -32,13 +32,22 @@ def settle(history: list[Op]) -> list[Op]:
         known += [_done_by(op, seen_at[op.value]) for op in proven]
         open_ops = [op for op in open_ops if op not in proven]
     traces = _traces(known, open_ops)
-    return known + [
-        msgspec.structs.replace(op, answer=True)
+    kept = [
+        op
         for op in open_ops
         if max(traces.get(op.value if op.writes else ABSENT, -1), traces.get(_ANY, -1)) >= op.began
     ]
+    named = {op.value for op in known if op.kind is Kind.GET} | {op.expected for op in history}
+    return known + [_left_open(op, named) for op in kept]
 
 
+def _left_open(op: Op, named: set[bytes | None]) -> Op:
+    """A value that no read and no compare ever named is as good as any other such."""
+    value = _UNNAMED if op.writes and op.value not in named else op.value
+    return msgspec.structs.replace(op, answer=True, value=value)
+
+
+_UNNAMED = b"\0a value that nobody named"
 _ANY = b"\0any value but the one compared with"
 
 
