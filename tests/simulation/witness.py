@@ -7,7 +7,7 @@ plain dictionary must give every result that was seen. O(n log n), so every run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -131,6 +131,14 @@ def _check_replay(seen: list[Seen], effects: list[Effect]) -> int:
         if op.result != _would(written, effect):
             raise Violation(f"{op} was told {op.result!r}, the rules say {_would(written, effect)!r}")
     return len(seen)
+
+
+def replayed(effects: Iterable[Effect]) -> Iterator[tuple[Effect, dict[bytes, tuple[bytes, int]]]]:
+    """Each effect in order, and what is stored after it (key to value and modify index; not to be kept)."""
+    stored: dict[bytes, tuple[bytes, int]] = {}
+    for effect in sorted(effects, key=lambda effect: effect.index):
+        _apply(stored, effect)
+        yield effect, stored
 
 
 def _words(of: Seen | Effect) -> tuple[object, ...]:
