@@ -4,8 +4,11 @@ VENV = .venv
 BIN = $(VENV)/bin
 SEEDS ?= 100
 FROM ?= 1
+SECONDS ?= 60
+SEED ?= 1
+KILLS ?= 20
 
-.PHONY: run venv dev test lint types bench cluster sim tools clients
+.PHONY: run venv dev test lint types bench failover chaos cluster sim tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -37,6 +40,9 @@ test: dev tools
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
 
+chaos: dev
+	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)
+
 tools:
 	sh tests/support/fetch_tools.sh
 
@@ -48,3 +54,6 @@ cluster: venv tools
 
 bench: dev tools
 	$(BIN)/python bench/run.py
+
+failover: dev tools
+	$(BIN)/python bench/failover.py --kills $(KILLS)

@@ -84,9 +84,9 @@ def _placed(unanswered: list[Seen], effects: list[Effect]) -> list[Seen]:
     """The writes without an answer that were done after all, at their index, for ever under way."""
     by_value = {(e.key, e.value): e.index for e in effects if e.value is not None}
     return [
-        msgspec.structs.replace(op, index=by_value[op.key, op.value], ended=_NEVER)
+        msgspec.structs.replace(op, index=by_value[op.key, op.value or b""], ended=_NEVER)
         for op in unanswered
-        if (op.key, op.value) in by_value
+        if op.value is not None and (op.key, op.value) in by_value
     ]
 
 
