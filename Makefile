@@ -6,8 +6,11 @@ SEEDS ?= 100
 FROM ?= 1
 STATES ?= 1000000
 GRAPHS ?= 2000
+SECONDS ?= 60
+SEED ?= 1
+KILLS ?= 20
 
-.PHONY: run venv dev test lint types bench cluster sim model links tools clients
+.PHONY: run venv dev test lint types bench failover cluster sim model links chaos tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -45,6 +48,9 @@ model: dev
 links: dev
 	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
 
+chaos: dev
+	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)
+
 tools:
 	sh tests/support/fetch_tools.sh
 
@@ -56,3 +62,6 @@ cluster: venv tools
 
 bench: dev tools
 	$(BIN)/python bench/run.py
+
+failover: dev tools
+	$(BIN)/python bench/failover.py --kills $(KILLS)

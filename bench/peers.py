@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-from support.cluster import Agent, Cluster
+from support.cluster import Agent, Cluster, wait_for
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TOOLS = CHECKOUT / ".tools" / "bin"
@@ -41,6 +41,12 @@ class Peer(Protocol):
 
     def pids(self) -> list[int]:
         """The servers' processes, the leader's first."""
+
+    def kill_leader(self) -> list[str]:
+        """SIGKILL, not waited for; host:port of the others' HTTP."""
+
+    def revive(self) -> None:
+        """Start who was killed, and wait until all serve again, under a leader that all know."""
 
 
 class Gemot:
@@ -74,6 +80,23 @@ class Gemot:
         servers = sorted(self.cluster.servers, key=lambda server: server is not self._leader)
         return [server.pid for server in servers]
 
+    def kill_leader(self) -> list[str]:
+        assert self._leader is not None, "not started"
+        self._leader.signal(signal.SIGKILL)
+        return [server.http for server in self.cluster.servers if server is not self._leader]
+
+    def revive(self) -> None:
+        assert self._leader is not None, "not started"
+        self._leader.wait()
+        self._leader.start()
+        self._leader = self.cluster.leader()
+        wait_for(
+            lambda: all(readable("gemot", server.http) for server in self.cluster.servers),
+            30,
+            "every server serves again",
+            self.cluster.servers,
+        )
+
 
 class Etcd:
     name = "etcd"
@@ -87,27 +110,38 @@ class Etcd:
         self._leader = ""
 
     def start(self) -> None:
-        peers = ",".join(f"{name}=http://{host}:{peer}" for name, host, _, peer in self._members)
-        for name, host, client, peer in self._members:
-            directory = self._directory / name
-            directory.mkdir(parents=True, exist_ok=True)
-            arguments = {
-                "name": name,
-                "data-dir": directory / "data",
-                "listen-client-urls": f"http://{host}:{client}",
-                "advertise-client-urls": f"http://{host}:{client}",
-                "listen-peer-urls": f"http://{host}:{peer}",
-                "initial-advertise-peer-urls": f"http://{host}:{peer}",
-                "initial-cluster": peers,
-                "initial-cluster-token": "bench",
-            }
-            with (directory / "log").open("ab") as log:
-                self._processes[name] = subprocess.Popen(
-                    [str(TOOLS / "etcd"), *(f"--{key}={value}" for key, value in arguments.items())],
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                )
+        for member in self._members:
+            self._start_member(*member)
+        self._leader = self._find_leader()
+
+    def _start_member(self, name: str, host: str, client: int, peer: int) -> None:
+        directory = self._directory / name
+        directory.mkdir(parents=True, exist_ok=True)
+        arguments = {
+            "name": name,
+            "data-dir": directory / "data",
+            "listen-client-urls": f"http://{host}:{client}",
+            "advertise-client-urls": f"http://{host}:{client}",
+            "listen-peer-urls": f"http://{host}:{peer}",
+            "initial-advertise-peer-urls": f"http://{host}:{peer}",
+            "initial-cluster": ",".join(f"{n}=http://{h}:{p}" for n, h, _, p in self._members),
+            "initial-cluster-token": "bench",
+        }
+        with (directory / "log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [str(TOOLS / "etcd"), *(f"--{key}={value}" for key, value in arguments.items())],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def kill_leader(self) -> list[str]:
+        self._processes[self._leader].send_signal(signal.SIGKILL)
+        return [f"{host}:{client}" for name, host, client, _ in self._members if name != self._leader]
+
+    def revive(self) -> None:
+        self._processes[self._leader].wait(20)
+        self._start_member(*next(member for member in self._members if member[0] == self._leader))
         self._leader = self._find_leader()
 
     def stop(self) -> None:

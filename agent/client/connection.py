@@ -38,6 +38,7 @@ class Refused(ClientError):
         super().__init__(f"{told}. The write was surely not done" if undone else told)
         self.status = status
         self.text = text
+        self.undone = undone
 
 
 class NotAnAgent(ClientError):

@@ -58,3 +58,5 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     process = _run("--seeds", "12", "--from", "1", "--plant", bug, "--stop-at-first")
     output = _finish(process, 12)
     assert process.returncode == 1, f"{bug} survived 12 seeds:\n{output}"
+    # A plant that no longer fits its place ends a run, too, and shows nothing.
+    assert ": Violation: " in output, output

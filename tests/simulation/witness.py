@@ -7,7 +7,7 @@ plain dictionary must give every result that was seen. O(n log n), so every run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -39,11 +39,58 @@ class Violation(AssertionError):
     """The history cannot be explained."""
 
 
-def check(history: Iterable[Seen], effects: Iterable[Effect]) -> int:
-    """Raise Violation, or tell how many operations were explained."""
-    seen = list(history)
-    _check_real_time(seen)
-    return _check_replay(seen, list(effects))
+def check(
+    history: Iterable[Seen],
+    effects: Iterable[Effect],
+    *,
+    unanswered: Iterable[Seen] = (),
+    refused: Iterable[Seen] = (),
+) -> int:
+    """Raise Violation, or tell how many operations were explained.
+
+    `unanswered` are writes of unknown outcome, `refused` those that were told to be surely not done, if they
+    were recorded; their `ended`, `index` and `result` mean nothing.
+    """
+    seen, done = list(history), list(effects)
+    _check_once(seen, done)
+    _check_refused(list(refused), done)
+    _check_real_time(seen + _placed(list(unanswered), done))
+    return _check_replay(seen, done)
+
+
+def _check_once(seen: list[Seen], effects: list[Effect]) -> None:
+    """An index belongs to one write, and one write to one index; clients write no value twice."""
+    told: dict[int, Seen] = {}
+    for op in seen:
+        if op.began > op.ended:
+            raise Violation(f"{op} ended before it began: that is no history")
+        if op.kind != "get" and told.setdefault(op.index, op) is not op:
+            raise Violation(f"{op} and {told[op.index]} were told the same index")
+    written: dict[tuple[bytes, bytes], Effect] = {}
+    for effect in effects:
+        if effect.value is not None and written.setdefault((effect.key, effect.value), effect) is not effect:
+            raise Violation(f"{effect} was applied before: {written[effect.key, effect.value]}")
+
+
+def _check_refused(refused: list[Seen], effects: list[Effect]) -> None:
+    """What was told to be surely not done is not done. Deletes have nothing to know them by."""
+    values = {(op.key, op.value): op for op in refused if op.value is not None}
+    for effect in effects:
+        if effect.value is not None and (effect.key, effect.value) in values:
+            raise Violation(f"{values[effect.key, effect.value]} was told not to be done; it was: {effect}")
+
+
+def _placed(unanswered: list[Seen], effects: list[Effect]) -> list[Seen]:
+    """The writes without an answer that were done after all, at their index, for ever under way."""
+    by_value = {(e.key, e.value): e.index for e in effects if e.value is not None}
+    return [
+        msgspec.structs.replace(op, index=by_value[op.key, op.value or b""], ended=_NEVER)
+        for op in unanswered
+        if op.value is not None and (op.key, op.value) in by_value
+    ]
+
+
+_NEVER = 1 << 62
 
 
 def _check_real_time(seen: list[Seen]) -> None:
@@ -79,11 +126,24 @@ def _check_replay(seen: list[Seen], effects: list[Effect]) -> int:
                 raise Violation(f"{op} read {op.result!r}, but {value!r} was there")
             continue
         effect = by_index.get(op.index)
-        if effect is None or (effect.kind, effect.key, effect.value) != (op.kind, op.key, op.value):
+        if effect is None or _words(effect) != _words(op):
             raise Violation(f"{op} was acknowledged, but at its index stands {effect}")
         if op.result != _would(written, effect):
             raise Violation(f"{op} was told {op.result!r}, the rules say {_would(written, effect)!r}")
     return len(seen)
+
+
+def replayed(effects: Iterable[Effect]) -> Iterator[tuple[Effect, dict[bytes, tuple[bytes, int]]]]:
+    """Each effect in order, and what is stored after it (key to value and modify index; not to be kept)."""
+    stored: dict[bytes, tuple[bytes, int]] = {}
+    for effect in sorted(effects, key=lambda effect: effect.index):
+        _apply(stored, effect)
+        yield effect, stored
+
+
+def _words(of: Seen | Effect) -> tuple[object, ...]:
+    """What was asked: it has to be what was done, condition and all."""
+    return (of.kind, of.key, of.value, of.cas)
 
 
 def _would(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> bool:

@@ -145,9 +145,10 @@ class Cluster:
         config: dict[str, Any] | None = None,
         network: str = "127.0.0",
         ports: dict[str, int] | None = None,
+        program: list[str] | None = None,
     ) -> None:
         """`ports` are the same for every agent; without them each gets free ones."""
-        program = [PYTHON, "-m", "gemot.agent", "agent"]
+        program = program or [PYTHON, "-m", "gemot.agent", "agent"]
         if lossy:
             program = [PYTHON, str(SUPPORT / "lossy_agent.py"), *(["--no-sync"] if no_sync else [])]
         names = [f"srv{n}" for n in range(1, servers + 1)] + [f"web{n}" for n in range(1, clients + 1)]

@@ -1,0 +1,236 @@
+"""Chaos on real processes: servers and client agents, faults from a seed, and one order of all answers.
+
+python tests/cluster/chaos.py --seconds 60 --seed 1              faults for a minute, calm, and every check
+python tests/cluster/chaos.py --seconds 20 --no-sync             syncs do nothing: the run must fail
+python tests/cluster/chaos.py --seconds 20 --plant stale-read    so must it with a planted bug
+
+Five servers and two client agents. After the faults everything is killed at once and loses what it had not
+synced. Then it has to come back, make progress, and explain every answer: by the black-box check, by the log
+of each server, and by equal states.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from simulation.linearize import require
+from simulation.register import Kind, Op, Outcome
+from simulation.witness import Violation
+from support.chaos_clients import PREFIX, Client
+from support.cluster import PYTHON, SUPPORT, Cluster, wait_for
+from support.link_proxy import Links
+from support.nemesis import Nemesis, schedule
+from support.server_log import check_log
+
+from gemot.agent.client.kv import Kv
+
+SERVERS = 5
+CLIENTS_EACH = 2
+SETTLE_S = 60.0
+
+
+class Result(msgspec.Struct):
+    """What one run came to."""
+
+    seed: int
+    operations: int
+    unknown: int
+    refused: int
+    keys: int
+    steps: int
+    windows: int
+    progress: int
+    back_s: float
+    fired: dict[str, int]
+
+    def __str__(self) -> str:
+        fired = ", ".join(f"{kind} {count}" for kind, count in sorted(self.fired.items()))
+        return (
+            f"seed {self.seed}: {self.operations} operations on {self.keys} keys, "
+            f"{self.unknown} of unknown outcome ({self.unknown / max(1, self.operations):.2%}), "
+            f"{self.refused} surely not done; {self.steps} steps of the check\n"
+            f"  faults: {fired}\n"
+            f"  progress in {self.progress} of {self.windows} seconds in which a majority was connected "
+            f"({self.progress / max(1, self.windows):.1%}); all killed, it wrote again in {self.back_s:.1f} s"
+        )
+
+
+class Chaos:
+    """One run in one directory."""
+
+    def __init__(self, directory: Path, *, seed: int, no_sync: bool = False, plant: str = "") -> None:
+        program = [PYTHON, str(SUPPORT / "chaos_agent.py")]
+        program += ["--no-sync"] if no_sync else []
+        program += ["--plant", plant] if plant else []
+        self._seed = seed
+        # The log is kept whole: it is what the answers are compared with.
+        config = {"raft_snapshot_threshold": 1_000_000, "raft_trailing_logs": 1_000_000}
+        self.cluster = Cluster(directory, servers=SERVERS, clients=2, config=config, program=program)
+        self._links = Links({s.name: (s.host, s.ports["server"]) for s in self.cluster.servers})
+        self._over = threading.Event()
+        self._clients = [
+            Client(name=f"{agent.name}-{n}", agent=agent, seed=seed, over=self._over)
+            for agent in self.cluster.agents
+            for n in range(CLIENTS_EACH)
+        ]
+
+    def run(self, seconds: float, *, wipe: bool = False) -> Result:
+        """Raises Violation for a broken promise, AssertionError for what does not come back."""
+        self._links.start()
+        try:
+            self._write_routes()
+            self.cluster.start()
+            began = time.monotonic()
+            nemesis = Nemesis(self.cluster, self._links, schedule(self._seed, seconds, wipe=wipe))
+            for thread in (*self._clients, nemesis):
+                thread.start()
+            nemesis.join(seconds + 60)
+            nemesis.end()
+            ended = time.monotonic()
+            back_s = self._kill_all()
+            self._end_clients()
+            return self._judge(nemesis, began, ended, back_s)
+        finally:
+            self._over.set()
+            self.cluster.stop()
+            self._links.stop()
+
+    def _write_routes(self) -> None:
+        for server in self.cluster.servers:
+            routes = json.dumps(self._links.routes[server.name])
+            (server.directory / "routes.json").write_text(routes)
+
+    def _kill_all(self) -> float:
+        """Everything at once, mid-write; the seconds until it writes again."""
+        for server in self.cluster.servers:
+            server.kill()
+        began = time.monotonic()
+        for server in self.cluster.servers:
+            server.start()
+        leader = self.cluster.leader(SETTLE_S)
+        wait_for(lambda: _writes(leader.connect, "after"), SETTLE_S, "it writes again", self.cluster.servers)
+        return time.monotonic() - began
+
+    def _end_clients(self) -> None:
+        """Until each client was answered again, through its own agent."""
+
+        def all_answered() -> bool:
+            errors = [client.error for client in self._clients if client.error]
+            assert not errors, errors
+            return all(_answers(client) >= goals[client.name] for client in self._clients)
+
+        goals = {client.name: _answers(client) + 5 for client in self._clients}
+        wait_for(all_answered, SETTLE_S, "every client is answered again", self.cluster.agents)
+        self._over.set()
+        for client in self._clients:
+            client.join(30)
+
+    def _judge(self, nemesis: Nemesis, began: float, ended: float, back_s: float) -> Result:
+        ops = [op for client in self._clients for op in client.operations]
+        ops += self._last_reads({op.key for op in ops})
+        report = require(ops)
+        hashes = wait_for(self._hashes, SETTLE_S, "all servers at one index", self.cluster.servers)
+        if len(hashes) != 1:
+            raise Violation(f"the servers hold different states: {hashes}")
+        self.cluster.stop()
+        for server in self.cluster.servers:
+            check_log(server.directory / "data", ops)
+        windows, progress = _windows(ops, nemesis.majority, began, ended)
+        return Result(
+            seed=self._seed,
+            operations=len(ops),
+            unknown=sum(op.outcome is Outcome.UNKNOWN for op in ops),
+            refused=sum(op.outcome is Outcome.REFUSED for op in ops),
+            keys=report.keys,
+            steps=report.steps,
+            windows=windows,
+            progress=progress,
+            back_s=back_s,
+            fired=dict(nemesis.fired),
+        )
+
+    def _last_reads(self, keys: set[bytes]) -> list[Op]:
+        """What is there in the end, of every key that was ever used: nothing acknowledged may be missing."""
+        with closing(self.cluster.leader().connect(30)) as connection:
+            began = time.monotonic_ns()
+            found = {entry.key.encode(): entry.value for entry in Kv(connection).tree(PREFIX)}
+            ended = time.monotonic_ns()
+        return [Op(Kind.GET, key, began, ended, found.get(key), client="last") for key in sorted(keys)]
+
+    def _hashes(self) -> set[str] | None:
+        stats = [server.stats() for server in self.cluster.servers]
+        if len({s["raft"]["applied_index"] for s in stats}) != 1:
+            return None
+        return {s["consul"]["state_hash"] for s in stats}
+
+
+def _answers(client: Client) -> int:
+    return sum(op.outcome is Outcome.DONE for op in client.operations)
+
+
+def _writes(connect: Callable[[], object], key: str) -> bool:
+    with closing(connect()) as connection:  # type: ignore[type-var]
+        return Kv(connection).put(key, b"")  # type: ignore[arg-type]
+
+
+def _windows(
+    ops: list[Op], majority: list[tuple[float, bool]], began: float, ended: float
+) -> tuple[int, int]:
+    """The whole seconds with a majority connected throughout, and how many of them saw a write."""
+    written = {
+        int(op.ended / 1e9 - began) for op in ops if op.kind is not Kind.GET and op.outcome is Outcome.DONE
+    }
+    until = [*(at for at, _ in majority[1:]), ended]
+    broken = {
+        second
+        for (at, whole), end in zip(majority, until, strict=True)
+        if not whole
+        for second in range(int(at - began), int(end - began) + 1)
+    }
+    seconds = set(range(int(ended - began))) - broken
+    return len(seconds), len(seconds & written)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="how long there are faults")
+    parser.add_argument("--seed", type=int, default=1, help="what the faults are drawn from")
+    parser.add_argument("--wipe", action="store_true", help="also lose whole disks")
+    parser.add_argument("--no-sync", action="store_true", help="make syncs do nothing: the run must fail")
+    parser.add_argument("--plant", default="", help="plant this bug of the simulator: the run must fail")
+    parser.add_argument("--keep", action="store_true", help="keep data and logs")
+    options = parser.parse_args()
+    for fault in schedule(options.seed, options.seconds, wipe=options.wipe):
+        print(f"at {fault.at_s:5.1f} s for {fault.lasts_s:.1f} s: {fault.kind}")
+    directory = Path(tempfile.mkdtemp(prefix="gemot-chaos-"))
+    try:
+        chaos = Chaos(directory, seed=options.seed, no_sync=options.no_sync, plant=options.plant)
+        print(chaos.run(options.seconds, wipe=options.wipe))
+    except AssertionError as error:
+        print(f"seed {options.seed} failed: {type(error).__name__}: {error}")
+        return 1
+    finally:
+        if not options.keep:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            print(f"data and logs: {directory}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What watchers are promised, checked on what they were told: P4 of the contract.
+
+Of each blocking reader, in the order of its answers:
+
+- its index never goes back, neither below the answer before nor below what it asked with;
+- each answer is the state as of its index: with what it was told before, no state's last change is missed;
+- it is not woken without a change of what it watches (a thing that is not there has the table's index, as in
+  Consul, and is left out of this rule);
+- an answer is not older than its question: what was acknowledged before the call is in it, also in "nothing
+  new";
+- in the end, with calm and a last round, it has the last state.
+
+Of each subscription: answers only get newer and are the state as of their index, and a bookmark is never
+ahead of what was told.
+
+The use: each watcher appends an `Awoken` for every answer, each subscriber a `Told` for every event; `value`
+is always a dictionary of key to value, of one key or none for a watch of a key. Watchers go on for a few
+seconds after the writers have stopped. At the end of a run, in calm: `check_watches(awoken, told, effects,
+history)`, with the effects and the history of `witness.check`. A `watcher` is a name, new after anything
+that lets a watch begin anew (a subscription on another server).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from simulation.witness import Effect, Seen, Violation, replayed
+
+Value = Mapping[bytes, bytes]
+
+
+class Watched(msgspec.Struct, frozen=True):
+    """A key, or everything under a prefix."""
+
+    key: bytes
+    prefix: bool = False
+
+    def holds(self, key: bytes) -> bool:
+        return key.startswith(self.key) if self.prefix else key == self.key
+
+
+class Awoken(msgspec.Struct, frozen=True):
+    """One answer to a blocking read that asked with the index `asked` (0: a plain first read)."""
+
+    watcher: str
+    watched: Watched
+    began: int
+    asked: int
+    index: int
+    value: Value
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One event of a subscription; `value` is None for a bookmark."""
+
+    watcher: str
+    watched: Watched
+    index: int
+    value: Value | None
+
+
+class _Truth:
+    """The states that one watched thing went through."""
+
+    def __init__(self, watched: Watched, effects: list[Effect]) -> None:
+        self._indexes = [0]
+        self._states: list[Value] = [{}]
+        for effect, stored in replayed(effects):
+            if not watched.holds(effect.key):
+                continue
+            state = {key: value for key, (value, _) in stored.items() if watched.holds(key)}
+            if state != self._states[-1]:
+                self._indexes.append(effect.index)
+                self._states.append(state)
+
+    def at(self, index: int) -> Value:
+        return self._states[bisect.bisect_right(self._indexes, index) - 1]
+
+    def changed_between(self, after: int, upto: int) -> bool:
+        return bisect.bisect_right(self._indexes, after) < bisect.bisect_right(self._indexes, upto)
+
+    @property
+    def last_change(self) -> int:
+        return self._indexes[-1]
+
+
+def check_watches(
+    awoken: Iterable[Awoken],
+    told: Iterable[Told],
+    effects: Iterable[Effect],
+    history: Iterable[Seen] = (),
+    *,
+    ended_in_calm: bool = True,
+    reaped: int = 0,
+) -> int:
+    """Raises Violation, or tells how many answers and events were right.
+
+    Without calm at the end the last state is not asked for. Up to `reaped` the traces of deletes may be
+    gone, and a watcher with an older index is woken to be on the safe side.
+    """
+    done = list(effects)
+    truths: dict[Watched, _Truth] = {}
+    answers: dict[str, list[Awoken]] = defaultdict(list)
+    events: dict[str, list[Told]] = defaultdict(list)
+    for answer in awoken:
+        answers[answer.watcher].append(answer)
+        if answer.watched not in truths:
+            truths[answer.watched] = _Truth(answer.watched, done)
+    for event in told:
+        events[event.watcher].append(event)
+        if event.watched not in truths:
+            truths[event.watched] = _Truth(event.watched, done)
+    acknowledged = _Acknowledged(history)
+    for mine in answers.values():
+        truth = truths[mine[0].watched]
+        _check_reader(mine, truth, acknowledged.of(mine[0].watched), reaped)
+        if ended_in_calm and mine[-1].value != truth.at(truth.last_change):
+            raise Violation(f"{mine[-1]} was the last, and the change at {truth.last_change} was missed")
+    for heard in events.values():
+        _check_subscription(heard, truths[heard[0].watched])
+    return sum(map(len, answers.values())) + sum(map(len, events.values()))
+
+
+class _Acknowledged:
+    """The newest change that was acknowledged before a time."""
+
+    def __init__(self, history: Iterable[Seen]) -> None:
+        self._writes = sorted(
+            (op.ended, op.index, op.key) for op in history if op.kind != "get" and op.result is True
+        )
+
+    def of(self, watched: Watched) -> tuple[list[int], list[int]]:
+        times, newest = [-1], [0]
+        for ended, index, key in self._writes:
+            if watched.holds(key):
+                times.append(ended)
+                newest.append(max(newest[-1], index))
+        return times, newest
+
+
+def _check_reader(
+    answers: list[Awoken], truth: _Truth, acknowledged: tuple[list[int], list[int]], reaped: int
+) -> None:
+    times, newest = acknowledged
+    before = 0
+    for answer in answers:
+        if answer.index < max(before, answer.asked):
+            raise Violation(f"{answer} goes back from {max(before, answer.asked)}")
+        if answer.value != truth.at(answer.index):
+            raise Violation(f"{answer} is not what was there at its index: {truth.at(answer.index)}")
+        woken = answer.asked and answer.value and answer.index > max(answer.asked, reaped)
+        if woken and not truth.changed_between(answer.asked, answer.index):
+            raise Violation(f"{answer} was woken, and nothing had changed since {answer.asked}")
+        due = newest[bisect.bisect_left(times, answer.began) - 1]
+        if truth.changed_between(answer.index, due):
+            raise Violation(
+                f"{answer} is older than its question: {due} was acknowledged before it was asked"
+            )
+        before = answer.index
+
+
+def _check_subscription(events: list[Told], truth: _Truth) -> None:
+    last: Told | None = None
+    for event in events:
+        if event.value is None:
+            if last is not None and truth.changed_between(last.index, event.index):
+                raise Violation(f"{event} says that all was told, but the last was {last}")
+            continue
+        if last is not None and event.index <= last.index:
+            raise Violation(f"{event} is not newer than {last}")
+        if event.value != truth.at(event.index):
+            raise Violation(f"{event} is not what was there at its index: {truth.at(event.index)}")
+        last = event

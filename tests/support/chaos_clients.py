@@ -1,0 +1,125 @@
+"""Clients of a cluster in trouble: each does one thing at a time and writes down what it was told.
+
+Keys are a few at a time and change every few seconds, so that each has a history of hundreds of operations
+and not of thousands. No value is written twice. What a compare compares with is the value that came with the
+index it sent: see `simulation/linearize.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from contextlib import closing
+
+import msgspec
+from simulation.register import NEVER, Kind, Op, Outcome
+from support.cluster import Agent
+
+from gemot.agent.client.connection import CannotConnect, ClientError, Connection, Refused
+from gemot.agent.client.kv import Entry, Kv
+
+PREFIX = "chaos/"
+KEYS = 3
+KEYS_LAST_S = 3.0
+TIMEOUT_S = 3.0
+"""Shorter than a write is held for without a leader: a client does not sit out every fault."""
+
+THINK_S = 0.02
+
+
+class Client(threading.Thread):
+    """`operations` grows until `over` is set; `error` tells a bug of ours, never a fault of the cluster."""
+
+    def __init__(self, *, name: str, agent: Agent, seed: int, over: threading.Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._agent = agent
+        self._chance = random.Random(f"{seed} {name}")
+        self._over = over
+        self._written = 0
+        self._seen: dict[str, Entry | None] = {}
+        self.operations: list[Op] = []
+        self.error = ""
+
+    def run(self) -> None:
+        try:
+            while not self._over.is_set():
+                with closing(Connection(self._agent.http, timeout_s=TIMEOUT_S)) as connection:
+                    well = True
+                    while well and not self._over.is_set():
+                        well = self._act(Kv(connection))
+                        self._over.wait(self._chance.random() * 2 * THINK_S if well else 0.2)
+        except Exception as error:
+            self.error = f"{self.name}: {error!r}"
+
+    def _act(self, kv: Kv) -> bool:
+        """One operation. False if it went wrong."""
+        epoch = f"{PREFIX}{int(time.monotonic() / KEYS_LAST_S)}/"
+        key = f"{epoch}{self._chance.randrange(KEYS)}"
+        draw = self._chance.random()
+        if draw < 0.35:
+            return self._get(kv, key)
+        if draw < 0.45:
+            return self._list(kv, epoch)
+        if draw < 0.65:
+            return self._write(kv, self._op(Kind.PUT, key), None)
+        known = self._seen.get(key)
+        if draw < 0.9:
+            op = self._op(Kind.CAS, key, known.value if known is not None else None)
+            return self._write(kv, op, known.modify_index if known is not None else 0)
+        if draw < 0.95 and known is not None:
+            return self._write(kv, self._op(Kind.DELETE_CAS, key, known.value), known.modify_index)
+        return self._write(kv, self._op(Kind.DELETE, key), None)
+
+    def _op(self, kind: Kind, key: str, expected: bytes | None = None) -> Op:
+        value = None
+        if kind in (Kind.PUT, Kind.CAS):
+            self._written += 1
+            value = f"{self.name}-{self._written}".encode()
+        return Op(kind, key.encode(), time.monotonic_ns(), NEVER, value, expected, client=self.name)
+
+    def _get(self, kv: Kv, key: str) -> bool:
+        op = self._op(Kind.GET, key)
+        try:
+            entry = kv.get(key)
+        except ClientError:
+            return False
+        self._seen[key] = entry
+        self._note(op, value=entry.value if entry is not None else None)
+        return True
+
+    def _list(self, kv: Kv, epoch: str) -> bool:
+        """Each key of a list is a read of it, the missing ones too."""
+        op = self._op(Kind.GET, epoch)
+        try:
+            found = {entry.key: entry for entry in kv.tree(epoch)}
+        except ClientError:
+            return False
+        for key in (f"{epoch}{n}" for n in range(KEYS)):
+            entry = self._seen[key] = found.get(key)
+            self._note(op, key=key.encode(), value=entry.value if entry is not None else None)
+        return True
+
+    def _write(self, kv: Kv, op: Op, cas: int | None) -> bool:
+        key = op.key.decode()
+        try:
+            if op.kind in (Kind.PUT, Kind.CAS):
+                assert op.value is not None
+                answer = kv.put(key, op.value, cas=cas)
+            else:
+                answer = kv.delete(key, cas=cas)
+        except CannotConnect:
+            self._note(op, outcome=Outcome.REFUSED)
+        except Refused as error:
+            # The agent says so itself, and the checker holds it to its word.
+            self._note(op, outcome=Outcome.REFUSED if error.undone else Outcome.UNKNOWN)
+        except ClientError:
+            self._note(op, outcome=Outcome.UNKNOWN)
+        else:
+            self._note(op, answer=answer)
+            return True
+        return False
+
+    def _note(self, op: Op, **told: object) -> None:
+        ended = NEVER if told.get("outcome") is Outcome.UNKNOWN else time.monotonic_ns()
+        self.operations.append(msgspec.structs.replace(op, ended=ended, **told))
