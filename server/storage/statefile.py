@@ -229,8 +229,9 @@ class StateFile:
         staged = self.path.with_name(self.path.name + ".incoming")
         try:
             shutil.copyfile(path, staged)
-            self._sync_file(staged)
-            self._close_all()
+            with self.explained:
+                self._sync_file(staged)
+                self._close_all()
             for suffix in ("-wal", "-shm", "-journal"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             sync_directory(self.path.parent)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from simulation.witness import Effect, Seen, Violation, check
+from simulation.families.kv import check
+from simulation.witness import Effect, Seen, Violation
 
 
 def _set(
