@@ -91,9 +91,7 @@ class Client:
 
     # -- what the families ask with --------------------------------------------------------------------
 
-    def query(
-        self, node: Node, query: Query, options: Options, seen: Callable[[Answer, int], None]
-    ) -> None:
+    def query(self, node: Node, query: Query, options: Options, seen: Callable[[Answer, int], None]) -> None:
         """Read; `seen` gets the answer and the applied index it was served from, unless it fails."""
 
         def done(result: Any) -> None:
@@ -118,7 +116,7 @@ class Client:
         key: IdempotencyKey | None = None,
         tries: int = TRIES,
     ) -> None:
-        """Write; `told` gets the result, unless it fails or is never known. With a `key` it is tried again."""
+        """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again."""
 
         def done(result: Any) -> None:
             if isinstance(result, Applied):

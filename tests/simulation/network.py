@@ -27,9 +27,7 @@ WIDE_US = 5_000
 
 
 class Network:
-    def __init__(
-        self, world: World, weather: Weather, fired: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, world: World, weather: Weather, fired: Callable[[str], None] = lambda _: None) -> None:
         self._world = world
         self.weather = weather
         self._cut: dict[Link, int] = {}
@@ -65,9 +63,7 @@ class Network:
                 delay += random.randrange(SLOW_US)
             self._deliver(link, delay, f"{source}>{target} {label}", deliver, owner)
 
-    def _deliver(
-        self, link: Link, delay: int, label: str, deliver: Callable[[], None], owner: Owner
-    ) -> None:
+    def _deliver(self, link: Link, delay: int, label: str, deliver: Callable[[], None], owner: Owner) -> None:
         if link in self._clogged:
             self._clogged[link].append((label, deliver, owner))
             return

@@ -108,9 +108,7 @@ class KvFamily:
 
         client.query(node, ALL, Options(), seen)
 
-    def _write(
-        self, client: Client, node: Node, command: Command, key: IdempotencyKey | None = None
-    ) -> None:
+    def _write(self, client: Client, node: Node, command: Command, key: IdempotencyKey | None = None) -> None:
         began = client.began_us
         effect = _effect_of(0, command)
         assert effect is not None

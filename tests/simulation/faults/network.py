@@ -7,7 +7,6 @@ from itertools import combinations
 import msgspec
 from simulation.scene import Scene
 
-
 SHORT_US = (300_000, 3_000_000)
 LONG_US = (1_000_000, 8_000_000)
 
@@ -60,9 +59,7 @@ def isolate_leader(scene: Scene) -> None:
     leader = scene.leader()
     if leader is not None:
         others = [node.name for node in scene.nodes if node is not leader]
-        scene.last(
-            "isolate-leader", LONG_US, scene.network.partition([[leader.name], others], one_way=False)
-        )
+        scene.last("isolate-leader", LONG_US, scene.network.partition([[leader.name], others], one_way=False))
 
 
 def deaf_leader(scene: Scene) -> None:
@@ -120,7 +117,9 @@ def storm(scene: Scene) -> None:
 def broken(scene: Scene) -> None:
     """The connections of one server break, with the calls that are under way on them."""
     node = scene.random.choice(scene.nodes)
-    mine = [(n, broke) for n in scene.nodes for to, broke in list(n.calls.values()) if node.name in (n.name, to)]
+    mine = [
+        (n, broke) for n in scene.nodes for to, broke in list(n.calls.values()) if node.name in (n.name, to)
+    ]
     if mine:
         scene.strike("broken-connections")
         for caller, broke in mine:
