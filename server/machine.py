@@ -27,8 +27,11 @@ from gemot.server.state.store import State, compare_hash
 from gemot.server.state.watch import Topic
 
 
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """What became of one entry. `touched` names each topic once; empty where nothing changed."""
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one entry. `touched` names each topic once; empty where nothing changed.
+
+    The collector must see it: a refusal that carries its traceback leads back to the outcomes of its batch.
+    """
 
     index: int
     result: Applied | GemotError
@@ -93,7 +96,7 @@ class Machine:
         try:
             earlier = retries.earlier(writing, envelope.accessor, name)
         except GemotError as error:
-            return error
+            return error.with_traceback(None)
         if earlier is not None:
             return earlier
         result = self._carry_out(writing, envelope)
@@ -114,7 +117,7 @@ class Machine:
         except StorageFailed:
             raise
         except GemotError as error:
-            return error
+            return error.with_traceback(None)
 
 
 def _undoing(rule: Callable[[Writing, Any], bool | int], writing: Writing, command: Command) -> bool | int:

@@ -27,7 +27,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile
+from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile, damage_note
 
 
 class DataConfig(msgspec.Struct, frozen=True):
@@ -193,6 +193,7 @@ def _rebuild_state(
     log = durable.log
     for suffix in ("-wal", "-shm", "-journal", ""):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+    damage_note(path).unlink(missing_ok=True)
     file = StateFile(path, vfs=config.vfs, sync=config.sync)
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
@@ -209,7 +210,9 @@ def _rebuild_state(
 
 
 def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tuple[StateFile, State]:
-    """Raises Corrupt if the file, or the rows in it, are not what was written."""
+    """Raises Corrupt if the file or its rows are not what was written, or were found damaged before."""
+    if damage_note(path).exists():
+        raise Corrupt(f"a damaged page was met in {path} when it was read last")
     file = StateFile(path, vfs=config.vfs, sync=config.sync)
     try:
         state = State(file=file, authorizer=authorizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -13,6 +15,7 @@ from support.one_state import OneState
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, UnknownCommand, encode
 from gemot.server.model.errors import Corrupt, DiskFailed, RuleFailed
+from gemot.server.model.health import Check
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.upkeep import Tick
@@ -29,6 +32,17 @@ def one(tmp_path: Path) -> Iterator[OneState]:
 def _set(index: int, key: bytes, term: int = 1, time_ms: int = 0) -> Entry:
     envelope = Envelope(ENVELOPE_VERSION, time_ms, "", None, KvSet(key, b"x"))
     return Entry(term, index, EntryKind.COMMAND, encode(envelope))
+
+
+def test_a_refused_command_leaves_nothing_in_memory(one: OneState) -> None:
+    """The refusal's traceback led back to the batch, by way of outcomes that the collector did not see."""
+    check = Check("n", "c", "c", service_id="nothing")
+    (outcome,) = one.apply(Register(Node("n", "10.0.0.1"), (), (check,)))
+    assert isinstance(outcome.result, RuleFailed)
+    refusal = weakref.ref(outcome.result)
+    del outcome
+    gc.collect()
+    assert refusal() is None
 
 
 def test_index_and_term_are_committed_with_the_effects(one: OneState) -> None:

@@ -89,7 +89,7 @@ def _decode(kind: Kind, call: Call, body: msgspec.Raw) -> Any:
             value = _value[type(call.query)].decode(raw.value)
             return Answer(value, raw.index, raw.known_leader, raw.last_contact_ms)
         return _reply.get(type(call), _other).decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PeerBroke(f"undecodable answer to {type(call).__name__}: {error}") from error
 
 
@@ -193,7 +193,7 @@ def _refusal(body: bytes) -> str:
     """Why the other side does not speak with this one. Raises PeerBroke."""
     try:
         return _failure.decode(decode_returned(body).body).message
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PeerBroke(f"undecodable refusal: {error}") from error
 
 

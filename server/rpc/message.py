@@ -227,5 +227,5 @@ def decode_raft(body: bytes) -> Message:
 def _decoded(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerBroke(f"undecodable frame: {error}") from error

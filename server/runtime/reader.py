@@ -46,7 +46,7 @@ class ReaderThread:
 
     def submit(self, query: Query, accessor: str, done: Callable[[Found | GemotError], None]) -> None:
         def work() -> Callable[[], None]:
-            found = self._read(query, accessor)
+            found = self._read(query, accessor, from_index)
             return lambda: done(found)
 
         # What was told from the present state must be there for this other connection too.
@@ -56,12 +56,19 @@ class ReaderThread:
             # It was undone, and this may be a caller's own call that no guard watches: the node must stop.
             self._fatal(error)
             raise
+        from_index = self._state.applied_index
         self._worker.submit(work)
 
-    def _read(self, query: Query, accessor: str) -> Found | GemotError:
+    def _read(self, query: Query, accessor: str, from_index: int) -> Found | GemotError:
         with contextlib.closing(self._file.reader()) as connection:
             try:
-                return self._state.read_on(connection, query, accessor, stopwatch_us=self._timer.stopwatch_us)
+                return self._state.read_on(
+                    connection,
+                    query,
+                    accessor,
+                    stopwatch_us=self._timer.stopwatch_us,
+                    from_index=from_index,
+                )
             except StorageFailed:
                 raise
             except GemotError as refusal:

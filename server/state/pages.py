@@ -56,7 +56,9 @@ class Transaction:
     def end(self) -> None:
         if self._open:
             self._open = False
-            self.cursor.execute("rollback")
+            # A failure of the disk has ended it already; that failure is the one to be told.
+            if not self.cursor.get_connection().get_autocommit():
+                self.cursor.execute("rollback")
 
 
 def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: str, closed: str) -> list[Row]:

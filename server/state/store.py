@@ -143,17 +143,25 @@ class State:
         accessor: str = "",
         *,
         stopwatch_us: Callable[[], int] = lambda: 0,
+        from_index: int = 0,
     ) -> Found:
         """`read` on a worker's own connection; touches nothing of the loop's.
 
         It sees every batch that was committed before it was called. Its read transaction ends after a second:
         longer lists of keys go on in another (`pages.py`), other lists are read in one.
+
+        Raises Corrupt for a state older than `from_index`, which was committed: the disk lost a write.
         """
         with self._file.explained:
             cursor = connection.cursor()
             transaction = Transaction(cursor, stopwatch_us)
             meta, masks = transaction.begin()
             try:
+                if meta.applied_index < from_index:
+                    raise Corrupt(
+                        f"the state file is at index {meta.applied_index}, but {from_index} was committed to "
+                        "it: a write was lost; it must be rebuilt from a snapshot and the log"
+                    )
                 reading = self._reading(query, accessor, cursor, meta, masks, -1, transaction)
                 value, index = READERS[type(query)](reading, query)
                 return Found(value, index, reading.meta.applied_index, reading.read)

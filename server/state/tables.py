@@ -35,6 +35,9 @@ class Cursor(Protocol):
     def get(self) -> Any:
         """The single value, else the single row, else the list of rows; None when there is none."""
 
+    def get_connection(self) -> Any:
+        """The connection it works on."""
+
 
 _FORMAT_1 = """
 create table meta (

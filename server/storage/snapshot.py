@@ -283,7 +283,7 @@ def _read_manifest(disk: Disk, path: str, index: int) -> Manifest | None:
         raw = read_whole(disk, path, _MANIFEST_LIMIT)
         check_format(path, msgspec.json.decode(raw, type=_OnlyFormat).format, SNAPSHOT_FORMAT)
         manifest = msgspec.json.decode(raw, type=Manifest)
-    except (Corrupt, msgspec.DecodeError):
+    except (Corrupt, msgspec.DecodeError, UnicodeDecodeError):
         return None
     if manifest.index != index or manifest.check != _checksum(manifest):
         return None

@@ -80,8 +80,12 @@ class StateFile:
         self._moved_pages = 0
         self._restart_at_pages = self._wal_limit_pages // 4
         self.recovered = False
-        self.explained = _Explained(path)
-        """Context in which an error of SQLite leaves as DiskFailed or Corrupt."""
+        self.explained = _Explained(path, damage_note(path))
+        """Context in which an error of SQLite leaves as DiskFailed or Corrupt.
+
+        What is Corrupt is noted beside the file: a page that is bad need not be read at the next opening, and
+        would stop the node again and again.
+        """
 
         refuse_old_sqlite(apsw.sqlite_lib_version())
         _load_checksums()
@@ -229,12 +233,14 @@ class StateFile:
         staged = self.path.with_name(self.path.name + ".incoming")
         try:
             shutil.copyfile(path, staged)
-            self._sync_file(staged)
-            self._close_all()
+            with self.explained:
+                self._sync_file(staged)
+                self._close_all()
             for suffix in ("-wal", "-shm", "-journal"):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             sync_directory(self.path.parent)
             os.replace(staged, self.path)
+            damage_note(self.path).unlink(missing_ok=True)
             sync_directory(self.path.parent)
         except OSError as error:
             raise DiskFailed(f"the snapshot could not become the state file {self.path}: {error}") from error
@@ -242,7 +248,7 @@ class StateFile:
 
     def check(self, path: Path) -> tuple[int, int]:
         """Read every page of a copy; its applied index and term. For any thread. Raises Corrupt."""
-        with self.explained:
+        with _Explained(path):
             connection = self._connect_alone(path)
             try:
                 self._validate(connection, path)
@@ -389,10 +395,11 @@ def _closing_on_failure(connection: apsw.Connection) -> Iterator[None]:
 class _Explained:
     """Turns SQLite's errors into ours; what is no matter of the disk goes through as it is."""
 
-    __slots__ = ("_path",)
+    __slots__ = ("_note", "_path")
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, note: Path | None = None) -> None:
         self._path = path
+        self._note = note
 
     def __enter__(self) -> None:
         pass
@@ -401,7 +408,15 @@ class _Explained:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, apsw.Error) and (ours := explain(error, self._path)) is not None:
+            if self._note is not None and isinstance(ours, Corrupt):
+                with contextlib.suppress(OSError):
+                    self._note.touch()
             raise ours from error
+
+
+def damage_note(path: Path) -> Path:
+    """The empty file whose presence says that a damaged page was met in the state file `path`."""
+    return path.with_name(path.name + ".damaged")
 
 
 def explain(error: apsw.Error, path: Path) -> StorageFailed | None:

@@ -20,6 +20,7 @@ from gemot.server.rpc.frame import (
     Kind,
     frame,
 )
+from gemot.server.rpc.message import decode_raft
 
 FRAMES = [(Kind.HELLO, b"hi"), (Kind.CALL, b""), (Kind.RAFT, bytes(300)), (Kind.PING, b"")]
 STREAM = GREETING + b"".join(frame(kind, body) for kind, body in FRAMES)
@@ -57,6 +58,13 @@ def test_any_bytes_are_frames_or_a_broken_peer(data: bytes, greeted: bool) -> No
     with contextlib.suppress(PeerBroke):
         for kind, body in FrameReader(greeted=greeted).feed(data):
             assert frame(kind, body) in data
+
+
+def test_a_text_that_is_not_utf_8_breaks_the_peer_and_nothing_else() -> None:
+    """msgspec raises UnicodeDecodeError then, which is no DecodeError of its own."""
+    vote_reply = b"\x95\x02\x01\xa1\xb7\xc3\xc2"
+    with pytest.raises(PeerBroke, match="undecodable"):
+        decode_raft(vote_reply)
 
 
 @pytest.mark.parametrize("first", [b"\x16\x03\x01", b"GET / HTTP/1.1\r\n", b"\x00", b"\xff" * 9])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
 import pytest
 from support.virtual import chance
 
@@ -25,6 +26,7 @@ from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.storage.durable import Save
 from gemot.server.storage.realdisk import RealDisk
+from gemot.server.storage.statefile import StateFile
 
 ME = "a" * 36
 ENTRIES = 40
@@ -115,6 +117,23 @@ def test_a_directory_of_another_node_is_refused_naming_both(home: Home) -> None:
     home.filled()
     with pytest.raises(Corrupt, match=f"belongs to node {ME}, this node is {'b' * 36}"):
         home.open("b" * 36)
+
+
+def test_a_state_file_in_which_a_damaged_page_was_met_is_built_again(home: Home) -> None:
+    """Simulator, seed 62 of the second swarm: the opening does not read every page, so the server met the
+    damaged one, stopped, opened the same file again, and so for ever."""
+    home.filled()
+    path = home.folder / "state.db"
+    file = StateFile(path)
+    with pytest.raises(Corrupt), file.explained:
+        raise apsw.CorruptError("database disk image is malformed")
+    file.close()
+    opened = home.open()
+    assert any("a damaged page was met" in note for note in opened.notes)
+    _replay(opened)
+    assert _keys(opened) == ALL_KEYS
+    home.close(opened)
+    assert home.open().notes == (), "it is mended, once"
 
 
 @pytest.mark.parametrize("how", ["missing", "garbage", "empty", "cut", "flipped"])

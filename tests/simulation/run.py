@@ -1,41 +1,47 @@
 """One seed, one cluster, one run: faults drawn from the seed, then calm, progress, and every check.
 
-python tests/simulation/run.py --seeds 100 --from 1      runs seeds 1 to 100
+python tests/simulation/run.py --seeds 100 --from 1      runs seeds 1 to 100, on all cores
 python tests/simulation/run.py --from 17 --trace         replays seed 17 and prints every event
+python tests/simulation/run.py --seeds 10000 --campaign  writes what came of it into RESULTS.md
 """
 
 from __future__ import annotations
 
-import argparse
+import gc
 import shutil
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from simulation.clients import ALL, Client, Subscriber, Watcher
-from simulation.invariants import Invariants
-from simulation.network import CALM, Network, Weather
+from simulation.atlas import Atlas
+from simulation.clients import Client
+from simulation.coverage import Coverage, Table
+from simulation.families.every import every
+from simulation.faults.every import FAULTS
+from simulation.invariants import Invariants, digest_of
+from simulation.network import CALM, WIDE_US, Network
 from simulation.node import Node
-from simulation.planted import BUGS
-from simulation.witness import Seen, Violation, check
+from simulation.swarm import draw
+from simulation.witness import Violation, check_real_time
 from simulation.world import World
-from support.lossy_vfs import LossyVfs, registered
-
-from gemot.server.model.kv import KvGet
-from gemot.server.server import ServerConfig
+from support.lossy_vfs import LossyVfs
 
 SECOND_US = 1_000_000
-FAULTY_S = 20
-CALM_S = 15
+FAULTY_S = 46
+CALM_S = 12
+DRAIN_S = 9
+MIN_OPERATIONS = 300
+MIN_KINDS = 3
+MIN_PROGRESS = 20
 
 
 class Result(msgspec.Struct):
-    """What one run came to."""
+    """What one run came to. `invalid` says why it proves too little, "" if it does not."""
 
     seed: int
     digest: str
@@ -44,11 +50,20 @@ class Result(msgspec.Struct):
     unknown: int
     failed: int
     terms: int
-    crashes: int
     installs: int
     lists: int
+    snapshots: int
+    checkpoints: int
     wakes: int
+    deaths: int
+    damages: int
+    noticed: int
+    repaired: int
+    virtual_s: float
     fired: dict[str, int]
+    begun: dict[str, int]
+    table: Table
+    invalid: str = ""
 
 
 class Run:
@@ -57,150 +72,245 @@ class Run:
     def __init__(self, seed: int, directory: Path, vfs: LossyVfs) -> None:
         self.seed = seed
         self.world = World(seed)
-        random = self.world.random
-        self.count = random.choice([3, 3, 5])
-        self._rough = Weather(
-            loss=random.choice([0.0, 0.02, 0.1]),
-            duplicate=random.choice([0.0, 0.05, 0.2]),
-            delay_min_us=100,
-            delay_max_us=random.choice([500, 5_000, 60_000]),
-            slow=random.choice([0.0, 0.01, 0.05]),
-        )
-        self.network = Network(self.world, self._rough)
-        self.invariants = Invariants()
-        config = ServerConfig(
-            bootstrap_expect=self.count,
-            snapshot_rest_ms=0,
-            snapshot_entries=random.choice([12, 12, 40, 1_000]),
-            trailing_entries=random.choice([2, 2, 10, 500]),
-            checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
-            list_rows=random.choice([0, 0, 3, 1_000]),
-        )
-        self.nodes = [
+        self.random = self.world.random
+        self.plan = plan = draw(self.random, list(FAULTS))
+        self.coverage = Coverage()
+        self.strike = self.coverage.strike
+        self.network = Network(self.world, plan.weather, self.strike)
+        self.nodes: list[Node] = []
+        self.invariants = Invariants(self.nodes)
+        self.nodes += [
             Node(
                 world=self.world,
                 network=self.network,
                 number=number,
-                count=self.count,
+                count=plan.servers,
                 directory=directory / f"srv{number}",
                 vfs=vfs,
                 observe=self.invariants.observe,
                 said=self.invariants.said,
-                config=config,
+                config=plan.server,
+                fired=self.strike,
+                raft=plan.raft,
+                segment_bytes=plan.segment_bytes,
             )
-            for number in range(1, self.count + 1)
+            for number in range(1, plan.servers + 1)
         ]
         by_id = {node.member.id: node for node in self.nodes}
         for node in self.nodes:
             node.nodes = by_id
-        self.history: list[Seen] = []
-        keys, think_us = random.choice([1, 3, 8]), random.choice([8_000, 40_000])
+            node.stage = self._on_stage
+        self.atlas = Atlas(world=self.world, nodes=self.nodes, commit=lambda: self.invariants.commit)
+        self.families = every(self.world, plan.keys)
         self.clients = [
             Client(
                 world=self.world,
                 nodes=self.nodes,
                 number=n,
-                keys=keys,
-                think_us=think_us,
-                history=self.history,
+                think_us=plan.think_us,
+                families=[*self.families],
+                coverage=self.coverage,
             )
-            for n in range(random.choice([2, 4, 8]))
+            for n in range(plan.clients)
         ]
-        self.watchers = [
-            Watcher(world=self.world, nodes=self.nodes, query=query) for query in (KvGet(b"key0"), ALL)
-        ]
-        self.subscriber = Subscriber(world=self.world, nodes=self.nodes)
-        self.crashes = 0
-        self.world.after_event = lambda: self.invariants.after_event(self.nodes)
+        self.actors = [actor for family in self.families for actor in family.actors(self.nodes)]
+        self.armed: dict[str, str] = {}
+        self.old_metas: dict[str, bytes] = {}
+        self.calm = False
+        self._overs: dict[int, Callable[[], None]] = {}
+        self._next_over = 0
+        self.core: list[Node] = self.nodes
+        self.invariants.effect = self._effect
+        self.world.after_event = self.invariants.after_event  # type: ignore[assignment]
 
     def go(self) -> Result:
         for node in self.nodes:
-            self.world.at(self.world.random.randrange(300_000), f"{node.name} start", node.start)
-        for actor in [*self.clients, *self.watchers, self.subscriber]:
-            self.world.at(self.world.random.randrange(SECOND_US), "actor starts", actor.start)
-        self._plan_faults()
+            self.world.at(self.random.randrange(300_000), f"{node.name} start", node.start)
+        for actor in [*self.clients, *self.actors]:
+            self.world.at(self.random.randrange(SECOND_US), "actor starts", actor.start)
+        self._begin_weather()
+        self.atlas.start()
+        self._keep_metas()
+        self.world.at(self.random.randrange(4 * SECOND_US), "faults begin", self._next_fault)
         self.world.run(FAULTY_S * SECOND_US)
         self._calm()
         return self._judge()
 
-    def _plan_faults(self) -> None:
-        random = self.world.random
-        faults = [
-            self._crash_one,
-            self._crash_one,
-            self._crash_all,
-            self._cut,
-            self._pause_net,
-            self._leave_behind,
-        ]
-        at = 2 * SECOND_US
-        while at < (FAULTY_S - 1) * SECOND_US:
-            at += random.randrange(200_000, 2_500_000)
-            fault = random.choice(faults)
-            self.world.at(at, fault.__name__, fault)
+    # -- Scene: what the faults use --------------------------------------------------------------------
 
-    def _crash_one(self) -> None:
-        random = self.world.random
+    def leader(self) -> Node | None:
         leaders = [n for n in self.nodes if n.server is not None and n.server.leads]
-        node = leaders[0] if leaders and random.random() < 0.5 else random.choice(self.nodes)
-        self._crash(node)
+        return self.random.choice(leaders) if leaders else None
 
-    def _leave_behind(self) -> None:
-        """One server misses so much that it needs a snapshot."""
-        self._crash(self.world.random.choice(self.nodes), longest_us=12_000_000)
+    def may_crash(self, node: Node) -> bool:
+        return node.up and not node.forgetful and node.disk.bent is None
 
-    def _crash_all(self) -> None:
-        for node in self.nodes:
-            self._crash(node)
-
-    def _crash(self, node: Node, longest_us: int = 3_000_000) -> None:
-        if node.up:
-            self.crashes += 1
+    def crash(self, node: Node, fault: str, away_us: int, *, keep_pages: bool = False) -> None:
+        if keep_pages:
+            node.kill()
+        else:
             node.crash()
-            delay = self.world.random.randrange(50_000, longest_us)
-            self.world.at(delay, f"{node.name} restart", lambda: node.start() if not node.up else None)
+        node.start_in(away_us)
+        self.last(fault, (away_us, away_us + 1), lambda: None)
 
-    def _cut(self) -> None:
-        random = self.world.random
-        names = [node.name for node in self.nodes]
-        random.shuffle(names)
-        at = random.randrange(1, len(names))
-        self.network.partition([names[:at], names[at:]], one_way=random.random() < 0.4)
-        self.world.at(random.randrange(500_000, 5_000_000), "heal", self.network.heal)
+    def last(
+        self, fault: str, us: tuple[int, int], over: Callable[[], object], *, counted: bool = True
+    ) -> None:
+        if counted:
+            self.strike(fault)
+        self.coverage.last(fault)
+        self._next_over += 1
+        number = self._next_over
 
-    def _pause_net(self) -> None:
-        self.network.weather = msgspec.structs.replace(self._rough, loss=0.6)
+        def end() -> None:
+            if self._overs.pop(number, None) is not None:
+                self.coverage.over(fault)
+                over()
 
-        def over() -> None:
-            self.network.weather = self._rough
+        self._overs[number] = end
+        self.world.at(self.random.randrange(*us), f"{fault} is over", end)
 
-        self.world.at(self.world.random.randrange(200_000, 1_500_000), "storm over", over)
+    # -- phase one ---------------------------------------------------------------------------------
+
+    def _begin_weather(self) -> None:
+        weather = self.plan.weather
+        rates = {"loss": weather.loss, "duplicate": weather.duplicate, "delay": weather.slow}
+        rates["reorder"] = weather.delay_max_us // WIDE_US
+        for name, rate in rates.items():
+            if rate:
+                self.coverage.last(name)
+
+    def _next_fault(self) -> None:
+        if self.calm:
+            return
+        name = self.random.choice(self.plan.faults)
+        FAULTS[name](self)
+        self.world.at(self.random.randrange(200_000, self.plan.pause_us), f"after {name}", self._next_fault)
+
+    def _on_stage(self, node: Node, stage: str, us: int) -> None:
+        fault = self.armed.get(stage)
+        if fault is None or self.calm:
+            return
+        del self.armed[stage]
+        life = node.life
+
+        def strike() -> None:
+            if node.life == life and self.may_crash(node):
+                self.crash(node, fault, self.random.randrange(50_000, 2_000_000))
+
+        self.world.at(self.random.randrange(2 * us + 1), f"{node.name} {fault}", strike)
+
+    def _keep_metas(self) -> None:
+        for node in self.nodes:
+            for name in ("meta-a", "meta-b"):
+                path = f"{node.directory}/{name}"
+                inode = node.lossy.find(path)
+                if inode is not None and inode.durable and self.random.random() < 0.3:
+                    self.old_metas[path] = bytes(inode.durable)
+        self.world.at(3 * SECOND_US, "vote files are copied", self._keep_metas)
+
+    def _effect(self, index: int, command: object, result: object) -> None:
+        for family in self.families:
+            family.effect(index, command, result)  # type: ignore[arg-type]
+
+    # -- phase two ---------------------------------------------------------------------------------
 
     def _calm(self) -> None:
-        """Heal everything; a majority must make progress now, and all must come to the same state."""
+        """Heal a majority: it must make progress now, and come to one state."""
+        self.calm = True
+        self.armed.clear()
         self.network.heal()
         self.network.weather = CALM
+        for end in list(self._overs.values()):
+            end()
         for node in self.nodes:
-            if not node.up:
-                node.start()
-        before = len(self.history)
+            node.disk.mend()
+            node.clock.turn(1.0)
+            node.resume()
+        self._choose_core()
+        before = self._seen()
         self.world.run((FAULTY_S + CALM_S) * SECOND_US)
-        if len(self.history) - before < 20:
-            raise Violation(f"no progress after healing: {len(self.history) - before} operations")
-        for actor in [*self.clients, *self.watchers, self.subscriber]:
+        if self._seen() - before < MIN_PROGRESS:
+            raise Violation(f"no progress after healing: {self._seen() - before} operations")
+        for actor in [*self.clients, *self.actors]:
             actor.stopped = True
-        self.world.run((FAULTY_S + CALM_S + 14) * SECOND_US)
+        self.world.run((FAULTY_S + CALM_S + DRAIN_S) * SECOND_US)
+
+    def _choose_core(self) -> None:
+        """All that can run, or a bare majority of them; whose disk was damaged needs all the others."""
+        able = [node for node in self.nodes if not node.gone]
+        damaged = any(n.name in self.atlas.cases or n.repairing for n in able)
+        self.core = able
+        if not damaged and len(able) == len(self.nodes) and self.random.random() < 0.5:
+            self.core = self.random.sample(able, len(self.nodes) // 2 + 1)
+        names = [node.name for node in self.core]
+        for node in self.nodes:
+            if node in self.core:
+                if not node.up:
+                    node.start_in(self.random.randrange(SECOND_US))
+            elif self.random.random() < 0.5 and self.may_crash(node):
+                node.gone = True
+                node.crash()
+            else:
+                node.gone = not node.up
+                self.network.partition([[node.name], names], one_way=False)
+        for client in self.clients:
+            client.nodes = self.core
+        self.world.tell(f"calm: {', '.join(names)} are to make progress")
+
+    def _seen(self) -> int:
+        return sum(len(family.history) for family in self.families)
+
+    # -- the verdict -------------------------------------------------------------------------------
 
     def _judge(self) -> Result:
-        operations = check(self.history, self.invariants.effects.values())
+        check_real_time([seen for family in self.families for seen in family.history])
+        operations = sum(family.check() for family in self.families)
         self._settle()
+        self.invariants.after_event(None)
+        self._check_one_state()
+        for node in self.core:
+            self._check_whole(node)
+        return self._result(operations)
+
+    def _settle(self) -> None:
+        """The leader's clock ticks on: look at a moment when everybody has applied the same."""
+        for _ in range(400):
+            if len({n.opened.state.applied_index for n in self.core if n.opened is not None}) == 1:
+                return
+            self.world.run(self.world.now_us + 5_000)
+
+    def _check_one_state(self) -> None:
         states = {
-            (n.opened.state.applied_index, n.opened.state.state_hash)
-            for n in self.nodes
+            n.name: (n.opened.state.applied_index, n.opened.state.state_hash.hex())
             if n.opened is not None
+            else "down: " + " | ".join([*n.deaths, *n.notes][-2:])
+            for n in self.core
         }
-        if len(states) != 1:
+        if len(set(states.values())) != 1:
             raise Violation(f"the servers ended in different states: {states}")
+
+    def _check_whole(self, node: Node) -> None:
+        """Every row fits the state hash, and every entry of the log is the one that was committed."""
+        assert node.opened is not None
+        if node.opened.raft.repairing:
+            raise Violation(f"{node.name} is still repairing")
+        state, log = node.opened.state, node.opened.durable.log
+        state.settle()
+        state.verify()
+        at, last = log.first_index, min(log.last_index, state.applied_index)
+        while at <= last:
+            for entry in log.read(at, last, 1 << 20):
+                truth = self.invariants.applied.get(entry.index)
+                if truth is not None and truth.digest != digest_of(entry):
+                    raise Violation(f"{node.name} holds another entry {entry.index} than was committed")
+                at = entry.index + 1
+
+    def _result(self, operations: int) -> Result:
+        kinds, virtual_s = len(self.coverage.begun), self.world.now_us / SECOND_US
+        invalid = ""
+        if operations < MIN_OPERATIONS or kinds < MIN_KINDS or virtual_s < 60:
+            invalid = f"{operations} operations of {kinds} kinds in {virtual_s:.0f} s prove too little"
         return Result(
             seed=self.seed,
             digest=self.world.digest(),
@@ -209,86 +319,51 @@ class Run:
             unknown=sum(c.unknown for c in self.clients),
             failed=sum(c.failed for c in self.clients),
             terms=max(n.opened.raft.term for n in self.nodes if n.opened is not None),
-            crashes=self.crashes,
             installs=sum(n.installs for n in self.nodes),
             lists=sum(n.lists for n in self.nodes),
-            wakes=sum(w.wakes for w in self.watchers),
-            fired=self.network.fired,
+            snapshots=sum(n.snapshots for n in self.nodes),
+            checkpoints=sum(n.checkpoints for n in self.nodes),
+            wakes=sum(getattr(actor, "wakes", 0) for actor in self.actors),
+            deaths=sum(len(n.deaths) for n in self.nodes),
+            damages=self.atlas.damages,
+            noticed=self.atlas.noticed,
+            repaired=self.atlas.repaired,
+            virtual_s=virtual_s,
+            fired=self.coverage.fired,
+            begun=self.coverage.begun,
+            table=self.coverage.table,
+            invalid=invalid,
         )
-
-    def _settle(self) -> None:
-        """The leader's clock ticks on: look at a moment when everybody has applied the same."""
-        for _ in range(200):
-            if len({n.opened.state.applied_index for n in self.nodes if n.opened is not None}) == 1:
-                return
-            self.world.run(self.world.now_us + 5_000)
 
     def close(self) -> None:
         for node in self.nodes:
             if node.up:
                 node.crash()
             node.detach()
+        self.world.forget()
 
 
 def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False) -> Result:
     """Run one seed in a directory of its own. Raises Violation."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="gemot-sim-", dir=base))
+    # Each run leaves cycles: collecting them between runs is cheaper than looking for them all the time.
+    gc.disable()
     run = Run(seed, directory, vfs)
     if trace:
         run.world.trace = print
+        print(f"seed {seed}: {run.plan}")
     try:
         return run.go()
     finally:
         run.close()
+        del run
+        gc.enable()
+        gc.collect()
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds to run")
-    parser.add_argument("--from", dest="first", type=int, default=1, help="the first seed")
-    parser.add_argument("--trace", action="store_true", help="print every event")
-    parser.add_argument("--plant", choices=sorted(BUGS), help="plant this bug first: the run must fail")
-    parser.add_argument("--stop-at-first", action="store_true", help="end with the first seed that fails")
-    options = parser.parse_args()
-    if options.plant:
-        BUGS[options.plant]()
-    with registered("gemot-sim") as vfs:
-        return _run_seeds(options, vfs)
-
-
-def _run_seeds(options: argparse.Namespace, vfs: LossyVfs) -> int:
-    bad: list[int] = []
-    began, operations, events = time.monotonic(), 0, 0
-    for seed in range(options.first, options.first + options.seeds):
-        try:
-            result = run_seed(seed, vfs, trace=options.trace)
-        except Exception as error:
-            bad.append(seed)
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            print(f"  replay: python tests/simulation/run.py --from {seed} --trace")
-            if options.stop_at_first:
-                break
-            if options.seeds == 1:
-                raise
-            continue
-        operations += result.operations
-        events += result.events
-        print(
-            f"seed {seed}: {result.digest} {result.operations} operations, {result.unknown} unknown, "
-            f"{result.crashes} crashes, {result.installs} installs, {result.lists} lists, "
-            f"{result.terms} terms"
-        )
-    took = time.monotonic() - began
-    print(
-        f"{options.seeds - len(bad)} passed, {len(bad)} failed; "
-        f"{operations} operations, {events} events, {took:.0f} s"
-    )
-    return 1 if bad else 0
-
-
 if __name__ == "__main__":
+    from simulation.campaign import main
+
     sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation.clients import ALL
+from simulation.families.kv import ALL
 from simulation.network import CALM
 from simulation.node import Node
 from simulation.run import SECOND_US, Run

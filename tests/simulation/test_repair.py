@@ -21,13 +21,14 @@ STALE = Options(consistency="stale")
 
 def _damage_first_record(node: Node) -> None:
     """Change one byte of an entry that was synced long ago."""
-    path = str(sorted((node._directory / "log").glob("*.seg"))[0])
+    folder = f"{node.directory}/log"
+    path = f"{folder}/{next(name for name in node.lossy.listdir(folder) if name.endswith('.seg'))}"
 
     def flip(content: bytearray) -> None:
         at = content.index(b"first")
         content[at] ^= 0xFF
 
-    node._lossy.damage(path, flip)
+    node.lossy.damage(path, flip)
 
 
 def _read(node: Node) -> list[Any]:

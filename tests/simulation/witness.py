@@ -11,6 +11,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+STALE = "stale"
+"""A read that promises no freshness: it must be true of its moment, whenever that was."""
+
+READS = frozenset(["get", "health", STALE])
+
 
 class Seen(msgspec.Struct, frozen=True):
     """One answered operation. `index` is its own for a write, the served state's for a read."""
@@ -54,8 +59,8 @@ def check(
     seen, done = list(history), list(effects)
     _check_once(seen, done)
     _check_refused(list(refused), done)
-    _check_real_time(seen + _placed(list(unanswered), done))
-    return _check_replay(seen, done)
+    check_real_time(seen + _placed(list(unanswered), done))
+    return replay(seen, done)
 
 
 def _check_once(seen: list[Seen], effects: list[Effect]) -> None:
@@ -64,7 +69,7 @@ def _check_once(seen: list[Seen], effects: list[Effect]) -> None:
     for op in seen:
         if op.began > op.ended:
             raise Violation(f"{op} ended before it began: that is no history")
-        if op.kind != "get" and told.setdefault(op.index, op) is not op:
+        if op.kind not in READS and told.setdefault(op.index, op) is not op:
             raise Violation(f"{op} and {told[op.index]} were told the same index")
     written: dict[tuple[bytes, bytes], Effect] = {}
     for effect in effects:
@@ -93,8 +98,9 @@ def _placed(unanswered: list[Seen], effects: list[Effect]) -> list[Seen]:
 _NEVER = 1 << 62
 
 
-def _check_real_time(seen: list[Seen]) -> None:
-    """No operation may take effect before one that had ended when it began."""
+def check_real_time(history: Iterable[Seen]) -> None:
+    """No operation may take effect before one that had ended when it began. Raises Violation."""
+    seen = [op for op in history if op.kind != STALE]
     by_end = sorted(seen, key=lambda op: op.ended)
     ended_index, at = 0, 0
     latest: Seen | None = None
@@ -103,11 +109,11 @@ def _check_real_time(seen: list[Seen]) -> None:
             if by_end[at].index > ended_index:
                 ended_index, latest = by_end[at].index, by_end[at]
             at += 1
-        if op.index < ended_index or (op.index == ended_index and op.kind != "get" and latest is not op):
+        if op.index < ended_index or (op.index == ended_index and op.kind not in READS and latest is not op):
             raise Violation(f"{op} took effect before {latest}, which had ended when it began")
 
 
-def _check_replay(seen: list[Seen], effects: list[Effect]) -> int:
+def replay(seen: list[Seen], effects: list[Effect]) -> int:
     """Replay the effects; each write must find its effect, each read the value of its moment."""
     written: dict[bytes, tuple[bytes, int]] = {}
     by_index = {effect.index: effect for effect in effects}
@@ -115,12 +121,12 @@ def _check_replay(seen: list[Seen], effects: list[Effect]) -> int:
         raise Violation("two effects at one index")
     order = sorted(effects, key=lambda effect: effect.index)
     at = 0
-    for op in sorted(seen, key=lambda op: (op.index, op.kind == "get")):
-        before = op.index if op.kind == "get" else op.index - 1
+    for op in sorted(seen, key=lambda op: (op.index, op.kind in READS)):
+        before = op.index if op.kind in READS else op.index - 1
         while at < len(order) and order[at].index <= before:
             _apply(written, order[at])
             at += 1
-        if op.kind == "get":
+        if op.kind in READS:
             value = written[op.key][0] if op.key in written else None
             if op.result != value:
                 raise Violation(f"{op} read {op.result!r}, but {value!r} was there")
@@ -159,7 +165,10 @@ def _would(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> bool:
 def _apply(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> None:
     if not _would(written, effect):
         return
-    if effect.kind == "delete":
+    if effect.kind == "delete-prefix":
+        for key in [key for key in written if key.startswith(effect.key)]:
+            del written[key]
+    elif effect.kind == "delete":
         written.pop(effect.key, None)
     elif effect.value is not None and written.get(effect.key, (None, 0))[0] != effect.value:
         written[effect.key] = (effect.value, effect.index)

@@ -81,13 +81,14 @@ def test_a_damaged_snapshot_does_not_count_among_the_two() -> None:
     assert snapshots.all() == (_meta(30), _meta(40))
 
 
-def test_a_damaged_manifest_hides_its_snapshot_whatever_byte_it_is() -> None:
+@pytest.mark.parametrize("bit", [0x10, 0x80], ids=["another letter", "no letter of UTF-8"])
+def test_a_damaged_manifest_hides_its_snapshot_whatever_byte_it_is(bit: int) -> None:
     disk, snapshots = _taken(10)
     path = snapshots.path(_meta(10)).replace(".snap", ".json")
     good = snapshots.manifest(_meta(10))
     content = disk.open(path).pread(10_000, 0)
     for at in range(len(content)):
-        changed = content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :]
+        changed = content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :]
         _put(disk, path, changed)
         found = Snapshots.open(disk, _SNAP)
         assert found.newest() is None or found.manifest(_meta(10)) == good, at

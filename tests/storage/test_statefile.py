@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import shutil
@@ -425,6 +426,52 @@ def test_a_sync_that_fails_stops_the_checkpoint(lossy: LossyVfs, tmp_path: Path)
     with pytest.raises(DiskFailed):
         node.file.checkpoint()
     node.file.close()
+
+
+def test_a_sync_that_fails_stops_an_installation_as_a_failure_of_the_disk(
+    lossy: LossyVfs, tmp_path: Path
+) -> None:
+    """Simulator, seed 38 of the first swarm: it left as an error of SQLite's, which names no exit code."""
+    disk = lossy.attach(str(tmp_path))
+    node = _Node(tmp_path / "state.db")
+    node.write(10)
+    node.file.snapshot_to(tmp_path / "copy.db")
+    disk.fail_sync = errno.EIO
+    with pytest.raises(DiskFailed):
+        node.file.install(tmp_path / "copy.db")
+    node.file.close()
+
+
+def test_a_read_that_fails_elsewhere_is_told_as_a_failure_of_the_disk(
+    lossy: LossyVfs, tmp_path: Path
+) -> None:
+    """Simulator, seed 28 of the first swarm: the rollback of what the failure had ended hid the failure."""
+    disk = lossy.attach(str(tmp_path))
+    node = _Node(tmp_path / "state.db")
+    node.write(500)
+    left = 8
+
+    def fail(path: str) -> None:
+        nonlocal left
+        left -= path.endswith(("state.db", "state.db-wal"))
+        if left < 0:
+            raise DiskFailed(f"cannot read {path}: Input/output error (EIO)")
+
+    with contextlib.closing(node.file.reader()) as connection:
+        disk.on_read = fail
+        with pytest.raises(DiskFailed):
+            node.state.read_on(connection, KvList(b""))
+        disk.on_read = None
+    node.file.close()
+
+
+def test_a_state_older_than_what_was_committed_is_not_read(node: _Node) -> None:
+    """Simulator, seed 14 of the first swarm: the disk lost a write, and a list was told without it."""
+    node.write(10)
+    with contextlib.closing(node.file.reader()) as connection:
+        assert node.state.read_on(connection, KvList(b""), from_index=10).applied_index == 10
+        with pytest.raises(Corrupt, match="is at index 10, but 11 was committed"):
+            node.state.read_on(connection, KvList(b""), from_index=11)
 
 
 def test_a_full_disk_is_told_as_such_and_the_batch_is_undone(lossy: LossyVfs, tmp_path: Path) -> None:

@@ -59,7 +59,14 @@ class Write:
         return pieces
 
 
-def survivors(writes: list[Write], random: Random | None) -> list[Write]:
+class Toll(Protocol):
+    """What a crash took: counted by who wants to know."""
+
+    lost: int
+    torn: int
+
+
+def survivors(writes: list[Write], random: Random | None, toll: Toll | None = None) -> list[Write]:
     """What a crash leaves of these writes; nothing without a `random`."""
     left: list[Write] = []
     if random is None:
@@ -72,6 +79,9 @@ def survivors(writes: list[Write], random: Random | None) -> list[Write]:
             left.extend(pieces[: random.randrange(len(pieces) + 1)])
         elif fate == 2:
             left.extend(piece for piece in pieces if random.randrange(2))
+        if toll is not None:
+            toll.lost += fate == 3
+            toll.torn += fate in (1, 2) and len(pieces) > 1
     return left
 
 
@@ -112,7 +122,7 @@ class LossyFile:
 
     def pread(self, n: int, offset: int) -> bytes:
         self._check("read")
-        return bytes(self._inode.content[offset : offset + n])
+        return self._disk.read(self._path, self._inode, n, offset)
 
     def sync(self) -> None:
         self._check("sync")
@@ -151,15 +161,28 @@ class LossyDisk:
     - `fail_sync`: the next sync fails with this errno, once (its bytes stay unsynced);
     - `space_left`: bytes that can still be written before ENOSPC (the write that passes it is cut);
     - `on_change`: called with the name of each changing operation and its path, before it is done;
-      what it raises is raised to the caller.
+      what it raises is raised to the caller;
+    - `on_read`: the same for each read of a file;
+    - `on_write`: asked what the disk makes of a write, as (offset, bytes) pieces: none at all (the write
+      is lost), or another place (it is misdirected).
+
+    The files whose paths below the root begin with one of `only_memory` have no real twin.
     """
 
-    def __init__(self, root: str | None = None, *, sync_works: bool = True) -> None:
+    def __init__(
+        self, root: str | None = None, *, sync_works: bool = True, only_memory: tuple[str, ...] = ()
+    ) -> None:
         self.root = os.path.realpath(root) if root is not None else None
+        self.only_memory = only_memory
         self.sync_works = sync_works
         self.fail_sync: int | None = None
         self.space_left: int | None = None
         self.on_change: Callable[[str, str], None] | None = None
+        self.on_read: Callable[[str], None] | None = None
+        self.on_write: Callable[[str, Inode, bytes, int], list[tuple[int, bytes]]] | None = None
+        self.lost = self.torn = 0
+        """Writes that the crash of this disk lost whole, or in part."""
+
         self.locked: set[str] = set()
         self.fenced = False
         self._dirs: set[str] = set()
@@ -246,8 +269,18 @@ class LossyDisk:
 
     # -- files -------------------------------------------------------------------------------------
 
+    def read(self, path: str, inode: Inode, n: int, offset: int) -> bytes:
+        if self.on_read is not None:
+            self.on_read(path)
+            self.check()
+        return bytes(memoryview(inode.content)[offset : offset + n])
+
     def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
         self._change("write", path)
+        if self.on_write is not None:
+            for at, piece in self.on_write(path, inode, data, offset):
+                inode.write(Write(at, piece))
+            return
         if self.space_left is not None:
             fits, full = data[: self.space_left], len(data) > self.space_left
             self.space_left -= len(fits)
@@ -299,8 +332,8 @@ class LossyDisk:
                 self._make_durable(change)
         for path in sorted(self._durable):
             inode = self._durable[path]
-            self._settle(inode, survivors(inode.unsynced, random))
-        after = LossyDisk(sync_works=self.sync_works)
+            self._settle(inode, survivors(inode.unsynced, random, self))
+        after = LossyDisk(sync_works=self.sync_works, only_memory=self.only_memory)
         after.root = self.root
         after._dirs = set(self._dirs)
         after._durable = {path: Inode(bytes(inode.durable), path) for path, inode in self._durable.items()}
@@ -311,7 +344,7 @@ class LossyDisk:
         """End the process and not the host: everything can still be read, and the unsynced stays unsynced."""
         self.check()
         self.fenced = True
-        after = LossyDisk(sync_works=self.sync_works)
+        after = LossyDisk(sync_works=self.sync_works, only_memory=self.only_memory)
         after.root = self.root
         after._dirs, after._durable, after._names = self._dirs, self._durable, self._names
         after._changes = self._changes
@@ -330,6 +363,14 @@ class LossyDisk:
         self._mirror(inode, [Write(0, bytes(inode.durable))])
         if before > len(inode.durable):
             self._mirror(inode, [Write(len(inode.durable), None)])
+
+    def decay(self, path: str, offset: int, data: bytes) -> None:
+        """Put these bytes in place of durable ones, behind all backs; what is unsynced stays so."""
+        inode = self._names[self._at(path)]
+        assert offset + len(data) <= len(inode.durable), "only what was written can decay"
+        for content in (inode.content, inode.durable):
+            content[offset : offset + len(data)] = data[: max(0, len(content) - offset)]
+        self._mirror(inode, [Write(offset, data)])
 
     # -- inside ------------------------------------------------------------------------------------
 
@@ -358,7 +399,7 @@ class LossyDisk:
 
     def _mirror(self, inode: Inode, writes: list[Write]) -> None:
         """Bring durable bytes to the real file, if there is one."""
-        if self.root is None or not inode.home or not writes:
+        if not inode.home or not writes or not self._is_real(inode.home):
             return
         with open(inode.home, "r+b", buffering=0) as file:
             for write in writes:
@@ -368,9 +409,14 @@ class LossyDisk:
                     file.seek(write.offset)
                     file.write(write.data)
 
+    def _is_real(self, path: str) -> bool:
+        if self.root is None or not self.only_memory:
+            return self.root is not None
+        return not path.startswith(self.only_memory, len(self.root) + 1)
+
     def _make_durable(self, change: Change) -> None:
         path, old, inode = change
-        real = self.root is not None
+        real = self._is_real(path)
         if (replaced := self._durable.pop(path, None)) is not None:
             replaced.home = ""
         if inode is None:

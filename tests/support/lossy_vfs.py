@@ -133,7 +133,10 @@ class LossyVfsFile(apsw.VFSFile):
     def xRead(self, amount: int, offset: int) -> bytes:
         if self.disk.fenced:
             raise _failure(apsw.SQLITE_IOERR_READ, "this node crashed")
-        return bytes(self._inode.content[offset : offset + amount])
+        try:
+            return self.disk.read(self._path, self._inode, amount, offset)
+        except (DiskFailed, Fenced) as error:
+            raise _explained(apsw.SQLITE_IOERR_READ, error) from error
 
     def xWrite(self, data: bytes, offset: int) -> None:
         try:

@@ -1,0 +1,40 @@
+"""The families that take part in every run. A new one is one file here and one line below."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from simulation.clients import Draws
+from simulation.families.catalog import CatalogFamily
+from simulation.families.kv import KvFamily
+from simulation.node import Node
+from simulation.witness import Seen
+from simulation.world import World
+
+from gemot.server.model.query import Applied
+
+
+class Actor(Protocol):
+    """Somebody who does what no client does: watches, subscribes."""
+
+    stopped: bool
+
+    def start(self) -> None: ...
+
+
+class Family(Draws, Protocol):
+    """Client, model and checker of one family of commands."""
+
+    history: list[Seen]
+
+    def actors(self, nodes: list[Node]) -> list[Actor]: ...
+
+    def effect(self, index: int, command: Any, result: Applied) -> None:
+        """A command took effect: the truth, in the order of the log. Those of other families are ignored."""
+
+    def check(self) -> int:
+        """Replay the truth; every answer seen must be what it says. How many were; raises Violation."""
+
+
+def every(world: World, keys: int) -> list[Family]:
+    return [KvFamily(world, keys), CatalogFamily(world)]

@@ -1,0 +1,249 @@
+"""The key-value family: writes, deletes, deletes of prefixes, reads of every kind; its model and checker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from simulation.clients import Client
+from simulation.node import Node
+from simulation.witness import STALE, Effect, Seen, Violation, replay
+from simulation.world import World
+
+from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.errors import GemotError
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvSet
+from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.rpc.message import Bookmark
+from gemot.server.server import Server
+
+ALL = KvList(b"key")
+STALE_OPTIONS = Options(consistency="stale")
+
+
+class KvFamily:
+    """A few keys, so that clients meet; no value is ever written twice."""
+
+    operations = (
+        ("put", 3.0),
+        ("cas", 2.0),
+        ("delete", 0.7),
+        ("delete-prefix", 0.3),
+        ("get", 2.0),
+        ("list", 1.2),
+        ("blocking", 0.5),
+        ("stale", 1.0),
+        ("retry", 1.5),
+    )
+
+    def __init__(self, world: World, keys: int) -> None:
+        self._world = world
+        self._keys = [f"key{n}".encode() for n in range(keys)]
+        self._sequence = 0
+        self._indexes: dict[tuple[int, bytes], int] = {}
+        self._effects: list[Effect] = []
+        self._values: dict[bytes, int] = {}
+        self.history: list[Seen] = []
+
+    def actors(self, nodes: list[Node]) -> list[Watcher | Subscriber]:
+        watched: tuple[KvGet | KvList, ...] = (KvGet(b"key0"), ALL)
+        watchers = [Watcher(world=self._world, nodes=nodes, query=query) for query in watched]
+        return [*watchers, Subscriber(world=self._world, nodes=nodes)]
+
+    # -- the client --------------------------------------------------------------------------------
+
+    def act(self, client: Client, node: Node, operation: str) -> None:
+        key = self._world.random.choice(self._keys)
+        match operation:
+            case "get":
+                self._read(client, node, key, Options(), "get")
+            case "stale":
+                self._read(client, node, key, STALE_OPTIONS, STALE)
+            case "blocking":
+                index = self._indexes.get((client.number, key), 0)
+                self._read(client, node, key, Options(index=index, wait_ms=1_500), "get")
+            case "list":
+                self._list(client, node)
+            case "put":
+                self._write(client, node, KvSet(key, self._value()))
+            case "cas":
+                index = self._indexes.get((client.number, key), 0)
+                self._write(client, node, KvSet(key, self._value(), cas=index))
+            case "retry":
+                value = self._value()
+                self._write(client, node, KvSet(key, value), IdempotencyKey(value.decode(), b"once"))
+            case "delete":
+                self._write(client, node, KvDelete(key))
+            case _:
+                whole = self._world.random.random() < 0.2
+                self._write(client, node, KvDeletePrefix(b"key" if whole else key))
+
+    def _value(self) -> bytes:
+        self._sequence += 1
+        return b"value %d" % self._sequence
+
+    def _read(self, client: Client, node: Node, key: bytes, options: Options, kind: str) -> None:
+        began = client.began_us
+
+        def seen(answer: Answer, served: int) -> None:
+            entry = answer.value
+            if kind != STALE:
+                self._indexes[client.number, key] = entry.modify_index if entry is not None else 0
+            value = entry.value if entry is not None else None
+            self._see(Seen(kind, key, began, self._world.now_us, served, None, None, value))
+
+        client.query(node, KvGet(key), options, seen)
+
+    def _list(self, client: Client, node: Node) -> None:
+        """All keys at once: each of them is a read of the one state that the list tells."""
+        began = client.began_us
+
+        def seen(answer: Answer, served: int) -> None:
+            values = {entry.key: entry.value for entry in answer.value}
+            for key in self._keys:
+                value = values.pop(key, None)
+                self._see(Seen("get", key, began, self._world.now_us, served, None, None, value))
+            if values:
+                raise Violation(f"{node.name} lists keys that nobody wrote: {values}")
+
+        client.query(node, ALL, Options(), seen)
+
+    def _write(self, client: Client, node: Node, command: Command, key: IdempotencyKey | None = None) -> None:
+        began = client.began_us
+        effect = _effect_of(0, command)
+        assert effect is not None
+
+        def told(result: Applied) -> None:
+            if result.value is True and effect.kind == "set":
+                self._indexes[client.number, effect.key] = result.index
+            now = self._world.now_us
+            self._see(
+                Seen(
+                    effect.kind, effect.key, began, now, result.index, effect.value, effect.cas, result.value
+                )
+            )
+
+        client.write(node, command, told, key)
+
+    def _see(self, seen: Seen) -> None:
+        self._world.note(f"{seen.kind} {seen.key!r} {seen.index} {seen.result!r}\n")
+        self.history.append(seen)
+
+    # -- the truth ---------------------------------------------------------------------------------
+
+    def effect(self, index: int, command: Any, result: Applied) -> None:
+        effect = _effect_of(index, command)
+        if effect is None:
+            return
+        if effect.value is not None:
+            # Clients never write a value twice: one that stands at two indexes was applied twice.
+            before = self._values.setdefault(effect.value, index)
+            if before != index:
+                raise Violation(f"{command} was applied twice, at {before} and {index}")
+        self._effects.append(effect)
+
+    def check(self) -> int:
+        return replay(self.history, self._effects)
+
+
+def _effect_of(index: int, command: Any) -> Effect | None:
+    if isinstance(command, KvSet):
+        return Effect(index, "set", command.key, command.value, command.cas)
+    if isinstance(command, KvDelete):
+        return Effect(index, "delete", command.key, None, command.cas)
+    if isinstance(command, KvDeletePrefix):
+        return Effect(index, "delete-prefix", command.prefix, None, None)
+    return None
+
+
+# -- who watches -----------------------------------------------------------------------------------
+
+
+class Watcher:
+    """A blocking reader: its indexes never go back, and in the end it has seen the last state."""
+
+    def __init__(self, *, world: World, nodes: list[Node], query: KvGet | KvList) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._query = query
+        self._index = 0
+        self._round = 0
+        self.stopped = False
+        self.wakes = 0
+
+    def start(self) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        self._round += 1
+        asked = self._round
+        node = self._world.random.choice(self._nodes)
+        self._world.at(3_000_000, "watcher gives up", lambda: self._ask() if asked == self._round else None)
+        if not node.up or self.stopped:
+            return
+
+        def done(result: Answer | GemotError) -> None:
+            if asked != self._round:
+                return
+            if isinstance(result, Answer):
+                if result.index < self._index:
+                    raise Violation(f"a watcher's index went from {self._index} back to {result.index}")
+                self.wakes += result.index > self._index
+                self._index = result.index
+            self._world.at(1_000, "watcher", self._ask)
+
+        options = Options(index=self._index, wait_ms=1_500)
+        node.ask("watcher asks", lambda server: server.query(self._query, options, done))
+
+
+class Subscriber:
+    """Holds the list of all keys as one server tells it: newer each time, and right at each bookmark."""
+
+    def __init__(self, *, world: World, nodes: list[Node]) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._index = 0
+        self._value: Any = None
+        self._at: tuple[Node, int] | None = None
+        self._cancel: Callable[[], None] | None = None
+        self.stopped = False
+        self.bookmarks = 0
+
+    def start(self) -> None:
+        """Hold on to one server until it dies; cancelled now and then, as agents do that move on."""
+        random = self._world.random
+        if self._at is None or self._at[0].life != self._at[1]:
+            self._begin(random.choice(self._nodes))
+        elif random.random() < 0.1 and self._cancel is not None and not self._at[0].paused:
+            cancel, self._cancel = self._cancel, None
+            cancel()
+            self._begin(random.choice(self._nodes))
+        if not self.stopped:
+            self._world.at(300_000, "subscriber looks", self.start)
+
+    def _begin(self, node: Node) -> None:
+        self._at, self._cancel = None, None
+        if not node.up:
+            return
+        mine = self._at = (node, node.life)
+
+        def subscribe(server: Server) -> None:
+            if self._at is mine:
+                self._index, self._value = 0, None
+                self._cancel = server.subscribe(ALL, "", 0, lambda event: self._told(mine, event))
+
+        node.ask("subscriber asks", subscribe)
+
+    def _told(self, by: tuple[Node, int], event: Any) -> None:
+        node = by[0]
+        if by is not self._at or node.opened is None:
+            raise Violation(f"{node.name} tells a subscription that was cancelled")
+        if isinstance(event, Answer):
+            if event.index <= self._index:
+                raise Violation(f"{node.name} tells a list of {event.index} after one of {self._index}")
+            self._index, self._value = event.index, event.value
+        elif isinstance(event, Bookmark):
+            self.bookmarks += 1
+            value, _ = node.opened.state.read(ALL, "")
+            if value != self._value:
+                raise Violation(f"{node.name} says that all was told, but it told {self._value}, not {value}")

@@ -1,0 +1,21 @@
+"""Every fault by its name. A new one is a function in one of the files here and a line at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simulation.faults import clock, disk, network, process
+from simulation.scene import Scene
+from simulation.swarm import WEATHER
+
+FAULTS: dict[str, Callable[[Scene], None]] = {
+    **network.FAULTS,
+    **process.FAULTS,
+    **disk.FAULTS,
+    **clock.FAULTS,
+}
+
+BY_THE_WAY = (*WEATHER, "unsynced-lost", "torn-write")
+"""What the weather and every crash bring with them."""
+
+KNOWN = sorted([*FAULTS, *BY_THE_WAY])

@@ -1,0 +1,70 @@
+"""What one seed draws before it begins: which faults are on, how often, and how large everything is.
+
+Each run leaves many faults out on purpose: those that are always on hide each other (Groce et al., "Swarm
+Testing", ISSTA 2012).
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from simulation.network import Weather
+
+from gemot.server.raft.types import RaftConfig
+from gemot.server.server import ServerConfig
+
+WEATHER = ("loss", "duplicate", "delay", "reorder")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Sizes and faults of one run."""
+
+    servers: int
+    weather: Weather
+    faults: tuple[str, ...]
+    pause_us: int
+    """The longest time between two faults."""
+
+    clients: int
+    think_us: int
+    keys: int
+    segment_bytes: int
+    raft: RaftConfig
+    server: ServerConfig
+
+
+def draw(random: Random, faults: list[str]) -> Plan:
+    servers = random.choice([3, 3, 5])
+    share = random.choice([0.1, 0.3, 0.6, 1.0])
+    wide = random.choice([500, 5_000, 60_000])
+    clients = random.choice([3, 5, 8])
+    return Plan(
+        servers=servers,
+        weather=Weather(
+            loss=random.choice([0.0, 0.02, 0.1]),
+            duplicate=random.choice([0.0, 0.05, 0.2]),
+            delay_min_us=100,
+            delay_max_us=wide,
+            slow=random.choice([0.0, 0.01, 0.05]),
+        ),
+        faults=tuple(name for name in faults if random.random() < share) or (random.choice(faults),),
+        pause_us=random.choice([1_500_000, 2_500_000, 5_000_000]),
+        clients=clients,
+        think_us=clients * random.choice([30_000, 60_000]),
+        keys=random.choice([1, 3, 8]),
+        segment_bytes=random.choice([8 << 10, 16 << 10, 64 << 10]),
+        raft=RaftConfig(
+            max_inflight_batches=random.choice([1, 4, 64]),
+            max_batch_bytes=random.choice([256, 4_096, 1 << 20]),
+            window_bytes=random.choice([512, 16 << 20]),
+        ),
+        server=ServerConfig(
+            bootstrap_expect=servers,
+            snapshot_rest_ms=0,
+            snapshot_entries=random.choice([12, 12, 40, 1_000]),
+            trailing_entries=random.choice([2, 2, 10, 500]),
+            checkpoint_wal_bytes=random.choice([64 << 10, 1 << 20]),
+            list_rows=random.choice([0, 0, 3, 1_000]),
+        ),
+    )
