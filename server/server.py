@@ -209,7 +209,7 @@ class Server:
         if self._snapshot_due() and not self._snapshotting:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()
-            self._upkeep.take_snapshot(self._raft.voters_at(self.state.applied_index), self._snapshot_taken)
+            self._upkeep.take_snapshot(self._raft.voters_at, self._snapshot_taken)
         if self.state.wal_bytes() >= self._config.checkpoint_wal_bytes and not self._checkpointing:
             self._checkpointing = True
             self._upkeep.checkpoint(self._checkpointed)

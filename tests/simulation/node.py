@@ -416,14 +416,15 @@ class Node:
 
     # -- Upkeep ------------------------------------------------------------------------------------
 
-    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
+    def take_snapshot(
+        self, voters_at: Callable[[int], tuple[str, ...]], done: Callable[[SnapshotMeta], None]
+    ) -> None:
         life = self.life
 
         def take() -> None:
             if self.life == life and self.opened is not None:
                 opened, state = self.opened, self.opened.state
-                guess = SnapshotMeta(state.applied_index, state.applied_term, voters)
-                done(write_snapshot(opened.file, opened.snapshots, self._lossy, guess, state.epoch))
+                done(write_snapshot(opened.file, opened.snapshots, self._lossy, voters_at, state.epoch))
 
         self.world.at(self.world.random.randrange(50_000), f"{self.name} snapshot", take)
 
