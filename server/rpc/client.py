@@ -31,6 +31,8 @@ from gemot.server.rpc.message import (
     Bookmark,
     Call,
     Cancelled,
+    Enlist,
+    Enlisted,
     FetchSnapshot,
     Forward,
     Hello,
@@ -40,6 +42,8 @@ from gemot.server.rpc.message import (
     SnapshotChunk,
     Status,
     Subscribe,
+    Survey,
+    Surveyed,
     TierStatus,
     decode_hello,
     decode_returned,
@@ -71,6 +75,8 @@ _reply: dict[type, msgspec.msgpack.Decoder[Any]] = {
     FetchSnapshot: msgspec.msgpack.Decoder(SnapshotChunk),
     Join: msgspec.msgpack.Decoder(Joined),
     Status: msgspec.msgpack.Decoder(TierStatus),
+    Enlist: msgspec.msgpack.Decoder(Enlisted),
+    Survey: msgspec.msgpack.Decoder(Surveyed),
 }
 _other = msgspec.msgpack.Decoder(bool)
 _ANSWERS = (Kind.REPLY, Kind.EVENT, Kind.FAILURE, Kind.BOOKMARK)
