@@ -66,6 +66,10 @@ def chunk_of(snapshots: Snapshots, index: int, term: int, offset: int) -> Snapsh
     )
 
 
+_NO_INDEX_YET = SnapshotMeta((1 << 63) - 1, 0, ())
+"""Names the file that a copy is written to: no copy can have this index."""
+
+
 class Copy(msgspec.Struct, frozen=True):
     """A copied state that is no snapshot yet: who voted at its index is still to be asked."""
 
@@ -76,7 +80,7 @@ class Copy(msgspec.Struct, frozen=True):
 
 def copy_state(file: StateFile, snapshots: Snapshots) -> Copy:
     """Copy the state as it stands now. What index that is, only the copy itself can tell."""
-    staged = snapshots.stage(SnapshotMeta(0, 0, ()))
+    staged = snapshots.stage(_NO_INDEX_YET)
     index, term = file.snapshot_to(Path(staged))
     return Copy(index, term, staged)
 

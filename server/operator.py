@@ -1,8 +1,8 @@
 """The servers as a set: who votes, how they are, and what operators and joining servers ask about it.
 
-It puts together autopilot, voting and joining, and answers the calls `Enlist`, `Operate`, `Survey` and `Leave`.
-Whatever is the leader's to answer is sent on to it, once, from whichever server was asked, for as long as the
-hold time.
+It puts together autopilot, voting and joining, and answers the calls `Enlist`, `Operate`, `Survey` and
+`Leave`. Whatever is the leader's to answer is sent on to it, once, from whichever server was asked, for as
+long as the hold time.
 """
 
 from __future__ import annotations

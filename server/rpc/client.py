@@ -39,6 +39,7 @@ from gemot.server.rpc.message import (
     Join,
     Joined,
     Numbered,
+    Operate,
     SnapshotChunk,
     Status,
     Subscribe,
@@ -204,7 +205,7 @@ def _refusal(body: bytes) -> str:
 
 
 def _broken(call: Call, reason: str) -> GemotError:
-    if isinstance(call, Apply | Forward):
+    if isinstance(call, Apply | Forward | Operate):
         return OutcomeUnknown(f"the connection to the server broke before it answered ({reason})")
     return Unavailable(f"the connection to the server broke ({reason})")
 
