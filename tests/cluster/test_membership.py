@@ -81,6 +81,14 @@ def gemot(agent: Agent, *words: str, code: int = 0) -> str:
     return done.stdout
 
 
+def unhealthy(agent: Agent) -> bool:
+    try:
+        agent.get("/v1/operator/autopilot/health")
+    except Refused as refused:
+        return refused.status == 429
+    return False
+
+
 def request(agent: Agent, method: str, path: str) -> Any:
     with closing(agent.connect(60.0)) as connection:
         reply = connection.request(method, path)
@@ -116,7 +124,7 @@ class Writer:
 
 
 def test_one_server_becomes_three_and_five_and_a_dead_one_is_cleaned_up(stage: Stage) -> None:
-    first, *others = stage.cluster.servers
+    others = stage.cluster.servers[1:]
     stage.grow(1)
     web = stage.cluster.clients[0]
     web.start()
@@ -132,8 +140,7 @@ def test_one_server_becomes_three_and_five_and_a_dead_one_is_cleaned_up(stage: S
 
     gone = next(server for server in others if server is not stage.cluster.leader())
     gone.kill()
-    with pytest.raises(Refused, match="429"):
-        wait_for(lambda: web.get("/v1/operator/autopilot/health") and None, PATIENCE_S, "an unhealthy server")
+    wait_for(lambda: unhealthy(web), PATIENCE_S, "an unhealthy server")
     stage.expect_voters([server for server in stage.cluster.servers if server is not gone])
     gone.start()
     stage.expect_voters(stage.cluster.servers)
@@ -192,7 +199,7 @@ def test_the_leadership_goes_where_it_is_told(stage: Stage) -> None:
     assert request(leader, "POST", "/v1/operator/raft/transfer-leader") == {"Success": True}
     assert stage.cluster.leader() is not other
     told = gemot(other, "operator", "raft", "list-peers")
-    assert told.count("leader") == 1 + 0
+    assert told.count("leader") == 1
     assert told.count("follower") == 2
     assert "Leader" in gemot(other, "operator", "raft", "health")
 
