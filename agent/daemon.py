@@ -21,11 +21,11 @@ import msgspec
 from gemot import __version__
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
-from gemot.agent.config.resolve import dns_settings, listening
+from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, kv, operations, status
+from gemot.agent.http import catalog, health, kv, operations, operator, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -240,6 +240,7 @@ class Daemon:
                 trailing_entries=config.raft_trailing_logs,
                 default_wait_ms=int(config.default_query_time_s * 1000),
                 max_wait_ms=int(config.max_query_time_s * 1000),
+                autopilot=autopilot_settings(config),
             ),
             listener=tier.listener,
             sync=not config.unsafe_no_fsync,
@@ -356,6 +357,7 @@ class Daemon:
             *catalog.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
+            *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
             *self_api.routes(servers=servers, facts=self._facts(), metrics=self._metrics, stats=self._stats),
             *agent_api.routes(
                 local=self._local,

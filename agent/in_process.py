@@ -10,7 +10,7 @@ from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
-from gemot.server.rpc.message import Bookmark
+from gemot.server.rpc.message import Bookmark, Operate, Survey
 from gemot.server.server import Server
 
 REFUSED_AGAIN_S = 1.0
@@ -47,6 +47,17 @@ class InProcessServers:
         subscription = _Local(self._server, self._loop, query, on_answer, on_bookmark)
         subscription.open()
         return subscription
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._server.operator.handle(self._server.me, call, settle(future))
+        return future
+
+    def leave(self, node: str) -> asyncio.Future[bool]:
+        """Take this node out on purpose, and its vote before."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._server.leave(node, settle(future))
+        return future
 
     def leader(self) -> asyncio.Future[str]:
         leader = self._server.status().leader

@@ -29,8 +29,10 @@ from gemot.server.rpc.message import (
     Hello,
     Leave,
     Member,
+    Operate,
     Status,
     Subscribe,
+    Survey,
     TierStatus,
 )
 from gemot.server.runtime.connection import Dialler
@@ -164,6 +166,12 @@ class RemoteServers:
         if self._dialler.ready:
             remote.open(self._dialler)
         return remote
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        hold_ms = min(STATUS_HOLD_MS, self._hold_ms) if isinstance(call, Survey) and call.here else None
+        self._ask(lambda _hold_ms: call, future, hold_ms=hold_ms)
+        return future
 
     def leader(self) -> asyncio.Future[str]:
         return self._status(lambda status: status.leader.rpc if status.leader is not None else "")

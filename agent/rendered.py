@@ -14,6 +14,7 @@ import msgspec
 from msgspec import field
 
 from gemot.agent.client.path import escape
+from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import (
     HealthService,
     Instance,
@@ -156,6 +157,8 @@ def locate(query: Query) -> str:
             return f"/v1/health/checks/{escape(service)}" + _params(meta)
         case HealthState(state=state, node_meta=meta):
             return f"/v1/health/state/{escape(state)}" + _params(meta)
+        case GetAutopilot():
+            return "/v1/operator/autopilot/configuration"
 
 
 def read_back(query: Query, body: bytes) -> Any:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Operate, Survey
 
 
 class Subscription(Protocol):
@@ -46,6 +47,9 @@ class Servers(Protocol):
         about once a second while a server with a leader is connected: an Answer with value None, the
         index up to which all was told, and the age of the leader's last contact.
         """
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        """What only the servers themselves can do or tell: True, or Surveyed. Held as a write is."""
 
     def leader(self) -> asyncio.Future[str]:
         """The leader's RPC address "ip:port", or "" when there is none."""

@@ -19,12 +19,15 @@ from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
 from gemot.agent.remote import RemoteServers
 from gemot.agent.servers import Servers
+from gemot.server.model.errors import OutcomeUnknown, Unavailable
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import Listener, ListenerLimits
 from gemot.server.runtime.node import Node, NodeConfig
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.storage.disk import Disk
+
+LEAVE_AGAIN_S = 0.1
 
 
 class TierConfig(msgspec.Struct, frozen=True):
@@ -79,7 +82,8 @@ class ServerTier:
         self._config = config
         self._rpc_port = node.rpc_port
         self.node = Node(config=node, disk=disk, loop=loop, fatal=fatal)
-        self.servers: Servers = InProcessServers(server=self.node.server, loop=loop)
+        self._own = InProcessServers(server=self.node.server, loop=loop)
+        self.servers: Servers = self._own
         server = self.node.server
         self._joiner = Joiner(
             loop=loop,
@@ -110,8 +114,34 @@ class ServerTier:
         return len(self.node.server.directory.servers())
 
     async def leave(self) -> None:
-        """A server that leaves hands over first; its place among the voters stays until it is removed."""
+        """Hand over first if this server leads, then have its vote taken and its node out of the catalog.
+
+        Waited for are the commit of both by those that stay. Raises GemotError when they could not go on
+        without this server; it then stays what it is. The last voter just ends: its cluster is in its data.
+        """
+        server, raft = self.node.server, self.node.server.replica.raft
+        if raft.voters in ((), (self._config.me.id,)):
+            return
+        if server.leads and (refusal := server.operator.voting.refusal(self._config.me.id)) is not None:
+            raise refusal
         await self.node.hand_over()
+        server.operator.leaving = self._config.me.name
+        try:
+            await self._leave(self._loop.time() + self._config.hold_ms / 1000)
+        except BaseException:
+            server.operator.leaving = ""
+            raise
+
+    async def _leave(self, until_s: float) -> None:
+        """Ask whoever leads, again while that changes: leaving twice is leaving once."""
+        while True:
+            try:
+                await self._own.leave(self._config.me.name)
+                return
+            except (Unavailable, OutcomeUnknown):
+                if self._loop.time() >= until_s:
+                    raise
+            await asyncio.sleep(LEAVE_AGAIN_S)
 
     async def stop(self) -> None:
         await self._joiner.stop()
@@ -129,6 +159,7 @@ class ServerTier:
 
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
+        server.operator.joining.met(joined.servers, joined.cluster)
         for member in joined.servers:
             server.directory.hint(member)
             server.bootstrap.found(member, joined.expect, joined.cluster)

@@ -151,7 +151,11 @@ def _command(name: str) -> click.Command:
 
 def _leaves(group: click.Group) -> Iterator[tuple[str, click.Command]]:
     for name in sorted(group.commands):
-        yield name, group.commands[name]
+        command = group.commands[name]
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", leaf) for inner, leaf in _leaves(command))
+        else:
+            yield name, command
 
 
 def _usage(words: str, command: click.Command) -> str:

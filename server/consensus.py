@@ -166,9 +166,20 @@ class Replica:
         self.raft.read_index(id)
         self._schedule()
 
-    def transfer(self, to: str | None) -> None:
-        """Hand the leadership over (to the most caught-up voter when `to` is None)."""
-        self.raft.transfer(to)
+    def transfer(self, to: str | None) -> bool:
+        """Hand the leadership over (`to` None: to the most caught-up voter). False if it cannot begin."""
+        begun = self.raft.transfer(to)
+        self._schedule()
+        return begun
+
+    def change_voters(self, voters: Sequence[str]) -> None:
+        """Add or remove one voter: the core's rules. Raises Refused: ask again, or never, as it says."""
+        self.raft.change_voters(voters)
+        self._schedule()
+
+    def feed(self, learners: Sequence[str]) -> None:
+        """Also send the log to these servers while this one leads."""
+        self.raft.feed(learners)
         self._schedule()
 
     @property

@@ -1,11 +1,15 @@
 """Snapshots going out and coming in: the state copied, pieces read for a peer, pieces put together.
 
-Synchronous and without threads; the runtime calls `write_snapshot` and `Incoming.finish` on its worker.
+Synchronous and without threads; the runtime calls `copy_state`, `keep_copy` and `Incoming.finish` on its
+worker, and asks the loop between the first two who voted at the index that was copied.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from gemot.server.model.errors import DiskFailed, GemotError, NotFound
 from gemot.server.raft.types import SnapshotMeta
@@ -62,14 +66,42 @@ def chunk_of(snapshots: Snapshots, index: int, term: int, offset: int) -> Snapsh
     )
 
 
-def write_snapshot(
-    file: StateFile, snapshots: Snapshots, disk: Disk, guess: SnapshotMeta, epoch: int
-) -> SnapshotMeta:
-    """Copy the state as it stands now into a kept snapshot; `guess` is where it stood when asked."""
-    staged = snapshots.stage(guess)
+_NO_INDEX_YET = SnapshotMeta((1 << 63) - 1, 0, ())
+"""Names the file that a copy is written to: no copy can have this index."""
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A copied state that is no snapshot yet: who voted at its index is still to be asked."""
+
+    index: int
+    term: int
+    staged: str
+
+
+def copy_state(file: StateFile, snapshots: Snapshots) -> Copy:
+    """Copy the state as it stands now. What index that is, only the copy itself can tell."""
+    staged = snapshots.stage(_NO_INDEX_YET)
     index, term = file.snapshot_to(Path(staged))
-    meta = SnapshotMeta(index, term, guess.voters)
-    if meta.index != guess.index:
-        disk.rename(staged, snapshots.stage(meta))
+    return Copy(index, term, staged)
+
+
+def keep_copy(
+    snapshots: Snapshots, disk: Disk, copy: Copy, voters: tuple[str, ...], epoch: int
+) -> SnapshotMeta:
+    """Make a copy one of the kept snapshots. `voters` are those at its own index, not at a guess of it."""
+    meta = SnapshotMeta(copy.index, copy.term, voters)
+    disk.rename(copy.staged, snapshots.stage(meta))
     snapshots.commit(meta, epoch=epoch)
     return meta
+
+
+def write_snapshot(
+    file: StateFile,
+    snapshots: Snapshots,
+    disk: Disk,
+    voters_at: Callable[[int], tuple[str, ...]],
+    epoch: int,
+) -> SnapshotMeta:
+    """Both at once, where one thread does everything."""
+    copy = copy_state(file, snapshots)
+    return keep_copy(snapshots, disk, copy, voters_at(copy.index), epoch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.command import Command, Envelope, IdempotencyKey, decode
 from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFailed
@@ -20,7 +21,7 @@ from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
-from gemot.server.state import catalog, changes, kv
+from gemot.server.state import autopilot, catalog, changes, kv
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -56,6 +57,7 @@ class Machine:
             ReapTombstones: kv.reap,
             PruneRetries: state.retries.prune,
             VerifyState: compare_hash,
+            SetAutopilot: autopilot.set_config,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:

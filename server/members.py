@@ -37,6 +37,10 @@ hear meanwhile says nothing about others."""
 FAIL_AGAIN_MS = 1_000
 """How soon a failure is proposed again that has not reached the catalog."""
 
+LEFT_FOR_MS = 15_000
+"""So long after its good-bye a member is not taken for alive by what others say: its process may still be
+ending, with connections to them. A new connection to the leader itself brings it back at once."""
+
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
 
@@ -92,6 +96,7 @@ class Membership:
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
+        self._left: dict[str, int] = {}
         self._reconciled_ms = 0
         self._ticked_ms = now_ms()
 
@@ -109,10 +114,16 @@ class Membership:
             for detail in self._alive_in_catalog()
         }
         self._settled = {}
+        self._left = {}
         self._reconciled_ms = self._ticked_ms = now
 
-    def joined(self, member: Member) -> None:
-        """This member is alive (membership's `member_joined`). Costs nothing while all is as it was."""
+    def joined(self, member: Member, *, afresh: bool = False) -> None:
+        """This member is alive (membership's `member_joined`). Costs nothing while all is as it was.
+
+        `afresh`: it has just connected here. Others may still speak of one that left.
+        """
+        if self._left and not self._welcome(member.name, afresh):
+            return
         self._heard[member.name] = (member, self._now_ms())
         if self._settled.get(member.name) != member:
             self._settled[member.name] = member
@@ -131,6 +142,22 @@ class Membership:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
         self._heard.pop(name, None)
         self._settled.pop(name, None)
+        self._left[name] = self._now_ms() + LEFT_FOR_MS
+
+    def _welcome(self, name: str, afresh: bool) -> bool:
+        if afresh or self._left.get(name, 0) <= self._now_ms():
+            self._left.pop(name, None)
+            return True
+        return False
+
+    def servers(self) -> dict[str, Member]:
+        """The servers that were heard of lately, by id. Whoever took another's name is not that other one."""
+        since = self._now_ms() - FAILED_AFTER_MS
+        return {
+            member.id: member
+            for member, at in self._heard.values()
+            if member is not None and member.role == "server" and at > since
+        }
 
     def on_tick(self) -> None:
         now = self._now_ms()

@@ -89,8 +89,14 @@ class Peers(Wire, Protocol):
 class Upkeep(Protocol):
     """Long work on snapshots and the state file, away from the loop; one piece of each kind at a time."""
 
-    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
-        """Copy the state as it stands applied, verify and keep it. A failure stops the node."""
+    def take_snapshot(
+        self, voters_at: Callable[[int], tuple[str, ...]], done: Callable[[SnapshotMeta], None]
+    ) -> None:
+        """Copy the state as it stands applied, verify and keep it. A failure stops the node.
+
+        `voters_at` tells who voted at an index; it is called as an event, once it is known what was copied:
+        writes go on meanwhile, so that may be more than was applied when this was called.
+        """
 
     def checkpoint(self, done: Callable[[int], None]) -> None:
         """Move the write-ahead log into the state file; `done` gets the index proven durable there."""

@@ -19,10 +19,12 @@ from gemot.server.install import Installer
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine
 from gemot.server.members import SERVERS, Connected, Membership
-from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.autopilot import AutopilotConfig
+from gemot.server.model.catalog import SERF_HEALTH, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
-from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
+from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
+from gemot.server.operator import Operator
 from gemot.server.ports import Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
@@ -39,6 +41,7 @@ from gemot.server.rpc.message import (
     Ask,
     Bookmark,
     Call,
+    Enlist,
     FetchSnapshot,
     Forward,
     Found,
@@ -47,10 +50,12 @@ from gemot.server.rpc.message import (
     Joined,
     Leave,
     Member,
+    Operate,
     Promise,
     Report,
     Status,
     Subscribe,
+    Survey,
     TierStatus,
     fault_of,
 )
@@ -75,6 +80,8 @@ class ServerConfig(msgspec.Struct, frozen=True):
     default_wait_ms: int = DEFAULT_WAIT_MS
     max_wait_ms: int = MAX_WAIT_MS
     list_rows: int = LIST_ROWS
+    tick_ms: int = 50
+    autopilot: AutopilotConfig = AutopilotConfig()
 
 
 class Server:
@@ -150,7 +157,7 @@ class Server:
         self.installer = Installer(
             replica=self.replica,
             log=log,
-            call=self._call_server,
+            call=self.call_server,
             inbox=upkeep.inbox,
             replace_state=upkeep.replace_state,
             timer=timer,
@@ -169,6 +176,22 @@ class Server:
             keep=lambda pledge, done: identity.keep_pledge(_pledges.encode(pledge), done),
             begin=self._begin,
         )
+        self.operator = Operator(
+            tier=self,
+            replica=self.replica,
+            state=state,
+            membership=self.membership,
+            directory=self.directory,
+            connected=self.connected,
+            identity=identity,
+            peers=peers,
+            writes=self.writes,
+            confirmations=self.confirmations,
+            timer=timer,
+            hold_ms=config.hold_ms,
+            tick_ms=config.tick_ms,
+            defaults=config.autopilot,
+        )
         self._second_due = timer.now_ms()
         self._snapshotting = False
         self._snapshot_ms = -config.snapshot_rest_ms
@@ -186,13 +209,16 @@ class Server:
         self.confirmations.on_tick()
         self.writes.on_tick()
         self.leader.on_tick()
+        self.operator.on_tick()
         now = self._timer.now_ms()
         if now >= self._second_due:
             self._second_due = now + SECOND_MS
             self._each_second()
 
     def _each_second(self) -> None:
-        self.bootstrap.on_tick()
+        if not self.operator.joining.begun:
+            self.bootstrap.on_tick()
+        self.operator.on_second()
         self._report()
         self._tell_bookmarks()
         self._keep_small()
@@ -209,7 +235,7 @@ class Server:
         if self._snapshot_due() and not self._snapshotting:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()
-            self._upkeep.take_snapshot(self._raft.voters_at(self.state.applied_index), self._snapshot_taken)
+            self._upkeep.take_snapshot(self._raft.voters_at, self._snapshot_taken)
         if self.state.wal_bytes() >= self._config.checkpoint_wal_bytes and not self._checkpointing:
             self._checkpointing = True
             self._upkeep.checkpoint(self._checkpointed)
@@ -268,14 +294,7 @@ class Server:
 
     def leave(self, node: str, done: Callable[[Any], None]) -> None:
         """A node leaves on purpose; told to the leader. Done means that the catalog says so durably."""
-        self.connected.forget(node)
-        if self.replica.leads:
-            self.membership.left(node)
-            self.writes.apply(Deregister(node), "", None, lambda r: done(r if _failed(r) else True))
-        elif (leader := self.directory.get(self._raft.leader)) is not None:
-            self._peers.call(leader, Leave(node), done)
-        else:
-            done(NotLeader(""))
+        self.operator.leave(node, done)
 
     def status(self) -> TierStatus:
         """How this server sees the tier; needs no quorum."""
@@ -314,11 +333,16 @@ class Server:
     def waiting_for(self) -> str:
         """What keeps this server from serving, for people; "" when nothing does."""
         if not self._identity.cluster():
-            return self.bootstrap.waiting_for if self._config.bootstrap_expect else "Waiting for a cluster"
+            founding = (
+                self.bootstrap.waiting_for if self._config.bootstrap_expect else "Waiting for a cluster"
+            )
+            return self.operator.joining.waiting_for or founding
         if self._raft.repairing:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
         if self._raft.leader:
             return ""
+        if not self._raft.voters:
+            return "Waiting for the leader of the cluster to send its log"
         return self._waiting_for_quorum()
 
     def _waiting_for_quorum(self) -> str:
@@ -339,7 +363,7 @@ class Server:
         self.connected.add(member)
         self.directory.learn(member)
         if self.replica.leads:
-            self.membership.joined(member)
+            self.membership.joined(member, afresh=True)
         else:
             self._report()
 
@@ -352,7 +376,7 @@ class Server:
             return
         mine = self._identity.cluster()
         if not mine and cluster and self.bootstrap.promised(cluster):
-            self._adopt(cluster)
+            self.adopt(cluster)
         elif not mine or cluster != mine:
             return
         self.replica.on_message(message)
@@ -382,9 +406,14 @@ class Server:
                 servers = self.directory.servers()
                 reply(Joined(servers, self._config.bootstrap_expect, self._identity.cluster()))
             case Promise():
-                self.bootstrap.on_promise(call.cluster, member.id, call.voters, reply)
+                if self.operator.joining.begun:
+                    reply(Conflict(f"{self.me.name} is about to join a cluster that exists"))
+                else:
+                    self.bootstrap.on_promise(call.cluster, member.id, call.voters, reply)
             case Found():
                 self.bootstrap.on_found(call.cluster, call.voters, reply)
+            case Enlist() | Operate() | Survey():
+                self.operator.handle(member, call, reply)
             case Status():
                 reply(self.status())
         return _nothing
@@ -403,6 +432,7 @@ class Server:
 
     def on_leadership(self, leads: bool) -> None:
         self.leader.on_leadership(leads)
+        self.operator.on_leadership(leads)
         if leads:
             self._report()
 
@@ -424,7 +454,7 @@ class Server:
     def forward(
         self, to: str, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]
     ) -> None:
-        self._call_server(to, Forward(command, accessor, retry), done)
+        self.call_server(to, Forward(command, accessor, retry), done)
 
     def last_contact_ms(self) -> int:
         return self.replica.last_contact_ms()
@@ -451,7 +481,7 @@ class Server:
         cancel = self._timer.call_after(self._config.hold_ms, lambda: answer(_HELD_TOO_LONG))
         self.replica.propose(call.command, call.accessor, call.retry, answer)
 
-    def _call_server(self, id: str, call: Call, done: Callable[[Any], None]) -> None:
+    def call_server(self, id: str, call: Call, done: Callable[[Any], None]) -> None:
         member = self.directory.get(id)
         if member is None:
             done(NotLeader(""))
@@ -460,25 +490,26 @@ class Server:
 
     def _begin(self, cluster: str, voters: tuple[Member, ...]) -> None:
         """Write the first entry of the log, the same on every voter: who votes."""
-        self._adopt(cluster)
+        self.adopt(cluster)
         for voter in voters:
             self.directory.hint(voter)
         ids = sorted(v.id for v in voters)
         # The first of them stands at once: nobody needs to wait for an election timeout.
         self.replica.bootstrap(ids, campaign=ids[0] == self.me.id)
 
-    def _adopt(self, cluster: str) -> None:
+    def adopt(self, cluster: str) -> None:
+        """Belong to this cluster, for good."""
         self._identity.adopt(cluster)
         self._peers.greet_again()
 
     def _report(self) -> None:
         """Tell the leader who is connected here."""
-        members = self.connected.members()
+        members = [m for m in self.connected.members() if m.name != self.operator.leaving]
         if self.replica.leads:
             for member in members:
                 self.membership.joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
-            self._peers.call(leader, Report(members), _ignore)
+            self._peers.call(leader, Report(tuple(members)), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):
@@ -533,10 +564,6 @@ def _caught(ask: Callable[[], Any]) -> Any:
         return ask()
     except GemotError as error:
         return error
-
-
-def _failed(result: Any) -> bool:
-    return isinstance(result, GemotError)
 
 
 def _ignore(_result: Any) -> None:

@@ -11,6 +11,7 @@ from gemot.agent.config.address import HostFacts, expand, listed, private_ipv4
 from gemot.agent.config.fault import Fault, refuse
 from gemot.agent.config.schema import Config
 from gemot.dns import config as dns
+from gemot.server.model.autopilot import AutopilotConfig
 
 DEV: dict[str, Any] = {
     "dev_mode": True,
@@ -54,6 +55,18 @@ def resolve(config: Config, host: HostFacts) -> Config:
         client_addr=client,
         addresses=msgspec.structs.replace(config.addresses, dns=for_dns, http=for_http),
         tagged_addresses=_tagged(advertise) | config.tagged_addresses,
+    )
+
+
+def autopilot_settings(config: Config) -> AutopilotConfig:
+    """The configuration's words in those of the servers."""
+    given = config.autopilot
+    return AutopilotConfig(
+        cleanup_dead_servers=given.cleanup_dead_servers,
+        last_contact_threshold_ms=max(1, round(given.last_contact_threshold_s * 1000)),
+        max_trailing_logs=given.max_trailing_logs,
+        min_quorum=given.min_quorum,
+        server_stabilization_time_ms=round(given.server_stabilization_time_s * 1000),
     )
 
 

@@ -107,6 +107,25 @@ class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a request waits for a leader before it fails: long enough to bridge an election."""
 
 
+class Autopilot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the servers are looked after, until `gemot operator autopilot set-config` says otherwise."""
+
+    cleanup_dead_servers: bool = True
+    """Take the vote of a server that is gone for good. Off, each one that dies is removed by hand."""
+    last_contact_threshold_s: Annotated[float, Meta(ge=0.001, le=DAY_S)] = field(
+        default=0.2, name="last_contact_threshold"
+    )
+    """How late an answer may be, beyond a heartbeat, before its server counts as unhealthy."""
+    max_trailing_logs: Annotated[int, Meta(ge=1, le=100_000_000)] = 250
+    """Entries a server may be behind and still count as healthy."""
+    min_quorum: Annotated[int, Meta(ge=0, le=99)] = 0
+    """Voters that clean-up leaves at least: at the number of servers, none goes before another comes."""
+    server_stabilization_time_s: Annotated[float, Meta(ge=0.0, le=DAY_S)] = field(
+        default=10.0, name="server_stabilization_time"
+    )
+    """How long a new server must be healthy before it votes, and a dead one be dead before it is removed."""
+
+
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_headers: dict[str, str] = {}
     """Sent with every answer. `Access-Control-Allow-Origin` opens the API to web pages: choose with care."""
@@ -142,6 +161,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap_expect: Annotated[int, Meta(ge=0, le=99)] = 0
     """Wait for so many servers before the first election. 3 is usual; unused once there is Raft data."""
     performance: Performance = Performance()
+    autopilot: Autopilot = Autopilot()
     raft_snapshot_threshold: Annotated[int, Meta(ge=16, le=100_000_000)] = 16_384
     """Entries between snapshots: fewer make restarts quick, more make snapshots rare."""
     raft_trailing_logs: Annotated[int, Meta(ge=16, le=100_000_000)] = 10_240

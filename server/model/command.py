@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
@@ -31,6 +32,7 @@ Command = (
     | ReapTombstones
     | PruneRetries
     | VerifyState
+    | SetAutopilot
 )
 
 ENVELOPE_VERSION = 1

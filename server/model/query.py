@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from gemot.server.model.autopilot import AutopilotRow, GetAutopilot
 from gemot.server.model.catalog import (
     HealthService,
     Instance,
@@ -32,6 +33,7 @@ Query = (
     | HealthNode
     | HealthChecks
     | HealthState
+    | GetAutopilot
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -80,6 +82,7 @@ VALUES: dict[type, Any] = {
     HealthNode: list[Check],
     HealthChecks: list[Check],
     HealthState: list[Check],
+    GetAutopilot: AutopilotRow | None,
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 

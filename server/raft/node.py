@@ -480,6 +480,20 @@ class Raft:
         """The voter set in force, committed or not."""
         return self._core.voters
 
+    @property
+    def voters_index(self) -> int:
+        """Where the voter set in force stands in the log."""
+        return self._log.voters.latest_index
+
+    @property
+    def voters_settled(self) -> bool:
+        """The voter set in force is committed: no change is under way."""
+        return self._log.voters.latest_index <= self._core.commit
+
+    @property
+    def config(self) -> RaftConfig:
+        return self._core.config
+
     def voters_at(self, index: int) -> tuple[str, ...]:
         """The voter set in force at this index: what a snapshot up to it names."""
         return self._log.voters.at(index)

@@ -31,15 +31,20 @@ from gemot.server.rpc.message import (
     Bookmark,
     Call,
     Cancelled,
+    Enlist,
+    Enlisted,
     FetchSnapshot,
     Forward,
     Hello,
     Join,
     Joined,
     Numbered,
+    Operate,
     SnapshotChunk,
     Status,
     Subscribe,
+    Survey,
+    Surveyed,
     TierStatus,
     decode_hello,
     decode_returned,
@@ -71,6 +76,8 @@ _reply: dict[type, msgspec.msgpack.Decoder[Any]] = {
     FetchSnapshot: msgspec.msgpack.Decoder(SnapshotChunk),
     Join: msgspec.msgpack.Decoder(Joined),
     Status: msgspec.msgpack.Decoder(TierStatus),
+    Enlist: msgspec.msgpack.Decoder(Enlisted),
+    Survey: msgspec.msgpack.Decoder(Surveyed),
 }
 _other = msgspec.msgpack.Decoder(bool)
 _ANSWERS = (Kind.REPLY, Kind.EVENT, Kind.FAILURE, Kind.BOOKMARK)
@@ -198,7 +205,7 @@ def _refusal(body: bytes) -> str:
 
 
 def _broken(call: Call, reason: str) -> GemotError:
-    if isinstance(call, Apply | Forward):
+    if isinstance(call, Apply | Forward | Operate):
         return OutcomeUnknown(f"the connection to the server broke before it answered ({reason})")
     return Unavailable(f"the connection to the server broke ({reason})")
 

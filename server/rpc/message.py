@@ -169,7 +169,84 @@ class TierStatus(msgspec.Struct, frozen=True, array_like=True):
     stats: dict[str, dict[str, str]]
 
 
-Call = Apply | Forward | Ask | Subscribe | Report | Leave | FetchSnapshot | Join | Promise | Found | Status
+class Enlist(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """A server without Raft data asks the leader to be sent the log. Reply: Enlisted.
+
+    The leader alone answers, having confirmed that it leads; it refuses an id that is among the voters: a
+    voter that lost its data must not vote again under its old id.
+    """
+
+
+class Enlisted(msgspec.Struct, frozen=True, array_like=True):
+    """Belong to this cluster."""
+
+    cluster: str
+
+
+class Operate(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """What an operator wants of the leader: any agent may be asked, and sends it on once. Reply: True.
+
+    `remove-peer` names a server by id or RPC address; `transfer` by id, or "" for the most caught-up one.
+    """
+
+    what: Literal["remove-peer", "transfer"]
+    id: str = ""
+    address: str = ""
+    forwarded: bool = False
+
+
+class Survey(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """How the servers are, as the leader sees it, or, `here`, the server that is asked. Reply: Surveyed."""
+
+    here: bool = False
+    forwarded: bool = False
+
+
+class ServerSeen(msgspec.Struct, frozen=True, array_like=True):
+    """One server. `stable_ms` is how long it has been as healthy, or unhealthy, as it is."""
+
+    id: str
+    name: str
+    address: str
+    status: str
+    build: str
+    voter: bool
+    leader: bool
+    last_contact_ms: int
+    last_term: int
+    last_index: int
+    healthy: bool
+    stable_ms: int
+    meta: dict[str, str] = {}
+
+
+class Surveyed(msgspec.Struct, frozen=True, array_like=True):
+    """All of them, voters and learners. `index` is that of the last change of the voters."""
+
+    servers: tuple[ServerSeen, ...]
+    index: int
+    healthy: bool
+    failure_tolerance: int
+    by: str
+    waiting: str
+
+
+Call = (
+    Apply
+    | Forward
+    | Ask
+    | Subscribe
+    | Report
+    | Leave
+    | FetchSnapshot
+    | Join
+    | Promise
+    | Found
+    | Status
+    | Enlist
+    | Operate
+    | Survey
+)
 
 
 class Numbered(msgspec.Struct, frozen=True, array_like=True):

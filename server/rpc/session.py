@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import (
@@ -33,6 +34,7 @@ from gemot.server.rpc.message import (
     Apply,
     Bookmark,
     Call,
+    Enlist,
     FetchSnapshot,
     Forward,
     Found,
@@ -56,8 +58,8 @@ MAX_CALLS = 20_000
 Reply = Callable[[Any], None]
 Cancel = Callable[[], None]
 
-_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found)
-_CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister)
+_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Enlist)
+_CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister, SetAutopilot)
 """All that comes from outside. The others are the leader's: a wrong VerifyState would stop every server."""
 
 MAX_COMMAND_BYTES = (8 << 20) + (64 << 10)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.copies import Incoming, chunk_of, write_snapshot
+from gemot.server.copies import Copy, Incoming, chunk_of, copy_state, keep_copy
 from gemot.server.model.errors import DiskFailed, GemotError, StorageFailed, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
@@ -238,16 +238,25 @@ class Node:
 
     # -- Upkeep ------------------------------------------------------------------------------------
 
-    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
-        opened, disk = self._opened, self._disk
-        guess = SnapshotMeta(opened.state.applied_index, opened.state.applied_term, voters)
-        epoch = opened.state.epoch
+    def take_snapshot(
+        self, voters_at: Callable[[int], tuple[str, ...]], done: Callable[[SnapshotMeta], None]
+    ) -> None:
+        opened, disk, epoch = self._opened, self._disk, self._opened.state.epoch
 
-        def work() -> Callable[[], None]:
-            meta = write_snapshot(opened.file, opened.snapshots, disk, guess, epoch)
-            return lambda: done(meta)
+        def copy() -> Callable[[], None]:
+            copied = copy_state(opened.file, opened.snapshots)
+            return lambda: keep(copied)
 
-        self._worker.submit(work)
+        def keep(copied: Copy) -> None:
+            voters = voters_at(copied.index)
+
+            def work() -> Callable[[], None]:
+                meta = keep_copy(opened.snapshots, disk, copied, voters, epoch)
+                return lambda: done(meta)
+
+            self._worker.submit(work)
+
+        self._worker.submit(copy)
 
     def checkpoint(self, done: Callable[[int], None]) -> None:
         file = self._opened.file

@@ -29,6 +29,7 @@ _HASHED = (
     (b"tombstone", "select key, idx from tombstone"),
     (b"latest", "select kind, name, idx from latest"),
     (b"idempotency", "select row from idempotency"),
+    (b"autopilot", "select row from autopilot"),
 )
 
 

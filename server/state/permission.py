@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gemot.server.model.autopilot import GetAutopilot, SetAutopilot
 from gemot.server.model.catalog import (
     Deregister,
     HealthService,
@@ -32,7 +33,7 @@ from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvLis
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 
-Resource = Literal["key", "key-prefix", "node", "service"]
+Resource = Literal["key", "key-prefix", "node", "service", "operator"]
 Access = Literal["read", "list", "write"]
 
 
@@ -80,6 +81,10 @@ def operations(
             return (_of_service_or_node(node, service_name(node, service_id) if service_id else ""),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
+        case SetAutopilot():
+            return (Operation("operator", b"", "write"),)
+        case GetAutopilot():
+            return (Operation("operator", b"", "read"),)
         case KvGet(key=key):
             return (Operation("key", key, "read"),)
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():

@@ -17,7 +17,7 @@ import msgspec
 from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
-from gemot.server.state import catalog, changes, digest, health, kv, retries
+from gemot.server.state import autopilot, catalog, changes, digest, health, kv, retries
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta
 from gemot.server.state.pages import Transaction
@@ -338,5 +338,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **kv.READERS,
     **catalog.READERS,
     **health.READERS,
+    **autopilot.READERS,
 }
 """Who answers which query."""

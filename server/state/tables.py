@@ -5,8 +5,8 @@ leaves the state (`KvEntry`, `Node`, ...). One encoding serves the table, the ch
 hash; numbers of 64 unsigned bits survive in it though SQLite's integers are signed; and the columns that
 are looked at most stand before `row`, so that a long value's overflow pages are read only when it is asked.
 
-All tables but `meta` are WITHOUT ROWID: the key is the tree. Names of nodes, services and checks are
-folded (`names.fold`) in columns, and as they were written in `row`.
+All tables but `meta` and `autopilot`, of one row each, are WITHOUT ROWID: the key is the tree. Names of
+nodes, services and checks are folded (`names.fold`) in columns, and as they were written in `row`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,14 @@ create table idempotency (
 create index idempotency_by_time on idempotency (time_ms);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FORMAT_1,)
+_FORMAT_AUTOPILOT = """
+create table autopilot (
+    id integer primary key check (id = 1),
+    row blob not null
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT)
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
 FORMAT = len(MIGRATIONS)

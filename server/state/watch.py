@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, Literal, TypeVar
 
+from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
 from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.kv import KvGet, KvKeys, KvList
@@ -17,7 +18,7 @@ from gemot.server.model.query import Query
 from gemot.server.state.names import topic_key
 from gemot.server.state.prefixes import Prefixes
 
-Kind = Literal["kv", "kv-prefix", "nodes", "services", "checks", "node", "service", "node-id"]
+Kind = Literal["kv", "kv-prefix", "nodes", "services", "checks", "node", "service", "node-id", "autopilot"]
 Topic = tuple[Kind, bytes]
 
 MIN_ID_PREFIX = 4
@@ -40,6 +41,8 @@ def topics(query: Query) -> tuple[Topic, ...]:
         name = topic_key(query.node)
         by_id: tuple[Topic, ...] = (("node-id", name),) if may_be_id(query.node) else ()
         return (("node", name), *by_id)
+    if isinstance(query, GetAutopilot):
+        return (("autopilot", b""),)
     if isinstance(query, Nodes):
         return (("nodes", b""),)
     table: Topic = ("services", b"") if isinstance(query, Services) else ("checks", b"")

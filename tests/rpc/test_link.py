@@ -8,6 +8,7 @@ import pytest
 from support.members import client, hello, server
 from support.virtual import VirtualTimer
 
+from gemot.server.model.autopilot import AutopilotConfig, AutopilotRow, GetAutopilot
 from gemot.server.model.catalog import (
     HealthService,
     Instance,
@@ -171,6 +172,7 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (HealthNode("n1"), [[], [CHECK]]),
     (HealthChecks("web"), [[], [CHECK]]),
     (HealthState("any"), [[], [CHECK]]),
+    (GetAutopilot(), [None, AutopilotRow(AutopilotConfig(min_quorum=3), 7, 9)]),
 ]
 
 

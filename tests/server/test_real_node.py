@@ -65,7 +65,7 @@ def test_a_failure_in_what_a_thread_has_finished_ends_the_node(tmp_path: Path, w
         if where == "log":
             scene.node._log.keep_pledge(b"", fail)  # what a thread's end is told to
         else:
-            scene.node.take_snapshot((), fail)
+            scene.node.take_snapshot(lambda _index: (), fail)
         await until(lambda: bool(scene.fatal or scene.lost))
         await scene.node.stop()
         assert [str(error) for error in scene.fatal] == ["the state could not be replaced"]
@@ -188,7 +188,7 @@ def test_a_state_is_replaced_by_the_worker_and_loaded_on_the_loop(tmp_path: Path
         server, threads = scene.node.server, []
         await _fill(scene, 10)
         taken: list[SnapshotMeta] = []
-        scene.node.take_snapshot(server._raft.voters, taken.append)
+        scene.node.take_snapshot(server._raft.voters_at, taken.append)
         await until(lambda: bool(taken))
         await _fill(scene, 20)
 
@@ -218,12 +218,44 @@ def test_a_state_is_replaced_by_the_worker_and_loaded_on_the_loop(tmp_path: Path
     _run(case())
 
 
+def test_a_snapshot_names_the_voters_at_the_index_that_was_copied(tmp_path: Path) -> None:
+    """Writes go on between the asking and the copy: the voters of the asking may not be those of the copy."""
+
+    async def case() -> None:
+        scene = Scene(tmp_path)
+        await scene.start()
+        asked_at = scene.node.server.state.applied_index
+        taken: list[SnapshotMeta] = []
+        with pytest.MonkeyPatch.context() as patch:
+            copy, begun, go = StateFile.snapshot_to, threading.Event(), threading.Event()
+
+            def late(file: StateFile, path: Path) -> tuple[int, int]:
+                begun.set()
+                assert go.wait(30)
+                return copy(file, path)
+
+            patch.setattr(StateFile, "snapshot_to", late)
+            scene.node.take_snapshot(lambda index: (f"voter at {index}",), taken.append)
+            await until(begun.is_set)
+            await _fill(scene, 10)
+            scene.node.server.state.settle()
+            go.set()
+            await until(lambda: bool(taken))
+        assert taken[0].index >= asked_at + 10
+        assert taken[0].voters == (f"voter at {taken[0].index}",)
+        assert scene.node.newest_snapshot() == taken[0]
+        await scene.node.stop()
+        assert (scene.fatal, scene.lost) == ([], [])
+
+    _run(case())
+
+
 def test_a_snapshot_that_comes_in_is_verified_by_the_worker(tmp_path: Path) -> None:
     async def case() -> None:
         scene = Scene(tmp_path)
         await scene.start()
         taken: list[SnapshotMeta] = []
-        scene.node.take_snapshot(scene.node.server._raft.voters, taken.append)
+        scene.node.take_snapshot(scene.node.server._raft.voters_at, taken.append)
         await until(lambda: bool(taken))
         whole = scene.node.read_chunk(taken[0].index, taken[0].term, 0)
         later = msgspec.structs.replace(taken[0], index=taken[0].index + 1_000)

@@ -66,9 +66,8 @@ class Home:
             opened.machine.apply([_entry(index) for index in range(first, last + 1)])
 
     def snapshot(self, opened: Opened) -> SnapshotMeta:
-        state = opened.state
-        guess = SnapshotMeta(state.applied_index, state.applied_term, (ME,))
-        return write_snapshot(opened.file, opened.snapshots, self.disk, guess, state.epoch)
+        epoch = opened.state.epoch
+        return write_snapshot(opened.file, opened.snapshots, self.disk, lambda _index: (ME,), epoch)
 
     def filled(self) -> None:
         opened = self.open()

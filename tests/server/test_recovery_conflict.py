@@ -62,9 +62,7 @@ def _apply(opened: Opened, first: int, last: int, term: int) -> None:
 
 
 def _snapshot(opened: Opened) -> SnapshotMeta:
-    state = opened.state
-    guess = SnapshotMeta(state.applied_index, state.applied_term, VOTERS)
-    return write_snapshot(opened.file, opened.snapshots, DISK, guess, state.epoch)
+    return write_snapshot(opened.file, opened.snapshots, DISK, lambda _index: VOTERS, opened.state.epoch)
 
 
 def _value(opened: Opened) -> bytes:

@@ -87,12 +87,13 @@ class SimulatedUpkeep:
         self._node = node
         self._opened = opened
 
-    def take_snapshot(self, voters: tuple[str, ...], done: Callable[[SnapshotMeta], None]) -> None:
+    def take_snapshot(
+        self, voters_at: Callable[[int], tuple[str, ...]], done: Callable[[SnapshotMeta], None]
+    ) -> None:
         opened, state = self._opened, self._opened.state
 
         def take() -> None:
-            guess = SnapshotMeta(state.applied_index, state.applied_term, voters)
-            meta = write_snapshot(opened.file, opened.snapshots, self._node.lossy, guess, state.epoch)
+            meta = write_snapshot(opened.file, opened.snapshots, self._node.lossy, voters_at, state.epoch)
             self._node.snapshots += 1
             self.work("snapshot taken", lambda: done(meta), us=SNAPSHOT_US)
 

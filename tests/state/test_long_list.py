@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from support.one_state import OneState
 
+from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import (
     HealthService,
     Node,
@@ -61,8 +62,8 @@ def one(tmp_path: Path) -> Iterator[OneState]:
     one.close()
 
 
-def test_every_query_but_of_one_key_is_bounded() -> None:
-    assert {type(query) for query, _ in LISTS} | {KvGet} == set(VALUES)
+def test_every_query_but_of_one_row_is_bounded() -> None:
+    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot} == set(VALUES)
 
 
 @pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 from support.one_state import OneState
 
+from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
 from gemot.server.model.catalog import (
     Deregister,
     HealthService,
@@ -49,10 +50,11 @@ COMMANDS: list[tuple[Command, str]] = [
     (ReapTombstones(1), ""),
     (PruneRetries(1), ""),
     (VerifyState(1, b""), ""),
+    (SetAutopilot(AutopilotConfig()), "operator:write "),
 ]
 QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
-    HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"),
+    HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
 ]  # fmt: skip
 
 
@@ -69,7 +71,7 @@ def test_a_command_needs_these_permissions(command: Command, wanted: str) -> Non
 def test_no_command_and_no_query_is_without_an_entry() -> None:
     assert {type(command) for command, _ in COMMANDS} == set(get_args(Command))
     assert {type(query) for query in QUERIES} == set(get_args(Query))
-    assert [query for query in QUERIES if operations(query)] == [KvGet(b"a")]
+    assert [query for query in QUERIES if operations(query)] == [KvGet(b"a"), GetAutopilot()]
 
 
 class _Rules:

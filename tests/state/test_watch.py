@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvGet, KvKeys, KvList
@@ -23,6 +24,7 @@ from gemot.server.state.watch import Hub, Topic, topics
         (NodeInfo("Web1"), (("node", b"web1"),)),
         (NodeInfo("DB01"), (("node", b"db01"), ("node-id", b"db01"))),
         (Services(), (("services", b""),)),
+        (GetAutopilot(), (("autopilot", b""),)),
         (Services({"a": "b"}), (("services", b""), ("nodes", b""))),
         (ServiceNodes("Web", ("v1",)), (("service", b"web"),)),
         (HealthService("web", passing=True), (("service", b"web"),)),
@@ -39,7 +41,7 @@ def test_a_query_depends_on_these_topics(query: Query, wanted: tuple[Topic, ...]
 def test_every_kind_of_query_has_topics() -> None:
     samples: list[Query] = [
         KvGet(b""), KvList(b""), KvKeys(b""), Nodes(), NodeInfo(""), Services(), ServiceNodes(""),
-        HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""),
+        HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""), GetAutopilot(),
     ]  # fmt: skip
     assert {type(query) for query in samples} == set(VALUES)
     assert all(topics(query) for query in samples)

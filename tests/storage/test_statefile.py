@@ -15,11 +15,14 @@ import pytest
 from support.lossy_vfs import LossyVfs, registered
 
 from gemot.server.machine import Machine
+from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.command import ENVELOPE_VERSION, Envelope, encode
 from gemot.server.model.errors import Corrupt, DiskFailed, StorageFailed
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.state.store import State
+from gemot.server.state.tables import FORMAT
+from gemot.server.storage import statefile
 from gemot.server.storage.statefile import PAGE_BYTES, StateFile, refuse_old_sqlite
 
 
@@ -89,7 +92,7 @@ def test_the_file_is_set_up_as_promised(node: _Node) -> None:
         "synchronous": 1,
         "wal_autocheckpoint": 0,
         "mmap_size": 0,
-        "user_version": 1,
+        "user_version": FORMAT,
     }
     assert cursor.execute("pragma checksum_verification").get == "1"
     assert node.path.read_bytes()[20] == 8, "bytes reserved for the checksum in each page"
@@ -131,8 +134,27 @@ def test_a_file_that_is_no_state_file_is_refused_and_left_alone(tmp_path: Path) 
 def test_a_file_of_a_newer_format_is_refused(node: _Node, tmp_path: Path) -> None:
     node.file.cursor.execute("pragma user_version=99")
     copy = node.copy_as_a_crash_would_leave_it(tmp_path / "copy")
-    with pytest.raises(StorageFailed, match="has format 99, this release knows up to 1"):
+    with pytest.raises(StorageFailed, match=f"has format 99, this release knows up to {FORMAT}"):
         StateFile(copy)
+
+
+def test_a_file_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Rows and hash stay what they were; a snapshot of the old format is installed in the same way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statefile, "FORMAT", 1)
+        with contextlib.closing(StateFile(tmp_path / "state.db", sync=False)) as old:
+            assert old.cursor.execute("pragma user_version").get == 1
+            old.cursor.execute("update meta set applied_index = 7")
+            old.snapshot_to(tmp_path / "copy")
+    file = StateFile(tmp_path / "state.db", sync=False)
+    for _ in range(2):
+        assert file.cursor.execute("pragma user_version").get == FORMAT
+        state = State(file=file)
+        state.verify()
+        assert state.applied_index == 7
+        assert state.read(GetAutopilot(), "")[0] is None
+        file.install(tmp_path / "copy")
+    file.close()
 
 
 def test_a_folder_that_is_not_there_is_a_failure_of_the_disk(tmp_path: Path) -> None:

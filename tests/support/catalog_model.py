@@ -14,6 +14,7 @@ from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError, RuleFailed
 from gemot.server.model.health import Check
 from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Operate, Survey
 
 
 class Catalog:
@@ -134,6 +135,9 @@ class CatalogServers:
         on_bookmark: Callable[[Answer], None] | None = None,
     ) -> Subscription:
         _refuse()
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        raise NotImplementedError
 
     def leader(self) -> asyncio.Future[str]:
         _refuse()

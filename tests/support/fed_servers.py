@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -12,6 +12,7 @@ from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Operate, Survey
 
 
 class FedServers:
@@ -66,6 +67,9 @@ class FedServers:
 
     def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
         _refuse()
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        raise NotImplementedError
 
     def leader(self) -> asyncio.Future[str]:
         _refuse()

@@ -22,6 +22,7 @@ from gemot.server.model.kv import KvEntry, KvList
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.reads import Reads
+from gemot.server.rpc.message import Operate, Survey
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.state import digest
 from gemot.server.state.store import Found, State
@@ -145,6 +146,9 @@ class LocalServers:
             deliver(event, on_answer, on_bookmark)
 
         return _Subscribed(self._reads.subscribe(query, "", 0, told))
+
+    def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
+        raise NotImplementedError
 
     def leader(self) -> asyncio.Future[str]:
         return self._known("127.0.0.1:8300" if self.leads else "")

@@ -115,8 +115,10 @@ def test_a_refused_value_is_never_shown() -> None:
 
 
 def test_an_ignored_key_is_told_once_with_its_reason() -> None:
-    found = decode({"autopilot": {"cleanup_dead_servers": True, "max_trailing_logs": 9}}, "a.json")
-    assert found.warnings == ("a.json: autopilot: ignored: servers are looked after as they are by default",)
+    found = decode({"gossip_lan": {"probe_interval": "1s", "gossip_nodes": 9}}, "a.json")
+    assert found.warnings == (
+        "a.json: gossip_lan: ignored: membership comes from the agents' connections to the servers",
+    )
 
 
 @pytest.mark.parametrize("empty", [None, "", [], {}])

@@ -1,0 +1,360 @@
+"""The servers as a set: who votes, how they are, and what operators and joining servers ask about it.
+
+It puts together autopilot, voting and joining, and answers the calls `Enlist`, `Operate`, `Survey` and
+`Leave`. Whatever is the leader's to answer is sent on to it, once, from whichever server was asked, for as
+long as the hold time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from gemot.server.autopilot import Autopilot
+from gemot.server.confirm import Confirmations
+from gemot.server.consensus import Replica
+from gemot.server.directory import Directory
+from gemot.server.joining import Joining
+from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
+from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
+from gemot.server.model.catalog import Deregister
+from gemot.server.model.errors import Busy, Conflict, GemotError, NoLeader, NotLeader, RuleFailed, Unavailable
+from gemot.server.ports import Identity, Peers, Timer
+from gemot.server.rpc.message import (
+    Call,
+    Enlist,
+    Enlisted,
+    Leave,
+    Member,
+    Operate,
+    ServerSeen,
+    Survey,
+    Surveyed,
+)
+from gemot.server.state.store import State
+from gemot.server.voting import Voting
+from gemot.server.writes import Writes
+
+AGAIN_MS = 100
+NO_PEER = "was not found in the Raft configuration"
+"""Consul's words for a peer to remove that is none."""
+
+Done = Callable[[Any], None]
+
+
+class Tier(Protocol):
+    """What it needs of the server it belongs to."""
+
+    me: Member
+
+    def adopt(self, cluster: str) -> None:
+        """Belong to this cluster from now on."""
+
+    def call_server(self, id: str, call: Call, done: Done) -> None: ...
+
+    def waiting_for(self) -> str: ...
+
+
+class Operator:
+    """Drive it by `on_tick`, `on_second` and `on_leadership`."""
+
+    def __init__(
+        self,
+        *,
+        tier: Tier,
+        replica: Replica,
+        state: State,
+        membership: Membership,
+        directory: Directory,
+        connected: Connected,
+        identity: Identity,
+        peers: Peers,
+        writes: Writes,
+        confirmations: Confirmations,
+        timer: Timer,
+        hold_ms: int,
+        tick_ms: int,
+        defaults: AutopilotConfig,
+    ) -> None:
+        self._tier = tier
+        self._replica = replica
+        self._state = state
+        self._membership = membership
+        self._directory = directory
+        self._connected = connected
+        self._identity = identity
+        self._peers = peers
+        self._writes = writes
+        self._confirmations = confirmations
+        self._timer = timer
+        self._hold_ms = hold_ms
+        self._defaults = defaults
+        self._proposing = False
+        self.leaving = ""
+        """The name of this server's own node, once it is on its way out: it is reported alive no more."""
+
+        self.autopilot = Autopilot(
+            me=tier.me,
+            replica=replica,
+            membership=membership,
+            config=self.config,
+            name=directory.name,
+            address=self._address,
+            now_ms=timer.now_ms,
+            tick_ms=tick_ms,
+        )
+        self.voting = Voting(
+            replica=replica,
+            alive=self._alive,
+            name=directory.name,
+            now_ms=timer.now_ms,
+            hold_ms=hold_ms,
+        )
+        self.joining = Joining(me=tier.me, may=self._belongs_nowhere, call=peers.call, adopt=tier.adopt)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def on_leadership(self, leads: bool) -> None:
+        self._proposing = False
+        self.autopilot.on_leadership(leads)
+        self.voting.on_tick()
+
+    def on_tick(self) -> None:
+        self.autopilot.on_tick()
+        self.voting.on_tick()
+
+    def on_second(self) -> None:
+        self.joining.on_second()
+        self._set_defaults()
+
+    def config(self) -> AutopilotConfig:
+        """What was set last, else what this server's configuration says."""
+        row, _ = self._state.read(GetAutopilot(), "")
+        return row.config if row is not None else self._defaults
+
+    def _set_defaults(self) -> None:
+        """Where nothing was ever set, what the leader was configured with becomes everybody's.
+
+        Not the defaults of all: they hold without a row, and a server of an older release would stop at it.
+        """
+        if not self._replica.leads or self._proposing or self._defaults == AutopilotConfig():
+            return
+        if self._state.read(GetAutopilot(), "")[0] is None:
+            self._proposing = True
+            self._replica.propose(SetAutopilot(self._defaults, cas=0), "", None, self._proposed)
+
+    def _proposed(self, _result: Any) -> None:
+        self._proposing = False
+
+    # -- calls -------------------------------------------------------------------------------------
+
+    def handle(self, member: Member, call: Enlist | Operate | Survey, done: Done) -> None:
+        if isinstance(call, Enlist):
+            self._enlist(member, done)
+        elif isinstance(call, Survey) and call.here:
+            done(self.here())
+        elif self._replica.leads:
+            self._answer(call, done)
+        elif call.forwarded:
+            done(NotLeader(self._replica.raft.leader))
+        else:
+            onward = msgspec.structs.replace(call, forwarded=True)
+            self._ask_leader(call, onward, self._timer.now_ms() + self._hold_ms, done)
+
+    def _ask_leader(
+        self, call: Operate | Survey, onward: Operate | Survey, until_ms: int, done: Done
+    ) -> None:
+        def again() -> None:
+            if self._replica.leads:
+                self._answer(call, done)
+            else:
+                self._ask_leader(call, onward, until_ms, done)
+
+        def answered(result: Any) -> None:
+            if not isinstance(result, Unavailable) or isinstance(result, Busy):
+                done(result)
+            elif self._timer.now_ms() >= until_ms:
+                done(NoLeader.because(self._tier.waiting_for()))
+            else:
+                self._timer.call_after(AGAIN_MS, again)
+
+        leader = self._replica.raft.leader
+        if leader and leader != self._tier.me.id:
+            self._tier.call_server(leader, onward, answered)
+        else:
+            answered(NotLeader(""))
+
+    def _answer(self, call: Operate | Survey, done: Done) -> None:
+        if isinstance(call, Survey):
+            self._survey(done)
+        elif call.what == "transfer":
+            self._transfer(call.id, done)
+        else:
+            self._remove_peer(call, done)
+
+    def _enlist(self, member: Member, done: Done) -> None:
+        """A server without data comes. Confirmed first: a leader of the past may not know all voters."""
+
+        def confirmed(error: Unavailable | None) -> None:
+            if error is not None or not self._replica.leads:
+                done(error or NotLeader(self._replica.raft.leader))
+            elif member.id in self._replica.raft.voters:
+                done(
+                    Conflict(
+                        f"id {member.id} is among the voters of the cluster, and a voter that lost its data "
+                        "must not vote again under its old id: give it another node id, or remove that peer "
+                        f"first (gemot operator raft remove-peer -id={member.id})"
+                    )
+                )
+            else:
+                self.autopilot.forget(member.id)
+                self._membership.joined(member, afresh=True)
+                done(Enlisted(self._identity.cluster()))
+
+        if not self._replica.leads:
+            done(NotLeader(self._replica.raft.leader))
+        else:
+            self._confirmations.confirm(confirmed)
+
+    def _survey(self, done: Done) -> None:
+        self.autopilot.look()
+        raft = self._replica.raft
+        done(
+            Surveyed(
+                servers=self.autopilot.servers,
+                index=raft.voters_index,
+                healthy=self.autopilot.healthy,
+                failure_tolerance=self.autopilot.tolerance,
+                by=self._tier.me.name,
+                waiting=self._tier.waiting_for(),
+            )
+        )
+
+    def here(self) -> Surveyed:
+        """How this server sees it, with a leader or without. On the leader it is the whole truth."""
+        raft, me = self._replica.raft, self._tier.me
+        if self._replica.leads:
+            self.autopilot.look()
+            seen = self.autopilot.servers
+        else:
+            seen = tuple(self._glimpse(id) for id in sorted({*raft.voters, me.id}))
+        return Surveyed(
+            servers=seen,
+            index=raft.voters_index,
+            healthy=bool(raft.leader) and all(server.healthy for server in seen),
+            failure_tolerance=self.autopilot.tolerance if self._replica.leads else 0,
+            by=me.name,
+            waiting=self._tier.waiting_for(),
+        )
+
+    def _glimpse(self, id: str) -> ServerSeen:
+        raft, me = self._replica.raft, self._tier.me
+        own = id == me.id
+        reached = own or not self._peers.unreached(id)
+        silent_ms = self._replica.last_contact_ms() if own or id == raft.leader else 0
+        member = me if own else self._directory.get(id)
+        return ServerSeen(
+            id=id,
+            name=self._directory.name(id),
+            address=self._address(id),
+            status="alive" if reached else "failed",
+            build=member.build if member is not None else "",
+            voter=id in raft.voters,
+            leader=id == raft.leader,
+            last_contact_ms=silent_ms,
+            last_term=(raft.term_at(raft.last_index) or 0) if own else 0,
+            last_index=raft.last_index if own else 0,
+            healthy=not raft.repairing and silent_ms < FAILED_AFTER_MS if own else reached,
+            stable_ms=0,
+        )
+
+    # -- what operators want -----------------------------------------------------------------------
+
+    def _transfer(self, id: str, done: Done) -> None:
+        """Done once another server leads."""
+        raft = self._replica.raft
+        if id and id not in raft.voters:
+            done(RuleFailed(f"id {id!r} {NO_PEER}"))
+        elif id == self._tier.me.id:
+            done(RuleFailed(f"{self._tier.me.name} leads already"))
+        elif not self._replica.transfer(id or None):
+            done(RuleFailed("the leadership cannot be transferred: no other voter answers and has its data"))
+        else:
+            self._await_transfer(self._timer.now_ms() + self._hold_ms, done)
+
+    def _await_transfer(self, until_ms: int, done: Done) -> None:
+        raft = self._replica.raft
+        if not self._replica.leads and raft.leader:
+            done(True)
+        elif self._replica.leads and not raft.status().handing_over_to:
+            done(
+                RuleFailed("the other server did not take over within an election timeout: this one leads on")
+            )
+        elif self._timer.now_ms() >= until_ms:
+            done(NoLeader.because(self._tier.waiting_for()))
+        else:
+            self._timer.call_after(AGAIN_MS // 2, lambda: self._await_transfer(until_ms, done))
+
+    def _remove_peer(self, call: Operate, done: Done) -> None:
+        voters = self._replica.raft.voters
+        if call.id:
+            found = call.id if call.id in voters else ""
+        else:
+            found = next((id for id in voters if self._address(id) == call.address), "")
+        if found:
+            self.voting.remove(found, done)
+        else:
+            named = f'id "{call.id}"' if call.id else f'address "{call.address}"'
+            done(RuleFailed(f"{named} {NO_PEER}"))
+
+    # -- leaving -----------------------------------------------------------------------------------
+
+    def leave(self, node: str, done: Done) -> None:
+        """A node leaves on purpose: a server's vote is taken first, then its node goes out of the catalog.
+
+        Where the others could not go on without that vote it is refused, and nothing is changed.
+        """
+        if not self._replica.leads:
+            self._connected.forget(node)
+            leader = self._directory.get(self._replica.raft.leader)
+            if leader is None:
+                done(NotLeader(""))
+            else:
+                self._peers.call(leader, Leave(node), done)
+            return
+
+        def unseated(result: Any) -> None:
+            if isinstance(result, GemotError):
+                done(result)
+                return
+            self._connected.forget(node)
+            self._membership.left(node)
+            self._writes.apply(
+                Deregister(node), "", None, lambda r: done(r if isinstance(r, GemotError) else True)
+            )
+
+        voters = self._replica.raft.voters
+        found = (id for id in voters if (m := self._directory.get(id)) is not None and m.name == node)
+        if (id := next(found, "")) and voters != (id,):
+            self.voting.remove(id, unseated)
+        else:
+            unseated(True)
+
+    # -- inside ------------------------------------------------------------------------------------
+
+    def _belongs_nowhere(self) -> bool:
+        """Neither Raft data nor a promise: a cluster may still be joined."""
+        return not (self._identity.cluster() or self._identity.pledge() or self._replica.raft.last_index)
+
+    def _alive(self) -> list[str]:
+        raft = self._replica.raft
+        answering = [
+            peer.id for peer in raft.status().peers if peer.heard_ticks_ago < raft.config.election_ticks
+        ]
+        return [self._tier.me.id, *answering]
+
+    def _address(self, id: str) -> str:
+        member = self._directory.get(id)
+        return member.rpc if member is not None else ""

@@ -1,0 +1,229 @@
+"""Servers that come and go: real processes join, are wiped, die, are removed, hand over and leave."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cluster import Agent, Cluster, wait_for
+
+from gemot.agent.client.connection import ClientError, Refused
+
+PATIENCE_S = 90.0
+"""Bound of every wait: only a hang reaches it."""
+
+QUICK = {"server_stabilization_time": "1s"}
+GEMOT = str(Path(__file__).parents[2] / ".venv" / "bin" / "gemot")
+
+
+class Stage:
+    """Five hosts for servers, of which the first begins alone; a client agent knows only that one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cluster = Cluster(folder, servers=5, clients=1, config={"autopilot": QUICK})
+        first = self.cluster.servers[0]
+        join = [f"{first.host}:{first.ports['serf_lan']}"]
+        for agent in self.cluster.agents:
+            agent.write_config(retry_join=join)
+        for number, server in enumerate(self.cluster.servers):
+            server.write_config(bootstrap_expect=0 if number else 1)
+
+    def grow(self, count: int) -> None:
+        for server in self.cluster.servers[:count]:
+            if not server.running:
+                server.start()
+        self.expect_voters(self.cluster.servers[:count])
+
+    def expect_voters(self, servers: list[Agent]) -> None:
+        wanted = sorted(server.name for server in servers)
+        wait_for(lambda: self.voters() == wanted, PATIENCE_S, f"the voters {wanted}", self.cluster.agents)
+
+    def voters(self) -> list[str]:
+        return sorted(one["Node"] for one in self.peers() if one["Voter"])
+
+    def peers(self) -> list[dict[str, Any]]:
+        """As any running server tells it."""
+        asked = next(server for server in self.cluster.servers if server.running)
+        found: list[dict[str, Any]] = asked.get("/v1/operator/raft/configuration")["Servers"]
+        return found
+
+    def id(self, server: Agent) -> str:
+        return str(server.get("/v1/agent/self")["Config"]["NodeID"])
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
+    try:
+        yield stage
+    finally:
+        stage.cluster.stop()
+
+
+def gemot(agent: Agent, *words: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [GEMOT, *words],
+        env=os.environ | {"GEMOT_HTTP_ADDR": agent.http},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def unhealthy(agent: Agent) -> bool:
+    try:
+        agent.get("/v1/operator/autopilot/health")
+    except Refused as refused:
+        return refused.status == 429
+    return False
+
+
+def request(agent: Agent, method: str, path: str) -> Any:
+    with closing(agent.connect(60.0)) as connection:
+        reply = connection.request(method, path)
+        return reply.json() if reply.body else None
+
+
+class Writer:
+    """Writes on and on through one agent, each number under a key of its own; keeps what was acknowledged."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._over = threading.Event()
+        self.done: list[int] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(PATIENCE_S)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            try:
+                if self._agent.put(f"/v1/kv/count/{number}", str(number).encode()) is True:
+                    self.done.append(number)
+            except ClientError:
+                time.sleep(0.05)
+
+
+def test_one_server_becomes_three_and_five_and_a_dead_one_is_cleaned_up(stage: Stage) -> None:
+    others = stage.cluster.servers[1:]
+    stage.grow(1)
+    web = stage.cluster.clients[0]
+    web.start()
+    wait_for(lambda: web.put("/v1/kv/before", b"1"), PATIENCE_S, "a write", [web])
+    stage.grow(3)
+    config = web.get("/v1/operator/autopilot/configuration")
+    assert config["ServerStabilizationTime"] == "1s", "the key `autopilot` of the first server holds for all"
+    stage.grow(5)
+    for server in others:
+        assert server.get("/v1/kv/before", raw=True, stale=True) == 1
+    wait_for(lambda: web.get("/v1/operator/autopilot/health")["Healthy"], PATIENCE_S, "health")
+    assert web.get("/v1/operator/autopilot/health")["FailureTolerance"] == 2
+
+    gone = next(server for server in others if server is not stage.cluster.leader())
+    gone.kill()
+    wait_for(lambda: unhealthy(web), PATIENCE_S, "an unhealthy server")
+    stage.expect_voters([server for server in stage.cluster.servers if server is not gone])
+    gone.start()
+    stage.expect_voters(stage.cluster.servers)
+
+
+def test_a_wiped_server_comes_back_under_a_new_id_and_its_old_one_goes(stage: Stage) -> None:
+    stage.grow(3)
+    wiped = next(s for s in stage.cluster.servers[:3] if s is not stage.cluster.leader())
+    # What it retries to join must be there while it is away.
+    alive = next(s for s in stage.cluster.servers[:3] if s is not wiped)
+    wiped.write_config(retry_join=[f"{alive.host}:{alive.ports['serf_lan']}"])
+    old = stage.id(wiped)
+    wiped.kill()
+    shutil.rmtree(wiped.directory / "data")
+    wiped.start()
+    wait_for(lambda: stage.id(wiped) != old, PATIENCE_S, "a new id", [wiped])
+    new = stage.id(wiped)
+    wait_for(
+        lambda: (
+            sorted(one["ID"] == new for one in stage.peers() if one["Voter"]) == [False, False, True]
+            and old not in [one["ID"] for one in stage.peers()]
+        ),
+        PATIENCE_S,
+        "the new id in the place of the old one",
+        stage.cluster.servers,
+    )
+
+
+def test_a_wiped_server_that_keeps_its_id_is_refused_until_its_peer_is_removed(stage: Stage) -> None:
+    """Its vote of before may have made a majority for what it has lost."""
+    stage.grow(3)
+    leader = stage.cluster.leader()
+    wiped = next(s for s in stage.cluster.servers[:3] if s is not leader)
+    old = stage.id(wiped)
+    wiped.write_config(node_id=old, retry_join=[f"{leader.host}:{leader.ports['serf_lan']}"])
+    wiped.kill()
+    shutil.rmtree(wiped.directory / "data")
+    wiped.start()
+    wait_for(
+        lambda: "must not vote again under its old id" in wiped.stats()["tier"]["waiting"],
+        PATIENCE_S,
+        "a refusal",
+        [wiped],
+    )
+    assert "Removed peer" in gemot(leader, "operator", "raft", "remove-peer", f"-id={old}")
+    wait_for(lambda: not wiped.stats()["tier"]["waiting"], PATIENCE_S, "its joining", [wiped])
+    stage.expect_voters(stage.cluster.servers[:3])
+
+
+def test_the_leadership_goes_where_it_is_told(stage: Stage) -> None:
+    stage.grow(3)
+    leader = stage.cluster.leader()
+    other = next(s for s in stage.cluster.servers[:3] if s is not leader)
+    assert gemot(other, "operator", "raft", "transfer-leader", f"-id={stage.id(other)}") == "Success\n"
+    assert stage.cluster.leader() is other
+    assert request(leader, "POST", "/v1/operator/raft/transfer-leader") == {"Success": True}
+    assert stage.cluster.leader() is not other
+    told = gemot(other, "operator", "raft", "list-peers")
+    assert told.count("leader") == 1
+    assert told.count("follower") == 2
+    assert "Leader" in gemot(other, "operator", "raft", "health")
+
+
+def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:
+    stage.grow(3)
+    leader = stage.cluster.leader()
+    stays = [s for s in stage.cluster.servers[:3] if s is not leader]
+    with Writer(stays[0]) as writer:
+        wait_for(lambda: len(writer.done) > 50, PATIENCE_S, "writes")
+        assert gemot(leader, "leave") == "Graceful leave complete\n"
+        at = len(writer.done)
+        wait_for(lambda: len(writer.done) > at + 50, PATIENCE_S, "writes after it left", stays)
+        assert leader.wait() == 0
+    assert stage.voters() == sorted(s.name for s in stays)
+    found = {one["Key"] for one in stays[1].get("/v1/kv/count/", recurse=True)}
+    assert {f"count/{number}" for number in writer.done} <= found
+    wait_for(
+        lambda: leader.name not in [one["Name"] for one in stays[0].get("/v1/agent/members")],
+        PATIENCE_S,
+        "its node out of the catalog",
+    )
+    # Of the two that are left one may go, but not while the other is dead.
+    stays[1].kill()
+    wait_for(lambda: not stays[0].get("/v1/status/leader"), PATIENCE_S, "no quorum")
+    gemot(stays[0], "leave", code=1)
+    assert stays[0].running
