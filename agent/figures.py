@@ -89,6 +89,7 @@ class Figures:
         self._follow("gemot_watch_wakeups_total", lambda: server.reads.woken)
         self._follow("gemot_raft_log_syncs_total", lambda: node.sync_s[1])
         self._follow("gemot_raft_log_sync_seconds_total", lambda: node.sync_s[0])
+        self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
         self._count_leaders(lambda: (raft.term, server.leader_id()))
 
     def watch_agent(self, *, views: Sized, names: Sized, local: Local, sync: Rounds) -> None:

@@ -53,6 +53,9 @@ TABLE = (
     Metric("gemot_raft_leader_changes_total", "counter", "Changes of the leader that were seen."),
     Metric("gemot_raft_log_syncs_total", "counter", "Syncs of the Raft log."),
     Metric("gemot_raft_log_sync_seconds_total", "counter", "Time spent in syncs of the Raft log."),
+    Metric(
+        "gemot_raft_log_stalls_total", "counter", "Times the log's disk stood still for an election timeout."
+    ),
     Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
     Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),

@@ -62,6 +62,10 @@ SECOND_MS = 1_000
 STORM = 16
 """Times `snapshot_entries`: with so many entries since the last snapshot the rest between two is over."""
 
+STALLED = (
+    "no sync of the log has ended for an election timeout; until one does, this server does not lead or vote"
+)
+
 
 class ServerConfig(msgspec.Struct, frozen=True):
     """Limits and paces of one server. Times in milliseconds, sizes in entries or bytes."""
@@ -295,6 +299,7 @@ class Server:
             "num_peers": str(max(0, len(self._raft.voters) - 1)),
             "last_contact": f"{self.last_contact_ms()}ms",
             "repairing": str(self._raft.repairing).lower(),
+            "stalled": str(self._raft.stalled).lower(),
         }
         for peer in self._raft.status().peers:
             seen = f"match={peer.match} next={peer.next} mode={peer.mode} inflight={peer.inflight}"
@@ -317,6 +322,8 @@ class Server:
             return self.bootstrap.waiting_for if self._config.bootstrap_expect else "Waiting for a cluster"
         if self._raft.repairing:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
+        if self._raft.stalled:
+            return f"Waiting for the disk: {STALLED}"
         if self._raft.leader:
             return ""
         return self._waiting_for_quorum()

@@ -165,12 +165,16 @@ class Leadership:
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> bool:
-        """False when no quorum of voters has answered for an election timeout: then step down."""
+        """False when it is to step down: no quorum of voters has answered for an election timeout, or the
+        disk has taken nothing for as long. A sole voter stays: nobody could do better."""
         self._since_heartbeat += 1
         if self._since_heartbeat >= self._core.config.heartbeat_ticks:
             self._since_heartbeat = 0
             self._heartbeat_due = self.send_due = True
         self._handover.tick()
+        if self._core.stalled and self._core.voters != (self._core.id,):
+            self._handover.leave_to_best(self._peers)
+            return False
         return self.quorum_contact_ticks() < self._core.config.election_ticks
 
     def quorum_contact_ticks(self) -> int:

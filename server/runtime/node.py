@@ -23,7 +23,7 @@ from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.timer import LoopTimer, Ticker
-from gemot.server.server import Server, ServerConfig
+from gemot.server.server import STALLED, Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.statefile import CHECKSUM_VFS
@@ -134,6 +134,7 @@ class Node:
         )
         self._ticker = Ticker(loop=self._loop, every_ms=TICK_MS, callback=self._tick)
         self._repairing = self._opened.raft.repairing
+        self._stalled = False
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -291,6 +292,12 @@ class Node:
             self._repairing = False
             self._log.repaired()
             log.info("server: repaired: the log is whole again")
+        if self._stalled != self._opened.raft.stalled:
+            self._stalled = not self._stalled
+            if self._stalled:
+                log.warning("server: disk stalled: %s", STALLED)
+            else:
+                log.info("server: disk works again: the log is synced, this server takes part as before")
 
     def _on_saved(self, token: int) -> None:
         self._guard(lambda: self.server.replica.on_saved(token))

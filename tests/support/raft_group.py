@@ -80,6 +80,7 @@ class Member:
         self.applied_index = 0
         self.offer: SnapshotOffer | None = None
         self.up = True
+        self.stalled = False
         self._config = config
         self._seed = seed
         self._waiting: dict[int, tuple[tuple[str, Message], ...]] = {}
@@ -247,7 +248,7 @@ class Group:
             moved = False
             for member in self.up:
                 member.pump()
-                if saves:
+                if saves and not member.stalled:
                     moved = moved or bool(member.disk.pending)
                     member.finish_saves()
             for member in self.up:
