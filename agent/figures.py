@@ -89,6 +89,9 @@ class Figures:
         self._follow("gemot_watch_wakeups_total", lambda: server.reads.woken)
         self._follow("gemot_raft_log_syncs_total", lambda: node.sync_s[1])
         self._follow("gemot_raft_log_sync_seconds_total", lambda: node.sync_s[0])
+        gauge("gemot_disk_free_bytes", lambda: server.space.own.free)
+        gauge("gemot_disk_reserve_bytes", lambda: server.space.own.reserve)
+        self._follow("gemot_writes_refused_no_space_total", lambda: server.space.refused)
         self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
         self._count_leaders(lambda: (raft.term, server.leader_id()))
 

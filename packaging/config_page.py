@@ -87,6 +87,7 @@ EXAMPLES = {
     "limits.rpc_max_conns_per_client": "limits: {rpc_max_conns_per_client: 500}",
     "limits.rpc_handshake_timeout": "limits: {rpc_handshake_timeout: 2s}",
     "limits.kv_max_value_size": "limits: {kv_max_value_size: 1048576}",
+    "limits.disk_reserve_bytes": "limits: {disk_reserve_bytes: 1073741824}",
     "default_query_time": "default_query_time: 1m",
     "max_query_time": "max_query_time: 5m",
     "log_level": "log_level: DEBUG",

@@ -27,7 +27,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile
+from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES, StateFile
 
 
 class DataConfig(msgspec.Struct, frozen=True):
@@ -38,6 +38,7 @@ class DataConfig(msgspec.Struct, frozen=True):
     raft: RaftConfig
     sync: bool = True
     vfs: str = CHECKSUM_VFS
+    wal_limit_bytes: int = WAL_LIMIT_BYTES
 
 
 class Opened:
@@ -193,7 +194,7 @@ def _rebuild_state(
     log = durable.log
     for suffix in ("-wal", "-shm", "-journal", ""):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
-    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
             try:
@@ -210,7 +211,7 @@ def _rebuild_state(
 
 def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tuple[StateFile, State]:
     """Raises Corrupt if the file, or the rows in it, are not what was written."""
-    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
     try:
         state = State(file=file, authorizer=authorizer)
         if file.recovered:

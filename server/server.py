@@ -23,7 +23,7 @@ from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, Node
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
-from gemot.server.ports import Identity, Log, Peers, Random, Reader, Timer, Upkeep
+from gemot.server.ports import DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
@@ -54,6 +54,7 @@ from gemot.server.rpc.message import (
     TierStatus,
     fault_of,
 )
+from gemot.server.space import Room, Space, SpaceConfig
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
@@ -79,6 +80,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     default_wait_ms: int = DEFAULT_WAIT_MS
     max_wait_ms: int = MAX_WAIT_MS
     list_rows: int = LIST_ROWS
+    space: SpaceConfig = SpaceConfig()
 
 
 class Server:
@@ -99,6 +101,7 @@ class Server:
         timer: Timer,
         random: Random,
         reader: Reader,
+        disk_space: DiskSpace | None = None,
     ) -> None:
         self.me = me
         self._config = config
@@ -111,6 +114,13 @@ class Server:
         self._timer = timer
         self._random = random
         self.directory = Directory(me)
+        self.space = Space(
+            me=me,
+            config=config.space,
+            disk=disk_space,
+            raft=raft,
+            file_bytes=state.file_bytes,
+        )
         self.connected = Connected(me)
         self.replica = Replica(raft=raft, log=log, machine=machine, state=state, wire=peers, timer=timer)
         hub: Hub[Any] = Hub()
@@ -197,6 +207,7 @@ class Server:
 
     def _each_second(self) -> None:
         self.bootstrap.on_tick()
+        self.space.look(replacing=self.installer.replacing)
         self._report()
         self._tell_bookmarks()
         self._keep_small()
@@ -210,7 +221,7 @@ class Server:
         if self.installer.replacing:
             return
         self.state.settle()
-        if self._snapshot_due() and not self._snapshotting:
+        if self._snapshot_due() and not self._snapshotting and self.space.fits_snapshot:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()
             self._upkeep.take_snapshot(self._raft.voters_at(self.state.applied_index), self._snapshot_taken)
@@ -313,6 +324,7 @@ class Server:
             "cluster": self._identity.cluster(),
             "waiting": self.waiting_for(),
             "state_hash": self.state.state_hash.hex(),
+            "space": self.space.told,
         }
         return {"raft": raft, "consul": tier}
 
@@ -375,6 +387,7 @@ class Server:
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():
+                self.space.hear(member, Room(call.free_bytes, call.reserve_bytes))
                 for each in call.members:
                     self._heard_of(each)
                 reply(True)
@@ -426,7 +439,10 @@ class Server:
         return self._raft.leader
 
     def propose(self, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]) -> None:
-        self.replica.propose(command, accessor, retry, done)
+        if (refusal := self.space.refuse(command)) is not None:
+            done(refusal)
+        else:
+            self.replica.propose(command, accessor, retry, done)
 
     def forward(
         self, to: str, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]
@@ -456,7 +472,7 @@ class Server:
                 reply(result)
 
         cancel = self._timer.call_after(self._config.hold_ms, lambda: answer(_HELD_TOO_LONG))
-        self.replica.propose(call.command, call.accessor, call.retry, answer)
+        self.propose(call.command, call.accessor, call.retry, answer)
 
     def _call_server(self, id: str, call: Call, done: Callable[[Any], None]) -> None:
         member = self.directory.get(id)
@@ -485,7 +501,8 @@ class Server:
             for member in members:
                 self.membership.joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
-            self._peers.call(leader, Report(members), _ignore)
+            room = self.space.own
+            self._peers.call(leader, Report(members, room.free, room.reserve), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):

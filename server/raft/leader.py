@@ -181,6 +181,12 @@ class Leadership:
         """How long ago the last voter of the freshest quorum was heard. Repairing ones do not count."""
         return self._core.now - quorum.reached(self._each_voter(self._core.now, lambda p: p.heard_tick))
 
+    def silent(self) -> tuple[str, ...]:
+        """Voters not heard for an election timeout."""
+        core = self._core
+        since = core.now - core.config.election_ticks
+        return tuple(id for id in core.voters if id != core.id and self._peers[id].heard_tick <= since)
+
     # -- commit ------------------------------------------------------------------------------------
 
     @property

@@ -502,6 +502,11 @@ class Raft:
         return self._following.repairing
 
     @property
+    def silent(self) -> tuple[str, ...]:
+        """Voters that this leader has not heard for an election timeout."""
+        return self._leadership.silent() if self._leadership is not None else ()
+
+    @property
     def stalled(self) -> bool:
         """The disk has taken nothing for an election timeout: this server does not lead, stand or vote."""
         return self._core.stalled

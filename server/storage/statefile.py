@@ -40,6 +40,7 @@ from gemot.server.state.tables import APPLICATION_ID, APPLIED, FORMAT, MIGRATION
 CHECKSUM_VFS = "cksmvfs"
 CHECKSUM_BYTES = 8
 PAGE_BYTES = 4096
+WAL_LIMIT_BYTES = 256 << 20
 _FRAME_BYTES = PAGE_BYTES + 24
 _FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
@@ -69,7 +70,7 @@ class StateFile:
         vfs: str = CHECKSUM_VFS,
         sync: bool = True,
         cache_bytes: int = 64 << 20,
-        wal_limit_bytes: int = 256 << 20,
+        wal_limit_bytes: int = WAL_LIMIT_BYTES,
     ) -> None:
         self.path = path
         self._vfs = vfs
@@ -117,6 +118,14 @@ class StateFile:
     def wal_bytes(self) -> int:
         """Bytes in use in the write-ahead log since it last started over."""
         return self._wal_pages * _FRAME_BYTES
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of the file once its log is moved into it, of its pages that hold nothing, and of what main
+        file and log may still grow by for that and up to the log's limit."""
+        state = int(self._pragma("page_count")) * PAGE_BYTES
+        unused = int(self._pragma("freelist_count")) * PAGE_BYTES
+        logged = self._wal_limit_pages * _FRAME_BYTES - _size(Path(f"{self.path}-wal"))
+        return state, unused, max(0, state - _size(self.path)) + max(0, logged)
 
     def checkpoint(self) -> int:
         """Move the write-ahead log into the main file; the applied index proven durable there, or 0.
@@ -374,6 +383,14 @@ class StateFile:
 
     def _close_all(self) -> None:
         self._writer.close()
+
+
+def _size(path: Path) -> int:
+    """0 for a file that is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @contextlib.contextmanager
