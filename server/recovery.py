@@ -20,6 +20,7 @@ from gemot.server.model.errors import Corrupt
 from gemot.server.ports import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
+from gemot.server.raft.voters import by_hand
 from gemot.server.state.permission import Authorizer
 from gemot.server.state.store import State
 from gemot.server.storage.disk import Disk
@@ -95,7 +96,7 @@ def open_data(
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
     file, state = _open_state(config, durable, snapshots, authorizer, notes)
-    base = _base(found.log, snapshots)
+    base = log_base(found.log, snapshots)
     raft = Raft(
         id=node_id,
         config=config.raft,
@@ -106,6 +107,11 @@ def open_data(
         last_index=found.log.last_index,
         commit=state.applied_index,
         repairing=meta.meta.repairing,
+    )
+    notes.extend(
+        f"log: the voters were set by hand in entry {entry.index}: {by_hand(entry)}"
+        for entry in found.log.read(raft.voters_index, raft.voters_index, 1)
+        if by_hand(entry)
     )
     machine = Machine(state=state, authorizer=authorizer)
     return Opened(
@@ -147,7 +153,7 @@ def _hard_state(meta: Meta, last_term: int) -> HardState:
     return HardState(max(meta.term, last_term), meta.vote if meta.term >= last_term else "")
 
 
-def _base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
+def log_base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
     """The newest snapshot of the log's own history, or else what stands before the log's first entry."""
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term):

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "leave": ("leave", "Leave the cluster on purpose and stop the agent."),
     "members": ("members", "List the hosts of the cluster and whether they live."),
     "monitor": ("monitor", "Follow the agent's log."),
+    "operator": ("operator", "Look after the servers."),
     "reload": ("reload", "Have the agent read its configuration again."),
     "services": ("services", "Register or deregister a service on this host."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),

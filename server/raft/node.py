@@ -485,6 +485,11 @@ class Raft:
         """The voter set in force, committed or not."""
         return self._core.voters
 
+    @property
+    def voters_index(self) -> int:
+        """Where that set stands in the log (or the snapshot's index)."""
+        return self._log.voters.latest_index
+
     def voters_at(self, index: int) -> tuple[str, ...]:
         """The voter set in force at this index: what a snapshot up to it names."""
         return self._log.voters.at(index)

@@ -421,6 +421,18 @@ class _Explained:
             raise ours from error
 
 
+def applied_of(path: Path, *, vfs: str = CHECKSUM_VFS) -> tuple[int, int]:
+    """Applied index and term of a state file that nobody has open. Changes nothing; raises StorageFailed."""
+    _load_checksums()
+    with _Explained(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
+        try:
+            index, term = connection.execute(APPLIED).get
+            return index, term
+        finally:
+            connection.close()
+
+
 def explain(error: apsw.Error, path: Path) -> StorageFailed | None:
     """What an error of SQLite means for the node, or None if it is a mistake in our own SQL."""
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
