@@ -246,6 +246,8 @@ class Daemon:
                 ),
             ),
             listener=tier.listener,
+            scrub_bytes_per_s=config.limits.scrub_bytes_per_second,
+            scrub_every_s=config.limits.scrub_interval_s,
             sync=not config.unsafe_no_fsync,
             vfs=self._vfs,
         )

@@ -16,6 +16,7 @@ from gemot.agent.why import TemplateStatus, template_state
 from gemot.checks.status import Status
 from gemot.server.runtime.node import Node
 from gemot.server.runtime.timer import Ticker
+from gemot.server.storage.scrub import PARTS
 
 TICK_MS = 100
 """Short enough that the lag seen is what callers feel, and that no leader comes and goes unseen."""
@@ -92,6 +93,11 @@ class Figures:
         gauge("gemot_disk_free_bytes", lambda: server.space.own.free)
         gauge("gemot_disk_reserve_bytes", lambda: server.space.own.reserve)
         self._follow("gemot_writes_refused_no_space_total", lambda: server.space.refused)
+        scrubber = node.scrubber
+        self._follow("gemot_scrub_bytes_total", lambda: scrubber.read)
+        self._follow("gemot_scrub_passes_total", lambda: scrubber.passes)
+        for part in PARTS:
+            self._follow("gemot_scrub_damage_total", partial(scrubber.damage.__getitem__, part), (part,))
         self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
         self._count_leaders(lambda: (raft.term, server.leader_id()))
 

@@ -61,6 +61,9 @@ TABLE = (
     Metric(
         "gemot_writes_refused_no_space_total", "counter", "Writes refused before the reserve was touched."
     ),
+    Metric("gemot_scrub_bytes_total", "counter", "Bytes read to find damage in what lies still on the disk."),
+    Metric("gemot_scrub_passes_total", "counter", "Times all of it was read."),
+    Metric("gemot_scrub_damage_total", "counter", "Damage found so.", ("part",)),
     Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
     Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),

@@ -88,6 +88,8 @@ EXAMPLES = {
     "limits.rpc_handshake_timeout": "limits: {rpc_handshake_timeout: 2s}",
     "limits.kv_max_value_size": "limits: {kv_max_value_size: 1048576}",
     "limits.disk_reserve_bytes": "limits: {disk_reserve_bytes: 1073741824}",
+    "limits.scrub_bytes_per_second": "limits: {scrub_bytes_per_second: 33554432}",
+    "limits.scrub_interval": "limits: {scrub_interval: 12h}",
     "default_query_time": "default_query_time: 1m",
     "max_query_time": "max_query_time: 5m",
     "log_level": "log_level: DEBUG",

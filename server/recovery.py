@@ -30,6 +30,8 @@ from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
 from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES, StateFile
 
+_DAMAGED = "state.damaged"
+
 
 class DataConfig(msgspec.Struct, frozen=True):
     """Where and how one server keeps its data."""
@@ -95,7 +97,7 @@ def open_data(
         durable.write_meta(repairing=True)
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
-    file, state = _open_state(config, durable, snapshots, authorizer, notes)
+    file, state = _open_state(disk, config, durable, snapshots, authorizer, notes)
     base = log_base(found.log, snapshots)
     raft = Raft(
         id=node_id,
@@ -161,7 +163,14 @@ def log_base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
     return SnapshotMeta(log.start.index, log.start.term, ())
 
 
+def mark_state_damaged(disk: Disk, directory: str) -> None:
+    """Have the next start build the state again: by itself it would only meet damage in what it reads."""
+    disk.open(f"{directory}/{_DAMAGED}", create=True).close()
+    disk.sync_dir(directory)
+
+
 def _open_state(
+    disk: Disk,
     config: DataConfig,
     durable: DurableLog,
     snapshots: Snapshots,
@@ -171,6 +180,12 @@ def _open_state(
     """The state file if it fits the log, else one built again from the best snapshot."""
     path = Path(config.directory) / "state.db"
     log = durable.log
+    if disk.exists(f"{config.directory}/{_DAMAGED}"):
+        notes.append("state file: rebuilt from snapshot and log, since pages of it were found damaged")
+        rebuilt = _rebuild_state(config, durable, snapshots, authorizer, notes)
+        disk.remove(f"{config.directory}/{_DAMAGED}")
+        disk.sync_dir(config.directory)
+        return rebuilt
     try:
         file, state = _open_verified(config, path, authorizer)
         if _agree(log, state.applied_index, state.applied_term):

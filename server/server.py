@@ -185,6 +185,8 @@ class Server:
         )
         self._second_due = timer.now_ms()
         self._snapshotting = False
+        self._renew: int | None = None
+        self.scrubbed = ""
         self._snapshot_ms = -config.snapshot_rest_ms
         self._checkpointing = False
 
@@ -230,7 +232,12 @@ class Server:
             self._upkeep.checkpoint(self._checkpointed)
 
     def _snapshot_due(self) -> bool:
-        """Enough entries since the last one; and under a storm of writes not a copy every few seconds."""
+        """Something damaged is to be replaced, or there are enough entries since the last one.
+
+        And under a storm of writes not a copy every few seconds.
+        """
+        if self._renew is not None and self.state.applied_index >= max(self._renew, 1):
+            return True
         newest = self._upkeep.newest_snapshot()
         since = self.state.applied_index - (newest.index if newest is not None else 0)
         rested = self._timer.now_ms() - self._snapshot_ms >= self._config.snapshot_rest_ms
@@ -242,9 +249,16 @@ class Server:
         oldest = self._upkeep.oldest_snapshot()
         assert oldest is not None, "a snapshot was just taken"
         through = min(oldest.index, self.state.applied_index - self._config.trailing_entries)
+        if self._renew is not None and self._renew <= meta.index:
+            # What is before the damage leads nowhere: the older snapshot does not need it.
+            through, self._renew = max(through, self._renew), None
         if through > 0:
             self._log.compact(through)
         self._raft.compacted(max(through, 0), meta)
+
+    def on_rot(self, through: int) -> None:
+        """Damage was found in a snapshot, or in the log up to entry `through`: take a new snapshot soon."""
+        self._renew = max(self._renew or 0, through)
 
     def _checkpointed(self, _proven: int) -> None:
         self._checkpointing = False
@@ -311,6 +325,7 @@ class Server:
             "last_contact": f"{self.last_contact_ms()}ms",
             "repairing": str(self._raft.repairing).lower(),
             "stalled": str(self._raft.stalled).lower(),
+            "last_scrub": self.scrubbed,
         }
         for peer in self._raft.status().peers:
             seen = f"match={peer.match} next={peer.next} mode={peer.mode} inflight={peer.inflight}"

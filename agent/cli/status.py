@@ -36,6 +36,8 @@ def command(connection: Connection) -> None:
             f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "
             f"of {raft['commit_index']} committed"
         )
+    if raft and (scrub := raft.get("last_scrub")):
+        click.echo(f"Scrub    last pass ended {scrub}")
     if leader is None:
         click.echo("Members  unknown, no server answers")
     else:

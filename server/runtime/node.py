@@ -22,6 +22,7 @@ from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.reader import ReaderThread
+from gemot.server.runtime.scrubber import DAY_S, Scrubber
 from gemot.server.runtime.space import DiskWatch
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import STALLED, Server, ServerConfig
@@ -51,6 +52,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     raft_multiplier: int
     server: ServerConfig
     listener: ListenerLimits = ListenerLimits()
+    scrub_bytes_per_s: int = 8 << 20
+    scrub_every_s: float = DAY_S
     sync: bool = True
     vfs: str = CHECKSUM_VFS
 
@@ -145,6 +148,7 @@ class Node:
             reader=self._reader,
             disk_space=self._space,
         )
+        self.scrubber = self._make_scrubber()
         self._listener = Listener(
             loop=self._loop,
             tier=self.server,
@@ -158,6 +162,19 @@ class Node:
         self._stalled = False
         self._short = False
 
+    def _make_scrubber(self) -> Scrubber:
+        return Scrubber(
+            loop=self._loop,
+            disk=self._disk,
+            directory=self._config.directory,
+            opened=self._opened,
+            server=self.server,
+            worker=self._worker,
+            bytes_per_s=self._config.scrub_bytes_per_s,
+            every_s=self._config.scrub_every_s,
+            fatal=self._failed,
+        )
+
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -167,6 +184,7 @@ class Node:
         self._worker.start()
         self._reader.start()
         self._space.start()
+        self.scrubber.start()
         self.server.start()
         self._ticker.start()
 
@@ -184,6 +202,7 @@ class Node:
         """Close everything; what was acknowledged is durable."""
         self._ticker.stop()
         self._space.stop_ticking()
+        self.scrubber.stop()
         await self._listener.stop()
         for link in self._links.values():
             await link.stop()

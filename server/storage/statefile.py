@@ -45,6 +45,8 @@ _FRAME_BYTES = PAGE_BYTES + 24
 _FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
 _BUSY_MS = 1_000
+_READS = 50
+"""Of a page whose checksum does not fit: half a write lasts for microseconds."""
 _SMALL_REST_PAGES = 1_024
 """What a commit may move by the way: 4 MiB."""
 
@@ -126,6 +128,24 @@ class StateFile:
         unused = int(self._pragma("freelist_count")) * PAGE_BYTES
         logged = self._wal_limit_pages * _FRAME_BYTES - _size(Path(f"{self.path}-wal"))
         return state, unused, max(0, state - _size(self.path)) + max(0, logged)
+
+    def read_pages(self, first: int, count: int) -> int:
+        """Read pages of the main file as they lie there, from `first` (0) on; how many there were.
+
+        For a worker thread. Raises Corrupt for one that does not fit its checksum; a commit that moves the
+        log may be writing that very page, so it is read again first.
+        """
+        with self.explained:
+            flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
+            file = apsw.VFSFile(self._vfs, str(self.path), flags)
+            try:
+                file.xRead(PAGE_BYTES, 0)  # the first page says that there are checksums
+                pages = min(count, file.xFileSize() // PAGE_BYTES - first)
+                for page in range(first, first + pages):
+                    _read_page(file, page)
+                return max(pages, 0)
+            finally:
+                file.xClose()
 
     def checkpoint(self) -> int:
         """Move the write-ahead log into the main file; the applied index proven durable there, or 0.
@@ -383,6 +403,16 @@ class StateFile:
 
     def _close_all(self) -> None:
         self._writer.close()
+
+
+def _read_page(file: apsw.VFSFile, page: int) -> None:
+    for tries_left in reversed(range(_READS)):
+        try:
+            file.xRead(PAGE_BYTES, page * PAGE_BYTES)
+            return
+        except apsw.IOError:
+            if not tries_left:
+                raise
 
 
 def _size(path: Path) -> int:
