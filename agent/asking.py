@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gemot.agent.in_process import settle
 from gemot.server.model.errors import (
+    Busy,
     GemotError,
     NoLeader,
     OutcomeForgotten,
@@ -105,6 +106,10 @@ class Asking:
         self._tried(result)
 
     def _tried(self, result: Any) -> None:
+        if isinstance(result, Busy):
+            # A limit holds for whoever asks: hundreds who ask again 20 times a second would not lessen it.
+            settle(self._future)(self._verdict(result))
+            return
         final = isinstance(result, OutcomeForgotten)
         if final or not isinstance(result, Unavailable | OutcomeUnknown):
             settle(self._future)(result)

@@ -55,6 +55,7 @@ from gemot.server.runtime.connection import ListenerLimits
 from gemot.server.runtime.node import NodeConfig
 from gemot.server.runtime.timer import Ticker
 from gemot.server.server import ServerConfig
+from gemot.server.space import SpaceConfig
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.statefile import CHECKSUM_VFS
@@ -241,8 +242,13 @@ class Daemon:
                 default_wait_ms=int(config.default_query_time_s * 1000),
                 max_wait_ms=int(config.max_query_time_s * 1000),
                 autopilot=autopilot_settings(config),
+                space=SpaceConfig(
+                    reserve=config.limits.disk_reserve_bytes, segment=config.raft_log_segment_bytes
+                ),
             ),
             listener=tier.listener,
+            scrub_bytes_per_s=config.limits.scrub_bytes_per_second,
+            scrub_every_s=config.limits.scrub_interval_s,
             sync=not config.unsafe_no_fsync,
             vfs=self._vfs,
         )

@@ -16,6 +16,7 @@ from gemot.agent.why import TemplateStatus, template_state
 from gemot.checks.status import Status
 from gemot.server.runtime.node import Node
 from gemot.server.runtime.timer import Ticker
+from gemot.server.storage.scrub import PARTS
 
 TICK_MS = 100
 """Short enough that the lag seen is what callers feel, and that no leader comes and goes unseen."""
@@ -92,6 +93,15 @@ class Figures:
         self._follow("gemot_watch_wakeups_total", lambda: server.reads.woken)
         self._follow("gemot_raft_log_syncs_total", lambda: node.sync_s[1])
         self._follow("gemot_raft_log_sync_seconds_total", lambda: node.sync_s[0])
+        gauge("gemot_disk_free_bytes", lambda: server.space.own.free)
+        gauge("gemot_disk_reserve_bytes", lambda: server.space.own.reserve)
+        self._follow("gemot_writes_refused_no_space_total", lambda: server.space.refused)
+        scrubber = node.scrubber
+        self._follow("gemot_scrub_bytes_total", lambda: scrubber.read)
+        self._follow("gemot_scrub_passes_total", lambda: scrubber.passes)
+        for part in PARTS:
+            self._follow("gemot_scrub_damage_total", partial(scrubber.damage.__getitem__, part), (part,))
+        self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
         self._count_leaders(lambda: (raft.term, server.leader_id()))
 
     def watch_agent(self, *, views: Sized, names: Sized, local: Local, sync: Rounds) -> None:

@@ -56,6 +56,17 @@ TABLE = (
     Metric("gemot_raft_peers", "gauge", "Voters, as this server's log has them."),
     Metric("gemot_autopilot_healthy", "gauge", "On the leader: 1 when every server is healthy, else 0."),
     Metric("gemot_autopilot_failure_tolerance", "gauge", "On the leader: healthy voters that may fail."),
+    Metric(
+        "gemot_raft_log_stalls_total", "counter", "Times the log's disk stood still for an election timeout."
+    ),
+    Metric("gemot_disk_free_bytes", "gauge", "Bytes free on the disk of this server's data directory."),
+    Metric("gemot_disk_reserve_bytes", "gauge", "Bytes of it kept for deletes, leaves and repair."),
+    Metric(
+        "gemot_writes_refused_no_space_total", "counter", "Writes refused before the reserve was touched."
+    ),
+    Metric("gemot_scrub_bytes_total", "counter", "Bytes read to find damage in what lies still on the disk."),
+    Metric("gemot_scrub_passes_total", "counter", "Times all of it was read."),
+    Metric("gemot_scrub_damage_total", "counter", "Damage found so.", ("part",)),
     Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
     Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),

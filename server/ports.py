@@ -119,6 +119,13 @@ class Upkeep(Protocol):
         """
 
 
+class DiskSpace(Protocol):
+    """The disk that the data directory is on."""
+
+    def measured(self) -> tuple[int, int] | None:
+        """Bytes free and bytes in all, as of a second ago or so; None if that is not known."""
+
+
 class Inbox(Protocol):
     """Where an incoming snapshot is put together."""
 

@@ -20,6 +20,7 @@ from gemot.server.model.errors import Corrupt
 from gemot.server.ports import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
+from gemot.server.raft.voters import by_hand
 from gemot.server.state.permission import Authorizer
 from gemot.server.state.store import State
 from gemot.server.storage.disk import Disk
@@ -27,7 +28,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile, damage_note
+from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES, StateFile, damage_note
 
 
 class DataConfig(msgspec.Struct, frozen=True):
@@ -38,6 +39,7 @@ class DataConfig(msgspec.Struct, frozen=True):
     raft: RaftConfig
     sync: bool = True
     vfs: str = CHECKSUM_VFS
+    wal_limit_bytes: int = WAL_LIMIT_BYTES
 
 
 class Opened:
@@ -94,7 +96,7 @@ def open_data(
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
     file, state = _open_state(config, durable, snapshots, authorizer, notes)
-    base = _base(found.log, snapshots)
+    base = log_base(found.log, snapshots)
     raft = Raft(
         id=node_id,
         config=config.raft,
@@ -105,6 +107,11 @@ def open_data(
         last_index=found.log.last_index,
         commit=state.applied_index,
         repairing=meta.meta.repairing,
+    )
+    notes.extend(
+        f"log: the voters were set by hand in entry {entry.index}: {by_hand(entry)}"
+        for entry in found.log.read(raft.voters_index, raft.voters_index, 1)
+        if by_hand(entry)
     )
     machine = Machine(state=state, authorizer=authorizer)
     return Opened(
@@ -146,12 +153,17 @@ def _hard_state(meta: Meta, last_term: int) -> HardState:
     return HardState(max(meta.term, last_term), meta.vote if meta.term >= last_term else "")
 
 
-def _base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
+def log_base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
     """The newest snapshot of the log's own history, or else what stands before the log's first entry."""
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term):
             return snapshot
     return SnapshotMeta(log.start.index, log.start.term, ())
+
+
+def mark_state_damaged(directory: str) -> None:
+    """Have the next start build the state again: by itself it would only meet damage in what it reads."""
+    damage_note(Path(directory) / "state.db").touch()
 
 
 def _open_state(
@@ -194,7 +206,7 @@ def _rebuild_state(
     for suffix in ("-wal", "-shm", "-journal", ""):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     damage_note(path).unlink(missing_ok=True)
-    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
             try:
@@ -213,7 +225,7 @@ def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tu
     """Raises Corrupt if the file or its rows are not what was written, or were found damaged before."""
     if damage_note(path).exists():
         raise Corrupt(f"a damaged page was met in {path} when it was read last")
-    file = StateFile(path, vfs=config.vfs, sync=config.sync)
+    file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
     try:
         state = State(file=file, authorizer=authorizer)
         if file.recovered:

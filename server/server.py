@@ -25,7 +25,7 @@ from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.operator import Operator
-from gemot.server.ports import Identity, Log, Peers, Random, Reader, Timer, Upkeep
+from gemot.server.ports import DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
@@ -59,6 +59,7 @@ from gemot.server.rpc.message import (
     TierStatus,
     fault_of,
 )
+from gemot.server.space import Room, Space, SpaceConfig
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
@@ -66,6 +67,10 @@ from gemot.server.writes import Name, RetryIds, Writes
 SECOND_MS = 1_000
 STORM = 16
 """Times `snapshot_entries`: with so many entries since the last snapshot the rest between two is over."""
+
+STALLED = (
+    "no sync of the log has ended for an election timeout; until one does, this server does not lead or vote"
+)
 
 
 class ServerConfig(msgspec.Struct, frozen=True):
@@ -82,6 +87,7 @@ class ServerConfig(msgspec.Struct, frozen=True):
     list_rows: int = LIST_ROWS
     tick_ms: int = 50
     autopilot: AutopilotConfig = AutopilotConfig()
+    space: SpaceConfig = SpaceConfig()
 
 
 class Server:
@@ -102,6 +108,7 @@ class Server:
         timer: Timer,
         random: Random,
         reader: Reader,
+        disk_space: DiskSpace | None = None,
     ) -> None:
         self.me = me
         self._config = config
@@ -114,6 +121,13 @@ class Server:
         self._timer = timer
         self._random = random
         self.directory = Directory(me)
+        self.space = Space(
+            me=me,
+            config=config.space,
+            disk=disk_space,
+            raft=raft,
+            file_bytes=state.file_bytes,
+        )
         self.connected = Connected(me)
         self.replica = Replica(raft=raft, log=log, machine=machine, state=state, wire=peers, timer=timer)
         hub: Hub[Any] = Hub()
@@ -194,6 +208,8 @@ class Server:
         )
         self._second_due = timer.now_ms()
         self._snapshotting = False
+        self._renew: int | None = None
+        self.scrubbed = ""
         self._snapshot_ms = -config.snapshot_rest_ms
         self._checkpointing = False
 
@@ -219,6 +235,7 @@ class Server:
         if not self.operator.joining.begun:
             self.bootstrap.on_tick()
         self.operator.on_second()
+        self.space.look(replacing=self.installer.replacing)
         self._report()
         self._tell_bookmarks()
         self._keep_small()
@@ -232,7 +249,7 @@ class Server:
         if self.installer.replacing:
             return
         self.state.settle()
-        if self._snapshot_due() and not self._snapshotting:
+        if self._snapshot_due() and not self._snapshotting and self.space.fits_snapshot:
             self._snapshotting = True
             self._snapshot_ms = self._timer.now_ms()
             self._upkeep.take_snapshot(self._raft.voters_at, self._snapshot_taken)
@@ -241,7 +258,12 @@ class Server:
             self._upkeep.checkpoint(self._checkpointed)
 
     def _snapshot_due(self) -> bool:
-        """Enough entries since the last one; and under a storm of writes not a copy every few seconds."""
+        """Something damaged is to be replaced, or there are enough entries since the last one.
+
+        And under a storm of writes not a copy every few seconds.
+        """
+        if self._renew is not None and self.state.applied_index >= max(self._renew, 1):
+            return True
         newest = self._upkeep.newest_snapshot()
         since = self.state.applied_index - (newest.index if newest is not None else 0)
         rested = self._timer.now_ms() - self._snapshot_ms >= self._config.snapshot_rest_ms
@@ -253,9 +275,16 @@ class Server:
         oldest = self._upkeep.oldest_snapshot()
         assert oldest is not None, "a snapshot was just taken"
         through = min(oldest.index, self.state.applied_index - self._config.trailing_entries)
+        if self._renew is not None and self._renew <= meta.index:
+            # What is before the damage leads nowhere: the older snapshot does not need it.
+            through, self._renew = max(through, self._renew), None
         if through > 0:
             self._log.compact(through)
         self._raft.compacted(max(through, 0), meta)
+
+    def on_rot(self, through: int) -> None:
+        """Damage was found in a snapshot, or in the log up to entry `through`: take a new snapshot soon."""
+        self._renew = max(self._renew or 0, through)
 
     def _checkpointed(self, _proven: int) -> None:
         self._checkpointing = False
@@ -314,6 +343,8 @@ class Server:
             "num_peers": str(max(0, len(self._raft.voters) - 1)),
             "last_contact": f"{self.last_contact_ms()}ms",
             "repairing": str(self._raft.repairing).lower(),
+            "stalled": str(self._raft.stalled).lower(),
+            "last_scrub": self.scrubbed,
         }
         for peer in self._raft.status().peers:
             seen = f"match={peer.match} next={peer.next} mode={peer.mode} inflight={peer.inflight}"
@@ -327,6 +358,7 @@ class Server:
             "cluster": self._identity.cluster(),
             "waiting": self.waiting_for(),
             "state_hash": self.state.state_hash.hex(),
+            "space": self.space.told,
         }
         return {"raft": raft, "consul": tier}
 
@@ -339,6 +371,8 @@ class Server:
             return self.operator.joining.waiting_for or founding
         if self._raft.repairing:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
+        if self._raft.stalled:
+            return f"Waiting for the disk: {STALLED}"
         if self._raft.leader:
             return ""
         if not self._raft.voters:
@@ -392,6 +426,7 @@ class Server:
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():
+                self.space.hear(member, Room(call.free_bytes, call.reserve_bytes))
                 for each in call.members:
                     self._heard_of(each)
                 reply(True)
@@ -449,7 +484,10 @@ class Server:
         return self._raft.leader
 
     def propose(self, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]) -> None:
-        self.replica.propose(command, accessor, retry, done)
+        if (refusal := self.space.refuse(command)) is not None:
+            done(refusal)
+        else:
+            self.replica.propose(command, accessor, retry, done)
 
     def forward(
         self, to: str, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]
@@ -479,7 +517,7 @@ class Server:
                 reply(result)
 
         cancel = self._timer.call_after(self._config.hold_ms, lambda: answer(_HELD_TOO_LONG))
-        self.replica.propose(call.command, call.accessor, call.retry, answer)
+        self.propose(call.command, call.accessor, call.retry, answer)
 
     def call_server(self, id: str, call: Call, done: Callable[[Any], None]) -> None:
         member = self.directory.get(id)
@@ -509,7 +547,8 @@ class Server:
             for member in members:
                 self.membership.joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
-            self._peers.call(leader, Report(tuple(members)), _ignore)
+            room = self.space.own
+            self._peers.call(leader, Report(tuple(members), room.free, room.reserve), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.command import Command, IdempotencyKey, RetryId, weight
 from gemot.server.model.errors import (
     Busy,
     GemotError,
@@ -26,6 +26,9 @@ from gemot.server.ports import Random, Timer
 RETRY_MS = 25
 MAX_HELD = 20_000
 """Writes under way or waiting for a leader, at most; more are refused (`Busy`)."""
+
+MAX_HELD_BYTES = 64 << 20
+"""And the memory they take: without a quorum nothing else bounds what waits for the hold time to end."""
 
 Done = Callable[[Applied | GemotError], None]
 Name = RetryId | IdempotencyKey | None
@@ -96,6 +99,7 @@ class Writes:
         self._hold_ms = hold_ms
         self._waiting = waiting
         self._held: dict[_Write, None] = {}
+        self._held_bytes = 0
 
     def apply(self, command: Command, accessor: str, retry: Name, done: Done, *, hold_ms: int = 0) -> None:
         """Write, through the leader wherever it is; `done` is called exactly once, within the hold time.
@@ -105,8 +109,19 @@ class Writes:
         if len(self._held) >= MAX_HELD:
             done(Busy(f"{MAX_HELD} writes are under way on this server: ask again later"))
             return
+        size = weight(command)
+        if self._held and self._held_bytes + size > MAX_HELD_BYTES:
+            done(
+                Busy(
+                    f"{self._held_bytes} bytes of writes are under way on this server, the limit is "
+                    f"{MAX_HELD_BYTES}: ask again later"
+                )
+            )
+            return
         hold_ms = min(hold_ms, self._hold_ms) if hold_ms > 0 else self._hold_ms
         write = _Write(command, accessor, retry, done, self._timer.now_ms() + hold_ms)
+        write.size = size
+        self._held_bytes += size
         self._held[write] = None
         self._try(write)
 
@@ -172,6 +187,7 @@ class Writes:
     def _finish(self, write: _Write, result: Applied | GemotError) -> None:
         if self._held.pop(write, _GONE) is _GONE:
             return
+        self._held_bytes -= write.size
         if write.minted is not None:
             self._ids.answered(write.minted)
         write.done(result)
@@ -188,6 +204,7 @@ class _Write:
         "minted",
         "perhaps_done",
         "retry",
+        "size",
         "tries",
         "under_way",
     )
@@ -202,6 +219,7 @@ class _Write:
         self.perhaps_done = False
         self.under_way = False
         self.tries = 0
+        self.size = 0
 
 
 _GONE: object = object()

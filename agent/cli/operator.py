@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gemot.agent.cli import recover
 from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
 
@@ -167,6 +168,9 @@ def state(connection: Connection, form: str) -> None:
             click.echo(f"      {name + ':':<13} {_shown(one[name])}")
         for name in ("LastTerm", "LastIndex", "StableSince"):
             click.echo(f"      {name + ':':<13} {one[name]}")
+
+
+command.add_command(recover.command)
 
 
 def _option(name: str) -> str:

@@ -29,11 +29,15 @@ def command(connection: Connection) -> None:
     click.echo(f"Leader   {'unknown, no server answers' if leader is None else leader or 'none'}")
     if waiting := stats.get("tier", {}).get("waiting"):
         click.echo(f"Waiting  {waiting}")
+    if space := stats.get("consul", {}).get("space"):
+        click.echo(f"Space    {space}")
     if raft := stats.get("raft"):
         click.echo(
             f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "
             f"of {raft['commit_index']} committed"
         )
+    if raft and (scrub := raft.get("last_scrub")):
+        click.echo(f"Scrub    last pass ended {scrub}")
     if leader is None:
         click.echo("Members  unknown, no server answers")
     else:

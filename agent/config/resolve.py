@@ -20,6 +20,7 @@ DEV: dict[str, Any] = {
     "bind_addr": "127.0.0.1",
     "raft_log_segment_bytes": 2**20,
     "unsafe_no_fsync": True,
+    "limits": {"disk_reserve_bytes": 2**24},
     "performance": {"raft_multiplier": 1},
 }
 """How -dev differs from the defaults. Files and flags still come over it."""

@@ -2,8 +2,8 @@
 
 Keys are Consul's; where the word here differs from the key (a unit at its end) the key stands in `name=`.
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
-`known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync` and
-`http_config.allowed_hosts`.
+`known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync`,
+`limits.disk_reserve_bytes`, `limits.scrub_*` and `http_config.allowed_hosts`.
 """
 
 from __future__ import annotations
@@ -96,6 +96,15 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a connection may stay silent before its hello."""
     kv_max_value_size: Annotated[int, Meta(ge=1, le=8 * 2**20)] = 524_288
     """Bytes of one value. Every write is kept in the log of every server: large ones hold up all others."""
+    disk_reserve_bytes: Annotated[int, Meta(ge=-1, le=2**50)] = -1
+    """Bytes kept free on a server's disk for deletes, leaves and repair: before it is touched, writes are
+    refused with 503. -1 is what a snapshot, two log segments and the state's log take, and 256 MiB or an
+    eighth of the disk at least; 0 keeps none, and a full disk stops the server."""
+    scrub_bytes_per_second: Annotated[int, Meta(ge=0, le=2**40)] = 8 * 2**20
+    """How fast a server reads through what lies still on its disk (log, snapshots, state) to find damage
+    while others still have what is damaged. More finds it sooner and takes the disk's time; 0 never looks."""
+    scrub_interval_s: Annotated[float, Meta(ge=1.0, le=DAY_S)] = field(default=DAY_S, name="scrub_interval")
+    """From the beginning of one such pass to that of the next."""
 
 
 class Performance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

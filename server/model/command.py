@@ -81,6 +81,13 @@ def encode(envelope: Envelope) -> bytes:
     return _encoder.encode(envelope)
 
 
+def weight(command: Command) -> int:
+    """About how many bytes a command takes in memory and in the log: what limits are held against."""
+    if isinstance(command, KvSet):  # nearly all of them, and the only ones that are large
+        return len(command.key) + len(command.value) + 64
+    return len(_encoder.encode(command)) + 64
+
+
 def decode(data: bytes) -> Envelope:
     """The envelope in these bytes. Raises UnknownCommand if a newer release wrote it."""
     try:

@@ -45,6 +45,10 @@ class Core:
         self.durable_hard = hard_state
         self._taken_hard = hard_state
         self._hard_saves: deque[tuple[int, HardState]] = deque()
+        self._saving = 0
+        self._saved = 0
+        self._save_moved = 0
+        self.stalls = 0
 
     # -- who we are --------------------------------------------------------------------------------
 
@@ -91,10 +95,32 @@ class Core:
         self._hard_saves.append((token, taken))
         return taken
 
+    def begin_save(self, token: int) -> None:
+        """A save leaves for the disk."""
+        if self._saving == self._saved:
+            self._save_moved = self.now
+        self._saving = token
+
     def saved(self, token: int) -> None:
+        if token > self._saved:
+            self._saved, self._save_moved = token, self.now
         self.log.saved(token)
         while self._hard_saves and self._hard_saves[0][0] <= token:
             self.durable_hard = self._hard_saves.popleft()[1]
+
+    @property
+    def stalled(self) -> bool:
+        """The disk has taken no save for an election timeout, though one waits for it (bug list 30).
+
+        Such a server is alive and useless: heartbeats keep it in office while nothing it is told is ever
+        answered. So it does not lead, stand or vote; it follows, and is counted as far as it is durable.
+        """
+        return self._saved < self._saving and self.now - self._save_moved >= self.config.election_ticks
+
+    def tick(self) -> None:
+        stalled = self.stalled
+        self.now += 1
+        self.stalls += self.stalled and not stalled
 
     # -- commit ------------------------------------------------------------------------------------
 

@@ -61,20 +61,20 @@ def _refuse(core: Core, ask: VoteAsk) -> None:
     core.send(ask.sender, VoteReply(core.term, core.id, False, ask.pre))
 
 
-def answer_pre_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> None:
+def answer_pre_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> None:
     """Say what a vote would be. Nothing changes here: no term, no vote, no timer."""
     free = ask.term > core.term or (core.leader == "" and core.vote in ("", ask.sender))
-    if free and _fresh_enough(core, ask) and not repairing:
+    if free and _fresh_enough(core, ask) and not unfit:
         core.send(ask.sender, VoteReply(ask.term, core.id, True, True))
     else:
         _refuse(core, ask)
 
 
-def answer_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> bool:
+def answer_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> bool:
     """Vote, once the vote is durable. True if it was given."""
     assert ask.term == core.term, "the term was taken over before"
     free = core.vote in ("", ask.sender) and core.leader in ("", ask.sender)
-    if not free or repairing or not _fresh_enough(core, ask):
+    if not free or unfit or not _fresh_enough(core, ask):
         _refuse(core, ask)
         return False
     core.vote_for(ask.sender)

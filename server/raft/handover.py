@@ -49,6 +49,11 @@ class Handover:
             self._told = True
             self._core.send(self.to, CampaignNow(self._core.term, self._core.id))
 
+    def leave_to_best(self, peers: dict[str, Progress]) -> None:
+        """This leader goes in any case: whoever has most of the log need not wait for a timeout to stand."""
+        if best := self._best(peers):
+            self._core.send(best, CampaignNow(self._core.term, self._core.id))
+
     def tick(self) -> None:
         self._ticks += 1
         if self.to and self._ticks >= self._core.config.election_ticks:

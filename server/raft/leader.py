@@ -165,17 +165,27 @@ class Leadership:
     # -- time --------------------------------------------------------------------------------------
 
     def tick(self) -> bool:
-        """False when no quorum of voters has answered for an election timeout: then step down."""
+        """False when it is to step down: no quorum of voters has answered for an election timeout, or the
+        disk has taken nothing for as long. A sole voter stays: nobody could do better."""
         self._since_heartbeat += 1
         if self._since_heartbeat >= self._core.config.heartbeat_ticks:
             self._since_heartbeat = 0
             self._heartbeat_due = self.send_due = True
         self._handover.tick()
+        if self._core.stalled and self._core.voters != (self._core.id,):
+            self._handover.leave_to_best(self._peers)
+            return False
         return self.quorum_contact_ticks() < self._core.config.election_ticks
 
     def quorum_contact_ticks(self) -> int:
         """How long ago the last voter of the freshest quorum was heard. Repairing ones do not count."""
         return self._core.now - quorum.reached(self._each_voter(self._core.now, lambda p: p.heard_tick))
+
+    def silent(self) -> tuple[str, ...]:
+        """Voters not heard for an election timeout."""
+        core = self._core
+        since = core.now - core.config.election_ticks
+        return tuple(id for id in core.voters if id != core.id and self._peers[id].heard_tick <= since)
 
     # -- commit ------------------------------------------------------------------------------------
 

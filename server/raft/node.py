@@ -92,7 +92,7 @@ class Raft:
 
     def tick(self) -> None:
         """A tick of the clock has passed."""
-        self._core.now += 1
+        self._core.tick()
         self._following.tick()
         if self._leadership is not None:
             if not self._leadership.tick():
@@ -195,7 +195,8 @@ class Raft:
     # -- elections ---------------------------------------------------------------------------------
 
     def _may_campaign(self) -> bool:
-        return self._core.stands and not self._following.repairing and not self._following.installing
+        able = not self._following.repairing and not self._following.installing
+        return self._core.stands and able and not self._core.stalled
 
     def _on_vote_ask(self, ask: VoteAsk) -> None:
         core = self._core
@@ -206,14 +207,15 @@ class Raft:
             return
         if self._hears_leader() and not ask.force:
             return
-        repairing = self._following.repairing
+        # A vote that the disk does not take would never be told; the candidate hears that at once.
+        unfit = self._following.repairing or core.stalled
         if ask.pre:
-            answer_pre_vote(core, ask, repairing=repairing)
+            answer_pre_vote(core, ask, unfit=unfit)
             return
         if ask.term > core.term:
             core.enter_term(ask.term)
             self._follow("")
-        if answer_vote(core, ask, repairing=repairing):
+        if answer_vote(core, ask, unfit=unfit):
             self._follow(core.leader)
             self._reset_timer()
 
@@ -247,10 +249,12 @@ class Raft:
         assert candidacy is not None, "votes are counted while standing"
         candidacy.record(voter, granted)
         if candidacy.won(core.voters):
-            if candidacy.pre:
+            if not candidacy.pre:
+                self._lead()
+            elif self._may_campaign():
                 self._stand(pre=False, force=False)
             else:
-                self._lead()
+                self._follow("")  # its disk stalled meanwhile
         elif candidacy.lost(core.voters):
             self._follow("")
 
@@ -427,6 +431,7 @@ class Raft:
         if not save_hard and not self._log.has_unsaved:
             return 0, None, None
         self._token += 1
+        core.begin_save(self._token)
         hard_state = core.take_hard(self._token) if save_hard else None
         append = None
         if self._log.has_unsaved:
@@ -482,7 +487,7 @@ class Raft:
 
     @property
     def voters_index(self) -> int:
-        """Where the voter set in force stands in the log."""
+        """Where the voter set in force stands in the log (or the snapshot's index)."""
         return self._log.voters.latest_index
 
     @property
@@ -509,6 +514,21 @@ class Raft:
     @property
     def repairing(self) -> bool:
         return self._following.repairing
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Voters that this leader has not heard for an election timeout."""
+        return self._leadership.silent() if self._leadership is not None else ()
+
+    @property
+    def stalled(self) -> bool:
+        """The disk has taken nothing for an election timeout: this server does not lead, stand or vote."""
+        return self._core.stalled
+
+    @property
+    def stalls(self) -> int:
+        """How often that began."""
+        return self._core.stalls
 
     @property
     def quorum_contact_ticks(self) -> int:

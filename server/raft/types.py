@@ -25,14 +25,18 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Voters(msgspec.Struct, frozen=True, array_like=True):
-    """Who votes: server ids, sorted. Takes effect as soon as it is in the log (thesis 4.1)."""
+    """Who votes: server ids, sorted. Takes effect as soon as it is in the log (thesis 4.1).
+
+    `by_hand` says when and why it was written past Raft, the quorum being lost ("" else).
+    """
 
     voters: tuple[str, ...]
+    by_hand: str = ""
 
 
 def encode_voters(voters: Voters) -> bytes:
-    """The data of a VOTERS entry."""
-    return _encoder.encode(voters)
+    """The data of a VOTERS entry. An ordinary one has the form that it has always had."""
+    return _encoder.encode(voters if voters.by_hand else (voters.voters,))
 
 
 class Batch:

@@ -24,6 +24,11 @@ def decode_voters(entry: Entry) -> tuple[str, ...]:
     return voters
 
 
+def by_hand(entry: Entry) -> str:
+    """What a VOTERS entry says of having been written by hand, "" of any other."""
+    return _decoder.decode(entry.data).by_hand if entry.kind == EntryKind.VOTERS else ""
+
+
 class VoterHistory:
     """(index, voters) pairs, ascending; never empty."""
 

@@ -22,11 +22,13 @@ from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.reader import ReaderThread
+from gemot.server.runtime.scrubber import DAY_S, Scrubber
+from gemot.server.runtime.space import DiskWatch
 from gemot.server.runtime.timer import LoopTimer, Ticker
-from gemot.server.server import Server, ServerConfig
+from gemot.server.server import STALLED, Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.storage.disk import Disk
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES
 
 log = logging.getLogger("gemot.server")
 
@@ -34,6 +36,9 @@ TICK_MS = 50
 """One tick of Raft's clock: a heartbeat is 3 (150 ms), an election 20 to 40 (1 to 2 s)."""
 
 HAND_OVER_S = 3.0
+
+WAL_SHARE = 16
+"""The share of a small disk that the state's write-ahead log may take."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
@@ -47,6 +52,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     raft_multiplier: int
     server: ServerConfig
     listener: ListenerLimits = ListenerLimits()
+    scrub_bytes_per_s: int = 8 << 20
+    scrub_every_s: float = DAY_S
     sync: bool = True
     vfs: str = CHECKSUM_VFS
 
@@ -73,7 +80,7 @@ class Node:
         self._random = random.Random(os.urandom(16))
         self._open()
 
-    def _open(self) -> None:
+    def _open_data(self, wal_limit: int) -> Opened:
         config = self._config
         data = DataConfig(
             directory=config.directory,
@@ -83,14 +90,20 @@ class Node:
             ),
             sync=config.sync,
             vfs=config.vfs,
+            wal_limit_bytes=wal_limit,
         )
-        self._opened: Opened = open_data(
+        return open_data(
             disk=self._disk,
             config=data,
             node_id=config.me.id,
             random=self._random,
             authorizer=ALLOW_ALL,
         )
+
+    def _open(self) -> None:
+        config = self._config
+        wal_limit = wal_limit_for(self._disk.disk_bytes(config.directory))
+        self._opened: Opened = self._open_data(wal_limit)
         for note in self._opened.notes:
             log.warning("server: data directory put right: %s", note)
         self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
@@ -110,9 +123,19 @@ class Node:
             tell=self._guard,
             fatal=self._failed,
         )
+        self._space = DiskWatch(
+            loop=self._loop,
+            disk=self._disk,
+            directory=config.directory,
+            tell=self._guard,
+            fatal=self._failed,
+        )
         self.server = Server(
             me=config.me,
-            config=config.server,
+            config=msgspec.structs.replace(
+                config.server,
+                checkpoint_wal_bytes=min(config.server.checkpoint_wal_bytes, wal_limit // 4),
+            ),
             raft=self._opened.raft,
             log=self._log,
             state=self._opened.state,
@@ -123,7 +146,9 @@ class Node:
             timer=_Guarded(self._timer, self._guard),
             random=self._random,
             reader=self._reader,
+            disk_space=self._space,
         )
+        self.scrubber = self._make_scrubber()
         self._listener = Listener(
             loop=self._loop,
             tier=self.server,
@@ -134,6 +159,21 @@ class Node:
         )
         self._ticker = Ticker(loop=self._loop, every_ms=TICK_MS, callback=self._tick)
         self._repairing = self._opened.raft.repairing
+        self._stalled = False
+        self._short = False
+
+    def _make_scrubber(self) -> Scrubber:
+        return Scrubber(
+            loop=self._loop,
+            disk=self._disk,
+            directory=self._config.directory,
+            opened=self._opened,
+            server=self.server,
+            worker=self._worker,
+            bytes_per_s=self._config.scrub_bytes_per_s,
+            every_s=self._config.scrub_every_s,
+            fatal=self._failed,
+        )
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -143,6 +183,8 @@ class Node:
         self._log.start()
         self._worker.start()
         self._reader.start()
+        self._space.start()
+        self.scrubber.start()
         self.server.start()
         self._ticker.start()
 
@@ -159,9 +201,12 @@ class Node:
     async def stop(self) -> None:
         """Close everything; what was acknowledged is durable."""
         self._ticker.stop()
+        self._space.stop_ticking()
+        self.scrubber.stop()
         await self._listener.stop()
         for link in self._links.values():
             await link.stop()
+        await asyncio.to_thread(self._space.stop)
         await asyncio.to_thread(self._reader.stop)
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
@@ -300,6 +345,18 @@ class Node:
             self._repairing = False
             self._log.repaired()
             log.info("server: repaired: the log is whole again")
+        if self._short != bool(told := self.server.space.told):
+            self._short = not self._short
+            if told:
+                log.warning("server: no space: %s", told)
+            else:
+                log.info("server: space again: new writes are accepted")
+        if self._stalled != self._opened.raft.stalled:
+            self._stalled = not self._stalled
+            if self._stalled:
+                log.warning("server: disk stalled: %s", STALLED)
+            else:
+                log.info("server: disk works again: the log is synced, this server takes part as before")
 
     def _on_saved(self, token: int) -> None:
         self._guard(lambda: self.server.replica.on_saved(token))
@@ -319,6 +376,10 @@ class Node:
         else:
             log.error("server: cannot go on: %s", error, exc_info=error)
         self._fatal(error)
+
+
+def wal_limit_for(disk_bytes: int) -> int:
+    return max(4 << 20, min(WAL_LIMIT_BYTES, disk_bytes // WAL_SHARE))
 
 
 class _Inbox:

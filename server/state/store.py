@@ -44,6 +44,8 @@ class File(Protocol):
 
     def wal_bytes(self) -> int: ...
 
+    def sizes(self) -> tuple[int, int, int]: ...
+
 
 class Connection(Protocol):
     """A worker's own connection (`StateFile.reader`)."""
@@ -234,6 +236,11 @@ class State:
 
     def wal_bytes(self) -> int:
         return self._file.wal_bytes()
+
+    def file_bytes(self) -> tuple[int, int, int]:
+        """Size of the state, how much of that holds nothing, and what its files may grow by as they are."""
+        with self._file.explained:
+            return self._file.sizes()
 
     # -- writing, for the machine --------------------------------------------------------------------
 

@@ -70,6 +70,9 @@ class Disk(Protocol):
     def free_bytes(self, path: str) -> int:
         """How many bytes this process may still write where this path is, or would be."""
 
+    def disk_bytes(self, path: str) -> int:
+        """How many bytes the disk has there in all."""
+
     def lock(self, path: str) -> Lock:
         """Take the data directory's lock file for life, or raise StorageFailed naming the holder."""
 

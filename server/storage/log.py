@@ -130,6 +130,10 @@ class SegmentLog:
         """Grows when a segment is sealed: time to save the durable mark. 0 before the first is made."""
         return self._active.number if self._active else 0
 
+    def last_of(self, segment: int) -> int:
+        """The last entry that this segment, or any before it, holds."""
+        return self._places.lowest_in_or_above(segment + 1) - 1
+
     def term(self, index: int) -> int | None:
         """The term of an entry held, or of `start`; else None."""
         return self._places.term(index)

@@ -149,6 +149,11 @@ class RealDisk:
             disk = os.statvfs(os.path.dirname(path))
         return disk.f_bavail * disk.f_frsize
 
+    def disk_bytes(self, path: str) -> int:
+        with _Naming("look at the disk of", path):
+            disk = os.statvfs(os.path.dirname(path))
+        return disk.f_blocks * disk.f_frsize
+
     def lock(self, path: str) -> RealLock:
         with _Naming("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -108,6 +108,10 @@ class Snapshots:
         self._verified = self._verified | {meta.index} if good else self._verified - {meta.index}
         return good
 
+    def distrust(self, meta: SnapshotMeta) -> None:
+        """It was found damaged: it is of no use beside a good one, and goes when the next is made."""
+        self._verified = self._verified - {meta.index}
+
     def read_chunk(self, meta: SnapshotMeta, offset: int, n: int) -> bytes:
         """Up to `n` bytes (at most CHUNK_BYTES) from `offset`; b"" at the end. Raises NotFound if pruned."""
         self.manifest(meta)
@@ -194,13 +198,18 @@ class Snapshots:
         self._prune()
 
     def _prune(self) -> None:
-        """Keep the newest two good ones, and what is newer than they; the manifest goes before its copy."""
+        """Keep the newest two good ones, and a bad one only while no good one is newer than it.
+
+        The manifest goes before its copy.
+        """
         good: list[int] = []
         for index in sorted(self._manifests, reverse=True):
             if len(good) == _KEPT:
                 self._drop(index)
             elif index in self._verified or self.verify(self._manifests[index].meta):
                 good.append(index)
+            elif good:
+                self._drop(index)
 
     def _drop(self, index: int) -> None:
         path = self.path(self._manifests[index].meta)

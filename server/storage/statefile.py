@@ -40,10 +40,13 @@ from gemot.server.state.tables import APPLICATION_ID, APPLIED, FORMAT, MIGRATION
 CHECKSUM_VFS = "cksmvfs"
 CHECKSUM_BYTES = 8
 PAGE_BYTES = 4096
+WAL_LIMIT_BYTES = 256 << 20
 _FRAME_BYTES = PAGE_BYTES + 24
 _FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
 _BUSY_MS = 1_000
+_READS = 50
+"""Of a page whose checksum does not fit: half a write lasts for microseconds."""
 _SMALL_REST_PAGES = 1_024
 """What a commit may move by the way: 4 MiB."""
 
@@ -69,7 +72,7 @@ class StateFile:
         vfs: str = CHECKSUM_VFS,
         sync: bool = True,
         cache_bytes: int = 64 << 20,
-        wal_limit_bytes: int = 256 << 20,
+        wal_limit_bytes: int = WAL_LIMIT_BYTES,
     ) -> None:
         self.path = path
         self._vfs = vfs
@@ -121,6 +124,32 @@ class StateFile:
     def wal_bytes(self) -> int:
         """Bytes in use in the write-ahead log since it last started over."""
         return self._wal_pages * _FRAME_BYTES
+
+    def sizes(self) -> tuple[int, int, int]:
+        """Bytes of the file once its log is moved into it, of its pages that hold nothing, and of what main
+        file and log may still grow by for that and up to the log's limit."""
+        state = int(self._pragma("page_count")) * PAGE_BYTES
+        unused = int(self._pragma("freelist_count")) * PAGE_BYTES
+        logged = self._wal_limit_pages * _FRAME_BYTES - _size(Path(f"{self.path}-wal"))
+        return state, unused, max(0, state - _size(self.path)) + max(0, logged)
+
+    def read_pages(self, first: int, count: int) -> int:
+        """Read pages of the main file as they lie there, from `first` (0) on; how many there were.
+
+        For a worker thread. Raises Corrupt for one that does not fit its checksum; a commit that moves the
+        log may be writing that very page, so it is read again first.
+        """
+        with self.explained:
+            flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
+            file = apsw.VFSFile(self._vfs, str(self.path), flags)
+            try:
+                file.xRead(PAGE_BYTES, 0)  # the first page says that there are checksums
+                pages = min(count, file.xFileSize() // PAGE_BYTES - first)
+                for page in range(first, first + pages):
+                    _read_page(file, page)
+                return max(pages, 0)
+            finally:
+                file.xClose()
 
     def checkpoint(self) -> int:
         """Move the write-ahead log into the main file; the applied index proven durable there, or 0.
@@ -382,6 +411,24 @@ class StateFile:
         self._writer.close()
 
 
+def _read_page(file: apsw.VFSFile, page: int) -> None:
+    for tries_left in reversed(range(_READS)):
+        try:
+            file.xRead(PAGE_BYTES, page * PAGE_BYTES)
+            return
+        except apsw.IOError:
+            if not tries_left:
+                raise
+
+
+def _size(path: Path) -> int:
+    """0 for a file that is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 @contextlib.contextmanager
 def _closing_on_failure(connection: apsw.Connection) -> Iterator[None]:
     """A damaged file fails the first statement: its connection must not stay open until it is collected."""
@@ -417,6 +464,18 @@ class _Explained:
 def damage_note(path: Path) -> Path:
     """The empty file whose presence says that a damaged page was met in the state file `path`."""
     return path.with_name(path.name + ".damaged")
+
+
+def applied_of(path: Path, *, vfs: str = CHECKSUM_VFS) -> tuple[int, int]:
+    """Applied index and term of a state file that nobody has open. Changes nothing; raises StorageFailed."""
+    _load_checksums()
+    with _Explained(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
+        try:
+            index, term = connection.execute(APPLIED).get
+            return index, term
+        finally:
+            connection.close()
 
 
 def explain(error: apsw.Error, path: Path) -> StorageFailed | None:

@@ -9,7 +9,7 @@ from typing import Any
 from support.virtual import VirtualTimer
 
 from gemot.agent.asking import GRACE_MS, Asking
-from gemot.server.model.errors import NoLeader, OutcomeUnknown, RuleFailed, Unavailable
+from gemot.server.model.errors import Busy, NoLeader, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Applied, Options
 from gemot.server.rpc.message import Apply, Ask, Call
@@ -168,5 +168,29 @@ def test_a_blocking_read_may_wait_for_longer_and_is_given_no_hold_time() -> None
         scene.answer(Unavailable("the connection to the server broke"))
         scene.pass_ms(100)
         assert len(scene.tries) == 2
+
+    played(play)
+
+
+def test_a_limit_is_told_at_once_and_not_asked_against_again() -> None:
+    """Everybody who is refused for want of room would otherwise ask again 20 times a second, for 7 s."""
+
+    def play(scene: Scene) -> None:
+        told = scene.write()
+        scene.answer(Busy("No space: srv1 has 1.0 MiB left"))
+        assert error(told) == (Busy, "No space: srv1 has 1.0 MiB left")
+        scene.pass_ms(1_000)
+        assert len(scene.holds()) == 1
+
+    played(play)
+
+
+def test_a_limit_met_after_a_try_that_perhaps_was_done_leaves_it_unknown() -> None:
+    def play(scene: Scene) -> None:
+        told = scene.write()
+        scene.answer(OutcomeUnknown("the connection broke"))
+        scene.pass_ms(60)
+        scene.answer(Busy("full"))
+        assert error(told)[0] is OutcomeUnknown
 
     played(play)

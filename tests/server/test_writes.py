@@ -8,7 +8,7 @@ import pytest
 from support.virtual import VirtualTimer, chance
 
 from gemot.server import writes as writes_module
-from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.command import Command, IdempotencyKey, RetryId, weight
 from gemot.server.model.errors import (
     Busy,
     Conflict,
@@ -243,6 +243,25 @@ def test_more_writes_than_the_limit_are_refused_naming_it(monkeypatch: pytest.Mo
     assert isinstance(refused[0], Busy)
     assert "2 writes" in refused[0].message
     scene.answer(DONE)
+    assert scene.apply() == []
+
+
+def test_more_bytes_than_the_limit_are_refused_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a quorum every write is held for 7 s: 20,000 of half a MiB would take 10 GB (bug list 31)."""
+    monkeypatch.setattr(writes_module, "MAX_HELD_BYTES", 2 * weight(WRITE))
+    scene = Scene()
+    scene.apply()
+    scene.apply()
+    refused = scene.apply()
+    assert isinstance(refused[0], Busy)
+    assert f"the limit is {2 * weight(WRITE)}" in refused[0].message
+    scene.answer(DONE)
+    assert scene.apply() == [], "there is room again"
+
+
+def test_one_write_alone_is_taken_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writes_module, "MAX_HELD_BYTES", 1)
+    scene = Scene()
     assert scene.apply() == []
 
 

@@ -81,6 +81,7 @@ class Member:
         self.applied_index = 0
         self.offer: SnapshotOffer | None = None
         self.up = True
+        self.stalled = False
         self._config = config
         self._chance = chance
         self._waiting: dict[int, tuple[tuple[str, Message], ...]] = {}
@@ -249,7 +250,7 @@ class Group:
             moved = False
             for member in self.up:
                 member.pump()
-                if saves:
+                if saves and not member.stalled:
                     moved = moved or bool(member.disk.pending)
                     member.finish_saves()
             for member in self.up:

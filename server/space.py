@@ -1,0 +1,184 @@
+"""Room on the disks: whether a new write may be accepted, or only what frees and repairs (bug list 28).
+
+A full disk under the log ends the process, and the writes that filled it would end every server at once. So
+each server keeps a reserve: two log segments, one more copy of the state (a snapshot), its write-ahead log,
+and on a disk that is large enough 256 MiB at least. The leader knows every voter's room by its reports. Once
+it, or so many voters that a quorum could not store, would have to go into the reserve, it refuses new writes
+before they are proposed. Deletes, leaves and its own chores go on out of the reserve, and so does everything
+else once there is room again.
+
+What is accepted is counted at `SPREAD` times its size (log, row, history, a snapshot of both) until every
+look has had the time to see it: a follower's word is of up to three seconds ago.
+Words of a server of an older release, or of one not heard yet, count as room: silence is Raft's affair.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from gemot.server.model.catalog import Deregister
+from gemot.server.model.command import Command, weight
+from gemot.server.model.errors import Busy
+from gemot.server.model.kv import KvDelete, KvDeletePrefix
+from gemot.server.ports import DiskSpace
+from gemot.server.raft import quorum
+from gemot.server.raft.node import Raft
+from gemot.server.rpc.message import Member
+
+FREES = (KvDelete, KvDeletePrefix, Deregister)
+"""What callers may still ask for: it leaves less than there was. The leader's chores are never refused."""
+
+LEAST_BYTES = 256 << 20
+LEAST_SHARE = 8
+"""The least reserve, and the share of a small disk that it takes at most."""
+
+SPREAD = 8
+LOOKS = 3
+ENOUGH = 1 << 62
+AGAIN_SHARE = 16
+"""Once refused, writes go on when there is so much of the reserve more: or it would flicker."""
+
+
+class Room(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one server has: bytes free on its disk, and how many it keeps. `free` -1: not known."""
+
+    free: int = -1
+    reserve: int = 0
+
+    @property
+    def margin(self) -> int:
+        """What may be written before the reserve is touched; negative inside it."""
+        return self.free - self.reserve if self.free >= 0 and self.reserve else ENOUGH
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """What the reserve is made of, in bytes. `disk` and `free` of the disk; `state` and how much of it is
+    unused pages; by how much its files grow without anything new; one log segment."""
+
+    free: int
+    disk: int
+    state: int
+    unused: int
+    growth: int
+    segment: int
+
+
+def room(sizes: Sizes, wanted: int) -> Room:
+    """`wanted` is the configured reserve; -1 works it out, 0 keeps none.
+
+    Pages that deletes left unused are room for rows, though the file does not shrink: they stand for what
+    is not needed as files.
+    """
+    if wanted >= 0:
+        return Room(sizes.free, wanted)
+    files = 2 * sizes.segment + sizes.state + sizes.growth
+    return Room(sizes.free, max(files, min(LEAST_BYTES, sizes.disk // LEAST_SHARE) - sizes.unused))
+
+
+class SpaceConfig(msgspec.Struct, frozen=True):
+    """Bytes: the reserve wanted (-1: worked out, 0: none), and of a log segment."""
+
+    reserve: int = -1
+    segment: int = 64 << 20
+
+
+class Space:
+    """What the leader makes of everyone's room. Drive it by `hear` and, once a second, `look`.
+
+    `file_bytes` gives state, unused and growth of `Sizes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        me: Member,
+        config: SpaceConfig,
+        disk: DiskSpace | None,
+        raft: Raft,
+        file_bytes: Callable[[], tuple[int, int, int]],
+    ) -> None:
+        self._me = me
+        self._config = config
+        self._disk = disk
+        self._raft = raft
+        self._file_bytes = file_bytes
+        self._snapshot = 0
+        self._rooms: dict[str, tuple[str, Room]] = {}
+        self._margin = ENOUGH
+        self._accepted: deque[int] = deque([0], maxlen=LOOKS)
+        self._tightest: tuple[str, Room] = (me.name, Room())
+        self._refusing = False
+        self.refused = 0
+
+    @property
+    def own(self) -> Room:
+        return self._rooms.get(self._me.id, ("", Room()))[1]
+
+    def hear(self, member: Member, room: Room) -> None:
+        self._rooms[member.id] = (member.name, room)
+
+    def look(self, *, replacing: bool = False) -> None:
+        """Measure, then weigh everyone's last word anew. Nobody reads the state file while it is replaced."""
+        if self._disk is None or (measured := self._disk.measured()) is None:
+            return
+        if not replacing:
+            sizes = Sizes(*measured, *self._file_bytes(), self._config.segment)
+            self._snapshot = sizes.state + sizes.growth + sizes.segment
+            self.hear(self._me, room(sizes, self._config.reserve))
+        # A follower only tells of itself; a voter that Raft does not hear can store nothing.
+        leads = self._raft.leader == self._me.id
+        self._weigh(self._raft.voters if leads else (self._me.id,), self._raft.silent)
+
+    def _weigh(self, voters: tuple[str, ...], away: tuple[str, ...]) -> None:
+        self._rooms = {id: kept for id, kept in self._rooms.items() if id in voters or id == self._me.id}
+        margins = [-ENOUGH if id in away else self._room(id)[1].margin for id in voters]
+        reached = quorum.reached(margins) if margins else ENOUGH
+        # A quorum that is not there at all is no matter of space.
+        self._margin = min(self.own.margin, reached if reached > -ENOUGH else ENOUGH)
+        self._accepted.append(0)
+        known = [self._room(id) for id in dict.fromkeys((self._me.id, *voters)) if id not in away]
+        self._tightest = min(known, key=lambda kept: kept[1].margin)
+        again = self._tightest[1].reserve // AGAIN_SHARE if self._refusing else 0
+        self._refusing = self._margin - sum(self._accepted) < again
+
+    def _room(self, id: str) -> tuple[str, Room]:
+        return self._rooms.get(id, (id, Room()))
+
+    def refuse(self, command: Command) -> Busy | None:
+        """Why this command of a caller is not proposed, or None: then it counts as accepted."""
+        if self._margin == ENOUGH or isinstance(command, FREES):
+            return None
+        size = SPREAD * weight(command)
+        if not self._refusing and sum(self._accepted) + size <= self._margin:
+            self._accepted[-1] += size
+            return None
+        self._refusing = True
+        self.refused += 1
+        return Busy(self.told)
+
+    @property
+    def fits_snapshot(self) -> bool:
+        """Is there room for one more copy of the state? Without it the copy would end the process."""
+        free = self.own.free
+        return free < 0 or free >= self._snapshot
+
+    @property
+    def told(self) -> str:
+        """What is wrong and what helps, for people; "" while writes are taken."""
+        if not self._refusing:
+            return ""
+        name, kept = self._tightest
+        storing = sum(self._accepted)
+        also = f", {_mib(storing)} more may be needed for what was just written" if storing else ""
+        return (
+            f"No space: {name} has {_mib(kept.free)} left on its disk and keeps {_mib(kept.reserve)} "
+            f"in reserve{also} (limits.disk_reserve_bytes) for deletes, leaves and repair: only these are "
+            "accepted. Make room where its data_dir is: writes go on by themselves then"
+        )
+
+
+def _mib(size: int) -> str:
+    return f"{max(size, 0) / (1 << 20):.1f} MiB"
