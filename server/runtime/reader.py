@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 
-from gemot.server.model.errors import GemotError, StorageFailed
+import apsw
+
+from gemot.server.model.errors import Busy, GemotError, StorageFailed
 from gemot.server.model.query import Query
 from gemot.server.runtime.disk import Tell, Worker
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.state.store import Found, State
 from gemot.server.storage.statefile import StateFile
 
+OLD_US = 1_000_000
+"""How long a read goes on in any case. Those of keys let go of the log as often by themselves."""
+
 
 class ReaderThread:
     """Not the worker of snapshots and checkpoints: who asks for a list does not wait for a copy to end.
 
     A connection lives for one read: opening it costs less than a tenth of reading a thousand rows, and
-    none is in the way when the state file is replaced or closed.
+    none is in the way when the state file is replaced or closed. Once the state's write-ahead log has passed
+    its limit, a read that is in the way of it and old is broken off, and its asker told to ask again.
     """
 
     def __init__(
@@ -36,6 +43,10 @@ class ReaderThread:
         self._timer = timer
         self._fatal = fatal
         self._worker = Worker(loop=loop, tell=tell, fatal=fatal, name="gemot-reader")
+        self._lock = threading.Lock()
+        self._under_way: tuple[apsw.Connection, int] | None = None
+        self.broken_off = 0
+        file.held_up = self.break_off
 
     def start(self) -> None:
         self._worker.start()
@@ -59,8 +70,16 @@ class ReaderThread:
         from_index = self._state.applied_index
         self._worker.submit(work)
 
+    def break_off(self) -> None:
+        """End the read under way if it is old. Called on the loop."""
+        with self._lock:
+            if self._under_way is not None and self._timer.stopwatch_us() - self._under_way[1] >= OLD_US:
+                self._under_way[0].interrupt()
+
     def _read(self, query: Query, accessor: str, from_index: int) -> Found | GemotError:
         with contextlib.closing(self._file.reader()) as connection:
+            with self._lock:
+                self._under_way = connection, self._timer.stopwatch_us()
             try:
                 return self._state.read_on(
                     connection,
@@ -73,3 +92,15 @@ class ReaderThread:
                 raise
             except GemotError as refusal:
                 return refusal
+            except apsw.InterruptError:
+                self.broken_off += 1
+                return Busy(_BROKEN_OFF)
+            finally:
+                # Before it is closed: what is closed cannot be interrupted.
+                with self._lock:
+                    self._under_way = None
+
+
+_BROKEN_OFF = (
+    "this list was read for so long that the state's write-ahead log passed its limit: ask again, or for less"
+)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -89,6 +89,8 @@ class StateFile:
         What is Corrupt is noted beside the file: a page that is bad need not be read at the next opening, and
         would stop the node again and again.
         """
+        self.held_up: Callable[[], None] = _nobody
+        """Called when the log has passed its limit and a reader of an older state keeps it so."""
 
         refuse_old_sqlite(apsw.sqlite_lib_version())
         _load_checksums()
@@ -190,7 +192,7 @@ class StateFile:
         """Move what is left of the write-ahead log and cut it to nothing; blocks meanwhile.
 
         A reader that still needs the log (a snapshot being copied) is not waited for: the next try comes
-        after as much growth again as a sixteenth of the limit.
+        after as much growth again as a sixteenth of the limit. Past the limit, `held_up` is told.
         """
         with self.explained:
             self._writer.set_busy_timeout(0)
@@ -199,6 +201,8 @@ class StateFile:
                 self._log_is_new()
             except (apsw.BusyError, apsw.LockedError):
                 self._restart_at_pages = self._wal_pages + self._wal_limit_pages // 16
+                if self._wal_pages > self._wal_limit_pages:
+                    self.held_up()
             finally:
                 self._writer.set_busy_timeout(_BUSY_MS)
 
@@ -409,6 +413,10 @@ class StateFile:
 
     def _close_all(self) -> None:
         self._writer.close()
+
+
+def _nobody() -> None:
+    """Nobody reads but for those who may take their time."""
 
 
 def _read_page(file: apsw.VFSFile, page: int) -> None:
