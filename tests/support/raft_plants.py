@@ -1,4 +1,4 @@
-"""Bugs to plant in the core, each one rule left out, to show that the model check sees.
+"""Bugs to plant in the core, each one rule left out, to show that scripts and model check see them.
 
 Where the core would stop itself by an assertion, the plant takes the assertion out too, as far as it can:
 what is to be shown is that the laws see the consequence.
@@ -13,11 +13,20 @@ import pytest
 from gemot.server.raft import election, node
 from gemot.server.raft.core import Core
 from gemot.server.raft.follower import Following
+from gemot.server.raft.handover import Handover
 from gemot.server.raft.leader import Leadership
 from gemot.server.raft.log import RaftLog
 from gemot.server.raft.progress import Progress
 from gemot.server.raft.reads import Rounds, _Round
-from gemot.server.raft.types import Batch, Message, VoteAsk, VoteReply
+from gemot.server.raft.types import (
+    AppendReply,
+    Batch,
+    CampaignNow,
+    Message,
+    SnapshotOffer,
+    VoteAsk,
+    VoteReply,
+)
 from gemot.server.raft.voters import VoterHistory
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -140,3 +149,114 @@ def reads_join_an_older_round(patch: pytest.MonkeyPatch) -> None:
 def a_truncated_change_stays(patch: pytest.MonkeyPatch) -> None:
     """Bug 14."""
     patch.setattr(VoterHistory, "truncate", lambda self, first: None)
+
+
+# -- rules that the model check leaves out, or that are about progress -----------------------------------
+
+
+def learners_count(patch: pytest.MonkeyPatch) -> None:
+    """Bug 8."""
+
+    def each(self: Leadership, own: int, value: Callable[[Progress], int]) -> list[int]:
+        return [own, *(value(peer) for peer in self._peers.values())]
+
+    patch.setattr(Leadership, "_each_voter", each)
+
+
+def a_pre_vote_raises_the_term(patch: pytest.MonkeyPatch) -> None:
+    """Bug 9."""
+    answer = election.answer_pre_vote
+
+    def answer_pre_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> None:
+        if ask.term > core.term:
+            core.enter_term(ask.term)
+        answer(core, ask, repairing=repairing)
+
+    patch.setattr(node, "answer_pre_vote", answer_pre_vote)
+
+
+def candidates_are_heard_beside_a_leader(patch: pytest.MonkeyPatch) -> None:
+    """Bugs 10 and 11."""
+    patch.setattr(node.Raft, "_hears_leader", lambda self: False)
+
+
+def a_leader_stays_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
+    """Bugs 5 and 10."""
+    tick = Leadership.tick
+    patch.setattr(Leadership, "tick", lambda self: (tick(self), True)[1])
+
+
+def a_removed_leader_leaves_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Bug 13."""
+    patch.setattr(Leadership, "removed", property(lambda self: not self._core.votes))
+
+
+def whoever_is_behind_is_promoted(patch: pytest.MonkeyPatch) -> None:
+    """Bug 15."""
+    patch.setattr(Leadership, "_caught_up", lambda self, id: True)
+
+
+def only_known_voters_vote(patch: pytest.MonkeyPatch) -> None:
+    """Bug 15, the other way."""
+    answer = election.answer_vote
+
+    def answer_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> bool:
+        return core.votes and answer(core, ask, repairing=repairing)
+
+    patch.setattr(node, "answer_vote", answer_vote)
+
+
+def a_handover_is_never_called_off(patch: pytest.MonkeyPatch) -> None:
+    """Bug 16."""
+    patch.setattr(Handover, "tick", lambda self: None)
+
+
+def a_handover_to_one_that_is_behind(patch: pytest.MonkeyPatch) -> None:
+    """Bug 16, the other way."""
+
+    def go(self: Handover, peers: dict[str, Progress]) -> None:
+        if self.to:
+            self._core.send(self.to, CampaignNow(self._core.term, self._core.id))
+
+    patch.setattr(Handover, "go_when_caught_up", go)
+
+
+def an_old_snapshot_is_fetched(patch: pytest.MonkeyPatch) -> None:
+    """Bug 21."""
+
+    def on_offer(self: Following, offer: SnapshotOffer) -> None:
+        self._installing = self._core.install = offer
+
+    patch.setattr(Following, "on_offer", on_offer)
+
+
+def what_is_committed_is_applied_unsaved(patch: pytest.MonkeyPatch) -> None:
+    """Bugs 23 and 30."""
+    patch.setattr(Core, "appliable", property(lambda self: self.commit))
+
+
+def a_damaged_server_votes(patch: pytest.MonkeyPatch) -> None:
+    """Bug 24."""
+    answer = election.answer_pre_vote
+    patch.setattr(node, "answer_pre_vote", lambda core, ask, repairing: answer(core, ask, repairing=False))
+
+
+def old_words_of_a_damaged_server_count(patch: pytest.MonkeyPatch) -> None:
+    """Bug 24, the other half."""
+
+    def believe(self: Leadership, peer: Progress, reply: AppendReply) -> bool:
+        peer.repair = reply.repair
+        return True
+
+    patch.setattr(Leadership, "_believe", believe)
+
+
+def nothing_bounds_the_uncommitted(patch: pytest.MonkeyPatch) -> None:
+    """Bug 31."""
+    propose = Leadership.propose
+
+    def unbounded(self: Leadership, commands: list[bytes]) -> int:
+        self._uncommitted_bytes = 0
+        return propose(self, commands)
+
+    patch.setattr(Leadership, "propose", unbounded)
