@@ -42,7 +42,6 @@ class Report(msgspec.Struct):
     failed: list[int] = []
     invalid: list[int] = []
     operations: int = 0
-    answered: int = 0
     unknown: int = 0
     events: int = 0
     virtual_s: float = 0.0
@@ -79,7 +78,7 @@ def main() -> int:
     options = _parse()
     if options.worker:
         return _work(options)
-    began = time.monotonic()
+    began, commit = time.monotonic(), _commit()
     report = _share_out(options)
     report.took_s = time.monotonic() - began
     if options.json:
@@ -87,7 +86,7 @@ def main() -> int:
     else:
         _tell(report, table=not options.trace)
     if options.campaign:
-        _keep(report, options.first, options.seeds)
+        _keep(report, commit, options.first)
     return 1 if report.failed else 0
 
 
@@ -233,12 +232,16 @@ too short of operations to prove anything. Below each row: how often each fault 
 """
 
 
-def _keep(report: Report, first: int, seeds: int) -> None:
+def _commit() -> str:
+    """The code that is running now, not what it has become when the campaign ends."""
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False).stdout.strip()
+
+
+def _keep(report: Report, commit: str, first: int) -> None:
     if not RESULTS.exists():
         RESULTS.write_text(_HEAD)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=HERE, check=True
-    ).stdout.strip()
+    seeds = report.passed + len(report.failed) + len(report.invalid)
     share = 100 * report.unknown / max(1, report.operations + report.unknown)
     failed = f"{len(report.failed)} {report.failed}" if report.failed else "0"
     fired = ", ".join(f"{name} {report.totals.fired.get(name, 0)}" for name in KNOWN)

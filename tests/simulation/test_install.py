@@ -16,7 +16,7 @@ from support.lossy_vfs import LossyVfs, registered
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Answer, Options
 
-SEED = 2
+SEED = 4
 """One whose servers snapshot and compact soon."""
 
 STALE = Options(consistency="stale")

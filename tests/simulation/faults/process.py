@@ -1,4 +1,8 @@
-"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments."""
+"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments.
+
+Not here yet: a minority whose disks are wiped and that comes back under new ids. It needs servers that can
+be replaced; then it is a function here that hands the atlas a `Node` with a new member.
+"""
 
 from __future__ import annotations
 
@@ -111,6 +115,12 @@ def pause_leader(scene: Scene) -> None:
     _pause(scene, scene.leader(), "pause-leader")
 
 
+def pause_follower(scene: Scene) -> None:
+    """One that does not lead: the leader has to do without it, and to catch it up."""
+    followers = [node for node in scene.nodes if node.server is not None and not node.server.leads]
+    _pause(scene, scene.random.choice(followers) if followers else None, "pause-follower")
+
+
 def pause_majority(scene: Scene) -> None:
     """More than half of them hang, from the same moment on."""
     for node in scene.random.sample(scene.nodes, len(scene.nodes) // 2 + 1):
@@ -143,6 +153,7 @@ FAULTS = {
     "crash-in-checkpoint": crash_in_checkpoint,
     "pause-one": pause_one,
     "pause-leader": pause_leader,
+    "pause-follower": pause_follower,
     "pause-majority": pause_majority,
     "hand-over": hand_over,
 }
