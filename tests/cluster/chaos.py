@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -29,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from simulation.linearize import require
 from simulation.register import Kind, Op, Outcome
 from simulation.witness import Violation
-from support.chaos_clients import PREFIX, Client
-from support.cluster import PYTHON, SUPPORT, Cluster, wait_for
+from support.chaos_clients import PREFIX, TIMEOUTS_S, Client
+from support.cluster import PYTHON, SUPPORT, Agent, Cluster, wait_for
 from support.link_proxy import Links
 from support.nemesis import Nemesis, schedule
 from support.server_log import check_log
@@ -38,7 +37,6 @@ from support.server_log import check_log
 from gemot.agent.client.kv import Kv
 
 SERVERS = 5
-CLIENTS_EACH = 2
 SETTLE_S = 60.0
 
 
@@ -79,12 +77,13 @@ class Chaos:
         # The log is kept whole: it is what the answers are compared with.
         config = {"raft_snapshot_threshold": 1_000_000, "raft_trailing_logs": 1_000_000}
         self.cluster = Cluster(directory, servers=SERVERS, clients=2, config=config, program=program)
-        self._links = Links({s.name: (s.host, s.ports["server"]) for s in self.cluster.servers})
+        addresses = {server.name: (server.host, server.ports["server"]) for server in self.cluster.servers}
+        self._links = Links(addresses, {agent.name: agent.host for agent in self.cluster.clients})
         self._over = threading.Event()
         self._clients = [
-            Client(name=f"{agent.name}-{n}", agent=agent, seed=seed, over=self._over)
+            Client(name=f"{agent.name}-{n}", agent=agent, seed=seed, timeout_s=timeout_s, over=self._over)
             for agent in self.cluster.agents
-            for n in range(CLIENTS_EACH)
+            for n, timeout_s in enumerate(TIMEOUTS_S)
         ]
 
     def run(self, seconds: float, *, wipe: bool = False) -> Result:
@@ -99,6 +98,7 @@ class Chaos:
                 thread.start()
             nemesis.join(seconds + 60)
             nemesis.end()
+            self._over.wait(max(0.0, began + seconds - time.monotonic()))
             ended = time.monotonic()
             back_s = self._kill_all()
             self._end_clients()
@@ -109,9 +109,9 @@ class Chaos:
             self._links.stop()
 
     def _write_routes(self) -> None:
-        for server in self.cluster.servers:
-            routes = json.dumps(self._links.routes[server.name])
-            (server.directory / "routes.json").write_text(routes)
+        for agent in self.cluster.agents:
+            routes = json.dumps(self._links.routes[agent.name])
+            (agent.directory / "routes.json").write_text(routes)
 
     def _kill_all(self) -> float:
         """Everything at once, mid-write; the seconds until it writes again."""
@@ -121,7 +121,7 @@ class Chaos:
         for server in self.cluster.servers:
             server.start()
         leader = self.cluster.leader(SETTLE_S)
-        wait_for(lambda: _writes(leader.connect, "after"), SETTLE_S, "it writes again", self.cluster.servers)
+        wait_for(lambda: _writes(leader, "after"), SETTLE_S, "it writes again", self.cluster.servers)
         return time.monotonic() - began
 
     def _end_clients(self) -> None:
@@ -181,9 +181,9 @@ def _answers(client: Client) -> int:
     return sum(op.outcome is Outcome.DONE for op in client.operations)
 
 
-def _writes(connect: Callable[[], object], key: str) -> bool:
-    with closing(connect()) as connection:  # type: ignore[type-var]
-        return Kv(connection).put(key, b"")  # type: ignore[arg-type]
+def _writes(agent: Agent, key: str) -> bool:
+    with closing(agent.connect()) as connection:
+        return Kv(connection).put(key, b"")
 
 
 def _windows(

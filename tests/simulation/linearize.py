@@ -91,9 +91,6 @@ def _unwritten(history: list[Op]) -> str:
     return ""
 
 
-_Tried = dict[tuple[int, int, int], list[int]]
-
-
 class _Search:
     """One key. Entries 1 to 2n are calls and returns in order of time; 0 is the head of the list."""
 
@@ -107,6 +104,11 @@ class _Search:
         self.steps = 0
         self._deepest = -1
         self._stuck: tuple[Op, int] | None = None
+        # The order tried now: the state after it, what is in it of both kinds, what is left, the way back.
+        self._state = self._bits = self._maybe = 0
+        self._left = len(self._done)
+        self._undo: list[tuple[int, int, bool]] = []  # entry (negative: unknown), state before, taken at once
+        self._tried: dict[tuple[int, int, int], list[int]] = {}
         self._link()
         self._rank_unknown()
 
@@ -116,8 +118,8 @@ class _Search:
         events += [(op.ended, 1, n) for n, op in enumerate(self._done)]
         events.sort()
         size = len(events) + 1
-        self._next = [*range(1, size), 0]
-        self._before = [size - 1, *range(size - 1)]
+        self._next: list[int] = [*range(1, size), 0]
+        self._before: list[int] = [size - 1, *range(size - 1)]
         self._op_at = [-1] * size
         self._is_call = [False] * size
         self._return_of = [0] * size
@@ -143,68 +145,76 @@ class _Search:
 
     def run(self) -> bool | None:
         """True: there is an order. False: there is none. None: the budget is over."""
-        step, following = self._register.step, self._next
-        undo: list[tuple[int, int, bool]] = []  # entry (negative: unknown), state before, taken at once
-        tried: _Tried = {}
-        state, bits, maybe, left = 0, 0, 0, len(self._done)
-        entry = following[0]
-        fresh = True
-        while left:
+        at = self._settle_unchanging()
+        while self._left:
             self.steps += 1
             if self.steps > self._budget:
                 return None
-            if fresh:
-                fresh = False
-                if at := self._unchanging(state):
-                    undo.append((at, state, True))
-                    bits |= 1 << self._rank[self._op_at[at]]
-                    left -= 1
-                    self._lift(at)
-                    entry, fresh = following[0], True
-                    continue
-            taken = False
-            while entry > 0 and self._is_call[entry]:
-                number = self._op_at[entry]
-                after = step(state, self._steps_of[number])
-                if after != REFUSED:
-                    now = bits | 1 << self._rank[number]
-                    if self._is_new(tried, now, maybe, after):
-                        undo.append((entry, state, False))
-                        state, bits, taken = after, now, True
-                        left -= 1
-                        self._lift(entry)
-                        break
-                entry = following[entry]
-            if not taken:
-                number = -entry if entry < 0 else 0
-                while number < len(self._unknown):
-                    after = self._possible(number, state, maybe)
-                    if after != REFUSED and self._is_new(tried, bits, maybe | 1 << number, after):
-                        undo.append((-1 - number, state, False))
-                        state, maybe, taken = after, maybe | 1 << number, True
-                        break
-                    number += 1
-            if taken:
-                entry, fresh = following[0], True
+            if self._try_known(at) or self._try_unknown(at):
+                at = self._settle_unchanging()
                 continue
-            self._note_stuck(left, state)
-            at_once = True
-            while at_once:
-                if not undo:
-                    return False
-                entry, state, at_once = undo.pop()
-                if entry > 0:
-                    bits ^= 1 << self._rank[self._op_at[entry]]
-                    left += 1
-                    self._unlift(entry)
-                else:
-                    maybe ^= 1 << (-1 - entry)
-            if entry > 0:
-                entry = following[entry]
-            # A negative entry says already which write of unknown outcome is next: -1 - n, and n + 1.
+            self._note_stuck()
+            back = self._go_back()
+            if back is None:
+                return False
+            at = back
         return True
 
-    def _unchanging(self, state: int) -> int:
+    def _settle_unchanging(self) -> int:
+        """Take whatever fits and never changes anything; the first entry that is left."""
+        while entry := self._unchanging():
+            self.steps += 1
+            self._take(entry, self._state, at_once=True)
+        return self._next[0]
+
+    def _try_known(self, entry: int) -> bool:
+        """Take the first pending call from this entry on that fits and leads to something new."""
+        while entry > 0 and self._is_call[entry]:
+            number = self._op_at[entry]
+            after = self._register.step(self._state, self._steps_of[number])
+            bits = self._bits | 1 << self._rank[number]
+            if after != REFUSED and self._is_new(bits, self._maybe, after):
+                self._take(entry, after)
+                return True
+            entry = self._next[entry]
+        return False
+
+    def _try_unknown(self, entry: int) -> bool:
+        """Take the first write of unknown outcome that makes a difference, after number -1 - `entry`."""
+        for number in range(-entry if entry < 0 else 0, len(self._unknown)):
+            after = self._possible(number)
+            if after != REFUSED and self._is_new(self._bits, self._maybe | 1 << number, after):
+                self._undo.append((-1 - number, self._state, False))
+                self._state = after
+                self._maybe |= 1 << number
+                return True
+        return False
+
+    def _take(self, entry: int, after: int, *, at_once: bool = False) -> None:
+        self._undo.append((entry, self._state, at_once))
+        self._state = after
+        self._bits |= 1 << self._rank[self._op_at[entry]]
+        self._left -= 1
+        self._lift(entry)
+
+    def _go_back(self) -> int | None:
+        """Undo to the last choice; where to go on from it, or None if there was none."""
+        at_once = True
+        entry = 0
+        while at_once:
+            if not self._undo:
+                return None
+            entry, self._state, at_once = self._undo.pop()
+            if entry > 0:
+                self._bits ^= 1 << self._rank[self._op_at[entry]]
+                self._left += 1
+                self._unlift(entry)
+            else:
+                self._maybe ^= 1 << (-1 - entry)
+        # A negative entry says itself which write of unknown outcome is next.
+        return self._next[entry] if entry > 0 else entry
+
+    def _unchanging(self) -> int:
         """The entry of a pending call that fits and can never change anything; 0 when there is none.
 
         A delete of what is not there does not count: later it may have something to delete.
@@ -212,19 +222,19 @@ class _Search:
         entry = self._next[0]
         while entry and self._is_call[entry]:
             step = self._steps_of[self._op_at[entry]]
-            if changes_nothing(step) and self._register.step(state, step) == state:
+            if changes_nothing(step) and self._register.step(self._state, step) == self._state:
                 return entry
             entry = self._next[entry]
         return 0
 
-    def _possible(self, number: int, state: int, maybe: int) -> int:
+    def _possible(self, number: int) -> int:
         """What this write of unknown outcome would make of the state, if it may be next and changes it."""
-        if maybe >> number & 1 or self._first_needs[number] & ~maybe:
+        if self._maybe >> number & 1 or self._first_needs[number] & ~self._maybe:
             return REFUSED
         if self._unknown[number].began > self._first_return():
             return REFUSED
-        after = self._register.step(state, self._unknown_steps[number])
-        return REFUSED if after == state else after
+        after = self._register.step(self._state, self._unknown_steps[number])
+        return REFUSED if after == self._state else after
 
     def _first_return(self) -> int:
         entry = self._next[0]
@@ -232,14 +242,14 @@ class _Search:
             entry = self._next[entry]
         return self._done[self._op_at[entry]].ended
 
-    def _is_new(self, tried: _Tried, bits: int, maybe: int, state: int) -> bool:
+    def _is_new(self, bits: int, maybe: int, state: int) -> bool:
         """Whether this is worth a search: these done, with this state after them.
 
         It is not if the same was reached with fewer of the unknown writes spent. The key leaves out the
         lowest operations, which are all done.
         """
         low = (~bits & (bits + 1)).bit_length() - 1
-        spent = tried.setdefault((low, bits >> low, state), [])
+        spent = self._tried.setdefault((low, bits >> low, state), [])
         if any(before & maybe == before for before in spent):
             return False
         spent.append(maybe)
@@ -254,13 +264,13 @@ class _Search:
         for entry in (self._return_of[call], call):
             self._next[self._before[entry]] = self._before[self._next[entry]] = entry
 
-    def _note_stuck(self, left: int, state: int) -> None:
-        done = len(self._done) - left
+    def _note_stuck(self) -> None:
+        done = len(self._done) - self._left
         if done > self._deepest:
             entry = self._next[0]
             while self._is_call[entry]:
                 entry = self._next[entry]
-            self._deepest, self._stuck = done, (self._done[self._op_at[entry]], state)
+            self._deepest, self._stuck = done, (self._done[self._op_at[entry]], self._state)
 
     def why(self) -> str:
         """How far the best order came."""

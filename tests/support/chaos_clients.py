@@ -22,8 +22,8 @@ from gemot.agent.client.kv import Entry, Kv
 PREFIX = "chaos/"
 KEYS = 3
 KEYS_LAST_S = 3.0
-TIMEOUT_S = 3.0
-"""Shorter than a write is held for without a leader: a client does not sit out every fault."""
+TIMEOUTS_S = (10.0, 3.0)
+"""One client in two hears what its agent has to say in the end; the other does not sit out every fault."""
 
 THINK_S = 0.02
 
@@ -31,9 +31,12 @@ THINK_S = 0.02
 class Client(threading.Thread):
     """`operations` grows until `over` is set; `error` tells a bug of ours, never a fault of the cluster."""
 
-    def __init__(self, *, name: str, agent: Agent, seed: int, over: threading.Event) -> None:
+    def __init__(
+        self, *, name: str, agent: Agent, seed: int, timeout_s: float, over: threading.Event
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._agent = agent
+        self._timeout_s = timeout_s
         self._chance = random.Random(f"{seed} {name}")
         self._over = over
         self._written = 0
@@ -44,7 +47,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while not self._over.is_set():
-                with closing(Connection(self._agent.http, timeout_s=TIMEOUT_S)) as connection:
+                with closing(Connection(self._agent.http, timeout_s=self._timeout_s)) as connection:
                     well = True
                     while well and not self._over.is_set():
                         well = self._act(Kv(connection))

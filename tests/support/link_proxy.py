@@ -27,10 +27,14 @@ Address = tuple[str, int]
 
 
 class Links:
-    """Proxies between all of `addresses` (name to host and port), each listening on its dialler's host."""
+    """Proxies from all of `addresses` (name to host and port) to all others, on their diallers' hosts.
 
-    def __init__(self, addresses: dict[str, Address]) -> None:
+    `diallers` (name to host) dial as well, and are dialled by nobody: client agents.
+    """
+
+    def __init__(self, addresses: dict[str, Address], diallers: dict[str, str] | None = None) -> None:
         self._addresses = addresses
+        self._diallers = {name: host for name, (host, _) in addresses.items()} | (diallers or {})
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._servers: list[asyncio.Server] = []
@@ -66,7 +70,7 @@ class Links:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
     async def _listen(self) -> None:
-        for here, (host, _) in self._addresses.items():
+        for here, host in self._diallers.items():
             for there, target in self._addresses.items():
                 if here != there:
                     await self._listen_for(here, there, host, target)

@@ -28,6 +28,7 @@ KINDS = (
     "kill-leader",
     "kill-two",
     "kill-agent",
+    "cut-agents",
     "majority",
     "isolate-leader",
     "ring",
@@ -57,7 +58,8 @@ def schedule(seed: int, seconds: float, *, wipe: bool = False) -> list[Fault]:
     kinds: list[str] = []
     at = 1.5
     while True:
-        lasts = round(chance.uniform(1.5, 4.0), 1)
+        # Some outlast the silence that a connection is given up after (5 s) and the hold of a write (7 s).
+        lasts = round(chance.uniform(5.0, 9.0) if chance.random() < 0.2 else chance.uniform(1.5, 4.0), 1)
         if at + lasts > seconds:
             return faults
         if not kinds:
@@ -115,6 +117,13 @@ class Nemesis(threading.Thread):
             return self._pause(one)
         if fault.kind == "kill-agent":
             return self._kill([chance.choice(self._cluster.clients)])
+        if fault.kind == "cut-agents":
+            lost = [
+                (agent.name, server)
+                for agent in self._cluster.clients
+                for server in chance.sample(self._names, 3)
+            ]
+            return self._net(cut={*lost, *((b, a) for a, b in lost)})
         if fault.kind == "kill-two":
             return self._kill(chance.sample(self._cluster.servers, 2))
         if kind in ("kill", "wipe"):
