@@ -20,7 +20,16 @@ from gemot.server.joining import Joining
 from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
 from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
 from gemot.server.model.catalog import Deregister
-from gemot.server.model.errors import Busy, Conflict, GemotError, NoLeader, NotLeader, RuleFailed, Unavailable
+from gemot.server.model.errors import (
+    Busy,
+    Conflict,
+    Forbidden,
+    GemotError,
+    NoLeader,
+    NotLeader,
+    RuleFailed,
+    Unavailable,
+)
 from gemot.server.ports import Identity, Peers, Timer
 from gemot.server.rpc.message import (
     Call,
@@ -311,11 +320,16 @@ class Operator:
 
     # -- leaving -----------------------------------------------------------------------------------
 
-    def leave(self, node: str, done: Done) -> None:
+    def leave(self, node: str, done: Done, *, asked_by: Member | None = None) -> None:
         """A node leaves on purpose: a server's vote is taken first, then its node goes out of the catalog.
 
-        Where the others could not go on without that vote it is refused, and nothing is changed.
+        Where the others could not go on without that vote it is refused, and nothing is changed. A client
+        agent speaks for no server, though it may have taken its name.
         """
+        client = asked_by is not None and asked_by.role == "client"
+        if client and any(server.name == node for server in self._directory.servers()):
+            done(Forbidden(f"{node} is a server: no client agent can have it leave"))
+            return
         if not self._replica.leads:
             self._connected.forget(node)
             leader = self._directory.get(self._replica.raft.leader)
