@@ -39,6 +39,7 @@ from gemot.server.rpc.message import (
     Member,
     Operate,
     ServerSeen,
+    Status,
     Survey,
     Surveyed,
 )
@@ -136,7 +137,16 @@ class Operator:
 
     def on_second(self) -> None:
         self.joining.on_second()
+        self._show_itself()
         self._set_defaults()
+
+    def _show_itself(self) -> None:
+        """One that does not vote never stands, so it speaks to nobody before a leader has found it."""
+        raft, me = self._replica.raft, self._tier.me
+        if self._identity.cluster() and not raft.leader and me.id not in raft.voters:
+            for server in self._directory.servers():
+                if server.id != me.id:
+                    self._peers.call(server, Status(), _ignore)
 
     def config(self) -> AutopilotConfig:
         """What was set last, else what this server's configuration says."""
@@ -372,3 +382,7 @@ class Operator:
     def _address(self, id: str) -> str:
         member = self._directory.get(id)
         return member.rpc if member is not None else ""
+
+
+def _ignore(_result: Any) -> None:
+    """What counts is that the other side sees who asked."""

@@ -222,6 +222,12 @@ def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:
         PATIENCE_S,
         "its node out of the catalog",
     )
+    # It may come back, with the data it had; its vote it gets like any other.
+    leader.start()
+    stage.expect_voters(stage.cluster.servers[:3])
+    assert gemot(leader, "leave") == "Graceful leave complete\n"
+    leader.wait()
+    stage.expect_voters(stays)
     # Of the two that are left one may go, but not while the other is dead.
     stays[1].kill()
     wait_for(lambda: not stays[0].get("/v1/status/leader"), PATIENCE_S, "no quorum")

@@ -59,6 +59,8 @@ def test_who_heard_of_the_servers_from_a_client_agent_is_told_the_cluster_by_the
     scene = Scene()
     scene.answers["srv1"] = Enlisted("c1")
     scene.joining.met((server(1),), KNOWN)
+    assert not scene.joining.begun, "they may not have founded one yet, and wait for this server to do so"
+    assert scene.joining.waiting_for == ""
     scene.joining.on_second()
     assert scene.belongs == "c1"
 
