@@ -49,12 +49,15 @@ class Joining:
 
     @property
     def begun(self) -> bool:
-        """There is a cluster to join, so none is to be founded."""
-        return bool(self._servers) and self._may()
+        """There is a cluster to join, so none is to be founded.
+
+        A client agent may know of servers that have not founded theirs yet: its word is not enough.
+        """
+        return bool(self._clusters) and self._may()
 
     @property
     def waiting_for(self) -> str:
-        if not self.begun:
+        if not (self.begun or (self._refusal and self._may())):
             return ""
         if len(self._clusters) > 1:
             told = ", ".join(f"{name} to {cluster}" for cluster, name in sorted(self._clusters.items()))
@@ -65,7 +68,7 @@ class Joining:
 
     def on_second(self) -> None:
         """Ask every server: whichever leads answers."""
-        if self.begun and len(self._clusters) <= 1:
+        if self._servers and len(self._clusters) <= 1 and self._may():
             for member in list(self._servers.values()):
                 self._call(member, Enlist(), partial(self._answered, member))
 

@@ -124,6 +124,8 @@ class Membership:
         """
         if self._left and not self._welcome(member.name, afresh):
             return
+        if self._is_anothers(member):
+            return
         self._heard[member.name] = (member, self._now_ms())
         if self._settled.get(member.name) != member:
             self._settled[member.name] = member
@@ -143,6 +145,19 @@ class Membership:
         self._heard.pop(name, None)
         self._settled.pop(name, None)
         self._left[name] = self._now_ms() + LEFT_FOR_MS
+
+    def _is_anothers(self, member: Member) -> bool:
+        """Its name is that of another id, which was heard of too lately to be gone.
+
+        A host that was wiped comes under the name of its former self, which has it until it has failed.
+        """
+        before, at = self._heard.get(member.name, (member, 0))
+        if before is member or self._now_ms() - at >= FAILED_AFTER_MS:
+            return False
+        if before is not None:
+            return before.id != member.id
+        known = self._look(member.name)
+        return known is not None and known.node.id not in ("", member.id)
 
     def _welcome(self, name: str, afresh: bool) -> bool:
         if afresh or self._left.get(name, 0) <= self._now_ms():

@@ -20,7 +20,16 @@ from gemot.server.joining import Joining
 from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
 from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
 from gemot.server.model.catalog import Deregister
-from gemot.server.model.errors import Busy, Conflict, GemotError, NoLeader, NotLeader, RuleFailed, Unavailable
+from gemot.server.model.errors import (
+    Busy,
+    Conflict,
+    Forbidden,
+    GemotError,
+    NoLeader,
+    NotLeader,
+    RuleFailed,
+    Unavailable,
+)
 from gemot.server.ports import Identity, Peers, Timer
 from gemot.server.rpc.message import (
     Call,
@@ -30,6 +39,7 @@ from gemot.server.rpc.message import (
     Member,
     Operate,
     ServerSeen,
+    Status,
     Survey,
     Surveyed,
 )
@@ -127,7 +137,16 @@ class Operator:
 
     def on_second(self) -> None:
         self.joining.on_second()
+        self._show_itself()
         self._set_defaults()
+
+    def _show_itself(self) -> None:
+        """One that does not vote never stands, so it speaks to nobody before a leader has found it."""
+        raft, me = self._replica.raft, self._tier.me
+        if self._identity.cluster() and not raft.leader and me.id not in raft.voters:
+            for server in self._directory.servers():
+                if server.id != me.id:
+                    self._peers.call(server, Status(), _ignore)
 
     def config(self) -> AutopilotConfig:
         """What was set last, else what this server's configuration says."""
@@ -311,11 +330,16 @@ class Operator:
 
     # -- leaving -----------------------------------------------------------------------------------
 
-    def leave(self, node: str, done: Done) -> None:
+    def leave(self, node: str, done: Done, *, asked_by: Member | None = None) -> None:
         """A node leaves on purpose: a server's vote is taken first, then its node goes out of the catalog.
 
-        Where the others could not go on without that vote it is refused, and nothing is changed.
+        Where the others could not go on without that vote it is refused, and nothing is changed. A client
+        agent speaks for no server, though it may have taken its name.
         """
+        client = asked_by is not None and asked_by.role == "client"
+        if client and any(server.name == node for server in self._directory.servers()):
+            done(Forbidden(f"{node} is a server: no client agent can have it leave"))
+            return
         if not self._replica.leads:
             self._connected.forget(node)
             leader = self._directory.get(self._replica.raft.leader)
@@ -358,3 +382,7 @@ class Operator:
     def _address(self, id: str) -> str:
         member = self._directory.get(id)
         return member.rpc if member is not None else ""
+
+
+def _ignore(_result: Any) -> None:
+    """What counts is that the other side sees who asked."""

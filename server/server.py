@@ -431,7 +431,7 @@ class Server:
                     self._heard_of(each)
                 reply(True)
             case Leave():
-                self.leave(call.node, reply)
+                self.operator.leave(call.node, reply, asked_by=member)
             case FetchSnapshot():
                 reply(_caught(lambda: self._upkeep.read_chunk(call.index, call.term, call.offset)))
             case Join():

@@ -26,7 +26,12 @@ _SETTABLE = (
 
 @click.group(name="operator")
 def command() -> None:
-    """Look after the servers: who votes, who leads, and what is done about those that fail."""
+    """Look after the servers: who votes, who leads, and what is done about those that fail.
+
+    \b
+    Who votes, and how far behind each is:
+      gemot operator raft list-peers
+    """
 
 
 @command.group()

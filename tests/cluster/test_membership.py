@@ -222,8 +222,53 @@ def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:
         PATIENCE_S,
         "its node out of the catalog",
     )
+    # It may come back, with the data it had; its vote it gets like any other.
+    leader.start()
+    stage.expect_voters(stage.cluster.servers[:3])
+    assert gemot(leader, "leave") == "Graceful leave complete\n"
+    leader.wait()
+    stage.expect_voters(stays)
     # Of the two that are left one may go, but not while the other is dead.
     stays[1].kill()
     wait_for(lambda: not stays[0].get("/v1/status/leader"), PATIENCE_S, "no quorum")
     gemot(stays[0], "leave", code=1)
     assert stays[0].running
+
+
+def test_a_server_that_joins_late_is_given_a_snapshot(stage: Stage) -> None:
+    """What it would have to read from the beginning is not in the log any more."""
+    first, second = stage.cluster.servers[:2]
+    for server in (first, second):
+        server.write_config(raft_snapshot_threshold=16, raft_trailing_logs=16, raft_log_segment_bytes=1 << 16)
+    stage.grow(1)
+    for number in range(300):
+        first.put(f"/v1/kv/early/{number}", b"x" * 1_000)
+    segments = first.directory / "data" / "raft" / "log"
+    wait_for(
+        lambda: not list(segments.glob("0000000001-*.seg")),
+        PATIENCE_S,
+        "a log without its beginning",
+        [first],
+    )
+    stage.grow(2)
+    found = second.get("/v1/kv/early/", keys=True, stale=True)
+    assert len(found) == 300
+    assert list((second.directory / "data" / "raft" / "snap").glob("*.snap"))
+
+
+def test_a_server_of_another_cluster_is_refused_and_told_why(stage: Stage) -> None:
+    first, other = stage.cluster.servers[:2]
+    stage.grow(1)
+    joins = other._config["retry_join"]
+    other.write_config(bootstrap_expect=1, retry_join=[])
+    other.start()
+    wait_for(lambda: other.put("/v1/kv/mine", b"1"), PATIENCE_S, "a cluster of its own", [other])
+    other.stop()
+    other.write_config(retry_join=joins)
+    other.start()
+    wait_for(lambda: "cannot join yet" in other.tail(), PATIENCE_S, "a refusal", [other])
+    said = next(line for line in other.tail().splitlines() if "cannot join yet" in line)
+    assert "refused: srv2 belongs to cluster " in said
+    assert "srv1 to cluster " in said
+    assert [one["Node"] for one in first.get("/v1/operator/raft/configuration")["Servers"]] == ["srv1"]
+    assert other.get("/v1/kv/mine", raw=True) == 1

@@ -57,7 +57,9 @@ def test_no_second_change_before_the_first_is_committed() -> None:
     group = Group("abc")
     leader = group.elect("a")
     group.isolate("a")
-    leader.raft.change_voters("ab")
+    assert leader.raft.voters_settled
+    index = leader.raft.change_voters("ab")
+    assert (leader.raft.voters_settled, leader.raft.voters_index) == (False, index)
     with pytest.raises(BadChange, match="not committed yet"):
         leader.raft.change_voters("a")
 

@@ -33,6 +33,7 @@ from gemot.server.rpc.message import (
     Bookmark,
     Call,
     Cancelled,
+    Enlist,
     FetchSnapshot,
     Forward,
     Found,
@@ -208,6 +209,7 @@ SERVERS_ONLY: list[Call] = [
     FetchSnapshot(1, 1, 0),
     Report((ME,)),
     Promise("c", (ME,)),
+    Enlist(),
     Found("c", (ME,)),
 ]
 

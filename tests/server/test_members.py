@@ -14,6 +14,7 @@ from gemot.server.members import (
     FAIL_AGAIN_MS,
     FAILED_AFTER_MS,
     FORMER_LEADER_MS,
+    LEFT_FOR_MS,
     RECONCILE_EVERY_MS,
     Connected,
     Membership,
@@ -214,3 +215,53 @@ def test_the_time_before_it_led_is_no_sleep_of_the_leader(scene: Scene) -> None:
     scene.membership.begin()
     scene.pass_ms(FAILED_AFTER_MS + 50)
     assert scene.health("web1") == "critical"
+
+
+def test_a_wiped_host_gets_its_name_once_its_former_self_is_silent(scene: Scene) -> None:
+    """Its new id comes at once; the old one had the name until it counts as failed."""
+    old, new = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
+    scene.membership.joined(old)
+    for _ in range(FAILED_AFTER_MS // 500 + 4):
+        scene.membership.joined(new)
+        scene.pass_ms(500)
+    assert scene.one.value(NodeInfo("srv1")).node.id == new.id
+    assert scene.health("srv1") == "passing"
+    assert list(scene.membership.servers()) == [new.id]
+
+
+def test_a_host_that_lives_keeps_its_name(scene: Scene) -> None:
+    holder, other = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
+    for leader in ("the same", "a new one"):
+        if leader == "a new one":
+            scene.membership = scene.new_leader()
+            scene.membership.begin()
+        for _ in range(20):
+            scene.membership.joined(other) if leader == "a new one" else None
+            scene.membership.joined(holder)
+            scene.membership.joined(other)
+            scene.pass_ms(1_000)
+        assert scene.one.value(NodeInfo("srv1")).node.id == holder.id
+        assert list(scene.membership.servers()) == [holder.id]
+
+
+def test_who_left_is_not_brought_back_by_hearsay_but_by_a_connection(scene: Scene) -> None:
+    """A server that leaves still has connections to the others while it ends, and they report it."""
+    scene.membership.joined(server(1))
+    scene.membership.left("srv1")
+    scene.one.apply(Deregister("srv1"))
+    scene.membership.joined(server(1))
+    assert scene.health("srv1") == ""
+    scene.membership.joined(server(1), afresh=True)
+    assert scene.health("srv1") == "passing"
+    scene.membership.left("srv1")
+    scene.pass_ms(LEFT_FOR_MS)
+    scene.membership.joined(server(1))
+    assert list(scene.membership.servers()) == [server(1).id]
+
+
+def test_of_the_servers_those_count_that_were_heard_of_lately(scene: Scene) -> None:
+    scene.membership.joined(server(1))
+    scene.membership.joined(client(1))
+    assert list(scene.membership.servers()) == [server(1).id]
+    scene.pass_ms(FAILED_AFTER_MS)
+    assert scene.membership.servers() == {}

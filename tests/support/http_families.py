@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, health, kv, status
+from gemot.agent.http import catalog, health, kv, operator, status
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
 from gemot.agent.metrics import Metrics
 from gemot.agent.views import Views
+
+WALL_S = 1_700_000_000.0
+"""The time of day, as the operator family is told it."""
 
 FACTS = Facts(
     node="n1",
@@ -38,6 +41,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *catalog.routes(servers=servers, datacenter="dc1", views=views),
             *health.routes(servers=servers, datacenter="dc1", views=views),
             *status.routes(servers=servers, datacenter="dc1"),
+            *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
             *own.routes(
                 servers=servers,
                 facts=FACTS,

@@ -22,7 +22,7 @@ from gemot.server.model.kv import KvEntry, KvList
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.reads import Reads
-from gemot.server.rpc.message import Operate, Survey
+from gemot.server.rpc.message import Operate, Survey, Surveyed
 from gemot.server.runtime.timer import LoopTimer
 from gemot.server.state import digest
 from gemot.server.state.store import Found, State
@@ -73,6 +73,8 @@ class LocalServers:
         )
         self.failure: GemotError | None = None
         self.leads = True
+        self.operated: list[Operate | Survey] = []
+        self.surveyed = Surveyed((), 7, True, 0, "srv1", "")
         self.applied: list[Command] = []
         self.asked: list[tuple[str, IdempotencyKey | None]] = []
         noop = (Entry(1, index, EntryKind.NOOP, b"") for index in range(1, FIRST_INDEX + 1))
@@ -148,7 +150,11 @@ class LocalServers:
         return _Subscribed(self._reads.subscribe(query, "", 0, told))
 
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
-        raise NotImplementedError
+        """`surveyed` is what is seen; what was wanted is kept in `operated`."""
+        self.operated.append(call)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        settle(future)(self.failure or (self.surveyed if isinstance(call, Survey) else True))
+        return future
 
     def leader(self) -> asyncio.Future[str]:
         return self._known("127.0.0.1:8300" if self.leads else "")

@@ -1,0 +1,70 @@
+"""`gemot operator` against a real agent that is a server by itself."""
+
+from __future__ import annotations
+
+import json
+
+from support.dev_agent import Shell
+
+
+def test_the_peers_are_told_in_columns(gemot: Shell) -> None:
+    told = gemot("operator", "raft", "list-peers")
+    assert told.code == 0, told.err
+    head, peer = told.out.splitlines()
+    assert head.split("  ")[0] == "Node"
+    assert "Commit Index  Trails Leader By" in head
+    assert peer.split()[0] == "n1"
+    assert peer.split()[3:6] == ["leader", "true", "3"]
+    assert peer.split()[-1] == "-"
+    assert gemot("operator", "raft", "list-peers", "-stale").code == 0
+
+
+def test_a_peer_to_remove_is_named_by_one_of_two_flags_and_must_exist(gemot: Shell) -> None:
+    neither = gemot("operator", "raft", "remove-peer")
+    both = gemot("operator", "raft", "remove-peer", "-id=a", "-address=b")
+    assert (neither.code, both.code) == (1, 1)
+    assert "either -id or -address" in neither.err
+    assert "either -id or -address" in both.err
+    unknown = gemot("operator", "raft", "remove-peer", "-address=10.0.0.9:8300")
+    assert unknown.code == 1
+    assert 'address "10.0.0.9:8300" was not found in the Raft configuration' in unknown.err
+
+
+def test_the_only_voter_neither_goes_nor_hands_over(gemot: Shell) -> None:
+    id = gemot("operator", "raft", "list-peers").out.splitlines()[1].split()[1]
+    gone = gemot("operator", "raft", "remove-peer", f"-id={id}")
+    assert gone.code == 1
+    assert "is the only voter" in gone.err
+    handed = gemot("operator", "raft", "transfer-leader")
+    assert handed.code == 1
+    assert "cannot be transferred" in handed.err
+
+
+def test_the_health_is_told_with_who_says_so(gemot: Shell) -> None:
+    told = gemot("operator", "raft", "health")
+    assert told.code == 0, told.err
+    assert told.out.startswith("Seen by  n1\nLeader   n1\n\nNode ")
+
+
+def test_how_servers_are_looked_after_is_shown_and_changed(gemot: Shell) -> None:
+    before = gemot("operator", "autopilot", "get-config").out
+    assert "CleanupDeadServers = true\nLastContactThreshold = 200ms\n" in before
+    assert 'RedundancyZoneTag = ""\n' in before
+    changed = gemot("operator", "autopilot", "set-config", "-min-quorum=3", "-cleanup-dead-servers=false")
+    assert (changed.code, changed.out) == (0, "Configuration updated!\n"), changed.err
+    after = gemot("operator", "autopilot", "get-config").out
+    assert "CleanupDeadServers = false\n" in after
+    assert "MinQuorum = 3\n" in after
+    assert "ServerStabilizationTime = 10s\n" in after
+    refused = gemot("operator", "autopilot", "set-config", "-last-contact-threshold=soon")
+    assert refused.code == 1
+    assert "invalid duration" in refused.err
+
+
+def test_the_state_is_told_for_people_and_as_json(gemot: Shell) -> None:
+    told = gemot("operator", "autopilot", "state")
+    assert told.code == 0, told.err
+    assert told.out.startswith("Healthy:                      true\nFailure Tolerance:            0\n")
+    assert "Status:       leader" in told.out
+    found = json.loads(gemot("operator", "autopilot", "state", "-format=json").out)
+    assert found["Voters"] == [found["Leader"]]

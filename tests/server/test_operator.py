@@ -1,0 +1,126 @@
+"""What operators and joining servers ask: answered by the leader, sent on once by the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulation.network import CALM
+from simulation.node import Node
+from simulation.run import SECOND_US, Run
+from support.lossy_vfs import registered
+from support.members import client
+
+from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed
+from gemot.server.rpc.message import Call, Enlist, Enlisted, Leave, Member, Operate, Survey, Surveyed
+from gemot.server.server import Server
+
+SEED = 2
+
+
+class Scene:
+    """Simulated servers in calm weather, one of which leads."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        run.network.weather = CALM
+        for node in run.nodes:
+            node.start()
+        self.pass_us(4 * SECOND_US)
+        self.leader = next(node for node in run.nodes if _server(node).leads)
+        self.others = [node for node in run.nodes if node is not self.leader]
+
+    def pass_us(self, us: int) -> None:
+        self.run.world.run(self.run.world.now_us + us)
+
+    def ask(self, node: Node, call: Call, *, by: Member | None = None, us: int = 3 * SECOND_US) -> Any:
+        told: list[Any] = []
+        reply: Callable[[Any], None] = told.append
+        _server(node).handle(by or self.others[-1].member, call, reply)
+        self.pass_us(us)
+        (answer,) = told
+        return answer
+
+    def voters(self) -> tuple[str, ...]:
+        return _server(self.leader).replica.raft.voters
+
+
+def _server(node: Node) -> Server:
+    assert node.server is not None
+    return node.server
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with registered("gemot-operator") as vfs:
+        run = Run(SEED, tmp_path, vfs)
+        yield Scene(run)
+        run.close()
+
+
+def test_the_leader_alone_lets_a_server_in_and_no_voter_under_its_old_id(scene: Scene) -> None:
+    new = Member("9" * 36, "new", "10.0.0.99", "server", "dc1", "", "10.0.0.99:8300")
+    cluster = _server(scene.leader).hello().cluster
+    assert scene.ask(scene.leader, Enlist(), by=new) == Enlisted(cluster)
+    assert isinstance(scene.ask(scene.others[0], Enlist(), by=new), NotLeader)
+    refused = scene.ask(scene.leader, Enlist(), by=scene.others[0].member)
+    assert isinstance(refused, Conflict)
+    assert "must not vote again under its old id" in refused.message
+
+
+def test_any_server_tells_what_the_leader_sees(scene: Scene) -> None:
+    answers = [scene.ask(node, Survey()) for node in scene.run.nodes]
+    for answer in answers:
+        assert isinstance(answer, Surveyed)
+        assert answer.by == scene.leader.name
+        assert [server.leader for server in answer.servers].count(True) == 1
+        assert all(server.healthy for server in answer.servers)
+    assert isinstance(scene.ask(scene.others[0], Survey(forwarded=True)), NotLeader), "sent on once"
+
+
+def test_a_server_cut_off_from_all_tells_what_it_sees_itself(scene: Scene) -> None:
+    for node in (scene.leader, *scene.others[1:]):
+        node.crash()
+    scene.pass_us(5 * SECOND_US)
+    answer = scene.ask(scene.others[0], Survey(here=True))
+    assert isinstance(answer, Surveyed)
+    assert not answer.healthy
+    assert [server.leader for server in answer.servers].count(True) == 0
+    assert isinstance(scene.ask(scene.others[0], Survey(), us=20 * SECOND_US), GemotError)
+
+
+def test_a_peer_that_is_none_is_told_in_consuls_words(scene: Scene) -> None:
+    for call, text in (
+        (Operate("remove-peer", id="x"), 'id "x" was not found in the Raft configuration'),
+        (
+            Operate("remove-peer", address="10.9.9.9:1"),
+            'address "10.9.9.9:1" was not found in the Raft configuration',
+        ),
+    ):
+        answer = scene.ask(scene.others[0], call)
+        assert isinstance(answer, RuleFailed)
+        assert answer.message == text
+
+
+def test_a_voter_is_removed_by_its_address(scene: Scene) -> None:
+    gone = scene.others[0]
+    gone.crash()
+    before = scene.voters()
+    assert scene.ask(scene.others[-1], Operate("remove-peer", address=gone.member.rpc)) is True
+    assert scene.voters() == tuple(id for id in before if id != gone.member.id)
+
+
+def test_the_leadership_goes_to_whom_it_is_meant_for(scene: Scene) -> None:
+    to = scene.others[0]
+    assert scene.ask(scene.others[-1], Operate("transfer", id=to.member.id)) is True
+    assert _server(to).leads
+
+
+def test_no_client_agent_has_a_server_leave(scene: Scene) -> None:
+    before = scene.voters()
+    for named in (client(1), client(1, name=scene.others[0].name)):
+        answer = scene.ask(scene.leader, Leave(scene.others[0].name), by=named)
+        assert isinstance(answer, Forbidden)
+    assert scene.voters() == before

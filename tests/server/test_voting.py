@@ -1,0 +1,131 @@
+"""Votes taken on demand, over a real group of the core: tried until committed, refused where it harms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from support.raft_group import Group, Member
+
+from gemot.server.model.errors import NotLeader, RuleFailed, Unavailable
+from gemot.server.raft.types import Append, Message
+from gemot.server.voting import Voting
+
+HOLD_MS = 7_000
+
+
+class Scene:
+    """The voters of a group, led by "a"; `alive` are those that answer."""
+
+    def __init__(self, ids: str) -> None:
+        self.group = Group(ids)
+        self.leader: Member = self.group.elect("a")
+        self.raft = self.leader.raft
+        self.alive = list(ids)
+        self.now_ms = 0
+        self.told: list[Any] = []
+        self.voting = Voting(
+            replica=self,  # type: ignore[arg-type]
+            alive=lambda: self.alive,
+            name=lambda id: f"srv-{id}",
+            now_ms=lambda: self.now_ms,
+            hold_ms=HOLD_MS,
+        )
+
+    @property
+    def leads(self) -> bool:
+        return self.raft.leader == "a"
+
+    def change_voters(self, voters: Sequence[str]) -> None:
+        self.raft.change_voters(voters)
+
+    def pass_ticks(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.group.tick(1)
+            self.voting.on_tick()
+
+
+def _appends(to: str, message: Message) -> bool:
+    return isinstance(message, Append) and message.body != b""
+
+
+def test_a_vote_is_taken_and_told_once_that_is_committed() -> None:
+    scene = Scene("abc")
+    scene.group.drop = _appends
+    scene.voting.remove("c", scene.told.append)
+    scene.pass_ticks(3)
+    assert scene.raft.voters == ("a", "b")
+    assert scene.told == [], "logged is not committed"
+    scene.group.heal()
+    scene.pass_ticks(3)
+    assert scene.told == [True]
+
+
+def test_two_demands_go_one_after_the_other() -> None:
+    scene = Scene("abcde")
+    for id in "de":
+        scene.voting.remove(id, scene.told.append)
+    scene.pass_ticks(5)
+    assert scene.told == [True, True]
+    assert scene.raft.voters == ("a", "b", "c")
+
+
+def test_who_has_no_vote_has_nothing_taken() -> None:
+    scene = Scene("abc")
+    scene.voting.remove("z", scene.told.append)
+    assert scene.told == [True]
+
+
+def test_a_leader_that_gives_its_vote_back_is_told_though_it_leads_no_more() -> None:
+    scene = Scene("abc")
+    scene.voting.remove("a", scene.told.append)
+    scene.pass_ticks(3)
+    assert scene.told == [True]
+    assert not scene.leads
+
+
+@pytest.mark.parametrize(
+    ("ids", "alive", "removed", "text"),
+    [
+        ("a", "a", "a", "srv-a is the only voter"),
+        ("abc", "ab", "b", "without srv-b only 1 of 2 voters would answer, and 2 have to agree: start or "),
+        ("abcd", "ac", "c", "only 1 of 3"),
+    ],
+)
+def test_what_would_leave_no_quorum_is_refused(ids: str, alive: str, removed: str, text: str) -> None:
+    scene = Scene(ids)
+    scene.alive = list(alive)
+    scene.voting.remove(removed, scene.told.append)
+    (refusal,) = scene.told
+    assert isinstance(refusal, RuleFailed)
+    assert text in refusal.message
+    assert scene.raft.voters == tuple(ids)
+
+
+def test_a_dead_one_may_always_go() -> None:
+    scene = Scene("abc")
+    scene.alive = ["a", "b"]
+    scene.voting.remove("c", scene.told.append)
+    scene.pass_ticks(3)
+    assert scene.told == [True]
+
+
+def test_a_change_that_is_not_committed_in_time_is_told_as_such() -> None:
+    scene = Scene("abc")
+    scene.group.drop = _appends
+    scene.voting.remove("c", scene.told.append)
+    scene.now_ms = HOLD_MS
+    scene.pass_ticks(1)
+    (error,) = scene.told
+    assert isinstance(error, Unavailable)
+    assert "the vote of srv-c could not be taken" in error.message
+
+
+def test_a_leader_that_is_one_no_more_says_so() -> None:
+    scene = Scene("abc")
+    scene.group.isolate("a")
+    scene.voting.remove("c", scene.told.append)
+    scene.pass_ticks(15)
+    (error,) = scene.told
+    assert isinstance(error, NotLeader)
