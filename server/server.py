@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from gemot.server.bootstrap import Bootstrap, Pledge
+from gemot.server.compaction import Compaction
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
@@ -30,7 +31,6 @@ from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
     ReadState,
-    SnapshotMeta,
     SnapshotOffer,
 )
 from gemot.server.reads import LIST_ROWS, Reads
@@ -65,9 +65,6 @@ from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
 
 SECOND_MS = 1_000
-STORM = 16
-"""Times `snapshot_entries`: with so many entries since the last snapshot the rest between two is over."""
-
 STALLED = (
     "no sync of the log has ended for an election timeout; until one does, this server does not lead or vote"
 )
@@ -113,7 +110,6 @@ class Server:
         self.me = me
         self._config = config
         self._raft = raft
-        self._log = log
         self.state = state
         self._identity = identity
         self._upkeep = upkeep
@@ -175,7 +171,7 @@ class Server:
             inbox=upkeep.inbox,
             replace_state=upkeep.replace_state,
             timer=timer,
-            busy=lambda: self._snapshotting or self._checkpointing,
+            busy=lambda: self.compaction.snapshotting or self.compaction.checkpointing,
             readers=self.reads,
         )
         self.bootstrap = Bootstrap(
@@ -207,11 +203,17 @@ class Server:
             defaults=config.autopilot,
         )
         self._second_due = timer.now_ms()
-        self._snapshotting = False
-        self._renew: int | None = None
         self.scrubbed = ""
-        self._snapshot_ms = -config.snapshot_rest_ms
-        self._checkpointing = False
+        self.compaction = Compaction(
+            bounds=config,
+            raft=raft,
+            log=log,
+            state=state,
+            upkeep=upkeep,
+            timer=timer,
+            replacing=lambda: self.installer.replacing,
+            fits=lambda: self.space.fits_snapshot,
+        )
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -238,56 +240,16 @@ class Server:
         self.space.look(replacing=self.installer.replacing)
         self._report()
         self._tell_bookmarks()
-        self._keep_small()
+        self.compaction.on_second()
 
     def _tell_bookmarks(self) -> None:
         """Everything up to here was told."""
         at = self.replica.applied_index
         self.reads.bookmark(Bookmark(at, self.knows_leader(), self.last_contact_ms()))
 
-    def _keep_small(self) -> None:
-        if self.installer.replacing:
-            return
-        self.state.settle()
-        if self._snapshot_due() and not self._snapshotting and self.space.fits_snapshot:
-            self._snapshotting = True
-            self._snapshot_ms = self._timer.now_ms()
-            self._upkeep.take_snapshot(self._raft.voters_at, self._snapshot_taken)
-        if self.state.wal_bytes() >= self._config.checkpoint_wal_bytes and not self._checkpointing:
-            self._checkpointing = True
-            self._upkeep.checkpoint(self._checkpointed)
-
-    def _snapshot_due(self) -> bool:
-        """Something damaged is to be replaced, or there are enough entries since the last one.
-
-        And under a storm of writes not a copy every few seconds.
-        """
-        if self._renew is not None and self.state.applied_index >= max(self._renew, 1):
-            return True
-        newest = self._upkeep.newest_snapshot()
-        since = self.state.applied_index - (newest.index if newest is not None else 0)
-        rested = self._timer.now_ms() - self._snapshot_ms >= self._config.snapshot_rest_ms
-        enough = self._config.snapshot_entries
-        return since >= enough and (rested or since >= STORM * enough)
-
-    def _snapshot_taken(self, meta: SnapshotMeta) -> None:
-        self._snapshotting = False
-        oldest = self._upkeep.oldest_snapshot()
-        assert oldest is not None, "a snapshot was just taken"
-        through = min(oldest.index, self.state.applied_index - self._config.trailing_entries)
-        if self._renew is not None and self._renew <= meta.index:
-            # What is before the damage leads nowhere: the older snapshot does not need it.
-            through, self._renew = max(through, self._renew), None
-        if through > 0:
-            self._log.compact(through)
-        self._raft.compacted(max(through, 0), meta)
-
     def on_rot(self, through: int) -> None:
-        """Damage was found in a snapshot, or in the log up to entry `through`: take a new snapshot soon."""
-        self._renew = max(self._renew or 0, through)
-
-    def _checkpointed(self, _proven: int) -> None:
-        self._checkpointing = False
+        """Damage was found in a snapshot, or in the log up to entry `through`."""
+        self.compaction.on_rot(through)
 
     # -- what the agent of this host, or a session, asks ---------------------------------------------
 

@@ -41,6 +41,8 @@ class Scene:
         )
         self.reader.start()
 
+    applied_index = 0
+
     def settle(self) -> None: ...
 
     def stopwatch_us(self) -> int:

@@ -20,7 +20,6 @@ from gemot.server.raft.types import (
     HardState,
     RaftConfig,
     Role,
-    SnapshotMeta,
     Voters,
     encode_voters,
 )
@@ -57,8 +56,7 @@ class Home:
         opened.machine.apply([_entry(index) for index in range(1, applied + 1)])
         opened.state.settle()
         if compact:
-            guess = SnapshotMeta(opened.state.applied_index, opened.state.applied_term, IDS)
-            write_snapshot(opened.file, opened.snapshots, DISK, guess, opened.state.epoch)
+            write_snapshot(opened.file, opened.snapshots, DISK, lambda _index: IDS, opened.state.epoch)
             opened.durable.log.compact(applied)
         opened.file.close()
         opened.durable.write_meta()

@@ -10,7 +10,7 @@ from support.virtual import chance
 from gemot.server.copies import write_snapshot
 from gemot.server.model.command import ENVELOPE_VERSION, Envelope, encode
 from gemot.server.model.kv import KvGet, KvSet
-from gemot.server.raft.types import Batch, Entry, EntryKind, HardState, RaftConfig, SnapshotMeta, Voters
+from gemot.server.raft.types import Batch, Entry, EntryKind, HardState, RaftConfig, Voters
 from gemot.server.raft.types import encode_voters as encoded
 from gemot.server.recovery import DataConfig, Opened, mark_state_damaged, open_data
 from gemot.server.state.permission import ALLOW_ALL
@@ -37,8 +37,8 @@ class Home:
         self.opened.machine.apply(entries)
         self.opened.state.settle()
         state = self.opened.state
-        guess = SnapshotMeta(state.applied_index, state.applied_term, (ME,))
-        self.snapshot = write_snapshot(self.opened.file, self.opened.snapshots, DISK, guess, state.epoch)
+        opened = self.opened
+        self.snapshot = write_snapshot(opened.file, opened.snapshots, DISK, lambda _index: (ME,), state.epoch)
         self.opened.file.checkpoint()
 
     def open(self) -> Opened:
@@ -135,8 +135,8 @@ def test_a_damaged_snapshot_goes_when_a_new_one_is_made(home: Home) -> None:
     assert told(scrub.found) == ["snapshot"]
     state = home.opened.state
     home.opened.machine.apply([_entry(61)])
-    guess = SnapshotMeta(state.applied_index, state.applied_term, (ME,))
-    new = write_snapshot(home.opened.file, home.opened.snapshots, DISK, guess, state.epoch)
+    opened = home.opened
+    new = write_snapshot(opened.file, opened.snapshots, DISK, lambda _index: (ME,), state.epoch)
     assert home.opened.snapshots.all() == (new,)
     assert home.scrub().whole == [new]
 
