@@ -150,7 +150,7 @@ def test_a_damaged_page_of_the_state_is_found_and_a_start_builds_it_again(home: 
     assert "does not fit its checksum" in scrub.found[0].message
     assert scrub.rebuildable()
 
-    mark_state_damaged(DISK, str(home.folder))
+    mark_state_damaged(str(home.folder))
     home.close()
     home.opened = home.open()
     assert [note for note in home.opened.notes if "pages of it were found damaged" in note]

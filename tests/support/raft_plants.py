@@ -51,7 +51,7 @@ def older_term_counts(patch: pytest.MonkeyPatch) -> None:
 def votes_twice(patch: pytest.MonkeyPatch) -> None:
     """A vote is given to everyone who asks."""
 
-    def answer(core: Core, ask: VoteAsk, *, repairing: bool) -> bool:
+    def answer(core: Core, ask: VoteAsk, *, unfit: bool) -> bool:
         if not election._fresh_enough(core, ask):
             return False
         core.vote = ask.sender
@@ -167,10 +167,10 @@ def a_pre_vote_raises_the_term(patch: pytest.MonkeyPatch) -> None:
     """Bug 9."""
     answer = election.answer_pre_vote
 
-    def answer_pre_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> None:
+    def answer_pre_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> None:
         if ask.term > core.term:
             core.enter_term(ask.term)
-        answer(core, ask, repairing=repairing)
+        answer(core, ask, unfit=unfit)
 
     patch.setattr(node, "answer_pre_vote", answer_pre_vote)
 
@@ -200,8 +200,8 @@ def only_known_voters_vote(patch: pytest.MonkeyPatch) -> None:
     """Bug 15, the other way."""
     answer = election.answer_vote
 
-    def answer_vote(core: Core, ask: VoteAsk, *, repairing: bool) -> bool:
-        return core.votes and answer(core, ask, repairing=repairing)
+    def answer_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> bool:
+        return core.votes and answer(core, ask, unfit=unfit)
 
     patch.setattr(node, "answer_vote", answer_vote)
 
@@ -238,7 +238,7 @@ def what_is_committed_is_applied_unsaved(patch: pytest.MonkeyPatch) -> None:
 def a_damaged_server_votes(patch: pytest.MonkeyPatch) -> None:
     """Bug 24."""
     answer = election.answer_pre_vote
-    patch.setattr(node, "answer_pre_vote", lambda core, ask, repairing: answer(core, ask, repairing=False))
+    patch.setattr(node, "answer_pre_vote", lambda core, ask, unfit: answer(core, ask, unfit=False))
 
 
 def old_words_of_a_damaged_server_count(patch: pytest.MonkeyPatch) -> None:
