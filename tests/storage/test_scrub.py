@@ -153,7 +153,7 @@ def test_a_damaged_page_of_the_state_is_found_and_a_start_builds_it_again(home: 
     mark_state_damaged(str(home.folder))
     home.close()
     home.opened = home.open()
-    assert [note for note in home.opened.notes if "pages of it were found damaged" in note]
+    assert [note for note in home.opened.notes if "a damaged page was met" in note]
     entry, _ = home.opened.state.read(KvGet(b"k30"), "")
     assert entry.value == b"value 30 " * 400
     assert home.scrub().found == []
