@@ -25,7 +25,7 @@ from gemot.agent.config.resolve import dns_settings, listening
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, kv, operations, status
+from gemot.agent.http import catalog, health, kv, operations, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -356,6 +356,7 @@ class Daemon:
             *catalog.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
+            *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(servers=servers, facts=self._facts(), metrics=self._metrics, stats=self._stats),
             *agent_api.routes(
                 local=self._local,

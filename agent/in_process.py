@@ -10,7 +10,7 @@ from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
-from gemot.server.rpc.message import Bookmark
+from gemot.server.rpc.message import Bookmark, Call
 from gemot.server.server import Server
 
 REFUSED_AGAIN_S = 1.0
@@ -47,6 +47,13 @@ class InProcessServers:
         subscription = _Local(self._server, self._loop, query, on_answer, on_bookmark)
         subscription.open()
         return subscription
+
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        cancel = self._server.handle(self._server.me, call, settle(future))
+        if not future.done():
+            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+        return future
 
     def leader(self) -> asyncio.Future[str]:
         leader = self._server.status().leader

@@ -29,9 +29,11 @@ from gemot.server.rpc.message import (
     Hello,
     Leave,
     Member,
+    ReadArchive,
     Status,
     Subscribe,
     TierStatus,
+    Upload,
 )
 from gemot.server.runtime.connection import Dialler
 from gemot.server.runtime.timer import LoopTimer
@@ -164,6 +166,18 @@ class RemoteServers:
         if self._dialler.ready:
             remote.open(self._dialler)
         return remote
+
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if isinstance(call, ReadArchive) and not call.id:
+            # Making the copy takes its time: the hold time counts anew with every server that is lost.
+            self._ask(lambda _hold_ms: call, future, waits=True)
+        elif isinstance(call, Upload) and not call.offset and not call.last:
+            self._ask(lambda _hold_ms: call, future, waits=True)
+        else:
+            cancel = self._dialler.call(call, settle(future))
+            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+        return future
 
     def leader(self) -> asyncio.Future[str]:
         return self._status(lambda status: status.leader.rpc if status.leader is not None else "")

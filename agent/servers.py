@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Call
 
 
 class Subscription(Protocol):
@@ -45,6 +46,13 @@ class Servers(Protocol):
         to be another cluster (see `Tier.on_new_cluster`). `on_bookmark` is called
         about once a second while a server with a leader is connected: an Answer with value None, the
         index up to which all was told, and the age of the leader's last contact.
+        """
+
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        """One step of saving or restoring a snapshot (`archives.py`), asked of one server.
+
+        The first step is held like a write while there is no server; the others belong to the server that
+        answered it, and fail when the way to it breaks.
         """
 
     def leader(self) -> asyncio.Future[str]:

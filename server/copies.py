@@ -10,8 +10,11 @@ from pathlib import Path
 from gemot.server.model.errors import DiskFailed, GemotError, NotFound
 from gemot.server.raft.types import SnapshotMeta
 from gemot.server.rpc.message import SnapshotChunk
+from gemot.server.state.restore import Placement
+from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
-from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots
+from gemot.server.storage.restored import build
+from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots, hash_file
 from gemot.server.storage.statefile import StateFile
 
 
@@ -72,4 +75,29 @@ def write_snapshot(
     if meta.index != guess.index:
         disk.rename(staged, snapshots.stage(meta))
     snapshots.commit(meta, epoch=epoch)
+    return meta
+
+
+def replace_by_blob(
+    file: StateFile,
+    snapshots: Snapshots,
+    blobs: Blobs,
+    vfs: str,
+    sha256: str,
+    place: Placement,
+    voters: tuple[str, ...],
+) -> SnapshotMeta:
+    """Put a kept blob in place of the state. Raises NotFound, with nothing done, if the blob is damaged.
+
+    First the state as it will be becomes a kept snapshot of the restore's entry, then it becomes the state. A
+    crash at any step leaves the old state, which comes to the same entry again, or the new one.
+    """
+    if hash_file(blobs.disk, blobs.path(sha256))[1] != sha256:
+        raise NotFound(f"the snapshot {sha256[:16]} was damaged on disk: it is fetched again")
+    meta = SnapshotMeta(place.applied_index, place.applied_term, voters)
+    staged = Path(snapshots.stage(meta))
+    build(live=file, blob=Path(blobs.path(sha256)), out=staged, place=place, vfs=vfs)
+    file.sync_copy(staged)
+    snapshots.commit(meta, epoch=place.epoch)
+    file.succeed(Path(snapshots.path(meta)))
     return meta

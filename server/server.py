@@ -16,14 +16,15 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
 from gemot.server.install import Installer
+from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
-from gemot.server.machine import Machine
+from gemot.server.machine import Machine, RestoreDue
 from gemot.server.members import SERVERS, Connected, Membership
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
-from gemot.server.ports import Identity, Log, Peers, Random, Reader, Timer, Upkeep
+from gemot.server.ports import Archives, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
@@ -39,6 +40,7 @@ from gemot.server.rpc.message import (
     Ask,
     Bookmark,
     Call,
+    FetchBlob,
     FetchSnapshot,
     Forward,
     Found,
@@ -47,11 +49,15 @@ from gemot.server.rpc.message import (
     Joined,
     Leave,
     Member,
+    Passed,
     Promise,
+    ReadArchive,
     Report,
+    Stage,
     Status,
     Subscribe,
     TierStatus,
+    Upload,
     fault_of,
 )
 from gemot.server.state.store import State
@@ -95,6 +101,7 @@ class Server:
         timer: Timer,
         random: Random,
         reader: Reader,
+        archives: Archives | None = None,
     ) -> None:
         self.me = me
         self._config = config
@@ -154,8 +161,27 @@ class Server:
             inbox=upkeep.inbox,
             replace_state=upkeep.replace_state,
             timer=timer,
-            busy=lambda: self._snapshotting or self._checkpointing,
+            busy=lambda: self._copying() or self.keeping.busy,
             readers=self.reads,
+        )
+        self.keeping = Keeping(
+            me=me.id,
+            archives=archives,
+            raft=raft,
+            replica=self.replica,
+            state=state,
+            log=log,
+            confirmations=self.confirmations,
+            contact=self,
+            directory=self.directory,
+            cluster=identity.cluster,
+            call=self._call_server,
+            apply=lambda command, token, done: self.apply(command, token, None, done),
+            busy=lambda: self._copying() or self.installer.replacing or self.reads.reading,
+            hold_reads=self.reads.hold,
+            taken=self._snapshot_taken,
+            timer=timer,
+            random=random,
         )
         self.bootstrap = Bootstrap(
             me=me,
@@ -185,7 +211,9 @@ class Server:
         self.replica.on_tick()
         self.confirmations.on_tick()
         self.writes.on_tick()
-        self.leader.on_tick()
+        self.keeping.on_tick()
+        if not self.replica.held:
+            self.leader.on_tick()
         now = self._timer.now_ms()
         if now >= self._second_due:
             self._second_due = now + SECOND_MS
@@ -199,11 +227,13 @@ class Server:
 
     def _tell_bookmarks(self) -> None:
         """Everything up to here was told."""
-        at = self.replica.applied_index
+        if self.replica.held:
+            return
+        at = self.state.index
         self.reads.bookmark(Bookmark(at, self.knows_leader(), self.last_contact_ms()))
 
     def _keep_small(self) -> None:
-        if self.installer.replacing:
+        if self.installer.replacing or self.replica.held:
             return
         self.state.settle()
         if self._snapshot_due() and not self._snapshotting:
@@ -230,6 +260,9 @@ class Server:
         if through > 0:
             self._log.compact(through)
         self._raft.compacted(max(through, 0), meta)
+
+    def _copying(self) -> bool:
+        return self._snapshotting or self._checkpointing
 
     def _checkpointed(self, _proven: int) -> None:
         self._checkpointing = False
@@ -318,7 +351,7 @@ class Server:
         if self._raft.repairing:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
         if self._raft.leader:
-            return ""
+            return self.keeping.waiting_for
         return self._waiting_for_quorum()
 
     def _waiting_for_quorum(self) -> str:
@@ -339,7 +372,7 @@ class Server:
         self.connected.add(member)
         self.directory.learn(member)
         if self.replica.leads:
-            self.membership.joined(member)
+            self._joined(member)
         else:
             self._report()
 
@@ -387,6 +420,8 @@ class Server:
                 self.bootstrap.on_found(call.cluster, call.voters, reply)
             case Status():
                 reply(self.status())
+            case ReadArchive() | Upload() | Stage() | FetchBlob() | Passed():
+                return self.keeping.on_call(member.id, call, reply)
         return _nothing
 
     # -- Watcher: what the replica tells ---------------------------------------------------------------
@@ -399,7 +434,14 @@ class Server:
         self.reads.on_applied(touched)
 
     def on_replaced(self) -> None:
+        self.keeping.on_replaced()
         self.reads.on_replaced()
+        if self.replica.leads:
+            # What this leader knew of the state is of no use: it begins its duties anew.
+            self.leader.on_leadership(True)
+
+    def on_restore(self, due: RestoreDue) -> None:
+        self.keeping.on_restore(due)
 
     def on_leadership(self, leads: bool) -> None:
         self.leader.on_leadership(leads)
@@ -476,7 +518,7 @@ class Server:
         members = self.connected.members()
         if self.replica.leads:
             for member in members:
-                self.membership.joined(member)
+                self._joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
             self._peers.call(leader, Report(members), _ignore)
 
@@ -485,6 +527,11 @@ class Server:
             return
         self.directory.hint(member)
         if self.replica.leads:
+            self._joined(member)
+
+    def _joined(self, member: Member) -> None:
+        """Told again each second: what comes while the state is replaced is not missed."""
+        if not self.replica.held:
             self.membership.joined(member)
 
     def _learn_from_catalog(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import (
     PruneRetries,
     ReapTombstones,
@@ -31,6 +32,7 @@ Command = (
     | ReapTombstones
     | PruneRetries
     | VerifyState
+    | Restore
 )
 
 ENVELOPE_VERSION = 1

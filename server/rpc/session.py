@@ -22,6 +22,7 @@ from gemot.server.model.errors import (
     to_wire,
 )
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvSet
+from gemot.server.model.restore import Restore
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import Kind, frame
 from gemot.server.rpc.message import (
@@ -30,6 +31,7 @@ from gemot.server.rpc.message import (
     Apply,
     Bookmark,
     Call,
+    FetchBlob,
     FetchSnapshot,
     Forward,
     Found,
@@ -37,8 +39,10 @@ from gemot.server.rpc.message import (
     Join,
     Member,
     Numbered,
+    Passed,
     Promise,
     Report,
+    Stage,
     Subscribe,
     decode_call,
     decode_cancelled,
@@ -53,7 +57,7 @@ MAX_CALLS = 20_000
 Reply = Callable[[Any], None]
 Cancel = Callable[[], None]
 
-_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found)
+_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Stage, FetchBlob, Passed)
 _CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister)
 """All that comes from outside. The others are the leader's: a wrong VerifyState would stop every server."""
 
@@ -159,7 +163,9 @@ class Session:
         if isinstance(call, _SERVERS_ONLY) and member.role != "server":
             return Forbidden(f"{type(call).__name__} is for servers only")
         if isinstance(call, Apply | Forward):
-            if not isinstance(call.command, _CALLERS_COMMANDS):
+            # A restore is proposed by the server that has verified the blob and staged it on the others.
+            forwarded = isinstance(call, Forward) and isinstance(call.command, Restore)
+            if not forwarded and not isinstance(call.command, _CALLERS_COMMANDS):
                 return Forbidden(f"{type(call.command).__name__} is proposed by the leader alone")
             if (fault := _fault_of_write(call.command, call.retry, size)) is not None:
                 return fault

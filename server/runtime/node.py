@@ -19,12 +19,14 @@ from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
+from gemot.server.runtime.archives import ArchiveThread
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.statefile import CHECKSUM_VFS
 
@@ -110,6 +112,17 @@ class Node:
             tell=self._guard,
             fatal=self._failed,
         )
+        self._archives = ArchiveThread(
+            loop=self._loop,
+            blobs=Blobs.open(self._disk, config.directory, config.vfs),
+            file=self._opened.file,
+            state=self._opened.state,
+            snapshots=self._opened.snapshots,
+            vfs=config.vfs,
+            worker=self._worker,
+            tell=self._guard,
+            fatal=self._failed,
+        )
         self.server = Server(
             me=config.me,
             config=config.server,
@@ -123,6 +136,7 @@ class Node:
             timer=_Guarded(self._timer, self._guard),
             random=self._random,
             reader=self._reader,
+            archives=self._archives,
         )
         self._listener = Listener(
             loop=self._loop,
@@ -143,6 +157,7 @@ class Node:
         self._log.start()
         self._worker.start()
         self._reader.start()
+        self._archives.start()
         self.server.start()
         self._ticker.start()
 
@@ -163,6 +178,7 @@ class Node:
         for link in self._links.values():
             await link.stop()
         await asyncio.to_thread(self._reader.stop)
+        await asyncio.to_thread(self._archives.stop)
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
         # What the loop still holds of this node's events would meet closed files.

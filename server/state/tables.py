@@ -139,7 +139,13 @@ create table idempotency (
 create index idempotency_by_time on idempotency (time_ms);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FORMAT_1,)
+_FORMAT_2 = """
+alter table meta add column shift integer not null default 0;
+alter table meta add column restored_index integer not null default 0;
+alter table meta add column restores blob not null default x'90';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_2)
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
 FORMAT = len(MIGRATIONS)

@@ -19,6 +19,7 @@ from gemot.server.model.errors import Corrupt, DiskFailed, StorageFailed
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.state.store import State
+from gemot.server.state.tables import FORMAT
 from gemot.server.storage.statefile import PAGE_BYTES, StateFile, refuse_old_sqlite
 
 
@@ -88,7 +89,7 @@ def test_the_file_is_set_up_as_promised(node: _Node) -> None:
         "synchronous": 1,
         "wal_autocheckpoint": 0,
         "mmap_size": 0,
-        "user_version": 1,
+        "user_version": FORMAT,
     }
     assert cursor.execute("pragma checksum_verification").get == "1"
     assert node.path.read_bytes()[20] == 8, "bytes reserved for the checksum in each page"
