@@ -75,7 +75,7 @@ class Node:
         self._random = random.Random(os.urandom(16))
         self._open()
 
-    def _open(self) -> None:
+    def _open_data(self) -> Opened:
         config = self._config
         data = DataConfig(
             directory=config.directory,
@@ -86,15 +86,20 @@ class Node:
             sync=config.sync,
             vfs=config.vfs,
         )
-        self._opened: Opened = open_data(
+        opened = open_data(
             disk=self._disk,
             config=data,
             node_id=config.me.id,
             random=self._random,
             authorizer=ALLOW_ALL,
         )
-        for note in self._opened.notes:
+        for note in opened.notes:
             log.warning("server: data directory put right: %s", note)
+        return opened
+
+    def _open(self) -> None:
+        config = self._config
+        self._opened = self._open_data()
         self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
         self._log = LogThread(
             loop=self._loop,

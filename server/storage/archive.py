@@ -200,6 +200,6 @@ def _check_first_page(first: bytes, size: int) -> None:
 
 
 def _not_gzip(head: Head | None, error: zlib.error) -> str:
-    if head is None:
+    if head is None and "header" in str(error):
         return f"not a snapshot of Gemot: it is no gzip stream ({error})"
     return f"the snapshot is damaged: {error}"

@@ -299,7 +299,7 @@ def test_a_call_id_is_free_again_once_it_is_answered() -> None:
     for _ in range(3):
         talk.call(5, ASK)
         talk.tier.replies[-1](ANSWER)
-        assert talk.last(Any) == (Kind.REPLY, 5, [None, 7, True, 0])
+        assert talk.last(Any) == (Kind.REPLY, 5, [None, 7, True, 0, 0])
 
 
 def test_a_call_id_in_use_ends_the_conversation() -> None:

@@ -131,7 +131,7 @@ def test_a_file_that_is_no_state_file_is_refused_and_left_alone(tmp_path: Path) 
 def test_a_file_of_a_newer_format_is_refused(node: _Node, tmp_path: Path) -> None:
     node.file.cursor.execute("pragma user_version=99")
     copy = node.copy_as_a_crash_would_leave_it(tmp_path / "copy")
-    with pytest.raises(StorageFailed, match="has format 99, this release knows up to 1"):
+    with pytest.raises(StorageFailed, match="has format 99, this release knows up to 2"):
         StateFile(copy)
 
 
