@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from gemot import __version__
+from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
 from gemot.agent.config.resolve import dns_settings, listening
@@ -41,6 +42,7 @@ from gemot.agent.names import Names
 from gemot.agent.notify import Notifier
 from gemot.agent.registration import Policy
 from gemot.agent.registry import Registry
+from gemot.agent.snapshots import Plan, SnapshotAgent
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
 from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
@@ -100,6 +102,7 @@ class Daemon:
         self._watching: asyncio.Task[None] | None = None
         self._transport: HttpTransport | None = None
         self._dns: DnsServer | None = None
+        self._snapshots: SnapshotAgent | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -130,6 +133,7 @@ class Daemon:
         await self._start_dns()
         self._edges.append(lambda: self._templates.stop(TEMPLATES_GRACE_S))
         await self._templates.start()
+        await self._start_snapshots()
         self._start_figures()
         self._start_watching()
         self._notifier.ready()
@@ -370,7 +374,8 @@ class Daemon:
 
     def _stats(self) -> dict[str, dict[str, str]]:
         counts = {name: str(count) for name, count in self._local.counts().items()}
-        return {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        stats = {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        return stats if self._snapshots is None else stats | {"snapshot_agent": self._snapshots.stats()}
 
     async def _start_dns(self) -> None:
         addresses = listening(self.config, "dns")
@@ -398,10 +403,25 @@ class Daemon:
             figures.watch_server(self._tier.node)
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
+        if self._snapshots is not None:
+            figures.watch_snapshots(self._snapshots)
         if (transport := self._transport) is not None:
             figures.watch_http(lambda: transport.connections)
         figures.start()
         self._on_stop(_at_once(figures.stop))
+
+    async def _start_snapshots(self) -> None:
+        config = self.config.snapshot_agent
+        if not config.enabled or not isinstance(self._tier, ServerTier):
+            return
+        tier = self._tier
+        self._snapshots = SnapshotAgent(
+            plan=Plan(config.path, config.interval_s, config.retain, config.verify),
+            leads=lambda: tier.node.server.leads,
+            save=lambda: archives.save(tier.servers.archive, stale=False, token=""),
+        )
+        await self._snapshots.start()
+        self._on_stop(self._snapshots.stop)
 
     def _start_watching(self) -> None:
         """Tell the service manager how things are, and, apart from that, that the loop is alive."""

@@ -53,6 +53,18 @@ TABLE = (
     Metric("gemot_raft_leader_changes_total", "counter", "Changes of the leader that were seen."),
     Metric("gemot_raft_log_syncs_total", "counter", "Syncs of the Raft log."),
     Metric("gemot_raft_log_sync_seconds_total", "counter", "Time spent in syncs of the Raft log."),
+    Metric("gemot_epoch", "gauge", "Restores that the state went through, or the epoch given to the last."),
+    Metric("gemot_snapshots_saved_total", "counter", "Snapshots that this server gave out."),
+    Metric(
+        "gemot_snapshots_restored_total", "counter", "Snapshots that this server put in place of its state."
+    ),
+    Metric("gemot_snapshot_agent_taken_total", "counter", "Snapshots that the snapshot agent took here."),
+    Metric(
+        "gemot_snapshot_agent_failures_total", "counter", "Snapshots that the snapshot agent failed to take."
+    ),
+    Metric(
+        "gemot_snapshot_agent_last_seconds", "gauge", "Wall time of the last one that it took here, else 0."
+    ),
     Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
     Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),
