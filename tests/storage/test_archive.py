@@ -1,10 +1,10 @@
-"""Archives of snapshots: what comes back is what was saved, and nothing else is let in, however it is made."""
+"""Archives of snapshots: what comes back is what was saved, and nothing else is let in."""
 
 from __future__ import annotations
 
 import resource
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import apsw
@@ -160,6 +160,11 @@ def test_bytes_behind_the_end_are_refused(archive: bytes, blobs: Blobs, more: by
         take_in(blobs, archive + (archive if isinstance(more, str) else more))
 
 
+def _feed(unpacker: Unpacker, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        unpacker.feed(piece)
+
+
 def _bomb(head: Head) -> Iterator[bytes]:
     """Zeros without an end, a thousand times smaller on the way."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -180,8 +185,7 @@ def test_a_bomb_is_refused_at_its_first_page_in_bounded_memory(archive: bytes) -
     unpacker = Unpacker(write=write)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BadRequest, match="no state file"):
-        for piece in _bomb(msgspec.structs.replace(head, size=1 << 30)):
-            unpacker.feed(piece)
+        _feed(unpacker, _bomb(msgspec.structs.replace(head, size=1 << 30)))
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert written <= 1 << 21
     assert grown_kib < 64 << 10
@@ -199,8 +203,7 @@ def test_a_stream_without_an_end_stops_at_the_size_it_declares(archive: bytes) -
     unpacker = Unpacker(write=write)
     unpacker.feed(packer.compress(MAGIC + msgspec.json.encode(head) + b"\n" + state))
     with pytest.raises(BadRequest, match=f"more than the {head.size} bytes"):
-        for _ in range(10_000):
-            unpacker.feed(packer.compress(bytes(1 << 20)))
+        _feed(unpacker, (packer.compress(bytes(1 << 20)) for _ in range(10_000)))
     assert written <= head.size
 
 
@@ -209,8 +212,7 @@ def test_a_head_without_an_end_is_not_waited_for() -> None:
     unpacker = Unpacker(write=lambda data, offset: None)
     unpacker.feed(packer.compress(MAGIC))
     with pytest.raises(BadRequest, match="no head in its first"):
-        for _ in range(1_000):
-            unpacker.feed(packer.compress(b"{" * (1 << 16)) + packer.flush(zlib.Z_SYNC_FLUSH))
+        _feed(unpacker, (packer.compress(b"{" * (1 << 20)) for _ in range(1_000)))
 
 
 def _sql(statement: str) -> Callable[[apsw.Connection], None]:
