@@ -401,10 +401,9 @@ class Daemon:
         figures.watch_tier(self._tier)
         if isinstance(self._tier, ServerTier):
             figures.watch_server(self._tier.node)
+            figures.watch_snapshots(self._snapshots)
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
-        if self._snapshots is not None:
-            figures.watch_snapshots(self._snapshots)
         if (transport := self._transport) is not None:
             figures.watch_http(lambda: transport.connections)
         figures.start()

@@ -126,10 +126,12 @@ class Figures:
         self._follow("gemot_template_writes_total", lambda: templates.writes)
         self._follow("gemot_template_failures_total", lambda: templates.failures)
 
-    def watch_snapshots(self, snapshots: Snapshots) -> None:
-        self._follow("gemot_snapshot_agent_taken_total", lambda: snapshots.taken)
-        self._follow("gemot_snapshot_agent_failures_total", lambda: snapshots.failures)
-        self._metrics.gauge("gemot_snapshot_agent_last_seconds", lambda: snapshots.last_s)
+    def watch_snapshots(self, snapshots: Snapshots | None) -> None:
+        """None where no snapshot agent runs: then it took none."""
+        self._metrics.gauge("gemot_snapshot_agent_last_seconds", lambda: snapshots.last_s if snapshots else 0)
+        if snapshots is not None:
+            self._follow("gemot_snapshot_agent_taken_total", lambda: snapshots.taken)
+            self._follow("gemot_snapshot_agent_failures_total", lambda: snapshots.failures)
 
     def watch_http(self, connections: Callable[[], int]) -> None:
         self._metrics.gauge("gemot_http_connections", connections)

@@ -128,6 +128,7 @@ class Blobs:
             head = coming.unpacker.finish()
             coming.file.sync()
             coming.file.close()
+            self.disk.sync_dir(self._folder)  # SQLite opens it by its name
             blob = self._examine(coming.path, head)
             self._publish(coming.path, blob)
             return blob
