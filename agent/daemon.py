@@ -433,7 +433,7 @@ class Daemon:
             self._on_stop(_at_once(ticker.stop))
 
     async def _watch(self) -> None:
-        waited = False
+        waited, epoch = False, ""
         while True:
             leader = ""
             with contextlib.suppress(GemotError, TimeoutError):
@@ -444,6 +444,9 @@ class Daemon:
             if waited and not waiting:
                 self._sync.compare_soon()  # what changed meanwhile need not wait for its next try
             waited = bool(waiting)
+            before, epoch = epoch, self._tier.servers.stats().get("consul", {}).get("epoch") or epoch
+            if before and epoch != before:
+                self._sync.compare_soon()  # a snapshot was restored: the catalog is of another time
             self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
             await asyncio.sleep(STATUS_EVERY_S)
 

@@ -187,8 +187,10 @@ class RemoteServers:
 
     def stats(self) -> dict[str, dict[str, str]]:
         to = self.connected_to
+        told = self._tier.stats.get("consul", {}) if self._tier is not None else {}
         return {
             "consul": {
+                "epoch": told.get("epoch", ""),
                 "server": "false",
                 "known_servers": str(len(self._known)),
                 "connected_to": f"{to.name} {to.rpc}" if to is not None else "",

@@ -341,6 +341,7 @@ class Server:
             "cluster": self._identity.cluster(),
             "waiting": self.waiting_for(),
             "state_hash": self.state.state_hash.hex(),
+            "epoch": str(self.state.epoch),
         }
         return {"raft": raft, "consul": tier}
 

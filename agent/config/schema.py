@@ -117,8 +117,8 @@ class SnapshotAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retain: Annotated[int, Meta(ge=1, le=100_000)] = 30
     """Files kept in `path`, on each server that led; older ones are removed."""
     path: str = ""
-    """The directory for them, absolute, best on another disk than `data_dir`; they hold every key. The systemd
-    unit lets the agent write below /var/lib/gemot alone: a drop-in with ReadWritePaths= adds another place."""
+    """The directory for them, absolute, best on another disk than `data_dir`; they hold every key. The
+    systemd unit allows /var/lib/gemot alone: a drop-in with ReadWritePaths= adds another place."""
     verify: bool = True
     """Read each back and check all of it before it bears its name: as much work again, and surely whole."""
 

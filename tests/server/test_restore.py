@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
-from support.archives import archive_of, blobs_at, parts, take_in
+from support.archives import altered, archive_of, blobs_at, parts, take_in
 from support.one_state import OneState
 from support.virtual import chance
 
@@ -210,6 +211,18 @@ def test_names_that_only_the_snapshot_knows_are_kept_too(scene: Scene, tmp_path:
     fresh.named(KvSet(b"paid", b"1"), key)
     assert fresh.index_of("paid") == before
     fresh.one.close()
+
+
+def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes, tmp_path: Path) -> None:
+    def back(connection: apsw.Connection) -> None:
+        for column in ("restores", "restored_index", "shift"):
+            connection.execute(f"alter table meta drop column {column}")
+        connection.execute("pragma user_version=1")
+
+    first = altered(archive, tmp_path, back)
+    scene.put("c")
+    scene.restore(first)
+    assert scene.keys == [b"a", b"b"]
 
 
 def test_two_servers_come_to_the_same_state_hash(scene: Scene, archive: bytes, tmp_path: Path) -> None:
