@@ -146,7 +146,8 @@ class Replica:
         self._held = False
         place = due.placement
         self.raft.applied(place.applied_index)
-        self._time_base = (self._state.cluster_time_ms, self._timer.now_ms())
+        # The clock goes on, or forward to the snapshot's: deadlines never come early.
+        self._time_base = (self.cluster_time_ms(), self._timer.now_ms())
         self._answer(
             place.applied_term, Outcome(place.applied_index, Applied(place.restored_index, True), ())
         )

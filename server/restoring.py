@@ -107,7 +107,8 @@ class _Awaited:
 
 
 class Restoring:
-    """`busy`: something else works on the state file or its snapshots. `hold_reads` before it is replaced.
+    """`busy`: something else works on the state file or its snapshots. `hold_reads` is called
+    before it is replaced, `release_reads` if it then is not.
 
     `taken` is told the snapshot that every restore leaves; `apply` logs a command, wherever the leader is.
     """
@@ -124,6 +125,7 @@ class Restoring:
         apply: Callable[[Restore, str, Callable[[Any], None]], None],
         busy: Callable[[], bool],
         hold_reads: Callable[[], None],
+        release_reads: Callable[[], None],
         taken: Callable[[SnapshotMeta], None],
         timer: Timer,
         random: Random,
@@ -137,6 +139,7 @@ class Restoring:
         self._apply = apply
         self._busy = busy
         self._hold_reads = hold_reads
+        self._release_reads = release_reads
         self._taken = taken
         self._timer = timer
         self._random = random
@@ -386,6 +389,7 @@ class Restoring:
         self.replacing = False
         if isinstance(result, GemotError):
             log.warning("server: snapshot damaged: event=restore-blob-damaged error=%s", result)
+            self._release_reads()
             self._advance(due)
             return
         self._due = None
