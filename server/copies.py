@@ -78,7 +78,7 @@ def write_snapshot(
     return meta
 
 
-def replace_by_blob(
+def prepare_restored(
     file: StateFile,
     snapshots: Snapshots,
     blobs: Blobs,
@@ -87,10 +87,11 @@ def replace_by_blob(
     place: Placement,
     voters: tuple[str, ...],
 ) -> SnapshotMeta:
-    """Put a kept blob in place of the state. Raises NotFound, with nothing done, if the blob is damaged.
+    """Make the state as it will be after a restore a kept snapshot of that entry; it is not the state yet.
 
-    First the state as it will be becomes a kept snapshot of the restore's entry, then it becomes the state. A
-    crash at any step leaves the old state, which comes to the same entry again, or the new one.
+    Nothing is applied meanwhile; reads may go on. `put_restored` follows. A crash at any step of both leaves
+    the old state, which comes to the same entry again, or the new one. Raises NotFound, with nothing done, if
+    the blob is damaged.
     """
     if hash_file(blobs.disk, blobs.path(sha256))[1] != sha256:
         raise NotFound(f"the snapshot {sha256[:16]} was damaged on disk: it is fetched again")
@@ -99,5 +100,9 @@ def replace_by_blob(
     build(live=file, blob=Path(blobs.path(sha256)), out=staged, place=place, vfs=vfs)
     file.sync_copy(staged)
     snapshots.commit(meta, epoch=place.epoch)
-    file.succeed(Path(snapshots.path(meta)))
     return meta
+
+
+def put_restored(file: StateFile, snapshots: Snapshots, meta: SnapshotMeta) -> None:
+    """Put the prepared state in place. Nobody reads or writes it until that is done."""
+    file.succeed(Path(snapshots.path(meta)))

@@ -131,7 +131,8 @@ class Inbox(Protocol):
 class Archives(Protocol):
     """Snapshots that people keep, out and in, and the blobs of restores. What takes time is done elsewhere.
 
-    A failure of the disk here is told as an error, but for `restore`, where it stops the node.
+    A failure of the disk here is told as an error, but for `prepare` and `replace`, where
+    it stops the node.
     """
 
     def export(
@@ -162,17 +163,23 @@ class Archives(Protocol):
     def blob_inbox(self, blob: Blob) -> Inbox:
         """Where a blob of another server goes. Raises GemotError."""
 
-    def restore(
+    def prepare(
         self,
         sha256: str,
         place: Placement,
         voters: tuple[str, ...],
         done: Callable[[SnapshotMeta | GemotError], None],
     ) -> None:
-        """Put a kept blob in place of the state, which is then read anew; its snapshot is kept too.
+        """Make of a kept blob the snapshot that the state will be, and keep it.
 
-        Until `done` nobody reads or writes the state. An error means that the blob is damaged and was
-        dropped, and that nothing was done; any other failure stops the node.
+        Until `done` the state does not change. An error means that the blob is damaged and was dropped, and
+        that nothing was done; any other failure stops the node.
+        """
+
+    def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        """Put what was prepared in place of the state, which is then read anew.
+
+        Until `done` nobody reads or writes the state. A failure stops the node.
         """
 
     def forget(self, sha256: str) -> None:

@@ -108,7 +108,7 @@ class _Awaited:
 
 class Restoring:
     """`busy`: something else works on the state file or its snapshots. `hold_reads` is called
-    before it is replaced, `release_reads` if it then is not.
+    before it is replaced.
 
     `taken` is told the snapshot that every restore leaves; `apply` logs a command, wherever the leader is.
     """
@@ -125,7 +125,6 @@ class Restoring:
         apply: Callable[[Restore, str, Callable[[Any], None]], None],
         busy: Callable[[], bool],
         hold_reads: Callable[[], None],
-        release_reads: Callable[[], None],
         taken: Callable[[SnapshotMeta], None],
         timer: Timer,
         random: Random,
@@ -139,7 +138,6 @@ class Restoring:
         self._apply = apply
         self._busy = busy
         self._hold_reads = hold_reads
-        self._release_reads = release_reads
         self._taken = taken
         self._timer = timer
         self._random = random
@@ -361,10 +359,9 @@ class Restoring:
             self._timer.call_after(BUSY_MS, lambda: self._advance(due))
         else:
             self.replacing = True
-            self._hold_reads()
             voters = self._peers.voters_at(due.placement.applied_index)
-            self._archives.restore(
-                command.sha256, due.placement, voters, lambda result: self._replaced(due, result)
+            self._archives.prepare(
+                command.sha256, due.placement, voters, lambda result: self._prepared(due, result)
             )
 
     def _fetch_due(self, due: RestoreDue) -> None:
@@ -385,19 +382,30 @@ class Restoring:
         self._turn += 1
         self._fetch(blob, others[self._turn % len(others)], fetched)
 
-    def _replaced(self, due: RestoreDue, result: SnapshotMeta | GemotError) -> None:
-        self.replacing = False
-        if isinstance(result, GemotError):
-            log.warning("server: snapshot damaged: event=restore-blob-damaged error=%s", result)
-            self._release_reads()
+    def _prepared(self, due: RestoreDue, made: SnapshotMeta | GemotError) -> None:
+        if isinstance(made, GemotError):
+            log.warning("server: snapshot damaged: event=restore-blob-damaged error=%s", made)
+            self.replacing = False
             self._advance(due)
             return
+        self._hold_reads()
+        self._replace(due, made)
+
+    def _replace(self, due: RestoreDue, made: SnapshotMeta) -> None:
+        """A long read, or a copy for someone, that had begun before has the file open: it is waited for."""
+        if self._busy():
+            self._timer.call_after(BUSY_MS, lambda: self._replace(due, made))
+        else:
+            self._archives.replace(made, lambda: self._replaced(due, made))
+
+    def _replaced(self, due: RestoreDue, made: SnapshotMeta) -> None:
+        self.replacing = False
         self._due = None
         self.restored += 1
         place = due.placement
         log.info("server: snapshot restored: index=%d epoch=%d", place.restored_index, place.epoch)
         self._replica.on_restored(due)
-        self._taken(result)
+        self._taken(made)
         self._look_for_outcomes()
 
     def on_installed(self) -> None:

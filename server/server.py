@@ -179,7 +179,6 @@ class Server:
             apply=lambda command, token, done: self.apply(command, token, None, done),
             busy=lambda: self._copying() or self.installer.replacing or self.reads.reading,
             hold_reads=self.reads.hold,
-            release_reads=self.reads.on_replaced,
             taken=self._snapshot_taken,
             timer=timer,
             random=random,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gemot
-from gemot.server.copies import replace_by_blob
+from gemot.server.copies import prepare_restored, put_restored
 from gemot.server.model.errors import DiskFailed, GemotError, NotFound, Unavailable
 from gemot.server.model.restore import Blob
 from gemot.server.ports import Inbox
@@ -97,7 +97,7 @@ class ArchiveThread:
 
     # -- in place of the state ---------------------------------------------------------------------
 
-    def restore(
+    def prepare(
         self,
         sha256: str,
         place: Placement,
@@ -106,20 +106,27 @@ class ArchiveThread:
     ) -> None:
         def work() -> Callable[[], None]:
             try:
-                meta = replace_by_blob(
+                meta = prepare_restored(
                     self._file, self._snapshots, self._blobs, self._vfs, sha256, place, voters
                 )
             except NotFound as error:
                 self._blobs.forget(sha256)
                 refused = error
                 return lambda: done(refused)
-            return lambda: self._replaced(meta, done)
+            return lambda: done(meta)
 
         self._worker.submit(work)
 
-    def _replaced(self, meta: SnapshotMeta, done: Callable[[SnapshotMeta | GemotError], None]) -> None:
-        self._state.reload()
-        done(meta)
+    def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        def work() -> Callable[[], None]:
+            put_restored(self._file, self._snapshots, meta)
+            return replaced
+
+        def replaced() -> None:
+            self._state.reload()
+            done()
+
+        self._worker.submit(work)
 
     def _submit(self, do: Callable[[], Any], done: Callable[[Any], None]) -> None:
         def work() -> Callable[[], None]:

@@ -14,7 +14,7 @@ from support.archives import altered, archive_of, blobs_at, parts, take_in
 from support.one_state import OneState
 from support.virtual import chance
 
-from gemot.server.copies import replace_by_blob
+from gemot.server.copies import prepare_restored, put_restored
 from gemot.server.machine import Machine
 from gemot.server.model.catalog import Node, Register, Service
 from gemot.server.model.command import (
@@ -36,10 +36,17 @@ from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.durable import Save
 from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile
 
 VOTERS = ("a", "b", "c")
 ME = "a" * 36
+
+
+def replace_by_blob(
+    file: StateFile, snapshots: Snapshots, blobs: Blobs, vfs: str, sha256: str, place: Any, voters: Any
+) -> None:
+    """Both steps, as a server takes them."""
+    put_restored(file, snapshots, prepare_restored(file, snapshots, blobs, vfs, sha256, place, voters))
 
 
 class Scene:

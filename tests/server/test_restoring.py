@@ -37,7 +37,7 @@ class Scene:
         self.busy = False
         self.inbox_data = b""
         self.finished: Blob | GemotError = BLOB
-        self.replaced: Callable[[Any], None] | None = None
+        self.prepared: Callable[[Any], None] | None = None
         self.held_terms: dict[int, int] = {}
         raft = SimpleNamespace(leader="a", commit=10, last_index=10)
         self.state = SimpleNamespace(restores=(), applied_index=10)
@@ -51,7 +51,6 @@ class Scene:
             apply=self._apply,
             busy=lambda: self.busy,
             hold_reads=lambda: self.did.append("reads held"),
-            release_reads=lambda: self.did.append("reads released"),
             taken=lambda meta: self.did.append(meta.index),
             timer=self.timer,
             random=FixedChance(0.0),
@@ -107,11 +106,15 @@ class Scene:
 
         return SimpleNamespace(write=write, finish=finish)
 
-    def restore(
+    def prepare(
         self, sha256: str, place: Placement, voters: tuple[str, ...], done: Callable[[Any], None]
     ) -> None:
+        self.did.append("preparing")
+        self.prepared = done
+
+    def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         self.did.append("replacing")
-        self.replaced = done
+        done()
 
     def forget(self, sha256: str) -> None:
         self.did.append("forgotten")
@@ -234,11 +237,15 @@ def test_what_is_due_is_fetched_from_one_after_the_other_until_one_has_it() -> N
         _, call, done = scene.asked.pop(0)
         assert isinstance(call, FetchBlob)
         done(BlobPiece(call.offset, DATA[call.offset : call.offset + 500]))
-    assert scene.did == ["reads held", "replacing"]
+    assert scene.did == ["preparing"], "reads go on"
     assert scene.part.replacing
-    assert scene.replaced is not None
-    scene.replaced(SnapshotMeta(100, 3, ("a",)))
-    assert scene.did[2:] == ["restored", 100]
+    assert scene.prepared is not None
+    scene.busy = True
+    scene.prepared(SnapshotMeta(100, 3, ("a",)))
+    assert scene.did[1:] == ["reads held"], "a read that had begun has the old file open"
+    scene.busy = False
+    scene.timer.pass_ms(100)
+    assert scene.did[2:] == ["replacing", "restored", 100]
     assert scene.part.waiting_for == ""
 
 
@@ -251,17 +258,17 @@ def test_nothing_is_replaced_while_something_else_works_on_the_files() -> None:
     assert scene.did == []
     scene.busy = False
     scene.timer.pass_ms(100)
-    assert scene.did == ["reads held", "replacing"]
+    assert scene.did == ["preparing"]
 
 
 def test_a_blob_found_damaged_is_fetched_again_and_meanwhile_read() -> None:
     scene = Scene()
     scene.kept[BLOB.sha256] = BLOB
     scene.part.on_restore(DUE)
-    assert scene.replaced is not None
+    assert scene.prepared is not None
     scene.kept.clear()
-    scene.replaced(NotFound("damaged on disk"))
-    assert scene.did == ["reads held", "replacing", "reads released"]
+    scene.prepared(NotFound("damaged on disk"))
+    assert scene.did == ["preparing"]
     assert isinstance(scene.asked[0][1], FetchBlob)
 
 
