@@ -25,6 +25,16 @@ def command() -> None:
     """Save, restore and inspect the whole state of the cluster.
 
     A snapshot holds keys, nodes, services, checks and what the servers remember of writes, as of one index.
+
+    \b
+    Save, look at it without an agent, and bring it back:
+      gemot snapshot save backup.snap
+      gemot snapshot inspect -kvdetails backup.snap
+      gemot snapshot restore backup.snap
+
+    \b
+    Into a new cluster, whose predecessor was never restored more than 6 times:
+      gemot snapshot restore -epoch=7 backup.snap
     """
 
 
