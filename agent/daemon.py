@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from gemot import __version__
+from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
 from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, kv, operations, operator, status
+from gemot.agent.http import catalog, health, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -41,6 +42,7 @@ from gemot.agent.names import Names
 from gemot.agent.notify import Notifier
 from gemot.agent.registration import Policy
 from gemot.agent.registry import Registry
+from gemot.agent.snapshots import Plan, SnapshotAgent
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
 from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
@@ -101,6 +103,7 @@ class Daemon:
         self._watching: asyncio.Task[None] | None = None
         self._transport: HttpTransport | None = None
         self._dns: DnsServer | None = None
+        self._snapshots: SnapshotAgent | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -131,6 +134,7 @@ class Daemon:
         await self._start_dns()
         self._edges.append(lambda: self._templates.stop(TEMPLATES_GRACE_S))
         await self._templates.start()
+        await self._start_snapshots()
         self._start_figures()
         self._start_watching()
         self._notifier.ready()
@@ -364,6 +368,7 @@ class Daemon:
             *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
+            *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(servers=servers, facts=self._facts(), metrics=self._metrics, stats=self._stats),
             *agent_api.routes(
                 local=self._local,
@@ -377,7 +382,8 @@ class Daemon:
 
     def _stats(self) -> dict[str, dict[str, str]]:
         counts = {name: str(count) for name, count in self._local.counts().items()}
-        return {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        stats = {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        return stats if self._snapshots is None else stats | {"snapshot_agent": self._snapshots.stats()}
 
     async def _start_dns(self) -> None:
         addresses = listening(self.config, "dns")
@@ -403,12 +409,26 @@ class Daemon:
         figures.watch_tier(self._tier)
         if isinstance(self._tier, ServerTier):
             figures.watch_server(self._tier.node)
+            figures.watch_snapshots(self._snapshots)
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
         if (transport := self._transport) is not None:
             figures.watch_http(lambda: transport.connections)
         figures.start()
         self._on_stop(_at_once(figures.stop))
+
+    async def _start_snapshots(self) -> None:
+        config = self.config.snapshot_agent
+        if not config.enabled or not isinstance(self._tier, ServerTier):
+            return
+        tier = self._tier
+        self._snapshots = SnapshotAgent(
+            plan=Plan(config.path, config.interval_s, config.retain, config.verify),
+            leads=lambda: tier.node.server.leads,
+            save=lambda: archives.save(tier.servers.archive, stale=False, token=""),
+        )
+        await self._snapshots.start()
+        self._on_stop(self._snapshots.stop)
 
     def _start_watching(self) -> None:
         """Tell the service manager how things are, and, apart from that, that the loop is alive."""
@@ -421,7 +441,7 @@ class Daemon:
             self._on_stop(_at_once(ticker.stop))
 
     async def _watch(self) -> None:
-        waited = False
+        waited, epoch = False, ""
         while True:
             leader = ""
             with contextlib.suppress(GemotError, TimeoutError):
@@ -432,6 +452,9 @@ class Daemon:
             if waited and not waiting:
                 self._sync.compare_soon()  # what changed meanwhile need not wait for its next try
             waited = bool(waiting)
+            before, epoch = epoch, self._tier.servers.stats().get("consul", {}).get("epoch") or epoch
+            if before and epoch != before:
+                self._sync.compare_soon()  # a snapshot was restored: the catalog is of another time
             self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
             await asyncio.sleep(STATUS_EVERY_S)
 

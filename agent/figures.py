@@ -50,6 +50,17 @@ class Templates(Protocol):
     def status(self) -> Sequence[TemplateStatus]: ...
 
 
+class Snapshots(Protocol):
+    @property
+    def taken(self) -> int: ...
+
+    @property
+    def failures(self) -> int: ...
+
+    @property
+    def last_s(self) -> float: ...
+
+
 class Tier(Protocol):
     @property
     def known_servers(self) -> int: ...
@@ -102,6 +113,11 @@ class Figures:
         for part in PARTS:
             self._follow("gemot_scrub_damage_total", partial(scrubber.damage.__getitem__, part), (part,))
         self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
+        gauge("gemot_epoch", lambda: server.state.epoch)
+        if (saving := server.keeping.saving) is not None:
+            self._follow("gemot_snapshots_saved_total", lambda: saving.saved)
+        if (restoring := server.keeping.restoring) is not None:
+            self._follow("gemot_snapshots_restored_total", lambda: restoring.restored)
         self._count_leaders(lambda: (raft.term, server.leader_id()))
 
     def watch_agent(self, *, views: Sized, names: Sized, local: Local, sync: Rounds) -> None:
@@ -122,6 +138,13 @@ class Figures:
             self._metrics.gauge("gemot_templates", partial(_in_state, templates, state), label)
         self._follow("gemot_template_writes_total", lambda: templates.writes)
         self._follow("gemot_template_failures_total", lambda: templates.failures)
+
+    def watch_snapshots(self, snapshots: Snapshots | None) -> None:
+        """None where no snapshot agent runs: then it took none."""
+        self._metrics.gauge("gemot_snapshot_agent_last_seconds", lambda: snapshots.last_s if snapshots else 0)
+        if snapshots is not None:
+            self._follow("gemot_snapshot_agent_taken_total", lambda: snapshots.taken)
+            self._follow("gemot_snapshot_agent_failures_total", lambda: snapshots.failures)
 
     def watch_http(self, connections: Callable[[], int]) -> None:
         self._metrics.gauge("gemot_http_connections", connections)

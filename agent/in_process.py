@@ -10,7 +10,7 @@ from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
-from gemot.server.rpc.message import Bookmark, Operate, Survey
+from gemot.server.rpc.message import Bookmark, Call, Operate, Survey
 from gemot.server.server import Server
 
 REFUSED_AGAIN_S = 1.0
@@ -57,6 +57,13 @@ class InProcessServers:
         """Take this node out on purpose, and its vote before."""
         future: asyncio.Future[bool] = self._loop.create_future()
         self._server.leave(node, settle(future))
+        return future
+
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        cancel = self._server.handle(self._server.me, call, settle(future))
+        if not future.done():
+            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
         return future
 
     def leader(self) -> asyncio.Future[str]:

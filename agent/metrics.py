@@ -67,6 +67,18 @@ TABLE = (
     Metric("gemot_scrub_bytes_total", "counter", "Bytes read to find damage in what lies still on the disk."),
     Metric("gemot_scrub_passes_total", "counter", "Times all of it was read."),
     Metric("gemot_scrub_damage_total", "counter", "Damage found so.", ("part",)),
+    Metric("gemot_epoch", "gauge", "Restores that the state went through, or the epoch given to the last."),
+    Metric("gemot_snapshots_saved_total", "counter", "Snapshots that this server gave out."),
+    Metric(
+        "gemot_snapshots_restored_total", "counter", "Snapshots that this server put in place of its state."
+    ),
+    Metric("gemot_snapshot_agent_taken_total", "counter", "Snapshots that the snapshot agent took here."),
+    Metric(
+        "gemot_snapshot_agent_failures_total", "counter", "Snapshots that the snapshot agent failed to take."
+    ),
+    Metric(
+        "gemot_snapshot_agent_last_seconds", "gauge", "Wall time of the last one that it took here, else 0."
+    ),
     Metric("gemot_servers", "gauge", "Servers that this agent knows of."),
     Metric("gemot_cluster_reachable", "gauge", "1 when nothing keeps this agent from the servers, else 0."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),

@@ -30,10 +30,12 @@ from gemot.server.rpc.message import (
     Leave,
     Member,
     Operate,
+    ReadArchive,
     Status,
     Subscribe,
     Survey,
     TierStatus,
+    Upload,
 )
 from gemot.server.runtime.connection import Dialler
 from gemot.server.runtime.timer import LoopTimer
@@ -173,6 +175,18 @@ class RemoteServers:
         self._ask(lambda _hold_ms: call, future, hold_ms=hold_ms)
         return future
 
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if isinstance(call, ReadArchive) and not call.id:
+            # Making the copy takes its time: the hold time counts anew with every server that is lost.
+            self._ask(lambda _hold_ms: call, future, waits=True)
+        elif isinstance(call, Upload) and not call.offset and not call.last:
+            self._ask(lambda _hold_ms: call, future, waits=True)
+        else:
+            cancel = self._dialler.call(call, settle(future))
+            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+        return future
+
     def leader(self) -> asyncio.Future[str]:
         return self._status(lambda status: status.leader.rpc if status.leader is not None else "")
 
@@ -181,8 +195,10 @@ class RemoteServers:
 
     def stats(self) -> dict[str, dict[str, str]]:
         to = self.connected_to
+        told = self._tier.stats.get("consul", {}) if self._tier is not None else {}
         return {
             "consul": {
+                "epoch": told.get("epoch", ""),
                 "server": "false",
                 "known_servers": str(len(self._known)),
                 "connected_to": f"{to.name} {to.rpc}" if to is not None else "",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.query import Answer, Applied, Options, Query
-from gemot.server.rpc.message import Operate, Survey
+from gemot.server.rpc.message import Call, Operate, Survey
 
 
 class Subscription(Protocol):
@@ -50,6 +50,13 @@ class Servers(Protocol):
 
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
         """What only the servers themselves can do or tell: True, or Surveyed. Held as a write is."""
+
+    def archive(self, call: Call) -> asyncio.Future[Any]:
+        """One step of saving or restoring a snapshot (`archives.py`), asked of one server.
+
+        The first step is held like a write while there is no server; the others belong to the server that
+        answered it, and fail when the way to it breaks.
+        """
 
     def leader(self) -> asyncio.Future[str]:
         """The leader's RPC address "ip:port", or "" when there is none."""

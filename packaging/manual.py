@@ -56,6 +56,7 @@ def pages() -> dict[str, str]:
         "gemot.1": _overview(),
         "gemot-agent.1": _agent(),
         "gemot-kv.1": _group("kv"),
+        "gemot-snapshot.1": _group("snapshot"),
         "gemot-template.1": _group("template"),
         "gemot-config.5": config_page(),
         "gemot-template.5": template_page(),

@@ -57,21 +57,26 @@ class Compaction:
         self._timer = timer
         self._replacing = replacing
         self._fits = fits
-        self.snapshotting = False
-        self.checkpointing = False
+        self._snapshotting = False
+        self._checkpointing = False
         self._begun_ms = -bounds.snapshot_rest_ms
         self._renew: int | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Is a copy or a checkpoint under way?"""
+        return self._snapshotting or self._checkpointing
 
     def on_second(self) -> None:
         if self._replacing():
             return
         self._state.settle()
-        if self._due() and not self.snapshotting and self._fits():
-            self.snapshotting = True
+        if self._due() and not self._snapshotting and self._fits():
+            self._snapshotting = True
             self._begun_ms = self._timer.now_ms()
-            self._upkeep.take_snapshot(self._raft.voters_at, self._taken)
-        if self._state.wal_bytes() >= self._bounds.checkpoint_wal_bytes and not self.checkpointing:
-            self.checkpointing = True
+            self._upkeep.take_snapshot(self._raft.voters_at, self.taken)
+        if self._state.wal_bytes() >= self._bounds.checkpoint_wal_bytes and not self._checkpointing:
+            self._checkpointing = True
             self._upkeep.checkpoint(self._checkpointed)
 
     def on_rot(self, through: int) -> None:
@@ -92,8 +97,9 @@ class Compaction:
         enough = self._bounds.snapshot_entries
         return since >= enough and (rested or since >= STORM * enough)
 
-    def _taken(self, meta: SnapshotMeta) -> None:
-        self.snapshotting = False
+    def taken(self, meta: SnapshotMeta) -> None:
+        """There is a new snapshot: the log may forget what is before the older one."""
+        self._snapshotting = False
         oldest = self._upkeep.oldest_snapshot()
         assert oldest is not None, "a snapshot was just taken"
         through = min(oldest.index, self._state.applied_index - self._bounds.trailing_entries)
@@ -105,4 +111,4 @@ class Compaction:
         self._raft.compacted(max(through, 0), meta)
 
     def _checkpointed(self, _proven: int) -> None:
-        self.checkpointing = False
+        self._checkpointing = False

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import msgspec
 
-from gemot.server.machine import Machine, Outcome
+from gemot.server.machine import Machine, Outcome, RestoreDue
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
 from gemot.server.model.errors import Busy, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import Applied
@@ -46,6 +46,9 @@ class Watcher(Protocol):
 
     def on_replaced(self) -> None:
         """The whole state was replaced by a snapshot: every waiter looks again."""
+
+    def on_restore(self, due: RestoreDue) -> None:
+        """The next entry replaces the state: nothing is applied until `Replica.on_restored`."""
 
     def on_leadership(self, leads: bool) -> None: ...
 
@@ -137,6 +140,24 @@ class Replica:
                 self._waiters.pop(index).done(_OUTCOME_IN_SNAPSHOT)
             self._told().on_replaced()
         self._schedule()
+
+    def on_restored(self, due: RestoreDue) -> None:
+        """The blob is the state now, as of the restore's own entry."""
+        self._held = False
+        place = due.placement
+        self.raft.applied(place.applied_index)
+        # The clock goes on, or forward to the snapshot's: deadlines never come early.
+        self._time_base = (self.cluster_time_ms(), self._timer.now_ms())
+        self._answer(
+            place.applied_term, Outcome(place.applied_index, Applied(place.restored_index, True), ())
+        )
+        self._told().on_replaced()
+        self._schedule()
+
+    @property
+    def held(self) -> bool:
+        """Is the state being replaced? It is neither read nor written meanwhile."""
+        return self._held
 
     # -- what callers ask --------------------------------------------------------------------------
 
@@ -292,13 +313,19 @@ class Replica:
         assert entries, "a committed entry is held until it is applied"
         began_us = self._timer.stopwatch_us()
         outcomes = self._machine.apply_ahead(entries)
+        due = self._machine.restore_due
+        entries = entries[: len(outcomes)]
         self._pace.took(len(entries), self._timer.stopwatch_us() - began_us)
-        self.raft.applied(entries[-1].index)
+        self.raft.applied(self._state.applied_index)
         touched: list[Topic] = []
         for entry, outcome in zip(entries, outcomes, strict=True):
             touched.extend(outcome.touched)
             self._answer(entry.term, outcome)
         self._told().on_applied(touched)
+        if due is not None:
+            self.hold()
+            self._told().on_restore(due)
+            return False
         if self._state.applied_index < self._commit:
             self._schedule()
         return True

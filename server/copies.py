@@ -14,8 +14,11 @@ import msgspec
 from gemot.server.model.errors import DiskFailed, GemotError, NotFound
 from gemot.server.raft.types import SnapshotMeta
 from gemot.server.rpc.message import SnapshotChunk
+from gemot.server.state.restore import Placement
+from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
-from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots
+from gemot.server.storage.restored import build
+from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots, hash_file
 from gemot.server.storage.statefile import StateFile
 
 
@@ -105,3 +108,33 @@ def write_snapshot(
     """Both at once, where one thread does everything."""
     copy = copy_state(file, snapshots)
     return keep_copy(snapshots, disk, copy, voters_at(copy.index), epoch)
+
+
+def prepare_restored(
+    file: StateFile,
+    snapshots: Snapshots,
+    blobs: Blobs,
+    vfs: str,
+    sha256: str,
+    place: Placement,
+    voters: tuple[str, ...],
+) -> SnapshotMeta:
+    """Make the state as it will be after a restore a kept snapshot of that entry; it is not the state yet.
+
+    Nothing is applied meanwhile; reads may go on. `put_restored` follows. A crash at any step of both leaves
+    the old state, which comes to the same entry again, or the new one. Raises NotFound, with nothing done, if
+    the blob is damaged.
+    """
+    if hash_file(blobs.disk, blobs.path(sha256))[1] != sha256:
+        raise NotFound(f"the snapshot {sha256[:16]} was damaged on disk: it is fetched again")
+    meta = SnapshotMeta(place.applied_index, place.applied_term, voters)
+    staged = Path(snapshots.stage(meta))
+    build(live=file, blob=Path(blobs.path(sha256)), out=staged, place=place, vfs=vfs)
+    file.sync_copy(staged)
+    snapshots.commit(meta, epoch=place.epoch)
+    return meta
+
+
+def put_restored(file: StateFile, snapshots: Snapshots, meta: SnapshotMeta) -> None:
+    """Put the prepared state in place. Nobody reads or writes it until that is done."""
+    file.succeed(Path(snapshots.path(meta)))

@@ -100,7 +100,7 @@ class Leader:
     def _reap_tombstones(self) -> None:
         """Marks say which index the state had reached when: what is old enough goes."""
         now = self._timer.now_ms()
-        self._marks.append((now, self._state.applied_index))
+        self._marks.append((now, self._state.index))
         old = [index for at, index in self._marks if now - at >= TOMBSTONE_KEEP_MS]
         if not old:
             return

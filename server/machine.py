@@ -19,9 +19,10 @@ from gemot.server.model.command import Command, Envelope, IdempotencyKey, decode
 from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
+from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
-from gemot.server.state import autopilot, catalog, changes, kv
+from gemot.server.state import autopilot, catalog, changes, kv, restore
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -39,12 +40,22 @@ class Outcome(msgspec.Struct, frozen=True):
     touched: tuple[Topic, ...]
 
 
+class RestoreDue(msgspec.Struct, frozen=True):
+    """The next entry is a restore that is to be done, from a blob that the machine does not have."""
+
+    command: Restore
+    placement: restore.Placement
+
+
 class Machine:
     """Applies entries to the state, in their order, each exactly once."""
 
     def __init__(self, *, state: State, authorizer: Authorizer = ALLOW_ALL) -> None:
         self._state = state
         self._authorizer = authorizer
+        self.restore_due: RestoreDue | None = None
+        """Set where the last slice ended before an entry that replaces the state; see `apply_ahead`."""
+
         self._rules: dict[type, Callable[[Writing, Any], bool | int]] = {
             KvSet: _set_key,
             KvDelete: kv.delete_key,
@@ -58,6 +69,7 @@ class Machine:
             PruneRetries: state.retries.prune,
             VerifyState: compare_hash,
             SetAutopilot: autopilot.set_config,
+            Restore: _repeat_restore,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -67,27 +79,62 @@ class Machine:
         return outcomes
 
     def apply_ahead(self, entries: Sequence[Entry]) -> list[Outcome]:
-        """`apply`, with the commit left to `State.settle`."""
-        with self._state.batch() as writing:
-            return [self._apply_entry(writing, entry) for entry in entries]
+        """`apply`, with the commit left to `State.settle`.
 
-    def _apply_entry(self, writing: Writing, entry: Entry) -> Outcome:
+        It ends before a restore that is to be done, with fewer outcomes than entries: the caller then sees
+        to `restore_due`, and the entries after it follow once the state was replaced.
+        """
+        self.restore_due = None
+        outcomes: list[Outcome] = []
+        with self._state.batch() as writing:
+            for entry in entries:
+                outcome = self._apply_entry(writing, entry)
+                if outcome is None:
+                    break
+                outcomes.append(outcome)
+        return outcomes
+
+    def _apply_entry(self, writing: Writing, entry: Entry) -> Outcome | None:
+        """None for a restore that is to be done: nothing of it is."""
         meta, index = writing.meta, entry.index
         if index != meta.applied_index + 1:
             raise Corrupt(f"entry {index} cannot follow the applied index {meta.applied_index}")
         result: Applied | GemotError
         if entry.kind == EntryKind.COMMAND:
             envelope = decode(entry.data)
+            if type(envelope.command) is Restore and self._falls_due(writing, entry, envelope):
+                return None
             if envelope.time_ms > meta.time_ms:
                 meta.time_ms = envelope.time_ms
-            writing.enter(index)
+            writing.enter(index + meta.shift)
             result = self._answer(writing, envelope)
         else:
-            writing.enter(index)
-            result = Applied(index, True)
+            writing.enter(index + meta.shift)
+            result = Applied(index + meta.shift, True)
         meta.advance(index, entry.term)
         touched = writing.touched
         return Outcome(index, result, tuple(touched if len(touched) < 2 else dict.fromkeys(touched)))
+
+    def _falls_due(self, writing: Writing, entry: Entry, envelope: Envelope) -> bool:
+        """Is it neither refused nor done? A refusal and a repetition are ordinary entries."""
+        command = envelope.command
+        assert isinstance(command, Restore)
+        if self._done(writing, command):
+            return False
+        try:
+            require(self._authorizer, envelope.accessor, operations(command, self._state.service_name))
+            restore.check(writing.cursor, writing.meta, command)
+        except StorageFailed:
+            raise
+        except GemotError:
+            return False
+        place = restore.placement(writing.meta, command, entry.index, entry.term, envelope.time_ms)
+        self.restore_due = RestoreDue(command, place)
+        return True
+
+    @staticmethod
+    def _done(writing: Writing, command: Restore) -> bool:
+        return any(mark.id == command.id for mark in writing.meta.restores)
 
     def _answer(self, writing: Writing, envelope: Envelope) -> Applied | GemotError:
         """Apply a command unless an earlier try of it was applied."""
@@ -132,6 +179,13 @@ def _undoing(rule: Callable[[Writing, Any], bool | int], writing: Writing, comma
         raise
     writing.keep()
     return value
+
+
+def _repeat_restore(writing: Writing, command: Restore) -> bool:
+    """A restore that is not due: it was done, or it is refused."""
+    if not Machine._done(writing, command):
+        restore.check(writing.cursor, writing.meta, command)
+    return True
 
 
 def _set_key(writing: Writing, command: KvSet) -> bool:

@@ -11,9 +11,12 @@ from typing import Any, Protocol
 
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Query
+from gemot.server.model.restore import Blob
 from gemot.server.raft.types import Batch, Entry, HardState, Message, SnapshotMeta
 from gemot.server.rpc.message import Call, Member, SnapshotChunk
+from gemot.server.state.restore import Placement
 from gemot.server.state.store import Found
+from gemot.server.storage.blobs import Export
 
 
 class Log(Protocol):
@@ -136,6 +139,64 @@ class Inbox(Protocol):
 
         It gets what is wrong with it, if it could not become one. A failure of the disk stops the node.
         """
+
+
+class Archives(Protocol):
+    """Snapshots that people keep, out and in, and the blobs of restores. What takes time is done elsewhere.
+
+    A failure of the disk here is told as an error, but for `prepare` and `replace`, where
+    it stops the node.
+    """
+
+    def export(
+        self, id: int, voters: tuple[str, ...], cluster: str, done: Callable[[Export | GemotError], None]
+    ) -> None:
+        """Copy the state as it stands applied, and pack it. Until `done` it may not be replaced."""
+
+    def read_export(self, id: int, offset: int) -> bytes:
+        """A piece of it. Raises NotFound."""
+
+    def drop_export(self, id: int) -> None: ...
+
+    def take_in(self, id: int, data: bytes, done: Callable[[GemotError | None], None]) -> None:
+        """The next bytes of an archive; after an error it is forgotten."""
+
+    def finish(self, id: int, done: Callable[[Blob | GemotError], None]) -> None:
+        """No more bytes come: check everything, and keep the blob, durably."""
+
+    def abandon(self, id: int) -> None:
+        """That archive will not go on."""
+
+    def blobs(self) -> tuple[Blob, ...]:
+        """What is kept here, durably."""
+
+    def read_blob(self, sha256: str, offset: int) -> bytes:
+        """A piece of a kept blob. Raises NotFound."""
+
+    def blob_inbox(self, blob: Blob) -> Inbox:
+        """Where a blob of another server goes. Raises GemotError."""
+
+    def prepare(
+        self,
+        sha256: str,
+        place: Placement,
+        voters: tuple[str, ...],
+        done: Callable[[SnapshotMeta | GemotError], None],
+    ) -> None:
+        """Make of a kept blob the snapshot that the state will be, and keep it.
+
+        Until `done` the state does not change. An error means that the blob is damaged and was dropped, and
+        that nothing was done; any other failure stops the node.
+        """
+
+    def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        """Put what was prepared in place of the state, which is then read anew.
+
+        Until `done` nobody reads or writes the state. A failure stops the node.
+        """
+
+    def forget(self, sha256: str) -> None:
+        """No log that is kept needs this blob."""
 
 
 class Identity(Protocol):

@@ -252,7 +252,7 @@ class Reads:
         if options.index == 0:
             answer = self._look(query, accessor)
             if answer is not None:
-                done(_raised(answer, floor, self._state.applied_index))
+                done(_raised(answer, floor, self._state.index))
                 return _nothing
         if self._count >= MAX_WAITERS:
             done(_too_many())
@@ -298,7 +298,7 @@ class Reads:
         if waiter not in waiter.group.waiters:
             return
         self._leave(waiter)
-        behind = self._state.applied_index < options.index
+        behind = self._state.index < options.index
         again = Options(
             # One who has seen more elsewhere than this server has is not answered from here unconfirmed.
             consistency="default" if behind else options.consistency,
@@ -359,7 +359,8 @@ class Reads:
             raise
         except GemotError as error:
             return error
-        return Answer(value, index, self._contact.knows_leader(), self._contact.last_contact_ms())
+        knows, last_ms = self._contact.knows_leader(), self._contact.last_contact_ms()
+        return Answer(value, index, knows, last_ms, self._state.epoch)
 
     def _evaluate(self, group: _Group, only: _Waiter | None = None) -> None:
         """Read once for the whole group; whoever's index is passed is due an answer."""
@@ -370,7 +371,7 @@ class Reads:
             self._ask_reader(group)
         else:
             waiters = [only] if only is not None else list(group.waiters)
-            self._answer(waiters, answer, self._state.applied_index)
+            self._answer(waiters, answer, self._state.index)
 
     def _ask_reader(self, group: _Group) -> None:
         group.long = True
@@ -386,7 +387,8 @@ class Reads:
         waiters = [waiter for waiter in group.waiters if waiter.from_read <= group.began]
         if isinstance(found, Found):
             group.long = found.rows > self._list_rows
-            self._answer(waiters, Answer(found.value, found.index, *group.contact), found.applied_index)
+            answer = Answer(found.value, found.index, *group.contact, self._state.epoch)
+            self._answer(waiters, answer, found.applied_index)
         else:
             self._answer(waiters, found, 0)
         if not group.waiters and self._groups.get(group.key) is group:

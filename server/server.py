@@ -16,17 +16,18 @@ from gemot.server.compaction import Compaction
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
+from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
+from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
-from gemot.server.machine import Machine
-from gemot.server.members import SERVERS, Connected, Membership
+from gemot.server.machine import Machine, RestoreDue
+from gemot.server.members import Connected, Membership
 from gemot.server.model.autopilot import AutopilotConfig
-from gemot.server.model.catalog import SERF_HEALTH, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.operator import Operator
-from gemot.server.ports import DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
+from gemot.server.ports import Archives, DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import (
     Message,
@@ -42,6 +43,7 @@ from gemot.server.rpc.message import (
     Bookmark,
     Call,
     Enlist,
+    FetchBlob,
     FetchSnapshot,
     Forward,
     Found,
@@ -51,12 +53,16 @@ from gemot.server.rpc.message import (
     Leave,
     Member,
     Operate,
+    Passed,
     Promise,
+    ReadArchive,
     Report,
+    Stage,
     Status,
     Subscribe,
     Survey,
     TierStatus,
+    Upload,
     fault_of,
 )
 from gemot.server.space import Room, Space, SpaceConfig
@@ -106,6 +112,7 @@ class Server:
         random: Random,
         reader: Reader,
         disk_space: DiskSpace | None = None,
+        archives: Archives | None = None,
     ) -> None:
         self.me = me
         self._config = config
@@ -156,10 +163,11 @@ class Server:
             hold_ms=config.hold_ms,
             waiting=self.waiting_for,
         )
+        hosts = Hosts(state)
         self.membership = Membership(
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
-            look=self._node,
-            alive_in_catalog=self._alive_nodes,
+            look=hosts.node,
+            alive_in_catalog=hosts.alive,
             former_leader=lambda: self.replica.former_leader,
             now_ms=timer.now_ms,
         )
@@ -171,8 +179,27 @@ class Server:
             inbox=upkeep.inbox,
             replace_state=upkeep.replace_state,
             timer=timer,
-            busy=lambda: self.compaction.snapshotting or self.compaction.checkpointing,
+            busy=lambda: self.compaction.busy or self.keeping.busy,
             readers=self.reads,
+        )
+        self.keeping = Keeping(
+            me=me.id,
+            archives=archives,
+            raft=raft,
+            replica=self.replica,
+            state=state,
+            log=log,
+            confirmations=self.confirmations,
+            contact=self,
+            directory=self.directory,
+            cluster=identity.cluster,
+            call=self.call_server,
+            apply=lambda command, token, done: self.apply(command, token, None, done),
+            busy=lambda: self.compaction.busy or self.installer.replacing or self.reads.reading,
+            hold_reads=self.reads.hold,
+            taken=lambda meta: self.compaction.taken(meta),
+            timer=timer,
+            random=random,
         )
         self.bootstrap = Bootstrap(
             me=me,
@@ -211,14 +238,15 @@ class Server:
             state=state,
             upkeep=upkeep,
             timer=timer,
-            replacing=lambda: self.installer.replacing,
+            replacing=lambda: self.installer.replacing or self.replica.held,
             fits=lambda: self.space.fits_snapshot,
         )
 
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._learn_from_catalog()
+        for server in Hosts(self.state).servers():
+            self.directory.hint(server)
         self.replica.start(self)
 
     def on_tick(self) -> None:
@@ -226,8 +254,10 @@ class Server:
         self.replica.on_tick()
         self.confirmations.on_tick()
         self.writes.on_tick()
-        self.leader.on_tick()
-        self.operator.on_tick()
+        self.keeping.on_tick()
+        if not self.replica.held:
+            self.leader.on_tick()
+            self.operator.on_tick()
         now = self._timer.now_ms()
         if now >= self._second_due:
             self._second_due = now + SECOND_MS
@@ -244,7 +274,9 @@ class Server:
 
     def _tell_bookmarks(self) -> None:
         """Everything up to here was told."""
-        at = self.replica.applied_index
+        if self.replica.held:
+            return
+        at = self.state.index
         self.reads.bookmark(Bookmark(at, self.knows_leader(), self.last_contact_ms()))
 
     def on_rot(self, through: int) -> None:
@@ -321,6 +353,7 @@ class Server:
             "waiting": self.waiting_for(),
             "state_hash": self.state.state_hash.hex(),
             "space": self.space.told,
+            "epoch": str(self.state.epoch),
         }
         return {"raft": raft, "consul": tier}
 
@@ -336,7 +369,7 @@ class Server:
         if self._raft.stalled:
             return f"Waiting for the disk: {STALLED}"
         if self._raft.leader:
-            return ""
+            return self.keeping.waiting_for
         if not self._raft.voters:
             return "Waiting for the leader of the cluster to send its log"
         return self._waiting_for_quorum()
@@ -359,7 +392,7 @@ class Server:
         self.connected.add(member)
         self.directory.learn(member)
         if self.replica.leads:
-            self.membership.joined(member, afresh=True)
+            self._joined(member, afresh=True)
         else:
             self._report()
 
@@ -413,6 +446,8 @@ class Server:
                 self.operator.handle(member, call, reply)
             case Status():
                 reply(self.status())
+            case ReadArchive() | Upload() | Stage() | FetchBlob() | Passed():
+                return self.keeping.on_call(member.id, call, reply)
         return _nothing
 
     # -- Watcher: what the replica tells ---------------------------------------------------------------
@@ -425,7 +460,14 @@ class Server:
         self.reads.on_applied(touched)
 
     def on_replaced(self) -> None:
+        self.keeping.on_replaced()
         self.reads.on_replaced()
+        if self.replica.leads:
+            # What this leader knew of the state is of no use: it begins its duties anew.
+            self.leader.on_leadership(True)
+
+    def on_restore(self, due: RestoreDue) -> None:
+        self.keeping.on_restore(due)
 
     def on_leadership(self, leads: bool) -> None:
         self.leader.on_leadership(leads)
@@ -507,7 +549,7 @@ class Server:
         members = [m for m in self.connected.members() if m.name != self.operator.leaving]
         if self.replica.leads:
             for member in members:
-                self.membership.joined(member)
+                self._joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
             room = self.space.own
             self._peers.call(leader, Report(tuple(members), room.free, room.reserve), _ignore)
@@ -517,32 +559,12 @@ class Server:
             return
         self.directory.hint(member)
         if self.replica.leads:
-            self.membership.joined(member)
+            self._joined(member)
 
-    def _learn_from_catalog(self) -> None:
-        """The servers that the catalog knows: so a restart finds the others without being told."""
-        instances, _ = self.state.read(SERVERS, "")
-        for instance in instances:
-            node = instance.node
-            if node.id:
-                rpc = f"{node.address}:{instance.service.port}"
-                member = Member(node.id, node.node, node.address, "server", node.datacenter, "", rpc)
-                self.directory.hint(member)
-
-    def _node(self, name: str) -> NodeDetail | None:
-        detail, _ = self.state.read(NodeInfo(name), "")
-        return detail if detail is not None and detail.node.node == name else None
-
-    def _alive_nodes(self) -> list[NodeDetail]:
-        """Every node whose serfHealth does not say that it failed."""
-        nodes, _ = self.state.read(Nodes(), "")
-        details = [self._node(node.node) for node in nodes]
-        return [
-            detail
-            for detail in details
-            if detail is not None
-            and any(c.check_id == SERF_HEALTH and c.status != "critical" for c in detail.checks)
-        ]
+    def _joined(self, member: Member, *, afresh: bool = False) -> None:
+        """Told again each second: what comes while the state is replaced is not missed."""
+        if not self.replica.held:
+            self.membership.joined(member, afresh=afresh)
 
 
 _pledges = msgspec.msgpack.Encoder()

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "reload": ("reload", "Have the agent read its configuration again."),
     "services": ("services", "Register or deregister a service on this host."),
+    "snapshot": ("snapshot", "Save, restore and inspect the whole state."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),
     "template": ("template", "Render configuration files, once or for as long as it runs."),
     "validate": ("validate", "Check configuration files and tell every fault."),

@@ -38,10 +38,20 @@ def command(connection: Connection) -> None:
         )
     if raft and (scrub := raft.get("last_scrub")):
         click.echo(f"Scrub    last pass ended {scrub}")
+    if snapshots := stats.get("snapshot_agent"):
+        click.echo(f"Backup   {_backup(snapshots)}")
     if leader is None:
         click.echo("Members  unknown, no server answers")
     else:
         _print_members(connection)
+
+
+def _backup(stats: dict[str, str]) -> str:
+    """What the snapshot agent of this server did last."""
+    last = f"last at {stats['last_time']}, index {stats['last_index']}" if stats["last_time"] else "none yet"
+    if failure := stats["last_failure"]:
+        return f"{last}; the next one FAILED: {failure}"
+    return last if stats["leads"] == "true" else f"{last}; the leader takes them"
 
 
 def _leader(connection: Connection) -> str | None:

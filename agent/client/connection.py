@@ -9,7 +9,7 @@ import http.client
 import json
 import socket
 import ssl
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
@@ -100,7 +100,7 @@ class Connection:
         path: str,
         *,
         params: dict[str, Any] | None = None,
-        body: bytes | None = None,
+        body: bytes | IO[bytes] | None = None,
         headers: dict[str, str] | None = None,
         timeout_s: float | None = None,
         ok: tuple[int, ...] = (200,),
@@ -120,7 +120,7 @@ class Connection:
         """An answer read piece by piece, without a time limit; the caller closes it."""
         connection = self._dial(None)
         try:
-            connection.request("GET", _target(path, params), headers=self._auth())
+            connection.request("GET", _target(path, params), headers=self._auth() | {"Connection": "close"})
             response = connection.getresponse()
         except (OSError, UnicodeError) as error:
             raise CannotConnect(self._unreachable(error)) from error
@@ -131,7 +131,12 @@ class Connection:
         return response
 
     def _exchange(
-        self, method: str, target: str, body: bytes | None, headers: dict[str, str], timeout_s: float
+        self,
+        method: str,
+        target: str,
+        body: bytes | IO[bytes] | None,
+        headers: dict[str, str],
+        timeout_s: float,
     ) -> Reply:
         fresh = self._http is None
         if self._http is None:

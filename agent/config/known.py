@@ -196,7 +196,6 @@ KNOWN: dict[str, Known] = {
     "license_path": _ignored("there is no licence to load", ""),
     "audit": _ignored("there is no audit log yet"),
     "audit.enabled": _refused("there is no audit log yet, so nothing would be recorded", False),
-    "snapshot_agent": _ignored("snapshots are taken by `gemot snapshot save`"),
     "reporting": _ignored("nothing is reported to anyone"),
     "experiments": _ignored("there are no experiments to turn on"),
     "default_intention_policy": _MESH,

@@ -46,6 +46,8 @@ def warnings(config: Config) -> Iterator[Finding]:
         yield ("bootstrap_expect",), "an even number survives no more failures than one server fewer"
     if config.dev_mode and config.data_dir:
         yield ("data_dir",), "is used, but with -dev writes are not waited for: a power cut loses some"
+    if config.snapshot_agent.enabled and not config.server:
+        yield ("snapshot_agent.enabled",), "does nothing here: the server that leads takes the snapshots"
     if not config.server and not config.retry_join:
         yield ("retry_join",), "is empty: this agent finds no server until one is named"
 
@@ -67,6 +69,14 @@ def _server(config: Config) -> Iterator[Finding]:
             ("unsafe_no_fsync",),
             "only with -dev: without it acknowledged writes would be lost in a power cut",
         )
+
+
+def _snapshot_agent(config: Config) -> Iterator[Finding]:
+    path = config.snapshot_agent.path
+    if config.snapshot_agent.enabled and not path:
+        yield ("snapshot_agent.path",), "must be set: the directory that the snapshots are kept in"
+    elif path and not path.startswith("/"):
+        yield ("snapshot_agent.path",), f'must be an absolute path, got "{path[:60]}"'
 
 
 def _script_checks(config: Config) -> Iterator[Finding]:
@@ -213,6 +223,7 @@ def _http(config: Config) -> Iterator[Finding]:
 
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _server,
+    _snapshot_agent,
     _script_checks,
     _identity,
     _names,

@@ -3,7 +3,7 @@
 Keys are Consul's; where the word here differs from the key (a unit at its end) the key stands in `name=`.
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
 `known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync`,
-`limits.disk_reserve_bytes`, `limits.scrub_*` and `http_config.allowed_hosts`.
+`limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts` and what is below `snapshot_agent`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,22 @@ class Autopilot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a new server must be healthy before it votes, and a dead one be dead before it is removed."""
 
 
+class SnapshotAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Snapshots of the whole state, saved to files by whichever server leads."""
+
+    enabled: bool = False
+    """Set it on every server: the leader alone does the work. A copy off the host is still yours to make."""
+    interval_s: Annotated[float, Meta(ge=1.0, le=365 * DAY_S)] = field(default=3600.0, name="interval")
+    """Between two: what may be lost with all servers at once, against reading and packing all that often."""
+    retain: Annotated[int, Meta(ge=1, le=100_000)] = 30
+    """Files kept in `path`, on each server that led; older ones are removed."""
+    path: str = ""
+    """The directory for them, absolute, best on another disk than `data_dir`; they hold every key. The
+    systemd unit allows /var/lib/gemot alone: a drop-in with ReadWritePaths= adds another place."""
+    verify: bool = True
+    """Read each back and check all of it before it bears its name: as much work again, and surely whole."""
+
+
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_headers: dict[str, str] = {}
     """Sent with every answer. `Access-Control-Allow-Origin` opens the API to web pages: choose with care."""
@@ -177,6 +193,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Entries kept behind a snapshot, so that a server which was away catches up without a whole copy."""
     raft_log_segment_bytes: Annotated[int, Meta(ge=65_536, le=2**30)] = 64 * 2**20
     """Size of a preallocated log file: small ones free disk space sooner, large ones are made less often."""
+    snapshot_agent: SnapshotAgent = SnapshotAgent()
     unsafe_no_fsync: bool = False
     """Acknowledge before data is on the disk: faster, and a power cut loses writes. Only with -dev."""
 

@@ -7,7 +7,7 @@ one. It never raises. Dispatch is an exact look-up, then the longest prefix; the
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Protocol
 
@@ -145,9 +145,13 @@ class App:
             return Response(status=301, headers={"Location": as_ascii(f"{raw}/{mark}{query}")})
         return Response(status=404, body=(_NO_LOCATION if b"/v1/" in path else _NO_VERSION).encode())
 
-    def answer(self, call: Call, body: bytes) -> Response | Awaitable[Response]:
+    def answer(
+        self, call: Call, body: bytes, stream: AsyncIterator[bytes] | None = None
+    ) -> Response | Awaitable[Response]:
         """Ask the handler. Cancel the awaitable when the caller is gone."""
         request = call.request
+        if stream is not None:
+            request = msgspec.structs.replace(request, stream=stream)
         if body and request.method != "GET" and call.route.max_body:
             request = msgspec.structs.replace(request, body=body)
         try:

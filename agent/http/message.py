@@ -31,6 +31,8 @@ class Request(msgspec.Struct, frozen=True):
     """One request. `path` is the raw path's part behind the route's, decoded once, as bytes.
 
     `query` keeps order and doubles: (name, value) pairs, decoded once. `headers` has lower-case names.
+    `stream` has the body in pieces where the route is `streamed`; `body` is empty then. It raises BadRequest
+    for a body that breaks off.
     `token` is taken from `?token=`, `X-Consul-Token` or `Authorization: Bearer`, in this order, else "".
     """
 
@@ -41,6 +43,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes
     token: str
     remote: str
+    stream: AsyncIterator[bytes] | None = None
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -59,7 +62,8 @@ class Route(msgspec.Struct, frozen=True):
     """`path` is exact, or a prefix when it ends in "/" (`/v1/kv/` takes every key).
 
     `max_body` is the greatest body in bytes; one longer is refused with 413 before it is read. Where it is 0
-    no body is looked at. `limit_name` is the setting to name when it is passed, "" for none.
+    no body is looked at. `limit_name` is the setting to name when it is passed, "" for none. A body that is
+    `streamed` comes to the handler in pieces, as it arrives (PUT and POST).
     """
 
     path: str
@@ -67,3 +71,4 @@ class Route(msgspec.Struct, frozen=True):
     permission: dict[str, Permission]
     max_body: int = 0
     limit_name: str = ""
+    streamed: bool = False

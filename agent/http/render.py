@@ -16,6 +16,9 @@ from gemot.server.model.query import Answer, Applied, Options
 
 JSON = "application/json"
 encode = msgspec.json.Encoder().encode
+EPOCH = "X-Gemot-Epoch"
+"""Counts the restores of the cluster."""
+
 _EFFECTIVE = {"default": "leader", "consistent": "consistent", "stale": "stale"}
 
 
@@ -24,6 +27,7 @@ def read_headers(answer: Answer, options: Options) -> dict[str, str]:
         "X-Consul-Index": str(answer.index),
         **age_headers(answer),
         "X-Consul-Effective-Consistency": _EFFECTIVE[options.consistency],
+        EPOCH: str(answer.epoch),
     }
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ from gemot.agent.http.app import Call
 from gemot.agent.http.listen import Address, open_socket
 from gemot.agent.http.message import Response
 from gemot.agent.http.reply import Heads, Reply
+from gemot.server.model.errors import BadRequest, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class Application(Protocol):
 
     def open(self, method: str, target: str, headers: dict[str, str], remote: str) -> Call | Response: ...
 
-    def answer(self, call: Call, body: bytes) -> Response | Awaitable[Response]: ...
+    def answer(
+        self, call: Call, body: bytes, stream: AsyncIterator[bytes] | None = None
+    ) -> Response | Awaitable[Response]: ...
 
     def too_large(self, call: Call, size: int | None) -> Response: ...
 
@@ -176,6 +179,8 @@ class HttpTransport:
         if isinstance(call, Response):
             return self._reply(call, keep and request._payload.is_eof())
         body = b""
+        if call.route.streamed and message.method != "GET":
+            return await self._serve_stream(request, call, headers, keep)
         if request._payload is not EMPTY_PAYLOAD:
             read = await self._read_body(request, call, headers)
             if isinstance(read, Response):
@@ -186,6 +191,39 @@ class HttpTransport:
             return self._reply(given, keep)
         response = await self._wait(given, request)
         return self._reply(response, keep and not self._stopping)
+
+    async def _serve_stream(
+        self, request: web.BaseRequest, call: Call, headers: dict[str, str], keep: bool
+    ) -> Reply:
+        """The handler takes the body as it comes. What it leaves of it ends the connection."""
+        declared = headers.get("content-length")
+        if declared and int(declared) > call.max_body:
+            return self._reply(self._app.too_large(call, int(declared)), False)
+        given = self._app.answer(call, b"", self._pieces(request, call, headers))
+        response = given if isinstance(given, Response) else await given
+        return self._reply(response, keep and not self._stopping and request._payload.at_eof())
+
+    async def _pieces(
+        self, request: web.BaseRequest, call: Call, headers: dict[str, str]
+    ) -> AsyncIterator[bytes]:
+        payload = request._payload
+        if headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        total = 0
+        while not payload.at_eof():
+            try:
+                async with asyncio.timeout(self.limits.body_timeout_s):
+                    piece = await payload.readany()
+            except TimeoutError as error:
+                text = f"nothing more of the request's body came within {self.limits.body_timeout_s:g} s"
+                raise BadRequest(text) from error
+            except (web.RequestPayloadError, OSError) as error:
+                raise BadRequest(f"the request's body is broken: {error}") from error
+            total += len(piece)
+            if total > call.max_body:
+                raise TooLarge(f"Request body too large, max size: {call.max_body} bytes.")
+            if piece:
+                yield piece
 
     def _reply(self, response: Response, keep: bool) -> Reply:
         return Reply(heads=self._heads, response=response, keep_alive=keep, streams=self._reading)

@@ -12,6 +12,7 @@ from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import (
     PruneRetries,
     ReapTombstones,
@@ -33,6 +34,7 @@ Command = (
     | PruneRetries
     | VerifyState
     | SetAutopilot
+    | Restore
 )
 
 ENVELOPE_VERSION = 1

@@ -61,13 +61,15 @@ class Options(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Answer(msgspec.Struct, frozen=True, array_like=True):
     """What a read found. `value`'s type is told by the query (see VALUES).
 
-    `index` is never 0 and, for one query, never goes back. `last_contact_ms` is 0 on the leader.
+    `index` is never 0 and, for one query, never goes back. `last_contact_ms` is 0 on the leader. `epoch`
+    counts restores: what was read in another one need not have anything to do with this.
     """
 
     value: Any
     index: int
     known_leader: bool = True
     last_contact_ms: int = 0
+    epoch: int = 0
 
 
 VALUES: dict[type, Any] = {

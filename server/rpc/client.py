@@ -21,18 +21,22 @@ from gemot.server.model.errors import (
     from_wire,
 )
 from gemot.server.model.query import VALUES, Answer, Applied
+from gemot.server.model.restore import Restored
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import GREETING, MAX_FRAME_BYTES, Kind, frame
 from gemot.server.rpc.message import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     Apply,
+    ArchivePiece,
     Ask,
+    BlobPiece,
     Bookmark,
     Call,
     Cancelled,
     Enlist,
     Enlisted,
+    FetchBlob,
     FetchSnapshot,
     Forward,
     Hello,
@@ -40,12 +44,14 @@ from gemot.server.rpc.message import (
     Joined,
     Numbered,
     Operate,
+    ReadArchive,
     SnapshotChunk,
     Status,
     Subscribe,
     Survey,
     Surveyed,
     TierStatus,
+    Upload,
     decode_hello,
     decode_returned,
     encode,
@@ -65,6 +71,7 @@ class _RawAnswer(msgspec.Struct, frozen=True, array_like=True):
     index: int
     known_leader: bool
     last_contact_ms: int
+    epoch: int = 0
 
 
 _raw_answer = msgspec.msgpack.Decoder(_RawAnswer)
@@ -78,6 +85,9 @@ _reply: dict[type, msgspec.msgpack.Decoder[Any]] = {
     Status: msgspec.msgpack.Decoder(TierStatus),
     Enlist: msgspec.msgpack.Decoder(Enlisted),
     Survey: msgspec.msgpack.Decoder(Surveyed),
+    ReadArchive: msgspec.msgpack.Decoder(ArchivePiece),
+    Upload: msgspec.msgpack.Decoder(Restored | bool),
+    FetchBlob: msgspec.msgpack.Decoder(BlobPiece),
 }
 _other = msgspec.msgpack.Decoder(bool)
 _ANSWERS = (Kind.REPLY, Kind.EVENT, Kind.FAILURE, Kind.BOOKMARK)
@@ -94,7 +104,7 @@ def _decode(kind: Kind, call: Call, body: msgspec.Raw) -> Any:
         if isinstance(call, Ask | Subscribe):
             raw = _raw_answer.decode(body)
             value = _value[type(call.query)].decode(raw.value)
-            return Answer(value, raw.index, raw.known_leader, raw.last_contact_ms)
+            return Answer(value, raw.index, raw.known_leader, raw.last_contact_ms, raw.epoch)
         return _reply.get(type(call), _other).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PeerBroke(f"undecodable answer to {type(call).__name__}: {error}") from error
@@ -205,7 +215,7 @@ def _refusal(body: bytes) -> str:
 
 
 def _broken(call: Call, reason: str) -> GemotError:
-    if isinstance(call, Apply | Forward | Operate):
+    if isinstance(call, Apply | Forward | Operate) or (isinstance(call, Upload) and call.last):
         return OutcomeUnknown(f"the connection to the server broke before it answered ({reason})")
     return Unavailable(f"the connection to the server broke ({reason})")
 

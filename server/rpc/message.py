@@ -13,6 +13,7 @@ import msgspec
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.query import Options, Query
+from gemot.server.model.restore import Blob
 from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
@@ -168,6 +169,67 @@ class Status(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """How this server sees the tier. Reply: TierStatus. Answered without a quorum."""
 
 
+class ReadArchive(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """A piece of a snapshot to be kept. Reply: ArchivePiece. With `id` 0 it is made first.
+
+    Then the copy holds at least what was acknowledged before, unless `stale`; `hold_ms` as for Ask.
+    """
+
+    id: int
+    offset: int
+    stale: bool = False
+    token: str = ""
+    hold_ms: int = 0
+
+
+class ArchivePiece(msgspec.Struct, frozen=True, array_like=True):
+    """`size` is the whole archive's; `index` and `epoch` are of the state in it."""
+
+    id: int
+    index: int
+    epoch: int
+    size: int
+    offset: int
+    data: bytes
+    known_leader: bool
+    last_contact_ms: int
+
+
+class Upload(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """A piece of a snapshot to be restored. Reply: Restored to the `last` one, after it was; else True."""
+
+    id: int
+    offset: int
+    data: bytes
+    last: bool
+    epoch: int = 0
+    token: str = ""
+
+
+class Stage(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """A server that has this blob asks another to have it too. Reply: True, once it is durable there."""
+
+    blob: Blob
+
+
+class FetchBlob(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """A piece of a blob. Reply: BlobPiece."""
+
+    sha256: str
+    offset: int
+
+
+class BlobPiece(msgspec.Struct, frozen=True, array_like=True):
+    offset: int
+    data: bytes
+
+
+class Passed(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Is the entry at this index applied there? Then its blob is not needed for it any more. Reply: bool."""
+
+    index: int
+
+
 class TierStatus(msgspec.Struct, frozen=True, array_like=True):
     leader: Member | None
     voters: tuple[Member, ...]
@@ -251,6 +313,11 @@ Call = (
     | Enlist
     | Operate
     | Survey
+    | ReadArchive
+    | Upload
+    | Stage
+    | FetchBlob
+    | Passed
 )
 
 

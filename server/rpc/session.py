@@ -26,6 +26,7 @@ from gemot.server.model.errors import (
 )
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvSet
 from gemot.server.model.query import Answer
+from gemot.server.model.restore import Restore
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import Kind, frame
 from gemot.server.rpc.message import (
@@ -35,6 +36,7 @@ from gemot.server.rpc.message import (
     Bookmark,
     Call,
     Enlist,
+    FetchBlob,
     FetchSnapshot,
     Forward,
     Found,
@@ -42,8 +44,10 @@ from gemot.server.rpc.message import (
     Join,
     Member,
     Numbered,
+    Passed,
     Promise,
     Report,
+    Stage,
     Subscribe,
     decode_call,
     decode_cancelled,
@@ -58,7 +62,7 @@ MAX_CALLS = 20_000
 Reply = Callable[[Any], None]
 Cancel = Callable[[], None]
 
-_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Enlist)
+_SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Enlist, Stage, FetchBlob, Passed)
 _CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister, SetAutopilot)
 """All that comes from outside. The others are the leader's: a wrong VerifyState would stop every server."""
 
@@ -170,7 +174,9 @@ class Session:
         if isinstance(call, _SERVERS_ONLY) and member.role != "server":
             return Forbidden(f"{type(call).__name__} is for servers only")
         if isinstance(call, Apply | Forward):
-            if not isinstance(call.command, _CALLERS_COMMANDS):
+            # A restore is proposed by the server that has verified the blob and staged it on the others.
+            forwarded = isinstance(call, Forward) and isinstance(call.command, Restore)
+            if not forwarded and not isinstance(call.command, _CALLERS_COMMANDS):
                 return Forbidden(f"{type(call.command).__name__} is proposed by the leader alone")
             if (fault := _fault_of_write(call.command, call.retry, size)) is not None:
                 return fault

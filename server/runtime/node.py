@@ -19,6 +19,7 @@ from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Call, Hello, Member, SnapshotChunk
+from gemot.server.runtime.archives import ArchiveThread
 from gemot.server.runtime.connection import Dialler, Listener, ListenerLimits
 from gemot.server.runtime.disk import LogThread, Worker
 from gemot.server.runtime.reader import ReaderThread
@@ -27,6 +28,7 @@ from gemot.server.runtime.space import DiskWatch
 from gemot.server.runtime.timer import LoopTimer, Ticker
 from gemot.server.server import STALLED, Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES
 
@@ -78,6 +80,8 @@ class Node:
         self._timer = LoopTimer(loop)
         # Raft's random waits must differ between hosts started together: the system's entropy seeds them.
         self._random = random.Random(os.urandom(16))
+        self._stalled = False
+        self._short = False
         self._open()
 
     def _open_data(self, wal_limit: int) -> Opened:
@@ -92,24 +96,25 @@ class Node:
             vfs=config.vfs,
             wal_limit_bytes=wal_limit,
         )
-        return open_data(
+        opened = open_data(
             disk=self._disk,
             config=data,
             node_id=config.me.id,
             random=self._random,
             authorizer=ALLOW_ALL,
         )
+        for note in opened.notes:
+            log.warning("server: data directory put right: %s", note)
+        return opened
 
     def _open(self) -> None:
         config = self._config
         wal_limit = wal_limit_for(self._disk.disk_bytes(config.directory))
-        self._opened: Opened = self._open_data(wal_limit)
-        for note in self._opened.notes:
-            log.warning("server: data directory put right: %s", note)
+        self._opened = opened = self._open_data(wal_limit)
         self._worker = Worker(loop=self._loop, tell=self._guard, fatal=self._failed)
         self._log = LogThread(
             loop=self._loop,
-            durable=self._opened.durable,
+            durable=opened.durable,
             on_saved=self._on_saved,
             tell=self._guard,
             fatal=self._failed,
@@ -117,8 +122,8 @@ class Node:
         )
         self._reader = ReaderThread(
             loop=self._loop,
-            file=self._opened.file,
-            state=self._opened.state,
+            file=opened.file,
+            state=opened.state,
             timer=self._timer,
             tell=self._guard,
             fatal=self._failed,
@@ -130,16 +135,27 @@ class Node:
             tell=self._guard,
             fatal=self._failed,
         )
+        self._archives = ArchiveThread(
+            loop=self._loop,
+            blobs=Blobs.open(self._disk, config.directory, config.vfs),
+            file=opened.file,
+            state=opened.state,
+            snapshots=opened.snapshots,
+            vfs=config.vfs,
+            worker=self._worker,
+            tell=self._guard,
+            fatal=self._failed,
+        )
         self.server = Server(
             me=config.me,
             config=msgspec.structs.replace(
                 config.server,
                 checkpoint_wal_bytes=min(config.server.checkpoint_wal_bytes, wal_limit // 4),
             ),
-            raft=self._opened.raft,
+            raft=opened.raft,
             log=self._log,
-            state=self._opened.state,
-            machine=self._opened.machine,
+            state=opened.state,
+            machine=opened.machine,
             identity=self._log,
             upkeep=self,
             peers=self,
@@ -147,6 +163,7 @@ class Node:
             random=self._random,
             reader=self._reader,
             disk_space=self._space,
+            archives=self._archives,
         )
         self.scrubber = self._make_scrubber()
         self._listener = Listener(
@@ -158,9 +175,7 @@ class Node:
             failed=self._failed,
         )
         self._ticker = Ticker(loop=self._loop, every_ms=TICK_MS, callback=self._tick)
-        self._repairing = self._opened.raft.repairing
-        self._stalled = False
-        self._short = False
+        self._repairing = opened.raft.repairing
 
     def _make_scrubber(self) -> Scrubber:
         return Scrubber(
@@ -185,6 +200,7 @@ class Node:
         self._reader.start()
         self._space.start()
         self.scrubber.start()
+        self._archives.start()
         self.server.start()
         self._ticker.start()
 
@@ -208,6 +224,7 @@ class Node:
             await link.stop()
         await asyncio.to_thread(self._space.stop)
         await asyncio.to_thread(self._reader.stop)
+        await asyncio.to_thread(self._archives.stop)
         await asyncio.to_thread(self._worker.stop)
         await asyncio.to_thread(self._log.stop)
         # What the loop still holds of this node's events would meet closed files.

@@ -60,10 +60,15 @@ def of_state(rows_sum: int, scalars: tuple[int, ...]) -> bytes:
     return blake2b(pack(rows_sum) + _NUMBERS(scalars), digest_size=16).digest()
 
 
-def sum_from_scratch(cursor: Cursor) -> int:
-    """The sum over every row as it stands in the tables, but for the retry results (see `retries`)."""
+def sum_from_scratch(cursor: Cursor, *, autopilot: bool = True) -> int:
+    """The sum over every row as it stands in the tables, but for the retry results (see `retries`).
+
+    A state of the first format has no table `autopilot`.
+    """
     total = 0
     for table, statement in _HASHED:
+        if table == b"autopilot" and not autopilot:
+            continue
         for columns in cursor.execute(statement):
             total += of_row(table, columns[0]) if len(columns) == 1 else of_values(table, *columns)
     return total & _MASK

@@ -15,17 +15,40 @@ MARK_EVERY = 4_096
 MARKS_KEPT = 4
 
 _LOAD = """select applied_index, applied_term, time_ms, epoch, kv_index, reaped_index, nodes_index,
-    services_index, checks_index, extinction_index, rows_sum, marks from meta"""
+    services_index, checks_index, extinction_index, shift, restored_index, rows_sum, marks, restores
+    from meta"""
 _SAVE = """update meta set applied_index=?, applied_term=?, time_ms=?, epoch=?, kv_index=?, reaped_index=?,
-    nodes_index=?, services_index=?, checks_index=?, extinction_index=?, rows_sum=?, marks=?"""
+    nodes_index=?, services_index=?, checks_index=?, extinction_index=?, shift=?, restored_index=?,
+    rows_sum=?, marks=?, restores=?"""
+
+RESTORES_KEPT = 8
+"""Restores whose names are remembered, so that one proposed twice is carried out once."""
+
+
+class RestoreMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A restore that was done: at which index, as readers know it and as Raft does; who and what it was."""
+
+    index: int
+    raft_index: int
+    epoch: int
+    id: bytes
+    sha256: str
+
 
 _Marks = tuple[tuple[int, bytes], ...]
-_encode_marks = msgspec.msgpack.Encoder().encode
+_Restores = tuple[RestoreMark, ...]
+_encode = msgspec.msgpack.Encoder().encode
 _decode_marks = msgspec.msgpack.Decoder(_Marks).decode
+_decode_restores = msgspec.msgpack.Decoder(_Restores).decode
 
 
 class Meta:
-    """One row of the table `meta`, in memory. Indexes are Raft's; `time_ms` is cluster time.
+    """One row of the table `meta`, in memory. `time_ms` is cluster time.
+
+    `applied_index` is Raft's. All other indexes are those that readers know: Raft's and `shift`, which a
+    restore raises so far that no index it brings, and none that was ever told, comes again. Whatever is read
+    after a restore has at least the index `restored_index`: so all who wait see that something changed.
+    `restores` are the last ones.
 
     The index of a table is that of the last command that changed it. `extinction_index` is that of the
     last command after which some service had no instance. `reaped_index` is the highest tombstone that was
@@ -42,8 +65,11 @@ class Meta:
         "marks",
         "nodes_index",
         "reaped_index",
+        "restored_index",
+        "restores",
         "rows_sum",
         "services_index",
+        "shift",
         "time_ms",
     )
 
@@ -58,20 +84,26 @@ class Meta:
         self.services_index = 0
         self.checks_index = 0
         self.extinction_index = 0
+        self.shift = 0
+        self.restored_index = 0
         self.rows_sum = 0
         self.marks: _Marks = ()
+        self.restores: _Restores = ()
 
     def load(self, cursor: Cursor) -> None:
-        *numbers, rows_sum, marks = cursor.execute(_LOAD).get
-        self.restore((*numbers, digest.unpack(rows_sum), _decode_marks(marks)))
+        *numbers, rows_sum, marks, restores = cursor.execute(_LOAD).get
+        self.restore((*numbers, digest.unpack(rows_sum), _decode_marks(marks), _decode_restores(restores)))
 
     def save(self, cursor: Cursor) -> None:
-        *numbers, rows_sum, marks = self.kept()
-        cursor.execute(_SAVE, (*numbers, digest.pack(digest.wrap(rows_sum)), _encode_marks(marks)))
+        *numbers, rows_sum, marks, restores = self.kept()
+        packed = digest.pack(digest.wrap(rows_sum))
+        cursor.execute(_SAVE, (*numbers, packed, _encode(marks), _encode(restores)))
 
     def kept(self) -> tuple[Any, ...]:
         """All values, for `restore` when a command is undone."""
-        return (*self._scalars(), self.rows_sum, self.marks)
+        return (
+            *self._scalars(), self.shift, self.restored_index, self.rows_sum, self.marks, self.restores
+        )  # fmt: skip
 
     def restore(self, kept: tuple[Any, ...]) -> None:
         (
@@ -85,12 +117,23 @@ class Meta:
             self.services_index,
             self.checks_index,
             self.extinction_index,
+            self.shift,
+            self.restored_index,
             self.rows_sum,
             self.marks,
+            self.restores,
         ) = kept
 
     def state_hash(self) -> bytes:
-        return digest.of_state(digest.wrap(self.rows_sum), self._scalars())
+        scalars = self._scalars()
+        if self.restored_index:  # a state that never was restored hashes as in the first format
+            scalars = (*scalars, self.shift, self.restored_index)
+        return digest.of_state(digest.wrap(self.rows_sum), scalars)
+
+    @property
+    def index(self) -> int:
+        """The applied index as readers know it."""
+        return self.applied_index + self.shift
 
     def advance(self, index: int, term: int) -> None:
         """The entry at `index` is applied."""

@@ -67,7 +67,7 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
     The statements are those of a range without an end and of one with. Raises Busy if more changed meanwhile
     than the change table keeps.
     """
-    began_at, kept_from = reading.meta.applied_index, changes.indexes(reading.cursor)[0]
+    began_at, kept_from = reading.meta.index, changes.indexes(reading.cursor)[0]
     found: list[Row] = []
     after, renewed = prefix, False
     while True:

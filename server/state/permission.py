@@ -31,6 +31,7 @@ from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
+from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 
 Resource = Literal["key", "key-prefix", "node", "service", "operator"]
@@ -79,6 +80,8 @@ def operations(
             return _registering(asked, service_name)
         case Deregister(node=node, service_id=service_id, check_id=_):
             return (_of_service_or_node(node, service_name(node, service_id) if service_id else ""),)
+        case Restore():
+            return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
         case SetAutopilot():

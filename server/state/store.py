@@ -19,7 +19,7 @@ from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
 from gemot.server.state import autopilot, catalog, changes, digest, health, kv, retries
 from gemot.server.state.masks import Masks
-from gemot.server.state.meta import Meta
+from gemot.server.state.meta import Meta, RestoreMark
 from gemot.server.state.pages import Transaction
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, Operation, operations, require
 from gemot.server.state.retries import Retries
@@ -54,7 +54,7 @@ class Connection(Protocol):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What a read on a worker's connection came to: of which applied index, and of how many rows read."""
+    """What a read on a worker's connection came to: of which state (as readers count), of how many rows."""
 
     value: Any
     index: int
@@ -93,6 +93,21 @@ class State:
     @property
     def applied_index(self) -> int:
         return self._meta.applied_index
+
+    @property
+    def index(self) -> int:
+        """The applied index as readers know it: never goes back, whatever is restored."""
+        return self._meta.index
+
+    @property
+    def restored_index(self) -> int:
+        """The index of the last restore; 0 if there was none."""
+        return self._meta.restored_index
+
+    @property
+    def restores(self) -> tuple[RestoreMark, ...]:
+        """The last restores, oldest first."""
+        return self._meta.restores
 
     @property
     def applied_term(self) -> int:
@@ -136,7 +151,8 @@ class State:
         """
         with self._file.explained:
             reading = self._reading(query, accessor, self._file.cursor, self._meta, self._masks, limit)
-            return READERS[type(query)](reading, query)
+            value, index = READERS[type(query)](reading, query)
+            return value, max(index, self._meta.restored_index)
 
     def read_on(
         self,
@@ -166,7 +182,8 @@ class State:
                     )
                 reading = self._reading(query, accessor, cursor, meta, masks, -1, transaction)
                 value, index = READERS[type(query)](reading, query)
-                return Found(value, index, reading.meta.applied_index, reading.read)
+                index = max(index, reading.meta.restored_index)
+                return Found(value, index, reading.meta.index, reading.read)
             finally:
                 transaction.end()
 

@@ -149,8 +149,18 @@ create table autopilot (
 );
 """
 
-MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT)
+_FORMAT_RESTORE = """
+alter table meta add column shift integer not null default 0;
+alter table meta add column restored_index integer not null default 0;
+alter table meta add column restores blob not null default x'90';
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT, _FORMAT_RESTORE)
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
+
+AUTOPILOT_FORMAT = 2
+RESTORE_FORMAT = 3
+"""The formats that brought what their names say."""
 
 FORMAT = len(MIGRATIONS)
 """`PRAGMA user_version` of a state file that this release writes."""

@@ -104,7 +104,7 @@ class Snapshots:
     def verify(self, meta: SnapshotMeta) -> bool:
         """Read the whole copy: is it what its manifest says?"""
         manifest = self.manifest(meta)
-        good = _hash_file(self._disk, self.path(meta)) == (manifest.size, manifest.sha256)
+        good = hash_file(self._disk, self.path(meta)) == (manifest.size, manifest.sha256)
         self._verified = self._verified | {meta.index} if good else self._verified - {meta.index}
         return good
 
@@ -131,7 +131,7 @@ class Snapshots:
         """Make the staged copy a snapshot, durably, and drop those that are not needed any more."""
         staged = f"{self.path(meta)}.stage.tmp"
         self._sync(staged)
-        size, digest = _hash_file(self._disk, staged)
+        size, digest = hash_file(self._disk, staged)
         manifest = Manifest(
             SNAPSHOT_FORMAT, meta.index, meta.term, meta.voters, epoch, size, digest, gemot.__version__
         )  # fmt: skip
@@ -171,7 +171,7 @@ class Snapshots:
     def adopt(self, path: str, manifest: Manifest) -> None:
         """Make a received copy a snapshot. Raises Corrupt, and removes it, if it is not what it should be."""
         self._sync(path)
-        found = _hash_file(self._disk, path)
+        found = hash_file(self._disk, path)
         if found != (manifest.size, manifest.sha256):
             self._disk.remove(path)
             raise Corrupt(
@@ -262,7 +262,7 @@ class Receiver:
             self._disk.remove(self._path)
 
 
-def _hash_file(disk: Disk, path: str) -> tuple[int, str]:
+def hash_file(disk: Disk, path: str) -> tuple[int, str]:
     """Size and SHA-256; (0, "") for a file that is not there."""
     if not disk.exists(path):
         return 0, ""

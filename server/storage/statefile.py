@@ -93,7 +93,7 @@ class StateFile:
         """Called when the log has passed its limit and a reader of an older state keeps it so."""
 
         refuse_old_sqlite(apsw.sqlite_lib_version())
-        _load_checksums()
+        load_checksums()
         self._open()
 
     # -- transactions ------------------------------------------------------------------------------
@@ -122,6 +122,10 @@ class StateFile:
             return self._connect(apsw.SQLITE_OPEN_READONLY)
 
     # -- size and durability -----------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Bytes of the main file and of the log in use: about what a copy needs."""
+        return self.path.stat().st_size + self.wal_bytes()
 
     def wal_bytes(self) -> int:
         """Bytes in use in the write-ahead log since it last started over."""
@@ -263,6 +267,20 @@ class StateFile:
         state file.
         """
         self.check(path)
+        self._put(path)
+
+    def succeed(self, path: Path) -> None:
+        """`install`, where the log goes on from the old state to the new one (a restore).
+
+        A crash must leave either of them whole, so the old file is completed from its log before the log
+        goes. Raises DiskFailed if it cannot be: somebody still reads.
+        """
+        self.check(path)
+        with self.explained:
+            self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        self._put(path)
+
+    def _put(self, path: Path) -> None:
         staged = self.path.with_name(self.path.name + ".incoming")
         try:
             shutil.copyfile(path, staged)
@@ -291,6 +309,11 @@ class StateFile:
                 return index, term
             finally:
                 connection.close()
+
+    def sync_copy(self, path: Path) -> None:
+        """Make a file that was written beside this one durable."""
+        with self.explained:
+            self._sync_file(path)
 
     def close(self) -> None:
         """Close every connection. The last one moves the log into the main file and removes it."""
@@ -476,7 +499,7 @@ def damage_note(path: Path) -> Path:
 
 def applied_of(path: Path, *, vfs: str = CHECKSUM_VFS) -> tuple[int, int]:
     """Applied index and term of a state file that nobody has open. Changes nothing; raises StorageFailed."""
-    _load_checksums()
+    load_checksums()
     with _Explained(path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
         try:
@@ -523,7 +546,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _load_checksums() -> None:
+def load_checksums() -> None:
     """Register cksumvfs, over whatever VFS is the default now. Once a process."""
     if CHECKSUM_VFS not in apsw.vfs_names():
         apsw.sqlite_extra.load(apsw.Connection(":memory:"), "cksumvfs")

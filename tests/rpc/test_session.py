@@ -301,7 +301,7 @@ def test_a_call_id_is_free_again_once_it_is_answered() -> None:
     for _ in range(3):
         talk.call(5, ASK)
         talk.tier.replies[-1](ANSWER)
-        assert talk.last(Any) == (Kind.REPLY, 5, [None, 7, True, 0])
+        assert talk.last(Any) == (Kind.REPLY, 5, [None, 7, True, 0, 0])
 
 
 def test_a_call_id_in_use_ends_the_conversation() -> None:
@@ -441,7 +441,10 @@ def test_a_long_answer_that_many_wait_for_is_packed_once() -> None:
     answer = Answer([b"row"] * 1_000, 7, True, 0)
     packed = packer.pack(answer)
     assert packer.pack(answer) is packed
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode((1, packed))) == [1, [[b"row"] * 1_000, 7, True, 0]]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode((1, packed))) == [
+        1,
+        [[b"row"] * 1_000, 7, True, 0, 0],
+    ]
     short = Answer(None, 8, True, 0)
     assert packer.pack(short) is short
     assert packer.pack(answer) is not packed, "what was packed is let go with the next answer"

@@ -26,6 +26,7 @@ from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
+from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.state.permission import Operation, operations
 
@@ -51,6 +52,7 @@ COMMANDS: list[tuple[Command, str]] = [
     (PruneRetries(1), ""),
     (VerifyState(1, b""), ""),
     (SetAutopilot(AutopilotConfig()), "operator:write "),
+    (Restore(b"", "", 1, 1, 0), "operator:write "),
 ]
 QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),

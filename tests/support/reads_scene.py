@@ -39,8 +39,12 @@ class Counting:
         return found
 
     @property
-    def applied_index(self) -> int:
-        return self._state.applied_index
+    def index(self) -> int:
+        return self._state.index
+
+    @property
+    def epoch(self) -> int:
+        return self._state.epoch
 
 
 class Scene:
