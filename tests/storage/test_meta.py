@@ -203,6 +203,6 @@ def test_a_vote_that_a_cut_save_left_in_one_copy_is_in_both_once_it_was_read() -
         if MetaFile.open(again, "/data").meta.term == 7:
             for damaged in names:
                 copy = {each: again.open(f"/data/{each}").pread(4_096, 0) for each in names}
-                again.damage(f"/data/{damaged}", lambda raw: raw.__setitem__(60, raw[60] ^ 1))
+                again.damage(f"/data/{damaged}", lambda raw: raw.__setitem__(30, raw[30] ^ 1))
                 assert MetaFile.open(again, "/data").meta.term == 7, f"{damaged} alone held it"
                 again.open(f"/data/{damaged}").pwrite(copy[damaged], 0)
