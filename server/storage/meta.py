@@ -89,7 +89,12 @@ class MetaFile:
         elif len(good) == 2 and abs(good[0].sequence - good[1].sequence) > 1:
             problems.append(f"one of {directory}/meta-a and meta-b is older than the last save but one")
         warnings = tuple(f"{problem}; the other copy is good and is used" for problem in problems)
-        return cls(disk=disk, directory=directory, meta=newest, warnings=warnings)
+        opened = cls(disk=disk, directory=directory, meta=newest, warnings=warnings)
+        if len(good) == 2 and _without_mark(good[0]) != _without_mark(good[1]):
+            # A save was cut short between its copies: until both have it, one damage takes it away.
+            opened.meta = msgspec.structs.replace(newest, sequence=newest.sequence + 1)
+            opened._write(opened.meta)
+        return opened
 
     def save(self, meta: Meta) -> None:
         """Make `meta` durable; its `sequence` is set here. Raises ValueError, DiskFailed.

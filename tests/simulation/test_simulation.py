@@ -21,7 +21,7 @@ WITHIN_S = 220
 LEAST = 30
 """With fewer seeds than that the machine is too slow for the claim."""
 
-ENOUGH_FOR_ALL = 60
+ENOUGH_FOR_ALL = 150
 SEED_S = 30
 
 

@@ -29,6 +29,8 @@ LIST_US = 40_000
 WORK_US = 400_000
 SNAPSHOT_US = 50_000
 CHECKPOINT_US = 20_000
+SLOWEST = 10
+"""A slow disk makes long work no longer than that many times: it must be over before the calm is."""
 
 
 class SimulatedReader:
@@ -140,7 +142,7 @@ class SimulatedUpkeep:
     def work(self, label: str, piece: Callable[[], None], stage: str = "", us: int = WORK_US) -> None:
         """The worker: one piece of its work, somewhat later, if the process still lives."""
         node = self._node
-        delay = self._world.random.randrange(us) * node.disk.slow
+        delay = self._world.random.randrange(us) * min(node.disk.slow, SLOWEST)
         node.later(delay, f"{node.name} {label}", piece)
         if stage:
             node.stage(node, stage, delay)

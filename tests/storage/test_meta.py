@@ -185,3 +185,24 @@ def test_a_failed_sync_is_not_taken_for_a_saved_vote() -> None:
     with pytest.raises(DiskFailed, match=r"meta-.*EIO"):
         file.save(replace(file.meta, term=4, vote="n3"))
     assert file.meta.term == 3
+
+
+def test_a_vote_that_a_cut_save_left_in_one_copy_is_in_both_once_it_was_read() -> None:
+    """Simulator, seed 1026: it stopped between the copies, started, and one flipped bit took its term."""
+    disk = MemoryDisk()
+    MetaFile.open(disk, "/data").save(Meta(node_id="n", term=6, vote="a"))
+    names = {name: disk.open(f"/data/{name}").pread(4_096, 0) for name in ("meta-a", "meta-b")}
+    MetaFile.open(disk, "/data").save(Meta(node_id="n", term=7, vote="b"))
+    for name in names:
+        again = MemoryDisk()
+        for each in names:
+            content = names[each] if each == name else disk.open(f"/data/{each}").pread(4_096, 0)
+            file = again.open(f"/data/{each}", create=True)
+            file.pwrite(content, 0)
+            file.sync()
+        if MetaFile.open(again, "/data").meta.term == 7:
+            for damaged in names:
+                copy = {each: again.open(f"/data/{each}").pread(4_096, 0) for each in names}
+                again.damage(f"/data/{damaged}", lambda raw: raw.__setitem__(30, raw[30] ^ 1))
+                assert MetaFile.open(again, "/data").meta.term == 7, f"{damaged} alone held it"
+                again.open(f"/data/{damaged}").pwrite(copy[damaged], 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 
 import msgspec
+from simulation.node import Node
 from simulation.scene import Scene
 
 SHORT_US = (300_000, 3_000_000)
 LONG_US = (1_000_000, 8_000_000)
+LOOKS, LOOK_US = 200, 5_000
 
 
 def _names(scene: Scene) -> list[str]:
@@ -115,15 +117,18 @@ def storm(scene: Scene) -> None:
 
 
 def broken(scene: Scene) -> None:
-    """The connections of one server break, with the calls that are under way on them."""
-    node = scene.random.choice(scene.nodes)
-    mine = [
-        (n, broke) for n in scene.nodes for to, broke in list(n.calls.values()) if node.name in (n.name, to)
-    ]
+    """The connections of one server break, as soon as calls are under way on them, and take these along."""
+    _break(scene, scene.random.choice(scene.nodes), LOOKS)
+
+
+def _break(scene: Scene, node: Node, looks: int) -> None:
+    mine = [(n, broke) for n in scene.nodes for to, broke in n.calls.values() if node.name in (n.name, to)]
     if mine:
         scene.strike("broken-connections")
         for caller, broke in mine:
             scene.world.at(0, "connection breaks", broke, caller)
+    elif looks > 0 and not scene.calm:
+        scene.world.at(LOOK_US, "looks for calls", lambda: _break(scene, node, looks - 1))
 
 
 FAULTS = {

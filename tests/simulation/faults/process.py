@@ -89,7 +89,9 @@ def crash_at_write(scene: Scene) -> None:
 
 
 def crash_in_install(scene: Scene) -> None:
+    """One is away for so long that it needs a snapshot, and crashes again while it takes it in."""
     scene.armed["install"] = "crash-in-install"
+    long_absence(scene)
 
 
 def crash_in_snapshot(scene: Scene) -> None:
