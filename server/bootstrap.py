@@ -19,7 +19,8 @@ import msgspec
 from gemot.server.model.errors import BadRequest, Conflict, GemotError
 from gemot.server.rpc.message import Call, Found, Member, Promise, Status
 
-RETRY_MS = 500
+ROUND_TICKS = 5
+"""Of a second each."""
 
 
 class Pledge(msgspec.Struct, frozen=True, array_like=True):
@@ -60,7 +61,7 @@ class Bootstrap:
         self._known: dict[str, Member] = {me.id: me}
         self._promised: dict[str, None] = {}
         self._keeping: list[Callable[[], None]] | None = None
-        self._round = 0
+        self._round = _Round((), [])
         self.refusal = ""
 
     @property
@@ -106,18 +107,23 @@ class Bootstrap:
         return tuple(sorted(known, key=lambda m: m.id))
 
     def _look_around(self, voters: tuple[Member, ...]) -> None:
-        """Propose as soon as every one of these has answered; asked anew at each tick."""
-        self._round += 1
+        """Propose as soon as every one of these has answered in one round, however slowly.
+
+        A round is short, so that who has answered is still there when the last one does: one that was wiped
+        meanwhile must not be proposed under its old id. In it, those who are missing are asked again.
+        """
+        if self._round.voters != voters or self._round.ticks >= ROUND_TICKS:
+            self._round = _Round(voters, [v for v in voters if v.id != self._me.id])
         this_round = self._round
-        missing = {v.id: v for v in voters if v.id != self._me.id}
+        this_round.ticks += 1
 
         def ask(voter: Member) -> None:
             def answered(result: Any) -> None:
                 if isinstance(result, GemotError):
                     self.refusal = f"{voter.name}: {result.message}"
                     return
-                missing.pop(voter.id, None)
-                if not missing and this_round == self._round:
+                this_round.missing.pop(voter.id, None)
+                if not this_round.missing and this_round is self._round:
                     propose()
 
             self._call(voter, Status(), answered)
@@ -126,9 +132,9 @@ class Bootstrap:
             if self._pledge is None and not self._has_data():
                 self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
 
-        if not missing:
+        if not this_round.missing:
             propose()
-        for voter in list(missing.values()):
+        for voter in list(this_round.missing.values()):
             ask(voter)
 
     def on_promise(self, cluster: str, proposer: str, voters: tuple[Member, ...], done: _Done) -> None:
@@ -214,6 +220,15 @@ class Bootstrap:
         for voter in pledge.voters:
             if voter.id != self._me.id:
                 self._call(voter, Found(pledge.cluster, pledge.voters), lambda _result: None)
+
+
+class _Round:
+    """Who has not answered yet, of those that would be the voters."""
+
+    def __init__(self, voters: tuple[Member, ...], missing: list[Member]) -> None:
+        self.voters = voters
+        self.missing = {voter.id: voter for voter in missing}
+        self.ticks = 0
 
 
 _Done = Callable[[Any], None]

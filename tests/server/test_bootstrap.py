@@ -140,6 +140,22 @@ def test_all_servers_begin_one_cluster_with_the_same_voters() -> None:
     assert {host.voters for host in scene.hosts} == {tuple(h.member.id for h in scene.hosts)}
 
 
+def test_servers_that_answer_more_slowly_than_they_are_asked_begin_all_the_same() -> None:
+    """Each message is under way for two ticks, so each answer comes when it has been asked for again."""
+    scene = Scene()
+    under_way: list[list[Callable[[], None]]] = [[], []]
+    for _ in range(30):
+        for host in scene.hosts:
+            host.bootstrap.on_tick()
+        under_way.append(scene.calls)
+        scene.calls = []
+        for arrive in under_way.pop(0):
+            arrive()
+        for host in scene.hosts:
+            host.keep()
+    assert scene.begun() == ["cluster1"] * 3
+
+
 def test_a_lone_server_begins_by_itself() -> None:
     scene = Scene(1, expect=1)
     scene.run(1)
