@@ -141,9 +141,9 @@ def test_all_servers_begin_one_cluster_with_the_same_voters() -> None:
 
 
 def test_servers_that_answer_more_slowly_than_they_are_asked_begin_all_the_same() -> None:
-    """Each message is under way for two ticks, so each answer comes when it has been asked for again."""
+    """Each message is under way for longer than a tick, so each answer comes when it was asked for again."""
     scene = Scene()
-    under_way: list[list[Callable[[], None]]] = [[], []]
+    under_way: list[list[Callable[[], None]]] = [[]]
     for _ in range(30):
         for host in scene.hosts:
             host.bootstrap.on_tick()
