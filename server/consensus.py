@@ -18,6 +18,7 @@ from typing import Protocol
 
 import msgspec
 
+from gemot.server.clock import LeaderClock
 from gemot.server.machine import Machine, Outcome, RestoreDue
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
 from gemot.server.model.errors import Busy, GemotError, NotLeader, OutcomeUnknown
@@ -92,7 +93,8 @@ class Replica:
         self._heard_leader_ms = timer.now_ms() - NEVER_MS
         self.former_leader: tuple[str, int] = ("", self._heard_leader_ms)
         """The id of the server last heard leading, other than this one, and when that was."""
-        self._time_base = (state.cluster_time_ms, timer.now_ms())
+        self._clock = LeaderClock(timer)
+        self._clock.set(state.cluster_time_ms)
 
     def start(self, watcher: Watcher) -> None:
         self._watcher = watcher
@@ -111,6 +113,7 @@ class Replica:
         self._schedule()
 
     def on_tick(self) -> None:
+        self._clock.now_ms()
         self.raft.tick()
         self._schedule()
 
@@ -147,7 +150,7 @@ class Replica:
         place = due.placement
         self.raft.applied(place.applied_index)
         # The clock goes on, or forward to the snapshot's: deadlines never come early.
-        self._time_base = (self.cluster_time_ms(), self._timer.now_ms())
+        self._clock.set(self.cluster_time_ms())
         self._answer(
             place.applied_term, Outcome(place.applied_index, Applied(place.restored_index, True), ())
         )
@@ -217,8 +220,7 @@ class Replica:
 
     def cluster_time_ms(self) -> int:
         """The stamp that a command proposed now would carry."""
-        base, since = self._time_base
-        return max(base + self._timer.now_ms() - since, self._state.cluster_time_ms)
+        return max(self._clock.now_ms(), self._state.cluster_time_ms)
 
     # -- one pass ----------------------------------------------------------------------------------
 
@@ -295,7 +297,7 @@ class Replica:
         leads = ready.role == Role.LEADER
         if leads != self._leads:
             self._leads = leads
-            self._time_base = (self._state.cluster_time_ms, self._timer.now_ms())
+            self._clock.set(self._state.cluster_time_ms)
             self._heard_leader_ms = self._timer.now_ms()
             self._told().on_leadership(leads)
         if ready.read_states:

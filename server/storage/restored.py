@@ -22,7 +22,7 @@ from gemot.server.state.meta import Meta
 from gemot.server.state.restore import Placement
 from gemot.server.state.retries import Retries
 from gemot.server.state.tables import FORMAT, MIGRATIONS
-from gemot.server.storage.statefile import StateFile, explain
+from gemot.server.storage.statefile import StateFile, explain, transaction
 
 _ROWS = 500
 
@@ -41,7 +41,7 @@ def build(*, live: StateFile, blob: Path, out: Path, place: Placement, vfs: str)
             for setting in ("journal_mode=delete", "journal_mode=off", "synchronous=0"):
                 connection.execute(f"pragma {setting}").get  # noqa: B018 - run to its end
             _migrate(connection)
-            with connection:
+            with transaction(connection):
                 _merge_retries(reader, connection)
                 connection.execute("delete from change")
                 _place(connection.cursor(), place)
@@ -57,7 +57,7 @@ def build(*, live: StateFile, blob: Path, out: Path, place: Placement, vfs: str)
 
 def _migrate(connection: apsw.Connection) -> None:
     for version in range(int(connection.execute("pragma user_version").get), FORMAT):
-        with connection:
+        with transaction(connection):
             connection.execute(MIGRATIONS[version])
             connection.execute(f"pragma user_version={version + 1}")
 

@@ -349,7 +349,7 @@ class StateFile:
         writer = self._writer
         writer.execute(f"pragma page_size={PAGE_BYTES}")
         writer.reserve_bytes(reserve=CHECKSUM_BYTES)
-        with writer:
+        with transaction(writer):
             writer.execute(MIGRATIONS[0])
             writer.execute(f"pragma application_id={APPLICATION_ID}")
             writer.execute("pragma user_version=1")
@@ -369,7 +369,7 @@ class StateFile:
 
     def _migrate(self) -> None:
         for version in range(int(self._pragma("user_version")), FORMAT):
-            with self._writer:
+            with transaction(self._writer):
                 self._writer.execute(MIGRATIONS[version])
                 self._writer.execute(f"pragma user_version={version + 1}")
 
@@ -458,6 +458,20 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+@contextlib.contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All or nothing. Where SQLite has undone it already (a bad disk), apsw's own context hides why."""
+    connection.execute("begin immediate")
+    try:
+        yield
+        connection.execute("commit")
+    except BaseException:
+        with contextlib.suppress(apsw.Error):
+            if not connection.get_autocommit():
+                connection.execute("rollback")
+        raise
 
 
 @contextlib.contextmanager

@@ -6,12 +6,8 @@ from simulation.scene import Scene
 
 LASTS_US = (2_000_000, 12_000_000)
 STOPS_US = (500_000, 5_000_000)
-LONGEST_STEP_S = 120
-"""Well below the ten minutes that a retry's name is kept, in the leader's time.
-
-Known limit: the clock of a leader that leaps by more than that makes the tier forget the names of writes that
-are under way, and one of them may then be applied twice (seed 200 did, with steps of an hour).
-"""
+LONGEST_STEP_S = 3_600
+"""Far more than the ten minutes that a retry's name is kept: cluster time does not leap with a clock."""
 
 
 def _rate(scene: Scene, name: str, rate: float, us: tuple[int, int] = LASTS_US) -> None:
