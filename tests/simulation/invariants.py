@@ -140,14 +140,21 @@ class Invariants:
             raise Violation(f"state hashes of {node.name} and {by} differ at {state.applied_index}")
 
     def _check_durable(self, commit: int, node: Node) -> None:
-        """CommittedIsDurable: a majority would still have it after a crash of everybody now."""
+        """CommittedIsDurable: a majority of the voters would still have it after a crash of everybody now.
+
+        The voters are those at the entry, or those that the leader counts by since: its log's newest.
+        """
         assert node.opened is not None
-        term = node.opened.raft.term_at(commit)
+        raft = node.opened.raft
+        term = raft.term_at(commit)
         if term is None:
             return
-        holders = [n.name for n in self._nodes if n.durable_terms.get(commit) == term]
-        if len(holders) * 2 <= len(self._nodes):
-            raise Violation(f"CommittedIsDurable: {commit} is committed but durable only on {holders}")
+        holders = {n.member.id: n.name for n in self._nodes if n.durable_terms.get(commit) == term}
+        for voters in (raft.voters, raft.voters_at(commit)):
+            if 2 * sum(voter in holders for voter in voters) > len(voters):
+                return
+        named = ", ".join(sorted(holders.values()))
+        raise Violation(f"CommittedIsDurable: {commit} is committed but durable only on {named}")
 
     def _note_effect(self, entry: Entry, outcome: Outcome) -> None:
         """A retried write's second entry answers with the index of the first: it has no effect itself."""
