@@ -91,6 +91,7 @@ class Operator:
         self._tier = tier
         self._replica = replica
         self._state = state
+        self._config = defaults
         self._membership = membership
         self._directory = directory
         self._connected = connected
@@ -150,15 +151,18 @@ class Operator:
 
     def config(self) -> AutopilotConfig:
         """What was set last, else what this server's configuration says."""
-        row, _ = self._state.read(GetAutopilot(), "")
-        return row.config if row is not None else self._defaults
+        if not self._replica.held:  # else the state is being replaced, and what was seen last holds on
+            row, _ = self._state.read(GetAutopilot(), "")
+            self._config = row.config if row is not None else self._defaults
+        return self._config
 
     def _set_defaults(self) -> None:
         """Where nothing was ever set, what the leader was configured with becomes everybody's.
 
         Not the defaults of all: they hold without a row, and a server of an older release would stop at it.
         """
-        if not self._replica.leads or self._proposing or self._defaults == AutopilotConfig():
+        busy = self._proposing or self._replica.held
+        if not self._replica.leads or busy or self._defaults == AutopilotConfig():
             return
         if self._state.read(GetAutopilot(), "")[0] is None:
             self._proposing = True

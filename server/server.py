@@ -267,7 +267,7 @@ class Server:
         if not self.operator.joining.begun:
             self.bootstrap.on_tick()
         self.operator.on_second()
-        self.space.look(replacing=self.installer.replacing)
+        self.space.look(replacing=self.installer.replacing or self.replica.held)
         self._report()
         self._tell_bookmarks()
         self.compaction.on_second()
