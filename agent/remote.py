@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gemot.agent.asking import Asking
+from gemot.agent.asking import RETRY_MS, Asking
 from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
 from gemot.agent.join import ask
 from gemot.agent.servers import Subscription
@@ -183,9 +183,20 @@ class RemoteServers:
         elif isinstance(call, Upload) and not call.offset and not call.last:
             self._ask(lambda _hold_ms: call, future, waits=True)
         else:
-            cancel = self._dialler.call(call, settle(future))
-            future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
+            # A whole archive in one piece has no server yet; the later pieces of one belong to theirs.
+            whole = isinstance(call, Upload) and not call.offset
+            self._send_once(call, future, self._timer.now_ms() + (self._hold_ms if whole else 0))
         return future
+
+    def _send_once(self, call: Call, future: asyncio.Future[Any], until_ms: int) -> None:
+        """Never a second time; before that, wait for a link until then."""
+        if future.done():
+            return
+        if not self._dialler.ready and self._timer.now_ms() < until_ms:
+            self._timer.call_after(RETRY_MS, lambda: self._send_once(call, future, until_ms))
+            return
+        cancel = self._dialler.call(call, settle(future))
+        future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
 
     def leader(self) -> asyncio.Future[str]:
         return self._status(lambda status: status.leader.rpc if status.leader is not None else "")

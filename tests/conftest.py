@@ -8,8 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 _TESTS = Path(__file__).parent
 _ROOT = _TESTS.parent
 
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != _ROOT]
 sys.path.insert(0, str(_TESTS))
+
+# No verdict by the clock: on a busy machine examples are slow to make and slow to run.
+settings.register_profile("gemot", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gemot")
