@@ -127,6 +127,8 @@ class SnapshotAgent:
         else:
             self.last_failure = ""
             self._due_s = began + self._plan.interval_s
+            # Counted when all of it is done: whoever sees the count sees the folder as it is to be.
+            self.taken += 1
 
     async def _take(self, now_s: float) -> None:
         folder = Path(self._plan.path)
@@ -143,7 +145,6 @@ class SnapshotAgent:
         except BaseException:
             unverified.unlink(missing_ok=True)
             raise
-        self.taken += 1
         self.last_index, self.last_s = saved.index, now_s
         log.info("agent: snapshot taken: index=%d file=%s", saved.index, target)
         await asyncio.to_thread(_remove_oldest, folder, self._plan.retain)
