@@ -286,11 +286,24 @@ def _encode(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
 
 
+def _is_known_but_for_its_format(raw: bytes) -> bool:
+    """The checksum fits with a format of ours: then the number is damaged, and no newer release wrote it."""
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError:
+        return False
+    ours = (msgspec.structs.replace(manifest, format=known) for known in range(1, SNAPSHOT_FORMAT + 1))
+    return any(_checksum(one) == manifest.check for one in ours)
+
+
 def _read_manifest(disk: Disk, path: str, index: int) -> Manifest | None:
     """None if it is damaged, or its copy is missing or of another size. Raises NewerFormat."""
     try:
         raw = read_whole(disk, path, _MANIFEST_LIMIT)
-        check_format(path, msgspec.json.decode(raw, type=_OnlyFormat).format, SNAPSHOT_FORMAT)
+        found = msgspec.json.decode(raw, type=_OnlyFormat).format
+        if found > SNAPSHOT_FORMAT and _is_known_but_for_its_format(raw):
+            return None
+        check_format(path, found, SNAPSHOT_FORMAT)
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (Corrupt, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -81,7 +81,7 @@ def test_a_damaged_snapshot_does_not_count_among_the_two() -> None:
     assert snapshots.all() == (_meta(30), _meta(40))
 
 
-@pytest.mark.parametrize("bit", [0x10, 0x80], ids=["another letter", "no letter of UTF-8"])
+@pytest.mark.parametrize("bit", [1 << n for n in range(8)], ids=hex)
 def test_a_damaged_manifest_hides_its_snapshot_whatever_byte_it_is(bit: int) -> None:
     disk, snapshots = _taken(10)
     path = snapshots.path(_meta(10)).replace(".snap", ".json")
