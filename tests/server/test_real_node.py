@@ -187,6 +187,7 @@ def test_a_state_is_replaced_by_the_worker_and_loaded_on_the_loop(tmp_path: Path
         await scene.start()
         server, threads = scene.node.server, []
         await _fill(scene, 10)
+        server.state.settle()  # a snapshot is of what SQLite has committed
         taken: list[SnapshotMeta] = []
         scene.node.take_snapshot(server._raft.voters_at, taken.append)
         await until(lambda: bool(taken))

@@ -154,8 +154,10 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 
 def run_uvloop(work: Coroutine[Any, Any, None]) -> None:
     """As `run`, on the loop that the daemon uses."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner.run(work)
+    # Not after a failure: uvloop would wait here, for ever, for the servers that a failed test leaves open.
+    runner.close()
 
 
 async def until(condition: Any) -> None:
