@@ -8,13 +8,17 @@ itself (exit code 74) and is started again a while later, as systemd does.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
+from simulation.joining import seek
 from simulation.network import Network
+from simulation.scrubbing import SimulatedScrubber
 from simulation.upkeep import SimulatedReader, SimulatedUpkeep
 from simulation.world import World
 from support.lossy_disk import Fenced, LossyDisk
@@ -34,6 +38,9 @@ ASK_US = 300
 RESTART_US = (500_000, 2_000_000)
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
+
+SILENT_US = 5_000_000
+"""A connection that brings nothing for so long, not even a ping, is broken (`server/runtime/`)."""
 
 Observe = Callable[["Node", Entry, Outcome], None]
 
@@ -94,7 +101,7 @@ class _Observed(Machine):
 
     def apply_ahead(self, entries: Any) -> list[Outcome]:
         outcomes = super().apply_ahead(entries)
-        for entry, outcome in zip(entries, outcomes, strict=True):
+        for entry, outcome in zip(entries, outcomes, strict=False):  # it ends before a restore
             self._told(self._node, entry, outcome)
         return outcomes
 
@@ -117,6 +124,8 @@ class Node:
         fired: Callable[[str], None] = lambda _: None,
         raft: RaftConfig | None = None,
         segment_bytes: int = 8 << 10,
+        founds: bool = True,
+        scrub_rest_us: int = 0,
     ) -> None:
         self.world = world
         self.network = network
@@ -132,6 +141,9 @@ class Node:
             rpc=f"10.0.0.{number}:8300",
         )
         self._count = count
+        self.founds = founds
+        """It is one of those that found the cluster, and not one that joins it."""
+
         self.directory = directory
         self._vfs = vfs
         directory.mkdir(parents=True)
@@ -144,6 +156,17 @@ class Node:
         self._raft = raft or RaftConfig()
         self._segment_bytes = segment_bytes
         self.nodes: dict[str, Node] = {}
+        """All there are, by id; the same dictionary for all of them."""
+
+        self.voters: tuple[str, ...] = ()
+        """Who voted by its log when it ended last."""
+
+        self._connections: dict[str, tuple[Member, int, int]] = {}
+        """By id: who is connected, which life of it, and when it was heard of last."""
+
+        self.promised: dict[int, int] = {}
+        """The terms of the entries that were durable before its log was damaged."""
+
         self.life = 0
         self.server: Server | None = None
         self.opened: Opened | None = None
@@ -165,6 +188,11 @@ class Node:
         self.stage: Callable[[Node, str, int], None] = lambda _node, _stage, _us: None
         """Told of each piece of long work that begins, and how long it will take."""
 
+        self._scrub_rest_us = scrub_rest_us
+        self.scrubs = 0
+        self.beyond_repair = False
+        """Its scrubber found a damaged state that cannot be built again here: somebody is to be told."""
+
         self.installs = 0
         self.lists = 0
         self.snapshots = 0
@@ -175,6 +203,7 @@ class Node:
         self.replacing = False
         self._repairing = False
         self._whole = True
+        self._belongs = False
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -185,6 +214,13 @@ class Node:
     @property
     def paused(self) -> bool:
         return self.held is not None
+
+    @property
+    def belongs(self) -> bool:
+        """Does its vote file, when it was looked at last, name the cluster?"""
+        if self.log is not None:
+            self._belongs = bool(self.log.cluster())
+        return self._belongs
 
     @property
     def repairing(self) -> bool:
@@ -243,14 +279,19 @@ class Node:
             timer=_Timer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
+            disk_space=self.disk,
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)
-            if other is not self:
+            if other is not self and self.founds and other.founds:
                 self.server.bootstrap.found(other.member, self._count, "")
         self.look_at_log()
         self.server.start()
         self._schedule_tick()
+        if self._scrub_rest_us:
+            SimulatedScrubber(self.world, self, opened, self._scrub_rest_us).start()
+        if not self.founds:
+            seek(self)
 
     def crash(self) -> None:
         """Lose the power: fence first, then lose what was not synced."""
@@ -295,14 +336,39 @@ class Node:
         self.server = self.log = None
         self.held = None
         self.calls.clear()
+        self._connections.clear()
         self.disk.power_lost, self.disk.cut_in = False, None
-        self.repairing  # noqa: B018 - looked at for the last time
+        if not self.repairing:
+            self.promised = self.durable_terms
         opened, self.opened = self.opened, None
+        if opened is not None:
+            self.voters = opened.raft.voters
         self.lossy = take_disk()
         if opened is not None:
             # What is left of the dead process's connections; they can write nothing any more.
             with contextlib.suppress(GemotError):
                 opened.file.close()
+
+    def wipe(self, id: str) -> None:
+        """Its disk is gone, and with it all it promised: it comes back empty, under this id, and joins."""
+        assert not self.up, "a disk is changed while the host is off"
+        self._vfs.detach(str(self.directory))
+        shutil.rmtree(self.directory)
+        self.directory.mkdir()
+        self.lossy = self._vfs.attach(
+            str(self.directory), LossyDisk(str(self.directory), only_memory=MEMORY_ONLY)
+        )
+        self.disk.mend()
+        self.disk.bent_us = -1
+        self.founds, self.voters, self._whole = False, (), True
+        self.durable_terms, self.promised, self._durable_last = {}, {}, 0
+        del self.nodes[self.member.id]
+        self.member = msgspec.structs.replace(self.member, id=id)
+        self.nodes[id] = self
+
+    def owns(self, path: str) -> bool:
+        """Is this a path of its data directory?"""
+        return path.startswith(f"{self.directory}/")
 
     def detach(self) -> None:
         """The run is over: give the directory back."""
@@ -362,6 +428,7 @@ class Node:
         assert self.opened is not None
         assert self.log is not None
         self._schedule_tick()
+        self._hang_up(self.server)
         self.server.on_tick()
         if self._repairing and not self.opened.raft.repairing:
             self._repairing = False
@@ -374,17 +441,21 @@ class Node:
         if target is None or self.server is None:
             return
         self._said(self, to, message)
-        cluster = self.server.hello().cluster
+        cluster, member = self.server.hello().cluster, self.member
         label = f"{type(message).__name__} {message.term}"
 
         def deliver() -> None:
             if target.server is not None:
-                target.server.on_raft(self.member, cluster, message)
+                target.hear(self, member)
+                target.server.on_raft(member, cluster, message)
 
         self.network.send(self.name, target.name, label, deliver, target, message)
 
     def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
-        target, life = self.nodes[to.id], self.life
+        target, life, member = self.nodes.get(to.id), self.life, self.member
+        if target is None:
+            self._find_another(to, done)
+            return
         self._next_call += 1
         number = self._next_call
 
@@ -402,14 +473,44 @@ class Node:
 
         def deliver() -> None:
             if target.server is not None:
-                target.server.handle(self.member, call, reply)
+                target.hear(self, member)
+                target.server.handle(member, call, reply)
 
         self.calls[number] = (target.name, broke)
         self.network.send(self.name, target.name, type(call).__name__, deliver, target, call)
         call_off = self.later(BROKEN_US, f"{self.name} call broke", broke)
 
+    def hear(self, sender: Node, member: Member) -> None:
+        """A connection of it brings something: it is alive, as long as this goes on."""
+        if self.server is None or sender.member is not member:
+            return
+        _, life, _ = self._connections.get(member.id, (member, 0, 0))
+        self._connections[member.id] = (member, sender.life, self.world.now_us)
+        if life != sender.life:
+            if life:
+                self.server.on_disconnected(member)
+            self.server.on_connected(member)
+
+    def _hang_up(self, server: Server) -> None:
+        """Connections that bring nothing are taken for broken."""
+        for id, (member, _, heard_us) in list(self._connections.items()):
+            if self.world.now_us - heard_us >= SILENT_US:
+                del self._connections[id]
+                server.on_disconnected(member)
+
+    def _find_another(self, to: Member, done: Callable[[Any], None]) -> None:
+        """Nobody has this id any more; whoever answers at its address says another one."""
+        assert self.server is not None
+        for node in self.nodes.values():
+            if node.member.rpc == to.rpc and node.up:
+                self.server.directory.learn(node.member)
+        self.later(ASK_US, f"{self.name} call broke", lambda: done(Unavailable(f"{to.rpc} is another")))
+
     def unreached(self, id: str) -> str:
-        return "" if self.nodes[id].server is not None else f"{self.nodes[id].member.rpc} is down"
+        node = self.nodes.get(id)
+        if node is None:
+            return f"{id} is no more"
+        return "" if node.server is not None else f"{node.member.rpc} is down"
 
     def greet_again(self) -> None:
         """The virtual network asks for the cluster with each message."""

@@ -43,6 +43,7 @@ class KvFamily:
         self._indexes: dict[tuple[int, bytes], int] = {}
         self._effects: list[Effect] = []
         self._values: dict[bytes, int] = {}
+        self._refused: set[bytes] = set()
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Node]) -> list[Watcher | Subscriber]:
@@ -123,7 +124,11 @@ class KvFamily:
                 )
             )
 
-        client.write(node, command, told, key)
+        def refused() -> None:
+            if effect.value is not None:
+                self._refused.add(effect.value)
+
+        client.write(node, command, told, key, refused=refused)
 
     def _see(self, seen: Seen) -> None:
         self._world.note(f"{seen.kind} {seen.key!r} {seen.index} {seen.result!r}\n")
@@ -143,6 +148,8 @@ class KvFamily:
         self._effects.append(effect)
 
     def check(self) -> int:
+        if done := sorted(self._refused & self._values.keys()):
+            raise Violation(f"{done} were told to be surely not done, and were")
         return replay(self.history, self._effects)
 
 

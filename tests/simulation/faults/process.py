@@ -1,8 +1,4 @@
-"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments.
-
-Not here yet: a minority whose disks are wiped and that comes back under new ids. It needs servers that can
-be replaced; then it is a function here that hands the atlas a `Node` with a new member.
-"""
+"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments."""
 
 from __future__ import annotations
 
