@@ -97,12 +97,12 @@ class Client:
     # -- what the families ask with --------------------------------------------------------------------
 
     def query(self, node: Node, query: Query, options: Options, seen: Callable[[Answer, int], None]) -> None:
-        """Read; `seen` gets the answer and the applied index it was served from, unless it fails."""
+        """Read; `seen` gets the answer and the index of the state it was served from, unless it fails."""
 
         def done(result: Any) -> None:
             if isinstance(result, Answer):
                 assert node.opened is not None
-                at = node.served if node.served is not None else node.opened.state.applied_index
+                at = node.served if node.served is not None else node.opened.state.index
                 seen(result, at)
             elif isinstance(result, OutcomeUnknown):
                 self.unknown += 1
@@ -156,9 +156,16 @@ class Client:
         if self.world.now_us > self.roomy_us:
             raise Violation(f"{command} was refused, and there is room: {result}")
 
-    def call(self, node: Node, who: Member, call: Call) -> None:
-        """What is answered by yes or no: a failure of it proves nothing."""
-        guarded = self._guard(node, self._answered)
+    def call(
+        self, node: Node, who: Member, call: Call, then: Callable[[Any], bool] = lambda _: False
+    ) -> None:
+        """A failure of it proves nothing; `then` gets any other answer, and says whether it goes on."""
+
+        def done(result: Any) -> None:
+            if isinstance(result, GemotError) or not then(result):
+                self._answered(result)
+
+        guarded = self._guard(node, done)
         self._ask(node, lambda server: server.handle(who, call, guarded))
 
     def leave(self, node: Node, left: Callable[[Any], None]) -> None:

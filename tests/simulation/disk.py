@@ -40,10 +40,12 @@ class PowerLost(Fenced):
 
 
 def part_of(path: str) -> str:
-    """Which part of the data directory this file belongs to: meta, log, snap or state."""
+    """Which part of the data directory this file belongs to: meta, log, snap, keep or state."""
     folder, name = os.path.split(path)
     if name.startswith("meta-"):
         return "meta"
+    if os.path.basename(folder) in ("export", "restore"):
+        return "keep"
     if os.path.basename(folder) in ("log", "snap"):
         return os.path.basename(folder)
     return "state" if name.startswith("state.db") else "log"

@@ -21,7 +21,9 @@ from gemot.server.machine import Outcome
 from gemot.server.model.command import Envelope, decode
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Applied
+from gemot.server.model.restore import Blob, Restore
 from gemot.server.raft.types import AppendReply, Entry, EntryKind, Message, Role, VoteAsk, VoteReply
+from gemot.server.state.restore import Placement
 
 FULL_EVERY = 256
 
@@ -49,6 +51,11 @@ class Invariants:
         """Told once of each command that took effect, in the order of the log."""
 
         self.commit = 0
+        self.restores: dict[int, Placement] = {}
+        self.epoch = 0
+        self.newest = 0
+        """The newest index that readers were told."""
+
         self.voters: tuple[str, ...] = ()
         """The newest set that is committed."""
 
@@ -67,13 +74,28 @@ class Invariants:
         truth = self.applied.get(entry.index)
         if truth is None:
             truth = self.applied[entry.index] = Truth(digest, result, node.name)
-            self._note_effect(entry, outcome)
+            assert node.opened is not None
+            self._note_effect(entry, outcome, node.opened.state.index - node.opened.state.applied_index)
         if truth.digest != digest:
             raise Violation(f"StateMachineSafety: {node.name} and {truth.by} differ at {entry.index}")
         if truth.result != result:
             raise Violation(
                 f"determinism: at {entry.index} {node.name} got {result}, {truth.by} {truth.result}"
             )
+
+    def restored(self, node: Node, place: Placement, blob: Blob) -> None:
+        """This server comes to a restore: it is the same on all, and indexes and epoch only grow."""
+        first = self.restores.setdefault(place.applied_index, place)
+        if first != place:
+            raise Violation(f"{node.name} restores at {place.applied_index} to {place}, another to {first}")
+        if first is not place:
+            return
+        if place.epoch <= self.epoch or place.restored_index <= self.newest:
+            raise Violation(f"{place} follows the epoch {self.epoch} and the index {self.newest}")
+        self.epoch, self.newest = place.epoch, place.restored_index
+        mark = place.restores[-1]
+        command = Restore(mark.id, blob.sha256, blob.size, blob.index, blob.epoch)
+        self.effect(place.restored_index, command, Applied(place.restored_index, True))
 
     def said(self, node: Node, to: str, message: Message) -> None:
         """A message leaves: what it promises must be durable already.
@@ -203,10 +225,10 @@ class Invariants:
         named = ", ".join(sorted(holders.values()))
         raise Violation(f"CommittedIsDurable: {commit} is committed but durable only on {named}")
 
-    def _note_effect(self, entry: Entry, outcome: Outcome) -> None:
+    def _note_effect(self, entry: Entry, outcome: Outcome, shift: int) -> None:
         """A retried write's second entry answers with the index of the first: it has no effect itself."""
-        result = outcome.result
-        if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != entry.index:
+        result, self.newest = outcome.result, entry.index + shift
+        if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != self.newest:
             return
         envelope: Envelope = decode(entry.data)
-        self.effect(entry.index, envelope.command, result)
+        self.effect(self.newest, envelope.command, result)

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+from simulation.archives import SimulatedArchives
 from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
 from simulation.joining import seek
 from simulation.network import Network
@@ -26,12 +27,14 @@ from support.lossy_vfs import LossyVfs
 
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, StorageFailed, Unavailable
+from gemot.server.model.restore import Blob
 from gemot.server.pace import SLICE_US
 from gemot.server.raft.types import Batch, Entry, Message, RaftConfig
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.state.restore import Placement
 
 TICK_US = 50_000
 ASK_US = 300
@@ -193,12 +196,16 @@ class Node:
         self.beyond_repair = False
         """Its scrubber found a damaged state that cannot be built again here: somebody is to be told."""
 
+        self.told_restore: Callable[[Node, Placement, Blob], None] = lambda _node, _place, _blob: None
+        """Told of each restore that this server comes to in its log."""
+
+        self.restores = 0
         self.installs = 0
         self.lists = 0
         self.snapshots = 0
         self.checkpoints = 0
         self.served: int | None = None
-        """The applied index of which a long list is being told at this moment."""
+        """The index of the state of which a long list is being told at this moment."""
 
         self.replacing = False
         self._repairing = False
@@ -266,6 +273,7 @@ class Node:
         machine = _Observed(state=opened.state, authorizer=ALLOW_ALL)
         machine.observe(self, self._observe)
         self.log = SimulatedLog(self.world, self, opened)
+        upkeep = SimulatedUpkeep(self.world, self, opened)
         self.server = Server(
             me=self.member,
             config=self._config,
@@ -274,12 +282,13 @@ class Node:
             state=opened.state,
             machine=machine,
             identity=self.log,
-            upkeep=SimulatedUpkeep(self.world, self, opened),
+            upkeep=upkeep,
             peers=self,
             timer=_Timer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
             disk_space=self.disk,
+            archives=SimulatedArchives(self, opened, upkeep),
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)

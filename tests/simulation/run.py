@@ -93,6 +93,7 @@ class Run:
         for node in servers:
             node.nodes = by_id
             node.stage = self._on_stage
+            node.told_restore = self.invariants.restored
         self.atlas = Atlas(world=self.world, nodes=self.nodes, truth=self.invariants)
         self.atlas.most = plan.damaged
         self.operator = OperatorFamily(self.world, self.atlas, plan)

@@ -1,6 +1,7 @@
-"""What operators do: hand the leadership over, take votes, have servers leave, set autopilot.
+"""What operators do: move the leadership, take votes, have servers leave, set autopilot, save and restore.
 
-None of it may harm: the checks are those of everything else. What is set must be read as it was set.
+None of it may harm: the checks are those of everything else. What is set must be read as it was set; after a
+restore every family's model is what it was at the index of the archive.
 """
 
 from __future__ import annotations
@@ -17,14 +18,25 @@ from simulation.world import World
 
 from gemot.server.model.autopilot import AutopilotConfig, AutopilotRow, GetAutopilot, SetAutopilot
 from gemot.server.model.query import Answer, Applied, Options
-from gemot.server.rpc.message import Member, Operate
+from gemot.server.model.restore import Restore, Restored
+from gemot.server.rpc.message import ArchivePiece, Member, Operate, ReadArchive, Upload
 
-CHORES = {"transfer": 0.12, "remove-peer": 0.06, "leave": 0.06, "set-autopilot": 0.1, "get-autopilot": 0.1}
+CHORES = {
+    "transfer": 0.12,
+    "remove-peer": 0.06,
+    "leave": 0.06,
+    "set-autopilot": 0.1,
+    "get-autopilot": 0.1,
+    "save": 0.12,
+    "restore": 0.12,
+}
 """What may be drawn, and how often it is done beside other operations."""
 
 AWAY_US = (1_000_000, 8_000_000)
 OPERATOR = Member("operator", "operator", "10.2.0.1", "client", "dc1", "sim")
 KEY = b"autopilot"
+KEPT = 3
+"""Archives that are kept: a restore may go back behind another one."""
 
 
 class OperatorFamily:
@@ -36,7 +48,8 @@ class OperatorFamily:
         """The servers are left alone: they must come to one state."""
 
         self._sequence = 0
-        self._effects: list[tuple[int, SetAutopilot, bool]] = []
+        self._effects: list[tuple[int, SetAutopilot | Restore, bool]] = []
+        self._archives: list[bytes] = []
         self.operations = tuple((name, CHORES[name]) for name in plan.chores)
         self.history: list[Seen] = []
 
@@ -60,6 +73,10 @@ class OperatorFamily:
                 self._leave(client, node)
             case "get-autopilot":
                 self._read(client, node)
+            case "save":
+                self._save(client, node, client.began_us, ReadArchive(0, 0), b"")
+            case "restore":
+                self._restore(client, node)
             case _:
                 self._set(client, node)
 
@@ -88,6 +105,33 @@ class OperatorFamily:
                 node.start_in(self._world.random.randrange(*AWAY_US))
 
         client.leave(node, left)
+
+    def _save(self, client: Client, node: Node, began: int, call: ReadArchive, so_far: bytes) -> None:
+        """Piece by piece. What it holds is known by its index; it is as fresh as any read."""
+
+        def came(piece: ArchivePiece) -> bool:
+            archive = so_far + piece.data
+            if len(archive) < piece.size:
+                self._save(client, node, began, ReadArchive(piece.id, len(archive)), archive)
+                return True
+            self._see(Seen("save", KEY, began, self._world.now_us, piece.index, None, None, None))
+            self._archives = [*self._archives, archive][-KEPT:]
+            return False
+
+        client.call(node, OPERATOR, call, came)
+
+    def _restore(self, client: Client, node: Node) -> None:
+        if self.calm or not self._archives:
+            client.end()
+            return
+        random, began = self._world.random, client.began_us
+        archive, id = random.choice(self._archives), random.randrange(1 << 32)
+
+        def told(restored: Restored) -> bool:
+            self._see(Seen("restore", KEY, began, self._world.now_us, restored.index, None, None, None))
+            return False
+
+        client.call(node, OPERATOR, Upload(id, 0, archive, last=True), told)
 
     def _set(self, client: Client, node: Node) -> None:
         """What is not looked at here carries the number that tells one setting from another."""
@@ -118,19 +162,28 @@ class OperatorFamily:
     # -- the truth ---------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
-        if isinstance(command, SetAutopilot):
+        if isinstance(command, SetAutopilot | Restore):
             self._effects.append((index, command, result.value is True))
 
     def check(self) -> int:
         """Every read is of what was set last before it, every setting was done where it was said to be."""
-        current: AutopilotConfig | None = None
-        done, at = {index: command.config for index, command, _ in self._effects}, 0
-        for op in sorted(self.history, key=lambda op: (op.index, op.kind in READS)):
-            while at < len(self._effects) and self._effects[at][0] <= op.index:
-                _, command, took = self._effects[at]
-                current, at = command.config if took else current, at + 1
-            if op.kind in READS and op.result != current:
-                raise Violation(f"{op} read {op.result!r}, but {current!r} was set")
-            if op.kind not in READS and done.get(op.index) != op.result:
-                raise Violation(f"{op} was acknowledged, but at its index stands {done.get(op.index)}")
+        done = {index: command for index, command, _ in self._effects}
+        for op in self.history:
+            if op.kind == "get" and op.result != (config := self._config_at(op.index)):
+                raise Violation(f"{op} read {op.result!r}, but {config!r} was set")
+            if op.kind in READS:
+                continue
+            command = done.get(op.index)
+            found = command.config if isinstance(command, SetAutopilot) else None
+            if command is None or found != op.result:
+                raise Violation(f"{op} was acknowledged, but at its index stands {command}")
         return len(self.history)
+
+    def _config_at(self, index: int) -> AutopilotConfig | None:
+        """What was set last; a restore brings back what was set last before its archive."""
+        for at, command, took in reversed(self._effects):
+            if at <= index and isinstance(command, Restore):
+                return self._config_at(command.index)
+            if at <= index and took and isinstance(command, SetAutopilot):
+                return command.config
+        return None
