@@ -231,4 +231,6 @@ class Invariants:
         if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != self.newest:
             return
         envelope: Envelope = decode(entry.data)
-        self.effect(self.newest, envelope.command, result)
+        # A restore that is applied like any command was done before: it is told by `restored` when it is due.
+        if not isinstance(envelope.command, Restore):
+            self.effect(self.newest, envelope.command, result)

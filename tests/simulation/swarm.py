@@ -16,6 +16,19 @@ from gemot.server.raft.types import RaftConfig
 from gemot.server.server import ServerConfig
 from gemot.server.space import SpaceConfig
 
+OFTEN = (
+    "crash-in-restore",
+    "crash-in-staging",
+    "disk-fills",
+    "rot-sealed",
+    "rot-snapshot",
+    "rot-state",
+    "server-joins",
+    "wipe-new-id",
+    "wipe-old-id",
+)
+"""Faults that are tried more often, since they often find nobody whom they may strike."""
+
 WEATHER = ("loss", "duplicate", "delay", "reorder")
 
 
@@ -83,6 +96,7 @@ def draw(random: Random, faults: list[str], chores: list[str]) -> Plan:
     )
     share = random.choice([0.1, 0.3, 0.6, 1.0])
     some = tuple(name for name in faults if random.random() < share) or (random.choice(faults),)
+    some += tuple(name for name in some if name in OFTEN) * 2
     plan = msgspec.structs.replace(plan, faults=some, spares=random.choice([0, 1, 2]))
     cleanup, min_quorum, damaged = random.choice([(True, 3, 1), (True, 3, 1), (True, 0, 0), (False, 0, 2)])
     autopilot = AutopilotConfig(

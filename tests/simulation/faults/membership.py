@@ -62,9 +62,8 @@ def _victim(scene: Scene) -> Node | None:
 def _wipe(scene: Scene, node: Node, id: str, fault: str) -> None:
     node.crash()
     scene.wipe(node, id, fault)
-    away_us = scene.random.randrange(*BACK_US)
-    node.start_in(away_us)
-    scene.last(fault, (away_us, away_us + 1), lambda: None)
+    node.start_in(scene.random.randrange(*BACK_US))
+    scene.last(fault, JOINS_US, lambda: None)
 
 
 FAULTS = {
