@@ -48,6 +48,11 @@ SILENT_US = 5_000_000
 Observe = Callable[["Node", Entry, Outcome], None]
 
 
+def wal_limit(config: ServerConfig) -> int:
+    """Checkpoints come at a quarter of it, as on a small disk (`server/runtime/node.py`)."""
+    return 4 * config.checkpoint_wal_bytes
+
+
 class Clock:
     """The boot-time clock of one host: fast, slow, stepped or stuck, and never back."""
 
@@ -259,7 +264,10 @@ class Node:
         opened = open_data(
             disk=self.lossy,
             config=DataConfig(
-                directory=str(self.directory), segment_bytes=self._segment_bytes, raft=self._raft
+                directory=str(self.directory),
+                segment_bytes=self._segment_bytes,
+                raft=self._raft,
+                wal_limit_bytes=wal_limit(self._config),
             ),
             node_id=self.member.id,
             random=self._random,

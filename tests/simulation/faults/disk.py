@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulation.node import Node
+from simulation.node import Node, wal_limit
 from simulation.scene import Scene
 
 from gemot.server.storage.segment import segment_names
@@ -18,7 +18,7 @@ SLOW_US = (2_000_000, 8_000_000)
 FULL_US = (1_000_000, 6_000_000)
 FILLS_US = (2_000_000, 8_000_000)
 STATE_BYTES = 128 << 10
-"""About what a simulated state and its write-ahead log take."""
+"""About what a simulated state takes."""
 
 ROOM = (0.5, 1.0, 1.5, 3.0)
 """How much of the reserve is left when a disk fills."""
@@ -194,7 +194,7 @@ def fills(scene: Scene) -> None:
 
 
 def _fill(scene: Scene, node: Node) -> None:
-    reserve = 2 * scene.plan.segment_bytes + 3 * STATE_BYTES
+    reserve = 2 * scene.plan.segment_bytes + STATE_BYTES + wal_limit(scene.plan.server)
     node.disk.limit(int(reserve * scene.random.choice(ROOM)))
     scene.last("disk-fills", FILLS_US, node.disk.unlimit)
 
