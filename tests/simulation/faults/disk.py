@@ -16,11 +16,11 @@ STALL_US = (100_000, 1_000_000)
 LONG_STALL_US = (1_500_000, 10_000_000)
 SLOW_US = (2_000_000, 8_000_000)
 FULL_US = (1_000_000, 6_000_000)
-FILLS_US = (2_000_000, 8_000_000)
+FILLS_US = (3_000_000, 12_000_000)
 STATE_BYTES = 128 << 10
 """About what a simulated state takes."""
 
-ROOM = (0.5, 1.0, 1.5, 3.0)
+ROOM = (0.3, 0.7, 1.1, 2.0)
 """How much of the reserve is left when a disk fills."""
 
 TRIES = 60
@@ -187,7 +187,7 @@ def _full(scene: Scene, name: str, parts: tuple[str, ...]) -> None:
 
 def fills(scene: Scene) -> None:
     """One server's disk has little room left, or all have: that is measured, and writes beyond it fail."""
-    nodes = scene.nodes if scene.random.random() < 0.3 else [scene.random.choice(scene.nodes)]
+    nodes = scene.nodes if scene.random.random() < 0.5 else [scene.random.choice(scene.nodes)]
     for node in nodes:
         if node.up and node.name not in scene.atlas.cases:
             _fill(scene, node)
