@@ -83,11 +83,11 @@ class Atlas:
         sizes = [len([id for id in voters if id not in going]) for voters in sets or [founders]]
         return len(hurt) <= self.most and all(2 * len(hurt) < size for size in sizes)
 
-    def may_leave(self, node: Node) -> bool:
-        """Would a majority of those that stay be whole?"""
+    def may_leave(self, node: Node, least: int) -> bool:
+        """Would so many voters stay, and a majority of them be whole?"""
         hurt = self._hurt() - {node.member.id}
         left = [len([id for id in voters if id != node.member.id]) for voters in self._truth.sets()]
-        return bool(left) and all(2 * len(hurt) < voters for voters in left)
+        return bool(left) and min(left) >= least and all(2 * len(hurt) < voters for voters in left)
 
     def leaves(self, node: Node) -> None:
         """Its vote may go at any moment from now on: nobody is damaged who would be needed then."""

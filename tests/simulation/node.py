@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 from simulation.archives import SimulatedArchives
+from simulation.clock import Clock, SimulatedTimer
+from simulation.connections import Connections
 from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
 from simulation.joining import seek
 from simulation.network import Network
@@ -28,7 +30,6 @@ from support.lossy_vfs import LossyVfs
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, StorageFailed, Unavailable
 from gemot.server.model.restore import Blob
-from gemot.server.pace import SLICE_US
 from gemot.server.raft.types import Batch, Entry, Message, RaftConfig
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member
@@ -42,63 +43,12 @@ RESTART_US = (500_000, 2_000_000)
 BROKEN_US = 600_000
 """How long after a lost call or reply its caller learns that the connection broke."""
 
-SILENT_US = 5_000_000
-"""A connection that brings nothing for so long, not even a ping, is broken (`server/runtime/`)."""
-
 Observe = Callable[["Node", Entry, Outcome], None]
 
 
 def wal_limit(config: ServerConfig) -> int:
     """Checkpoints come at a quarter of it, as on a small disk (`server/runtime/node.py`)."""
     return 4 * config.checkpoint_wal_bytes
-
-
-class Clock:
-    """The boot-time clock of one host: fast, slow, stepped or stuck, and never back."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._base_us = 0.0
-        self._since_us = 0
-        self.rate = 1.0
-
-    def now_us(self) -> int:
-        return int(self._base_us + (self._world.now_us - self._since_us) * self.rate)
-
-    def turn(self, rate: float, step_us: int = 0) -> None:
-        """From now on it goes at this rate, after a step forward."""
-        self._base_us, self._since_us = float(self.now_us() + step_us), self._world.now_us
-        self.rate = rate
-
-    def real_us(self, local_us: int) -> int:
-        """How long it takes until so much has passed on this clock; a clock that stands is not waited for."""
-        return int(local_us / self.rate) if self.rate > 0 else local_us
-
-
-class _Timer:
-    """Virtual time as the `Timer` port; dead with its process."""
-
-    def __init__(self, world: World, node: Node) -> None:
-        self._world = world
-        self._node = node
-        self._life = node.life
-        self._stopwatch_us = 0
-
-    def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._node.later(
-            self._node.clock.real_us(delay_ms * 1000), f"{self._node.name} timer", callback, self._life
-        )
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self._world.soon(lambda: callback() if self._node.life == self._life else None, self._node)
-
-    def now_ms(self) -> int:
-        return self._node.clock.now_us() // 1000
-
-    def stopwatch_us(self) -> int:
-        """Each server is quick or slow at its work by chance, so their slices differ."""
-        self._stopwatch_us += self._world.random.randrange(2 * SLICE_US)
-        return self._stopwatch_us
 
 
 class _Observed(Machine):
@@ -169,9 +119,7 @@ class Node:
         self.voters: tuple[str, ...] = ()
         """Who voted by its log when it ended last."""
 
-        self._connections: dict[str, tuple[Member, int, int]] = {}
-        """By id: who is connected, which life of it, and when it was heard of last."""
-
+        self.connections = Connections(world)
         self.promised: dict[int, int] = {}
         """The terms of the entries that were durable before its log was damaged."""
 
@@ -292,7 +240,7 @@ class Node:
             identity=self.log,
             upkeep=upkeep,
             peers=self,
-            timer=_Timer(self.world, self),
+            timer=SimulatedTimer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
             disk_space=self.disk,
@@ -353,10 +301,11 @@ class Node:
         self.server = self.log = None
         self.held = None
         self.calls.clear()
-        self._connections.clear()
+        self.connections.clear()
         self.disk.power_lost, self.disk.cut_in = False, None
         if not self.repairing:
             self.promised = self.durable_terms
+        self.belongs  # noqa: B018 - looked at for the last time
         opened, self.opened = self.opened, None
         if opened is not None:
             self.voters = opened.raft.voters
@@ -445,7 +394,7 @@ class Node:
         assert self.opened is not None
         assert self.log is not None
         self._schedule_tick()
-        self._hang_up(self.server)
+        self.connections.hang_up(self.server)
         self.server.on_tick()
         if self._repairing and not self.opened.raft.repairing:
             self._repairing = False
@@ -498,22 +447,9 @@ class Node:
         call_off = self.later(BROKEN_US, f"{self.name} call broke", broke)
 
     def hear(self, sender: Node, member: Member) -> None:
-        """A connection of it brings something: it is alive, as long as this goes on."""
-        if self.server is None or sender.member is not member:
-            return
-        _, life, _ = self._connections.get(member.id, (member, 0, 0))
-        self._connections[member.id] = (member, sender.life, self.world.now_us)
-        if life != sender.life:
-            if life:
-                self.server.on_disconnected(member)
-            self.server.on_connected(member)
-
-    def _hang_up(self, server: Server) -> None:
-        """Connections that bring nothing are taken for broken."""
-        for id, (member, _, heard_us) in list(self._connections.items()):
-            if self.world.now_us - heard_us >= SILENT_US:
-                del self._connections[id]
-                server.on_disconnected(member)
+        """A connection of it brings something."""
+        if self.server is not None and sender.member is member:
+            self.connections.heard(self.server, sender.life, member)
 
     def _find_another(self, to: Member, done: Callable[[Any], None]) -> None:
         """Nobody has this id any more; whoever answers at its address says another one."""

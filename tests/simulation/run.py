@@ -19,7 +19,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.atlas import Atlas
-from simulation.clients import Client
+from simulation.clients import Client, Draws
 from simulation.coverage import Coverage, Table
 from simulation.families.every import every
 from simulation.families.operator import CHORES, OperatorFamily
@@ -36,6 +36,9 @@ SECOND_US = 1_000_000
 FAULTY_S = 46
 CALM_S = 12
 DRAIN_S = 9
+CHORE_US = 2 * SECOND_US
+"""The longest an operator rests: one is enough, and no client waits for what he does."""
+
 ROOM_AGAIN_US = 8 * SECOND_US
 """After all disks have room again, no write may be refused for space any more."""
 
@@ -98,17 +101,10 @@ class Run:
         self.atlas.most = plan.damaged
         self.operator = OperatorFamily(self.world, self.atlas, plan)
         self.families = [*every(self.world, plan.keys), self.operator]
-        self.clients = [
-            Client(
-                world=self.world,
-                nodes=self.nodes,
-                number=n,
-                think_us=plan.think_us,
-                families=[*self.families],
-                coverage=self.coverage,
-            )
-            for n in range(plan.clients)
-        ]
+        ordinary = self.families[:-1]
+        self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
+        if plan.chores:
+            self.clients.append(self._client(plan.clients, CHORE_US, [self.operator]))
         self.actors = [actor for family in self.families for actor in family.actors(self.nodes)]
         self.armed: dict[str, str] = {}
         self.old_metas: dict[str, bytes] = {}
@@ -137,6 +133,16 @@ class Run:
             segment_bytes=plan.segment_bytes,
             founds=founds,
             scrub_rest_us=plan.scrub_rest_us,
+        )
+
+    def _client(self, number: int, think_us: int, families: list[Draws]) -> Client:
+        return Client(
+            world=self.world,
+            nodes=self.nodes,
+            number=number,
+            think_us=think_us,
+            families=families,
+            coverage=self.coverage,
         )
 
     def go(self) -> Result:

@@ -82,7 +82,7 @@ class OperatorFamily:
 
     def _remove(self, client: Client, node: Node, victim: Node) -> None:
         """Take its vote, of which it is not told: it stays up, and will be promoted again."""
-        if self.calm or not self._atlas.may_leave(victim):
+        if self.calm or not self._may_go(victim):
             client.end()
             return
         self._atlas.leaves(victim)
@@ -91,9 +91,13 @@ class OperatorFamily:
         else:
             client.call(node, OPERATOR, Operate("remove-peer", address=victim.member.rpc))
 
+    def _may_go(self, node: Node) -> bool:
+        """Few clusters have less than three voters."""
+        return self._atlas.may_leave(node, 1 if self._world.random.random() < 0.2 else 3)
+
     def _leave(self, client: Client, node: Node) -> None:
         """It stops once it is told that it may, and comes back later with its data, as a learner."""
-        if self.calm or not self._atlas.may_leave(node) or node.name in self._atlas.cases:
+        if self.calm or node.name in self._atlas.cases or not self._may_go(node):
             client.end()
             return
         self._atlas.leaves(node)
