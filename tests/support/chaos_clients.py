@@ -28,6 +28,16 @@ TIMEOUTS_S = (10.0, 3.0)
 THINK_S = 0.02
 
 
+def spell_now() -> str:
+    """What all keys that are in use now begin with."""
+    return f"{PREFIX}{int(time.monotonic() / KEYS_LAST_S)}/"
+
+
+def spell_of(key: bytes) -> bytes:
+    """The spell that a key, or a spell itself, is of."""
+    return key[: key.rfind(b"/") + 1]
+
+
 class Client(threading.Thread):
     """`operations` grows until `over` is set; `error` tells a bug of ours, never a fault of the cluster."""
 
@@ -57,13 +67,13 @@ class Client(threading.Thread):
 
     def _act(self, kv: Kv) -> bool:
         """One operation. False if it went wrong."""
-        epoch = f"{PREFIX}{int(time.monotonic() / KEYS_LAST_S)}/"
-        key = f"{epoch}{self._chance.randrange(KEYS)}"
+        spell = spell_now()
+        key = f"{spell}{self._chance.randrange(KEYS)}"
         draw = self._chance.random()
         if draw < 0.35:
             return self._get(kv, key)
         if draw < 0.45:
-            return self._list(kv, epoch)
+            return self._list(kv, spell)
         if draw < 0.65:
             return self._write(kv, self._op(Kind.PUT, key), None)
         known = self._seen.get(key)
@@ -91,14 +101,14 @@ class Client(threading.Thread):
         self._note(op, value=entry.value if entry is not None else None)
         return True
 
-    def _list(self, kv: Kv, epoch: str) -> bool:
+    def _list(self, kv: Kv, spell: str) -> bool:
         """Each key of a list is a read of it, the missing ones too."""
-        op = self._op(Kind.GET, epoch)
+        op = self._op(Kind.GET, spell)
         try:
-            found = {entry.key: entry for entry in kv.tree(epoch)}
+            found = {entry.key: entry for entry in kv.tree(spell)}
         except ClientError:
             return False
-        for key in (f"{epoch}{n}" for n in range(KEYS)):
+        for key in (f"{spell}{n}" for n in range(KEYS)):
             entry = self._seen[key] = found.get(key)
             self._note(op, key=key.encode(), value=entry.value if entry is not None else None)
         return True
