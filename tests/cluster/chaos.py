@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from simulation.linearize import require
 from simulation.register import Kind, Op, Outcome
 from simulation.witness import Violation
-from support.chaos_clients import PREFIX, TIMEOUTS_S, Client
+from support.chaos_clients import PREFIX, TIMEOUTS_S, Client, think_s
 from support.chaos_operator import Operator
 from support.chaos_watchers import Watcher, check_told
 from support.cluster import PYTHON, SUPPORT, Agent, Cluster, wait_for
@@ -102,11 +102,7 @@ class Chaos:
         self._operator = Operator(self.cluster, self._reach, directory)
         self._over = threading.Event()
         self._watchers = [Watcher(agent=agent, seed=seed, over=self._over) for agent in self.cluster.agents]
-        self._clients = [
-            Client(name=f"{agent.name}-{n}", agent=agent, seed=seed, timeout_s=timeout_s, over=self._over)
-            for agent in self.cluster.agents
-            for n, timeout_s in enumerate(TIMEOUTS_S)
-        ]
+        self._clients: list[Client] = []
 
     def run(self, seconds: float) -> Result:
         """Raises Violation for a broken promise, AssertionError for what does not come back."""
@@ -115,6 +111,7 @@ class Chaos:
             self._write_routes()
             self.cluster.start()
             began = time.monotonic()
+            self._clients = self._new_clients(seconds)
             nemesis = Nemesis(
                 cluster=self.cluster,
                 links=self._links,
@@ -137,6 +134,20 @@ class Chaos:
             self._over.set()
             self.cluster.stop()
             self._links.stop()
+
+    def _new_clients(self, seconds: float) -> list[Client]:
+        return [
+            Client(
+                name=f"{agent.name}-{n}",
+                agent=agent,
+                seed=self._seed,
+                timeout_s=timeout_s,
+                over=self._over,
+                think_s=think_s(seconds),
+            )
+            for agent in self.cluster.agents
+            for n, timeout_s in enumerate(TIMEOUTS_S)
+        ]
 
     @property
     def orders_refused(self) -> list[str]:

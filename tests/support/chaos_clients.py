@@ -26,6 +26,15 @@ TIMEOUTS_S = (10.0, 3.0)
 """One client in two hears what its agent has to say in the end; the other does not sit out every fault."""
 
 THINK_S = 0.02
+LONG_RUN_S = 600.0
+
+
+def think_s(run_s: float) -> float:
+    """How long a client thinks, on the average.
+
+    In a long run longer: the log is kept whole, and a server that loses its disk late is sent all of it.
+    """
+    return THINK_S * max(1.0, run_s / LONG_RUN_S)
 
 
 def spell_now() -> str:
@@ -42,13 +51,21 @@ class Client(threading.Thread):
     """`operations` grows until `over` is set; `error` tells a bug of ours, never a fault of the cluster."""
 
     def __init__(
-        self, *, name: str, agent: Agent, seed: int, timeout_s: float, over: threading.Event
+        self,
+        *,
+        name: str,
+        agent: Agent,
+        seed: int,
+        timeout_s: float,
+        over: threading.Event,
+        think_s: float = THINK_S,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._agent = agent
         self._timeout_s = timeout_s
         self._chance = random.Random(f"{seed} {name}")
         self._over = over
+        self._think_s = think_s
         self._written = 0
         self._seen: dict[str, Entry | None] = {}
         self.operations: list[Op] = []
@@ -61,7 +78,7 @@ class Client(threading.Thread):
                     well = True
                     while well and not self._over.is_set():
                         well = self._act(Kv(connection))
-                        self._over.wait(self._chance.random() * 2 * THINK_S if well else 0.2)
+                        self._over.wait(self._chance.random() * 2 * self._think_s if well else 0.2)
         except Exception as error:
             self.error = f"{self.name}: {error!r}"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
-import apsw
 import msgspec
 from simulation.register import Op, Outcome
 from simulation.witness import Effect, Violation, replayed
 from support.archives import parts
 
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.standing import opened
 
 
 class Archive(msgspec.Struct, frozen=True):
@@ -48,7 +46,7 @@ def _read(path: Path) -> tuple[int, dict[bytes, int]]:
     _, state = parts(path.read_bytes())
     file = path.with_suffix(".db")
     file.write_bytes(state)
-    with closing(apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY, vfs=CHECKSUM_VFS)) as database:
+    with opened(file) as database:
         ((index,),) = database.execute("select applied_index from meta")
         return int(index), dict(database.execute("select key, modify_index from kv"))
 
