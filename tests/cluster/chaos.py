@@ -41,7 +41,7 @@ from support.server_log import check_effects, read_effects
 from gemot.agent.client.kv import Kv
 
 SERVERS = 5
-SETTLE_S = 60.0
+SETTLE_S = 180.0
 
 
 class Result(msgspec.Struct):
