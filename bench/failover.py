@@ -21,6 +21,7 @@ import datetime
 import itertools
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -149,6 +150,8 @@ def main() -> int:
     facts = machine_facts(root)
     facts |= {"Gemot": version("gemot"), "etcd": version("etcd")}
     facts |= {"command": " ".join(["bench/failover.py", *sys.argv[1:]])}
+    # Whoever ends it, by hand or when its time is over, ends its servers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     others = Others()
     run = Run(lines=chosen.lines, root=root, until=time.monotonic() + chosen.minutes * 60)
     try:

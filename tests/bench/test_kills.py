@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from kills import Kill, note, quantile, read, rows, seconds_of, summary
+from report import table
 
 KILL = Kill("r", "gemot", 0, "2026-11-26T05:00:00Z", 1.5)
 LOST = msgspec.structs.replace(KILL, seconds=60.0, error="no write was acknowledged")
@@ -34,6 +35,8 @@ def test_a_kill_without_a_write_counts_with_what_was_waited_and_is_told() -> Non
     assert "etcd 0 (1 with an error: no leader)" in summary(kills)
     longest = next(row for row in rows(kills) if "longest" in row.name)
     assert (longest.etcd, longest.gemot) == ([], [60.0])
+    assert "60" in table(rows(kills)), "a table of one system alone can be shown"
+    assert table(rows([BROKEN]))
 
 
 @pytest.mark.parametrize(("q", "expected"), [(0.5, 100), (0.99, 198), (1.0, 200)])

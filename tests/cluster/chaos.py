@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -276,6 +277,8 @@ def main() -> int:
     options = parser.parse_args()
     for fault in schedule(options.seed, options.seconds):
         print(f"at {fault.at_s:5.1f} s for {fault.lasts_s:.1f} s: {fault.kind}")
+    # Whoever ends it, by hand or when its time is over, ends its servers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="gemot-chaos-"))
     chaos = Chaos(directory, seed=options.seed, no_sync=options.no_sync, plant=options.plant)
     try:
