@@ -39,6 +39,11 @@ KINDS = (
     "one-way",
     "slow-one",
     "slow-all",
+    "refuse-one",
+    "refuse-leader",
+    "reset-all",
+    "stall-disk",
+    "stall-leader",
     "wipe",
     "wipe-two",
     "wipe-keeping-id",
@@ -50,6 +55,9 @@ NOT_WHOLE = "wipe passed over"
 WHOLE_S = 20.0
 """A disk is lost only while all servers vote and are well, which is waited for so long: what a majority loses
 is lost."""
+
+STALL = (signal.SIGUSR1, signal.SIGUSR2)
+"""Between them no sync of the log ends: `lossy_agent.py`."""
 
 AROUND_ORDERS = ("one-way", "deaf-leader", "mute-leader", "slow-all", "isolate-leader")
 
@@ -146,7 +154,13 @@ class Nemesis(threading.Thread):
         one = leader if whom == "leader" else chance.choice(self._cluster.servers)
         others = [name for name in self._names if name != one.name]
         if kind == "pause":
-            return self._pause(one)
+            return self._hold(one, signal.SIGSTOP, signal.SIGCONT)
+        if kind == "stall":
+            return self._hold(one, *STALL)
+        if kind == "reset":
+            return self._reset()
+        if kind == "refuse":
+            return self._refuse({p for p in itertools.permutations(self._names, 2) if one.name in p})
         if fault.kind == "kill-agent":
             return self._kill([chance.choice(self._cluster.clients)])
         if fault.kind == "cut-agents":
@@ -206,21 +220,32 @@ class Nemesis(threading.Thread):
     def _net(
         self, cut: set[Pair] | None = None, delay_s: dict[Pair, float] | None = None
     ) -> Callable[[], None]:
-        def undo() -> None:
-            self._links.set()
-            self._reach.cut(())
-
         self._links.set(cut or (), delay_s)
         self._reach.cut(cut or ())
-        return undo
+        return self._heal
 
-    def _pause(self, agent: Agent) -> Callable[[], None]:
+    def _heal(self) -> None:
+        self._links.set()
+        self._reach.cut(())
+
+    def _refuse(self, pairs: set[Pair]) -> Callable[[], None]:
+        self._links.set(refused=pairs)
+        self._reach.cut(pairs)
+        return self._heal
+
+    def _reset(self) -> Callable[[], None]:
+        self._links.reset()
+        return lambda: None
+
+    def _hold(self, agent: Agent, begin: signal.Signals, end: signal.Signals) -> Callable[[], None]:
+        """The process, or its disk, does nothing from one signal to the other."""
+
         def undo() -> None:
-            agent.signal(signal.SIGCONT)
+            agent.signal(end)
             self._reach.up(agent.name)
 
         self._reach.down(agent.name)
-        agent.signal(signal.SIGSTOP)
+        agent.signal(begin)
         return undo
 
     def _kill(self, agents: list[Agent]) -> Callable[[], None]:
