@@ -44,6 +44,14 @@ def test_only_voters_make_a_majority() -> None:
     assert _whole(reach)
 
 
+def test_a_voter_that_is_gone_counts_and_is_not_up() -> None:
+    reach = Reach(NAMES)
+    reach.voters(("a", "b", "c", "an old id", "another"))
+    assert _whole(reach)
+    reach.down("a")
+    assert not _whole(reach)
+
+
 def test_nothing_is_noted_while_the_voters_stay() -> None:
     reach = Reach(NAMES)
     before = len(reach.majority)

@@ -94,10 +94,11 @@ class Operator(threading.Thread):
             found = self._ask("/v1/operator/raft/configuration")["Servers"]
         except ClientError:
             return
-        voters = {str(one["ID"]): str(one["Node"]) for one in found if one["Voter"]}
-        self._reach.voters(voters.values())
+        voters = {str(one["ID"]) for one in found if one["Voter"]}
+        names = {node_id(server): server.name for server in self._cluster.servers}
+        self._reach.voters({names.get(id, id) for id in voters})
         for lost in list(self._lost):
-            if self._is_replaced(lost, set(voters)):
+            if self._is_replaced(lost, voters):
                 self._lost.remove(lost)
                 self.replaced += 1
                 self._reach.up(lost.server.name)

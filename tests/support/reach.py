@@ -18,7 +18,7 @@ class Reach:
     """`majority` grows: a time, and whether from then on a majority was up and connected each to each."""
 
     def __init__(self, servers: Collection[str]) -> None:
-        self._servers = list(servers)
+        self._servers = set(servers)
         self._voters = set(servers)
         self._down: set[str] = set()
         self._cut: set[Pair] = set()
@@ -42,13 +42,14 @@ class Reach:
             self._note()
 
     def voters(self, names: Collection[str]) -> None:
+        """Whoever votes now. What is none of the servers is gone: it counts, and is up no more."""
         with self._lock:
             if set(names) != self._voters:
                 self._voters = set(names)
                 self._note()
 
     def _note(self) -> None:
-        up = sorted(self._voters - self._down)
+        up = sorted((self._voters & self._servers) - self._down)
         most = len(self._voters) // 2 + 1
         whole = any(
             not any(pair in self._cut for pair in itertools.permutations(group, 2))
