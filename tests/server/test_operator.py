@@ -13,9 +13,6 @@ from simulation.run import SECOND_US, Run
 from support.lossy_vfs import registered
 from support.members import client
 
-from gemot.server.hosts import Hosts
-from gemot.server.model.autopilot import AutopilotConfig, SetAutopilot
-from gemot.server.model.catalog import SERF_HEALTH
 from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed
 from gemot.server.rpc.message import Call, Enlist, Enlisted, Leave, Member, Operate, Survey, Surveyed
 from gemot.server.server import Server
@@ -45,17 +42,6 @@ class Scene:
         self.pass_us(us)
         (answer,) = told
         return answer
-
-    def health(self, node: Node) -> str:
-        """What the catalog says of this host; "" if it does not know it."""
-        found = Hosts(_server(self.leader).state).node(node.member.name)
-        return next(check.status for check in found.checks if check.check_id == SERF_HEALTH) if found else ""
-
-    def set(self, config: AutopilotConfig) -> Any:
-        told: list[Any] = []
-        _server(self.leader).apply(SetAutopilot(config), "", None, told.append)
-        self.pass_us(SECOND_US)
-        return told[0]
 
     def voters(self) -> tuple[str, ...]:
         return _server(self.leader).replica.raft.voters
@@ -138,32 +124,3 @@ def test_no_client_agent_has_a_server_leave(scene: Scene) -> None:
         answer = scene.ask(scene.leader, Leave(scene.others[0].name), by=named)
         assert isinstance(answer, Forbidden)
     assert scene.voters() == before
-
-
-def test_a_dead_server_whose_vote_was_taken_goes_out_of_the_catalog(scene: Scene) -> None:
-    gone = scene.others[0]
-    gone.crash()
-    scene.pass_us(8 * SECOND_US)
-    assert scene.health(gone) == "critical", "it may be started again"
-    assert scene.ask(scene.others[-1], Operate("remove-peer", id=gone.member.id)) is True
-    scene.pass_us(2 * SECOND_US)
-    assert scene.health(gone) == "critical", "not before it was gone for as long as a dead voter is"
-    scene.pass_us(20 * SECOND_US)
-    assert scene.health(gone) == ""
-
-
-def test_a_server_that_lives_without_a_vote_stays_in_the_catalog(scene: Scene) -> None:
-    removed = scene.others[0]
-    assert scene.ask(scene.others[-1], Operate("remove-peer", id=removed.member.id)) is True
-    for _ in range(30):
-        scene.pass_us(SECOND_US)
-        assert scene.health(removed) == "passing"
-
-
-def test_a_dead_voter_stays_in_the_catalog_where_nobody_may_take_its_vote(scene: Scene) -> None:
-    gone = scene.others[0]
-    assert not isinstance(scene.set(AutopilotConfig(cleanup_dead_servers=False)), GemotError)
-    gone.crash()
-    scene.pass_us(40 * SECOND_US)
-    assert gone.member.id in scene.voters()
-    assert scene.health(gone) == "critical"
