@@ -33,7 +33,10 @@ class Row(msgspec.Struct):
 
     @property
     def ratio(self) -> float:
-        return statistics.median(self.gemot) / statistics.median(self.etcd) if self.etcd else 0.0
+        """0 where there is nothing to compare, as in a run that was cut off."""
+        if not (self.etcd and self.gemot):
+            return 0.0
+        return statistics.median(self.gemot) / statistics.median(self.etcd)
 
     @property
     def verdict(self) -> str:
@@ -56,7 +59,7 @@ def spread(values: list[float]) -> str:
 def table(rows: list[Row]) -> str:
     lines = ["| what | unit | etcd | Gemot | Gemot / etcd | bar |", "|---|---|---|---|---|---|"]
     for row in rows:
-        ratio = f"{row.ratio:.2f}" if row.etcd else ""
+        ratio = f"{row.ratio:.2f}" if row.etcd and row.gemot else ""
         cells = (row.name, row.unit, spread(row.etcd), spread(row.gemot), ratio, row.verdict)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

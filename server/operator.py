@@ -1,8 +1,8 @@
 """The servers as a set: who votes, how they are, and what operators and joining servers ask about it.
 
-It puts together autopilot, voting and joining, and answers the calls `Enlist`, `Operate`, `Survey` and
-`Leave`. Whatever is the leader's to answer is sent on to it, once, from whichever server was asked, for as
-long as the hold time.
+It puts together autopilot, voting, joining and departing, and answers the calls `Enlist`, `Operate`, `Survey`
+and `Leave`. Whatever is the leader's to answer is sent on to it, once, from whichever server was asked, for
+as long as the hold time.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from gemot.server.autopilot import Autopilot
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
+from gemot.server.departed import Departed
 from gemot.server.directory import Directory
 from gemot.server.joining import Joining
 from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
@@ -116,6 +117,13 @@ class Operator:
             now_ms=timer.now_ms,
             tick_ms=tick_ms,
         )
+        self.departed = Departed(
+            replica=replica,
+            state=state,
+            membership=membership,
+            config=self.config,
+            now_ms=timer.now_ms,
+        )
         self.voting = Voting(
             replica=replica,
             alive=self._alive,
@@ -130,6 +138,7 @@ class Operator:
     def on_leadership(self, leads: bool) -> None:
         self._proposing = False
         self.autopilot.on_leadership(leads)
+        self.departed.on_leadership()
         self.voting.on_tick()
 
     def on_tick(self) -> None:
@@ -140,6 +149,7 @@ class Operator:
         self.joining.on_second()
         self._show_itself()
         self._set_defaults()
+        self.departed.on_second()
 
     def _show_itself(self) -> None:
         """One that does not vote never stands, so it speaks to nobody before a leader has found it."""

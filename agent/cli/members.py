@@ -69,8 +69,15 @@ def _first(member: dict[str, Any]) -> list[str]:
 def _rest(member: dict[str, Any]) -> list[str]:
     tags = member["Tags"]
     role = {"consul": "server", "node": "client"}.get(tags.get("role", ""), "unknown")
-    build = tags.get("build", "").partition(":")[0] or "-"
+    build = _build(tags.get("build", ""))
     return [role, build, str(member["ProtocolCur"]), tags.get("dc", "") or "-"]
+
+
+def _build(tag: str) -> str:
+    """What is spoken, and Gemot's own release as metadata of it, as semantic versions have it."""
+    spoken, _, revision = tag.partition(":")
+    own = revision.removeprefix("gemot-") if revision.startswith("gemot-") else ""
+    return f"{spoken}+gemot.{own}" if own else spoken or "-"
 
 
 def _tags(member: dict[str, Any]) -> str:

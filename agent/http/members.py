@@ -40,8 +40,11 @@ async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool)
     nodes = await servers.query(Nodes(), options)
     tier = await servers.query(ServiceNodes(SERVER_SERVICE), options)
     ports = {row.node.node: row.service.port for row in tier.value}
+    # The catalog has the release of servers alone; of itself this agent knows it.
+    releases = {row.node.node: row.service.meta.get("version", "") for row in tier.value}
+    releases[facts.node] = facts.version
     found = [
-        member(row, status[row.node], ports.get(row.node), facts, wan=wan)
+        member(row, status[row.node], ports.get(row.node), facts, wan=wan, release=releases.get(row.node, ""))
         for row in nodes.value
         if row.node in status and (row.node in ports or not wan)
     ]
@@ -57,10 +60,17 @@ async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool)
 def own_member(facts: Facts) -> dict[str, Any]:
     """This agent as a member: the same words, from its own knowledge."""
     row = Node(facts.node, facts.address, facts.node_id, facts.datacenter)
-    return member(row, ALIVE, facts.rpc_port if facts.server else None, facts, wan=False)
+    rpc_port = facts.rpc_port if facts.server else None
+    return member(row, ALIVE, rpc_port, facts, wan=False, release=facts.version)
 
 
-def member(row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: bool) -> dict[str, Any]:
+def member(
+    row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: bool, release: str
+) -> dict[str, Any]:
+    """`release` is Gemot's own version on that host, "" where it is not known.
+
+    It goes behind the colon of `build`, where Consul has a revision: before it clients read what is spoken.
+    """
     tags = {
         "role": "node" if rpc_port is None else SERVER_SERVICE,
         "dc": row.datacenter,
@@ -69,7 +79,7 @@ def member(row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: b
         "vsn": "2",
         "vsn_min": "2",
         "vsn_max": "3",
-        "build": f"{API_LEVEL}:gemot",
+        "build": f"{API_LEVEL}:gemot{f'-{release}' if release else ''}",
     }
     if rpc_port is not None:
         tags |= {"port": str(rpc_port), "raft_vsn": "3", "acls": "0", "wan_join_port": str(facts.serf_port)}

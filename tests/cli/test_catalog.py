@@ -6,6 +6,8 @@ import json
 
 from support.dev_agent import Shell, until
 
+from gemot import __version__
+
 
 def rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
@@ -16,6 +18,7 @@ def test_members_are_told_in_columns(gemot: Shell) -> None:
     head, member = rows(told.out)
     assert head == ["Node", "Address", "Status", "Type", "Build", "Protocol", "DC"]
     assert (member[0], member[2], member[3], member[6]) == ("n1", "alive", "server", "dc1")
+    assert member[4] == f"1.20.0+gemot.{__version__}", "what is spoken, and what runs"
     assert told.code == 0
     assert "role=consul" in gemot("members", "-detailed").out
 

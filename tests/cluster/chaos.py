@@ -6,7 +6,7 @@ python tests/cluster/chaos.py --seconds 20 --plant stale-read    so must it with
 
 Five servers and two client agents. After the faults everything is killed at once and loses what it had not
 synced. Then it has to come back, make progress, and explain every answer: by the black-box check, by the log
-of each server, and by equal states.
+of each server, by what watchers and saved snapshots say, and by equal states.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -28,16 +29,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from simulation.linearize import require
 from simulation.register import Kind, Op, Outcome
 from simulation.witness import Violation
-from support.chaos_clients import PREFIX, TIMEOUTS_S, Client
+from support.chaos_clients import PREFIX, TIMEOUTS_S, Client, think_s
+from support.chaos_operator import Operator
+from support.chaos_watchers import Watcher, check_told
 from support.cluster import PYTHON, SUPPORT, Agent, Cluster, wait_for
 from support.link_proxy import Links
 from support.nemesis import Nemesis, schedule
-from support.server_log import check_log
+from support.reach import Reach
+from support.saved_states import check_archives
+from support.server_log import check_effects, read_effects
 
 from gemot.agent.client.kv import Kv
 
 SERVERS = 5
-SETTLE_S = 60.0
+SETTLE_S = 180.0
 
 
 class Result(msgspec.Struct):
@@ -52,15 +57,26 @@ class Result(msgspec.Struct):
     windows: int
     progress: int
     back_s: float
+    watched: int
+    saved: int
+    woken: int
+    replaced: int
+    refusals: int
     fired: dict[str, int]
+    obeyed: dict[str, int]
 
     def __str__(self) -> str:
         fired = ", ".join(f"{kind} {count}" for kind, count in sorted(self.fired.items()))
+        obeyed = ", ".join(f"{kind} {count}" for kind, count in sorted(self.obeyed.items()))
         return (
             f"seed {self.seed}: {self.operations} operations on {self.keys} keys, "
             f"{self.unknown} of unknown outcome ({self.unknown / max(1, self.operations):.2%}), "
             f"{self.refused} surely not done; {self.steps} steps of the check\n"
+            f"  {self.watched} answers to watchers, {self.woken} of them with something new; "
+            f"{self.saved} saved snapshots are what the log says\n"
             f"  faults: {fired}\n"
+            f"  orders done: {obeyed or 'none'}; wiped servers that vote again: {self.replaced}, "
+            f"{self.refusals} of them refused under the old id first\n"
             f"  progress in {self.progress} of {self.windows} seconds in which a majority was connected "
             f"({self.progress / max(1, self.windows):.1%}); all killed, it wrote again in {self.back_s:.1f} s"
         )
@@ -75,38 +91,68 @@ class Chaos:
         program += ["--plant", plant] if plant else []
         self._seed = seed
         # The log is kept whole: it is what the answers are compared with.
-        config = {"raft_snapshot_threshold": 1_000_000, "raft_trailing_logs": 1_000_000}
+        config: dict[str, object] = {
+            "raft_snapshot_threshold": 100_000_000,
+            "raft_trailing_logs": 100_000_000,
+        }
+        config |= {"autopilot": {"server_stabilization_time": "1s"}}
         self.cluster = Cluster(directory, servers=SERVERS, clients=2, config=config, program=program)
         addresses = {server.name: (server.host, server.ports["server"]) for server in self.cluster.servers}
         self._links = Links(addresses, {agent.name: agent.host for agent in self.cluster.clients})
+        self._reach = Reach([server.name for server in self.cluster.servers])
+        self._operator = Operator(self.cluster, self._reach, directory)
         self._over = threading.Event()
-        self._clients = [
-            Client(name=f"{agent.name}-{n}", agent=agent, seed=seed, timeout_s=timeout_s, over=self._over)
-            for agent in self.cluster.agents
-            for n, timeout_s in enumerate(TIMEOUTS_S)
-        ]
+        self._watchers = [Watcher(agent=agent, seed=seed, over=self._over) for agent in self.cluster.agents]
+        self._clients: list[Client] = []
 
-    def run(self, seconds: float, *, wipe: bool = False) -> Result:
+    def run(self, seconds: float) -> Result:
         """Raises Violation for a broken promise, AssertionError for what does not come back."""
         self._links.start()
         try:
             self._write_routes()
             self.cluster.start()
             began = time.monotonic()
-            nemesis = Nemesis(self.cluster, self._links, schedule(self._seed, seconds, wipe=wipe))
-            for thread in (*self._clients, nemesis):
+            self._clients = self._new_clients(seconds)
+            nemesis = Nemesis(
+                cluster=self.cluster,
+                links=self._links,
+                reach=self._reach,
+                operator=self._operator,
+                faults=schedule(self._seed, seconds),
+            )
+            for thread in (*self._clients, *self._watchers, self._operator, nemesis):
                 thread.start()
-            nemesis.join(seconds + 60)
+            nemesis.join(seconds)
             nemesis.end()
             self._over.wait(max(0.0, began + seconds - time.monotonic()))
             ended = time.monotonic()
             back_s = self._kill_all()
+            wait_for(self._whole_again, SETTLE_S, "every server votes again", self.cluster.servers)
+            self._operator.end()
             self._end_clients()
             return self._judge(nemesis, began, ended, back_s)
         finally:
             self._over.set()
             self.cluster.stop()
             self._links.stop()
+
+    def _new_clients(self, seconds: float) -> list[Client]:
+        return [
+            Client(
+                name=f"{agent.name}-{n}",
+                agent=agent,
+                seed=self._seed,
+                timeout_s=timeout_s,
+                over=self._over,
+                think_s=think_s(seconds),
+            )
+            for agent in self.cluster.agents
+            for n, timeout_s in enumerate(TIMEOUTS_S)
+        ]
+
+    @property
+    def orders_refused(self) -> list[str]:
+        return self._operator.refused
 
     def _write_routes(self) -> None:
         for agent in self.cluster.agents:
@@ -124,31 +170,40 @@ class Chaos:
         wait_for(lambda: _writes(leader, "after"), SETTLE_S, "it writes again", self.cluster.servers)
         return time.monotonic() - began
 
+    def _whole_again(self) -> bool:
+        assert not self._operator.error, self._operator.error
+        return self._operator.whole()
+
     def _end_clients(self) -> None:
         """Until each client was answered again, through its own agent."""
 
         def all_answered() -> bool:
-            errors = [client.error for client in self._clients if client.error]
+            errors = [one.error for one in (*self._clients, *self._watchers) if one.error]
             assert not errors, errors
             return all(_answers(client) >= goals[client.name] for client in self._clients)
 
         goals = {client.name: _answers(client) + 5 for client in self._clients}
         wait_for(all_answered, SETTLE_S, "every client is answered again", self.cluster.agents)
         self._over.set()
-        for client in self._clients:
-            client.join(30)
+        for thread in (*self._clients, *self._watchers):
+            thread.join(30)
 
     def _judge(self, nemesis: Nemesis, began: float, ended: float, back_s: float) -> Result:
         ops = [op for client in self._clients for op in client.operations]
         ops += self._last_reads({op.key for op in ops})
         report = require(ops)
+        asked_at_last = {name for watcher in self._watchers for name in watcher.ask_at_last()}
+        awoken = [answer for watcher in self._watchers for answer in watcher.awoken]
         hashes = wait_for(self._hashes, SETTLE_S, "all servers at one index", self.cluster.servers)
         if len(hashes) != 1:
             raise Violation(f"the servers hold different states: {hashes}")
         self.cluster.stop()
         for server in self.cluster.servers:
-            check_log(server.directory / "data", ops)
-        windows, progress = _windows(ops, nemesis.majority, began, ended)
+            effects = read_effects(server.directory / "data")
+            check_effects(effects, ops)
+        watched = check_told(awoken, effects, ops, asked_at_last)
+        saved = check_archives(self._operator.archives, effects, ops)
+        windows, progress = _windows(ops, self._reach.majority, began, ended)
         return Result(
             seed=self._seed,
             operations=len(ops),
@@ -159,7 +214,13 @@ class Chaos:
             windows=windows,
             progress=progress,
             back_s=back_s,
+            watched=watched,
+            saved=saved,
+            woken=sum(0 < answer.asked < answer.index for answer in awoken),
+            replaced=self._operator.replaced,
+            refusals=self._operator.refusals,
             fired=dict(nemesis.fired),
+            obeyed=dict(self._operator.obeyed),
         )
 
     def _last_reads(self, keys: set[bytes]) -> list[Op]:
@@ -210,21 +271,24 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=float, default=60, help="how long there are faults")
     parser.add_argument("--seed", type=int, default=1, help="what the faults are drawn from")
-    parser.add_argument("--wipe", action="store_true", help="also lose whole disks")
     parser.add_argument("--no-sync", action="store_true", help="make syncs do nothing: the run must fail")
     parser.add_argument("--plant", default="", help="plant this bug of the simulator: the run must fail")
     parser.add_argument("--keep", action="store_true", help="keep data and logs")
     options = parser.parse_args()
-    for fault in schedule(options.seed, options.seconds, wipe=options.wipe):
+    for fault in schedule(options.seed, options.seconds):
         print(f"at {fault.at_s:5.1f} s for {fault.lasts_s:.1f} s: {fault.kind}")
+    # Whoever ends it, by hand or when its time is over, ends its servers too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="gemot-chaos-"))
+    chaos = Chaos(directory, seed=options.seed, no_sync=options.no_sync, plant=options.plant)
     try:
-        chaos = Chaos(directory, seed=options.seed, no_sync=options.no_sync, plant=options.plant)
-        print(chaos.run(options.seconds, wipe=options.wipe))
+        print(chaos.run(options.seconds))
     except AssertionError as error:
         print(f"seed {options.seed} failed: {type(error).__name__}: {error}")
         return 1
     finally:
+        for said in chaos.orders_refused:
+            print(f"order not done: {said}")
         if not options.keep:
             shutil.rmtree(directory, ignore_errors=True)
         else:

@@ -8,18 +8,24 @@ import pytest
 from cluster.chaos import Chaos
 from simulation.register import Outcome
 from simulation.witness import Violation
-from support.nemesis import KINDS, WIPE, schedule
+from support.nemesis import KINDS, schedule
 
-SECONDS = 45
-SEED = 28
+SECONDS = 60
+SEED = 1116
 
 
 def test_one_order_explains_every_answer_through_all_faults(tmp_path: Path) -> None:
-    """Linearizable if no index is believed, as the logs say, nothing acknowledged lost, equal states."""
+    """Linearizable if no index is believed, as the logs say, nothing acknowledged lost, equal states.
+
+    And watchers are told each last change, in order, and never what was not so.
+    """
     result = Chaos(tmp_path, seed=SEED).run(SECONDS)
     print(result)
     assert result.operations > 1_000
-    assert sum(result.fired.values()) == len(schedule(SEED, SECONDS)) >= 7
+    assert sum(result.fired.values()) >= 7, "a wipe waits for the voters, so the last ones may be left out"
+    assert result.replaced >= 1, "a server lost its disk, and votes again"
+    assert result.refusals >= 1, "the one that kept its id was refused until its peer was removed"
+    assert result.woken > 100, "watchers were told of changes through all of it"
     # Far below what is usual (19 of 20), so that only a cluster that stands still fails and no busy machine.
     assert result.progress >= result.windows // 4, "a connected majority makes progress"
 
@@ -41,7 +47,6 @@ def test_a_schedule_is_the_same_each_time_and_leaves_no_kind_out() -> None:
     long = schedule(7, 600)
     assert {fault.kind for fault in long} == set(KINDS)
     assert {fault.kind for fault in long[: len(KINDS)]} == set(KINDS), "each once before any comes again"
-    assert WIPE in {fault.kind for fault in schedule(7, 600, wipe=True)}
     ends = [fault.at_s + fault.lasts_s for fault in long]
     assert all(end < later.at_s for end, later in zip(ends, long[1:], strict=False)), "one at a time"
     assert ends[-1] <= 600

@@ -57,6 +57,14 @@ def _silent(sock: socket.socket) -> bool:
         sock.settimeout(LONG_S)
 
 
+def _ended(sock: socket.socket) -> bool:
+    """It is over, kindly or not."""
+    try:
+        return not sock.recv(1)
+    except ConnectionError:
+        return True
+
+
 def _reaches(there: socket.socket, here: socket.socket) -> None:
     """Wait until a change is in force: what was said after it is answered after it."""
     here.sendall(b"?")
@@ -97,6 +105,31 @@ def test_a_slow_link_is_late_by_what_it_was_told(pair: Pair) -> None:
     pair.near.sendall(b"slow")
     assert pair.far.recv(10) == b"slow"
     assert time.monotonic() - began >= 0.3
+
+
+def test_a_refused_link_breaks_what_there_is_and_what_is_dialled_anew(pair: Pair) -> None:
+    pair.links.set(refused=[("a", "b")])
+    assert _ended(pair.near)
+    assert _ended(pair.far)
+    host, port = pair.listening["b"].getsockname()[:2]
+    with socket.create_connection(pair.links.routes["a"][f"{host}:{port}"], LONG_S) as again:
+        assert _ended(again)
+    pair.links.set()
+    with socket.create_connection(pair.links.routes["a"][f"{host}:{port}"], LONG_S) as again:
+        far, _ = pair.listening["b"].accept()
+        _reaches(far, again)
+        far.close()
+
+
+def test_a_reset_breaks_connections_once(pair: Pair) -> None:
+    pair.links.reset()
+    assert _ended(pair.near)
+    assert _ended(pair.far)
+    host, port = pair.listening["b"].getsockname()[:2]
+    with socket.create_connection(pair.links.routes["a"][f"{host}:{port}"], LONG_S) as again:
+        far, _ = pair.listening["b"].accept()
+        _reaches(far, again)
+        far.close()
 
 
 def test_an_end_that_closes_closes_the_other(pair: Pair) -> None:

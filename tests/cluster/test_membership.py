@@ -89,6 +89,10 @@ def unhealthy(agent: Agent) -> bool:
     return False
 
 
+def member_names(agent: Agent) -> list[str]:
+    return [one["Name"] for one in agent.get("/v1/agent/members")]
+
+
 def request(agent: Agent, method: str, path: str) -> Any:
     with closing(agent.connect(60.0)) as connection:
         reply = connection.request(method, path)
@@ -142,6 +146,7 @@ def test_one_server_becomes_three_and_five_and_a_dead_one_is_cleaned_up(stage: S
     gone.kill()
     wait_for(lambda: unhealthy(web), PATIENCE_S, "an unhealthy server")
     stage.expect_voters([server for server in stage.cluster.servers if server is not gone])
+    wait_for(lambda: gone.name not in member_names(web), PATIENCE_S, "its node out of the catalog", [web])
     gone.start()
     stage.expect_voters(stage.cluster.servers)
 
@@ -218,7 +223,7 @@ def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:
     found = {one["Key"] for one in stays[1].get("/v1/kv/count/", recurse=True)}
     assert {f"count/{number}" for number in writer.done} <= found
     wait_for(
-        lambda: leader.name not in [one["Name"] for one in stays[0].get("/v1/agent/members")],
+        lambda: leader.name not in member_names(stays[0]),
         PATIENCE_S,
         "its node out of the catalog",
     )

@@ -12,12 +12,12 @@ from gemot.server.model.errors import NoLeader
 
 
 async def node(
-    agent: HttpAgent, name: str, status: str, *, server: bool = False, member: bool = True
+    agent: HttpAgent, name: str, status: str, *, server: bool = False, member: bool = True, release: str = ""
 ) -> None:
     body = {
         "Node": name,
         "Address": "10.0.0.2",
-        "Service": {"Service": "consul", "Port": 8300} if server else None,
+        "Service": {"Service": "consul", "Port": 8300, "Meta": {"version": release}} if server else None,
         "Check": {"CheckID": "serfHealth", "Name": "s", "Status": status} if member else None,
     }
     assert (await agent.ask("PUT", "/v1/catalog/register", json.dumps(body).encode())).body == b"true"
@@ -65,6 +65,21 @@ def test_members_are_the_nodes_with_serf_health() -> None:
             assert members[0]["Port"] == 8301
             wan = (await agent.ask("GET", "/v1/agent/members?wan=1")).json
             assert [m["Name"] for m in wan] == ["srv1.dc1"]
+
+    run(work())
+
+
+def test_a_member_tells_gemots_own_release_behind_what_it_speaks() -> None:
+    """Before the colon stands what clients compare; behind it, where Consul has a revision, what runs."""
+
+    async def work() -> None:
+        async with api_agent() as (agent, _):
+            await node(agent, "srv1", "passing", server=True, release="0.9.7")
+            await node(agent, "web1", "passing")
+            members = (await agent.ask("GET", "/v1/agent/members")).json
+            assert [m["Tags"]["build"] for m in members] == ["1.20.0:gemot-0.9.7", "1.20.0:gemot"]
+            own = (await agent.ask("GET", "/v1/agent/self")).json["Member"]
+            assert own["Tags"]["build"] == f"1.20.0:gemot-{FACTS.version}"
 
     run(work())
 

@@ -26,19 +26,46 @@ TIMEOUTS_S = (10.0, 3.0)
 """One client in two hears what its agent has to say in the end; the other does not sit out every fault."""
 
 THINK_S = 0.02
+LONG_RUN_S = 600.0
+
+
+def think_s(run_s: float) -> float:
+    """How long a client thinks, on the average.
+
+    In a long run longer: the log is kept whole, and a server that loses its disk late is sent all of it.
+    """
+    return THINK_S * max(1.0, run_s / LONG_RUN_S)
+
+
+def spell_now() -> str:
+    """What all keys that are in use now begin with."""
+    return f"{PREFIX}{int(time.monotonic() / KEYS_LAST_S)}/"
+
+
+def spell_of(key: bytes) -> bytes:
+    """The spell that a key, or a spell itself, is of."""
+    return key[: key.rfind(b"/") + 1]
 
 
 class Client(threading.Thread):
     """`operations` grows until `over` is set; `error` tells a bug of ours, never a fault of the cluster."""
 
     def __init__(
-        self, *, name: str, agent: Agent, seed: int, timeout_s: float, over: threading.Event
+        self,
+        *,
+        name: str,
+        agent: Agent,
+        seed: int,
+        timeout_s: float,
+        over: threading.Event,
+        think_s: float = THINK_S,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._agent = agent
         self._timeout_s = timeout_s
         self._chance = random.Random(f"{seed} {name}")
         self._over = over
+        self._think_s = think_s
         self._written = 0
         self._seen: dict[str, Entry | None] = {}
         self.operations: list[Op] = []
@@ -51,19 +78,19 @@ class Client(threading.Thread):
                     well = True
                     while well and not self._over.is_set():
                         well = self._act(Kv(connection))
-                        self._over.wait(self._chance.random() * 2 * THINK_S if well else 0.2)
+                        self._over.wait(self._chance.random() * 2 * self._think_s if well else 0.2)
         except Exception as error:
             self.error = f"{self.name}: {error!r}"
 
     def _act(self, kv: Kv) -> bool:
         """One operation. False if it went wrong."""
-        epoch = f"{PREFIX}{int(time.monotonic() / KEYS_LAST_S)}/"
-        key = f"{epoch}{self._chance.randrange(KEYS)}"
+        spell = spell_now()
+        key = f"{spell}{self._chance.randrange(KEYS)}"
         draw = self._chance.random()
         if draw < 0.35:
             return self._get(kv, key)
         if draw < 0.45:
-            return self._list(kv, epoch)
+            return self._list(kv, spell)
         if draw < 0.65:
             return self._write(kv, self._op(Kind.PUT, key), None)
         known = self._seen.get(key)
@@ -91,14 +118,14 @@ class Client(threading.Thread):
         self._note(op, value=entry.value if entry is not None else None)
         return True
 
-    def _list(self, kv: Kv, epoch: str) -> bool:
+    def _list(self, kv: Kv, spell: str) -> bool:
         """Each key of a list is a read of it, the missing ones too."""
-        op = self._op(Kind.GET, epoch)
+        op = self._op(Kind.GET, spell)
         try:
-            found = {entry.key: entry for entry in kv.tree(epoch)}
+            found = {entry.key: entry for entry in kv.tree(spell)}
         except ClientError:
             return False
-        for key in (f"{epoch}{n}" for n in range(KEYS)):
+        for key in (f"{spell}{n}" for n in range(KEYS)):
             entry = self._seen[key] = found.get(key)
             self._note(op, key=key.encode(), value=entry.value if entry is not None else None)
         return True

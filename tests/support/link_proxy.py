@@ -4,7 +4,8 @@ A server dials each other one and sends its Raft messages there; answers to call
 connection. So there is a proxy for each pair (dialler, dialled), and what goes *from a to b* is the one
 direction of the proxy (a, b) and the other direction of (b, a). A cut holds the bytes, as a network does
 that drops packets: TCP knows nothing until it gives up, and what was held comes late if the cut heals
-before. Nothing is reset by a cut.
+before. Nothing is reset by a cut. A link that is *refused* is the other kind of trouble: its connections
+break at once, and so does each new one.
 
 Everything runs in one thread with an event loop of its own; the methods may be called from any other.
 """
@@ -38,7 +39,8 @@ class Links:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._servers: list[asyncio.Server] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Pair] = {}
+        self._refused: set[Pair] = set()
         self._cut: set[Pair] = set()
         self._delay_s: dict[Pair, float] = {}
         self._changed = asyncio.Event()
@@ -55,16 +57,34 @@ class Links:
         self._thread.join(10)
         self._loop.close()
 
-    def set(self, cut: Iterable[Pair] = (), delay_s: dict[Pair, float] | None = None) -> None:
-        """From now on these directions are cut, these are slow, and all others are as they should be."""
-        pairs, delays = set(cut), dict(delay_s or {})
+    def set(
+        self,
+        cut: Iterable[Pair] = (),
+        delay_s: dict[Pair, float] | None = None,
+        refused: Iterable[Pair] = (),
+    ) -> None:
+        """From now on these directions are cut, these are slow, and all others are as they should be.
+
+        What one dials the other on is refused for these pairs.
+        """
+        pairs, delays, refusals = set(cut), dict(delay_s or {}), set(refused)
 
         def change() -> None:
-            self._cut, self._delay_s = pairs, delays
+            self._cut, self._delay_s, self._refused = pairs, delays, refusals
+            self._break(refusals)
             self._changed.set()
             self._changed = asyncio.Event()
 
         self._loop.call_soon_threadsafe(change)
+
+    def reset(self) -> None:
+        """Every connection breaks, once."""
+        self._loop.call_soon_threadsafe(lambda: self._break(self._tasks.values()))
+
+    def _break(self, pairs: Iterable[Pair]) -> None:
+        broken = set(pairs)
+        for task in [task for task, pair in self._tasks.items() if pair in broken]:
+            task.cancel()
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
@@ -79,13 +99,15 @@ class Links:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
-            self._tasks.add(task)
+            self._tasks[task] = (here, there)
             try:
+                if (here, there) in self._refused:
+                    raise ConnectionError("refused")
                 await self._carry(here, there, target, reader, writer)
             except (OSError, asyncio.CancelledError):
                 pass  # an end is broken, or the run is over
             finally:
-                self._tasks.discard(task)
+                self._tasks.pop(task, None)
                 writer.transport.abort()
 
         server = await asyncio.start_server(serve, host, 0)

@@ -16,8 +16,10 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
+from support.chaos_operator import ORDERS, Operator, node_id
 from support.cluster import Agent, Cluster
 from support.link_proxy import Links, Pair
+from support.reach import Reach
 
 from gemot.agent.client.connection import ClientError
 
@@ -37,9 +39,27 @@ KINDS = (
     "one-way",
     "slow-one",
     "slow-all",
+    "refuse-one",
+    "refuse-leader",
+    "reset-all",
+    "stall-disk",
+    "stall-leader",
+    "wipe",
+    "wipe-two",
+    "wipe-keeping-id",
+    *ORDERS,
 )
-WIPE = "wipe"
-"""Only where servers can be taken out of the voters and put in anew."""
+"""Orders of an operator are given in the middle of another fault, half of the time."""
+
+NOT_WHOLE = "wipe passed over"
+WHOLE_S = 20.0
+"""A disk is lost only while all servers vote and are well, which is waited for so long: what a majority loses
+is lost."""
+
+STALL = (signal.SIGUSR1, signal.SIGUSR2)
+"""Between them no sync of the log ends: `lossy_agent.py`."""
+
+AROUND_ORDERS = ("one-way", "deaf-leader", "mute-leader", "slow-all", "isolate-leader")
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -51,7 +71,7 @@ class Fault(msgspec.Struct, frozen=True):
     draw: int
 
 
-def schedule(seed: int, seconds: float, *, wipe: bool = False) -> list[Fault]:
+def schedule(seed: int, seconds: float) -> list[Fault]:
     """The faults of one run: every kind once before any comes again."""
     chance = random.Random(seed)
     faults: list[Fault] = []
@@ -63,47 +83,67 @@ def schedule(seed: int, seconds: float, *, wipe: bool = False) -> list[Fault]:
         if at + lasts > seconds:
             return faults
         if not kinds:
-            kinds = [*KINDS, WIPE] if wipe else list(KINDS)
+            kinds = list(KINDS)
             chance.shuffle(kinds)
         faults.append(Fault(round(at, 1), kinds.pop(), lasts, chance.randrange(1 << 30)))
         at += lasts + chance.uniform(1.0, 2.5)
 
 
 class Nemesis(threading.Thread):
-    """Does the faults of a schedule, and keeps what could be reached when."""
+    """Does the faults of a schedule, later ones later if a wipe had to wait."""
 
-    def __init__(self, cluster: Cluster, links: Links, faults: list[Fault]) -> None:
+    def __init__(
+        self, *, cluster: Cluster, links: Links, reach: Reach, operator: Operator, faults: list[Fault]
+    ) -> None:
         super().__init__(name="nemesis", daemon=True)
         self._cluster = cluster
         self._links = links
+        self._reach = reach
+        self._operator = operator
         self._faults = faults
         self._names = [server.name for server in cluster.servers]
-        self._down: set[str] = set()
-        self._cut: set[Pair] = set()
         self._over = threading.Event()
         self.fired: Counter[str] = Counter()
-        self.majority: list[tuple[float, bool]] = [(time.monotonic(), True)]
-        """Since when a majority was up and connected each to each, or not."""
         self.error = ""
 
     def run(self) -> None:
-        began = time.monotonic()
+        late_s, began = 0.0, time.monotonic()
         try:
             for fault in self._faults:
-                if self._over.wait(max(0.0, began + fault.at_s - time.monotonic())):
+                if self._over.wait(max(0.0, began + fault.at_s + late_s - time.monotonic())):
                     return
-                undo = self._begin(fault)
-                self.fired[fault.kind] += 1
-                self._over.wait(fault.lasts_s)
-                undo()
+                self._expect_all_to_run()
+                self._do(fault)
+                late_s = max(0.0, time.monotonic() - began - fault.at_s - fault.lasts_s)
         except Exception as error:
             self.error = f"{error!r}"
             raise
 
+    def _do(self, fault: Fault) -> None:
+        if fault.kind.startswith("wipe") and not self._is_whole_soon():
+            self.fired[NOT_WHOLE] += 1
+            return
+        undo = self._begin(fault)
+        self.fired[fault.kind] += 1
+        self._over.wait(fault.lasts_s)
+        undo()
+
+    def _is_whole_soon(self) -> bool:
+        until = time.monotonic() + WHOLE_S
+        while not self._operator.whole():
+            if time.monotonic() >= until or self._over.wait(0.3):
+                return False
+        return True
+
+    def _expect_all_to_run(self) -> None:
+        """Between faults nothing is down on purpose."""
+        for agent in self._cluster.agents:
+            assert agent.running, f"{agent.name} ended by itself:\n{agent.tail()}"
+
     def end(self) -> None:
         """No more faults; the one under way is undone."""
         self._over.set()
-        self.join(30)
+        self.join(90)
         assert not self.is_alive(), "the nemesis hangs"
         assert not self.error, self.error
 
@@ -114,7 +154,13 @@ class Nemesis(threading.Thread):
         one = leader if whom == "leader" else chance.choice(self._cluster.servers)
         others = [name for name in self._names if name != one.name]
         if kind == "pause":
-            return self._pause(one)
+            return self._hold(one, signal.SIGSTOP, signal.SIGCONT)
+        if kind == "stall":
+            return self._hold(one, *STALL)
+        if kind == "reset":
+            return self._reset()
+        if kind == "refuse":
+            return self._refuse({p for p in itertools.permutations(self._names, 2) if one.name in p})
         if fault.kind == "kill-agent":
             return self._kill([chance.choice(self._cluster.clients)])
         if fault.kind == "cut-agents":
@@ -126,8 +172,13 @@ class Nemesis(threading.Thread):
             return self._net(cut={*lost, *((b, a) for a, b in lost)})
         if fault.kind == "kill-two":
             return self._kill(chance.sample(self._cluster.servers, 2))
-        if kind in ("kill", "wipe"):
-            return self._kill([one], wipe=kind == "wipe")
+        if kind == "kill":
+            return self._kill([one])
+        if kind == "wipe":
+            wiped = chance.sample(self._cluster.servers, 2 if whom == "two" else 1)
+            return self._wipe(wiped, keeping_id=whom == "keeping-id")
+        if fault.kind in ORDERS:
+            return self._order(fault, chance)
         if kind == "slow":
             named = others if whom == "all" else [one.name]
             delay = chance.choice([0.01, 0.05, 0.2])
@@ -154,43 +205,77 @@ class Nemesis(threading.Thread):
         assert kind == "isolate", kind
         return {(a, b) for a, b in pairs if one in (a, b)}
 
+    def _order(self, fault: Fault, chance: random.Random) -> Callable[[], None]:
+        around = chance.choice(AROUND_ORDERS) if chance.random() < 0.5 else ""
+        heal = self._begin(msgspec.structs.replace(fault, kind=around)) if around else None
+        ended = self._operator.order(fault.kind, fault.draw)
+
+        def undo() -> None:
+            if heal is not None:
+                heal()
+            ended()
+
+        return undo
+
     def _net(
         self, cut: set[Pair] | None = None, delay_s: dict[Pair, float] | None = None
     ) -> Callable[[], None]:
-        def undo() -> None:
-            self._links.set()
-            self._cut = set()
-            self._note()
+        self._links.set(cut or (), delay_s)
+        self._reach.cut(cut or ())
+        return self._heal
 
-        self._cut = cut or set()
-        self._links.set(self._cut, delay_s)
-        self._note()
+    def _heal(self) -> None:
+        self._links.set()
+        self._reach.cut(())
+
+    def _refuse(self, pairs: set[Pair]) -> Callable[[], None]:
+        self._links.set(refused=pairs)
+        self._reach.cut(pairs)
+        return self._heal
+
+    def _reset(self) -> Callable[[], None]:
+        self._links.reset()
+        return lambda: None
+
+    def _hold(self, agent: Agent, begin: signal.Signals, end: signal.Signals) -> Callable[[], None]:
+        """The process, or its disk, does nothing from one signal to the other."""
+
+        def undo() -> None:
+            agent.signal(end)
+            self._reach.up(agent.name)
+
+        self._reach.down(agent.name)
+        agent.signal(begin)
         return undo
 
-    def _pause(self, agent: Agent) -> Callable[[], None]:
-        def undo() -> None:
-            agent.signal(signal.SIGCONT)
-            self._down.discard(agent.name)
-            self._note()
-
-        self._down.add(agent.name)
-        agent.signal(signal.SIGSTOP)
-        self._note()
-        return undo
-
-    def _kill(self, agents: list[Agent], *, wipe: bool = False) -> Callable[[], None]:
+    def _kill(self, agents: list[Agent]) -> Callable[[], None]:
         def undo() -> None:
             for agent in agents:
-                if wipe:
-                    shutil.rmtree(agent.directory / "data")
                 agent.start()
-                self._down.discard(agent.name)
-            self._note()
+            self._reach.up(*names)
 
+        names = [agent.name for agent in agents]
+        self._reach.down(*names)
         for agent in agents:
-            self._down.add(agent.name)
             agent.kill()
-        self._note()
+        return undo
+
+    def _wipe(self, servers: list[Agent], *, keeping_id: bool) -> Callable[[], None]:
+        """Nothing is left of their disks, or nothing but the id; they are down until they vote anew."""
+
+        def undo() -> None:
+            for server in servers:
+                data, old = server.directory / "data", node_id(server)
+                shutil.rmtree(data)
+                if keeping_id:
+                    data.mkdir()
+                    (data / "node-id").write_text(old)
+                server.start()
+                self._operator.lost(server, old, keeps_id=keeping_id)
+
+        self._reach.down(*(server.name for server in servers))
+        for server in servers:
+            server.kill()
         return undo
 
     def _leader(self) -> Agent | None:
@@ -204,12 +289,3 @@ class Nemesis(threading.Thread):
             if raft["state"] == "Leader":
                 best = max(best, (int(raft["term"]), server), key=lambda found: found[0])
         return best[1]
-
-    def _note(self) -> None:
-        up = [name for name in self._names if name not in self._down]
-        most = len(self._names) // 2 + 1
-        whole = any(
-            not any(pair in self._cut for pair in itertools.permutations(group, 2))
-            for group in itertools.combinations(up, most)
-        )
-        self.majority.append((time.monotonic(), whole))
