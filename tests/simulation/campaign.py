@@ -45,6 +45,10 @@ class Report(msgspec.Struct):
     unknown: int = 0
     events: int = 0
     virtual_s: float = 0.0
+    black_box: int = 0
+    keys: int = 0
+    undecided: int = 0
+    watched: int = 0
     damages: int = 0
     noticed: int = 0
     repaired: int = 0
@@ -67,6 +71,10 @@ class Report(msgspec.Struct):
         self.unknown += result.unknown
         self.events += result.events
         self.virtual_s += result.virtual_s
+        self.black_box += result.black_box
+        self.keys += result.keys
+        self.undecided += result.undecided
+        self.watched += result.watched
         self.damages += result.damages
         self.noticed += result.noticed
         self.repaired += result.repaired
@@ -210,6 +218,10 @@ def _tell(report: Report, *, table: bool) -> None:
         print(report.totals.text(KNOWN))
     fired = report.totals.fired
     print(
+        f"{report.black_box} operations checked as a black box, {report.undecided} of {report.keys} keys "
+        f"undecided; {report.watched} answers to watchers checked"
+    )
+    print(
         f"{report.passed} passed, {len(report.failed)} failed {report.failed}, "
         f"{len(report.invalid)} invalid {report.invalid}; {report.operations} operations checked, "
         f"{report.unknown} unknown, {report.events} events, {report.virtual_s:.0f} virtual s, "
@@ -221,14 +233,20 @@ def _tell(report: Report, *, table: bool) -> None:
 
 # -- keeping ---------------------------------------------------------------------------------------
 
-_HEAD = """# Campaigns of the simulator
+_COLUMNS = (
+    "| date | commit | seeds | passed | failed | invalid | operations | unknown | black-box | watched "
+    "| virtual-hours | machine |"
+)
+_HEAD = f"""# Campaigns of the simulator
 
 Each row is one command, `python tests/simulation/run.py --seeds N --from K --campaign`. Operations are
-answered ones, each checked; unknown are writes whose outcome their client never learnt; an invalid run was
-too short of operations to prove anything. Below each row: how often each fault struck.
+answered ones, each checked by its index; unknown are writes whose outcome their client never learnt; an
+invalid run was too short of operations to prove anything. Black box: operations checked again without
+believing an index, and the keys on which that came to no end. Watched: answers to watchers. Below each row:
+how often each fault struck.
 
-| date | commit | seeds | passed | failed | invalid | operations | unknown | virtual hours | machine |
-|---|---|---|---|---|---|---|---|---|---|
+{_COLUMNS}
+{"|---" * (_COLUMNS.count("|") - 1)}|
 """
 
 
@@ -248,6 +266,7 @@ def _keep(report: Report, commit: str, first: int) -> None:
     row = (
         f"| {datetime.now(UTC):%Y-%m-%d} | {commit} | {first} to {first + seeds - 1} | {report.passed} | "
         f"{failed} | {len(report.invalid)} | {report.operations} | {share:.2f} % | "
+        f"{report.black_box}, {report.undecided} of {report.keys} keys undecided | {report.watched} | "
         f"{report.virtual_s / 3600:.1f} | {os.cpu_count()} cores {platform.machine()}, "
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )

@@ -115,8 +115,12 @@ class Client:
         told: Callable[[Applied], None],
         key: IdempotencyKey | None = None,
         tries: int = TRIES,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again."""
+        """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again.
+
+        `refused` is called when it is told that it surely was not done.
+        """
 
         def done(result: Any) -> None:
             if isinstance(result, Applied):
@@ -125,10 +129,11 @@ class Client:
                 return
             again = key is not None and not isinstance(result, OutcomeForgotten)
             if again and tries > 1 and isinstance(result, OutcomeUnknown | Unavailable):
-                self._later_again(node, command, told, key, tries - 1)
+                self._later_again(node, command, told, key, tries - 1, refused)
                 return
             if isinstance(result, GemotError) and not isinstance(result, OutcomeUnknown) and tries == TRIES:
                 self.failed += 1
+                refused()
             else:
                 self.unknown += 1
             self.end()
@@ -143,9 +148,10 @@ class Client:
         told: Callable[[Applied], None],
         key: IdempotencyKey | None,
         tries: int,
+        refused: Callable[[], None],
     ) -> None:
         def again() -> None:
-            self.write(self.pick() or node, command, told, key, tries)
+            self.write(self.pick() or node, command, told, key, tries, refused)
 
         self.world.at(self.world.random.randrange(TRY_AGAIN_US), f"client{self.number} again", again)
 

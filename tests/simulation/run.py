@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import msgspec
 
@@ -22,6 +23,7 @@ from simulation.atlas import Atlas
 from simulation.clients import Client
 from simulation.coverage import Coverage, Table
 from simulation.families.every import every
+from simulation.families.kv import KvFamily
 from simulation.faults.every import FAULTS
 from simulation.invariants import Invariants, digest_of
 from simulation.network import CALM, WIDE_US, Network
@@ -35,6 +37,9 @@ SECOND_US = 1_000_000
 FAULTY_S = 46
 CALM_S = 12
 DRAIN_S = 9
+LAST_LOOK_S = 5
+"""How long watchers go on when nobody writes any more."""
+
 MIN_OPERATIONS = 300
 MIN_KINDS = 3
 MIN_PROGRESS = 20
@@ -55,6 +60,16 @@ class Result(msgspec.Struct):
     snapshots: int
     checkpoints: int
     wakes: int
+    black_box: int
+    """Operations of the sample that was checked without believing an index, on how many keys."""
+
+    keys: int
+    undecided: int
+    """Keys of it whose check came to no end."""
+
+    watched: int
+    """Answers to watchers and events of subscriptions that were checked."""
+
     deaths: int
     damages: int
     noticed: int
@@ -101,7 +116,8 @@ class Run:
             node.nodes = by_id
             node.stage = self._on_stage
         self.atlas = Atlas(world=self.world, nodes=self.nodes, commit=lambda: self.invariants.commit)
-        self.families = every(self.world, plan.keys)
+        self.kv = KvFamily(self.world, plan.keys)
+        self.families = every(self.world, self.kv)
         self.clients = [
             Client(
                 world=self.world,
@@ -232,7 +248,10 @@ class Run:
         self.world.run((FAULTY_S + CALM_S) * SECOND_US)
         if self._seen() - before < MIN_PROGRESS:
             raise Violation(f"no progress after healing: {self._seen() - before} operations")
-        for actor in [*self.clients, *self.actors]:
+        for client in self.clients:
+            client.stopped = True
+        self.world.run((FAULTY_S + CALM_S + LAST_LOOK_S) * SECOND_US)
+        for actor in self.actors:
             actor.stopped = True
         self.world.run((FAULTY_S + CALM_S + DRAIN_S) * SECOND_US)
 
@@ -254,8 +273,8 @@ class Run:
             else:
                 node.gone = not node.up
                 self.network.partition([[node.name], names], one_way=False)
-        for client in self.clients:
-            client.nodes = self.core
+        for actor in [*self.clients, *self.actors]:
+            actor.nodes = self.core
         self.world.tell(f"calm: {', '.join(names)} are to make progress")
 
     def _seen(self) -> int:
@@ -266,6 +285,9 @@ class Run:
     def _judge(self) -> Result:
         check_real_time([seen for family in self.families for seen in family.history])
         operations = sum(family.check() for family in self.families)
+        # Chance of its own: what is looked at changes nothing of the run.
+        self._sample = self.kv.check_black_box(Random(self.seed))
+        self._watched = self.kv.check_watches()
         self._settle()
         self.invariants.after_event(None)
         self._check_one_state()
@@ -325,6 +347,10 @@ class Run:
             checkpoints=sum(n.checkpoints for n in self.nodes),
             wakes=sum(getattr(actor, "wakes", 0) for actor in self.actors),
             deaths=sum(len(n.deaths) for n in self.nodes),
+            black_box=self._sample.operations,
+            keys=self._sample.keys,
+            undecided=len(self._sample.undecided),
+            watched=self._watched,
             damages=self.atlas.damages,
             noticed=self.atlas.noticed,
             repaired=self.atlas.repaired,
