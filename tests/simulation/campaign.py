@@ -53,6 +53,7 @@ class Report(msgspec.Struct):
     noticed: int = 0
     repaired: int = 0
     deaths: int = 0
+    damage: dict[str, int] = {}
     rss_mb: int = 0
     took_s: float = 0.0
     totals: Totals = msgspec.field(default_factory=Totals)
@@ -79,6 +80,8 @@ class Report(msgspec.Struct):
         self.noticed += result.noticed
         self.repaired += result.repaired
         self.deaths += result.deaths
+        for end, count in result.damage.items():
+            self.damage[end] = self.damage.get(end, 0) + count
         self.totals.add(result.fired, result.begun, result.table)
 
 
@@ -217,6 +220,7 @@ def _tell(report: Report, *, table: bool) -> None:
     if table:
         print(report.totals.text(KNOWN))
     fired = report.totals.fired
+    print(_damage(report))
     print(
         f"{report.black_box} operations checked as a black box, {report.undecided} of {report.keys} keys "
         f"undecided; {report.watched} answers to watchers checked"
@@ -228,6 +232,18 @@ def _tell(report: Report, *, table: bool) -> None:
         f"{sum(name in fired for name in KNOWN)} of {len(KNOWN)} kinds of fault, "
         f"{report.damages} damages ({report.noticed} noticed, {report.repaired} whole again), "
         f"{report.rss_mb} MB, {report.took_s:.0f} s"
+    )
+
+
+def _damage(report: Report) -> str:
+    """Every damage and how it ended; what disks said themselves; what crashes took that was not synced."""
+    fired = report.totals.fired
+    errors = sum(count for name, count in fired.items() if name.startswith(("eio-", "enospc-")))
+    lost = sum(fired.get(name, 0) for name in ("unsynced-lost", "torn-write"))
+    ends = ", ".join(f"{count} {end}" for end, count in report.damage.items())
+    return (
+        f"{sum(report.damage.values())} damages of disks: {ends}; {errors} errors told by disks, "
+        f"{lost} crashes that lost or tore what was not synced"
     )
 
 
@@ -271,5 +287,5 @@ def _keep(report: Report, commit: str, first: int) -> None:
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )
     head, _, tail = RESULTS.read_text().partition("\n\n## ")
-    detail = f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n"
+    detail = f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n\n{_damage(report)}.\n"
     RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))

@@ -73,6 +73,13 @@ def test_watchers_are_told_every_change_and_nothing_else(report: Report) -> None
     assert report.watched >= 100 * report.passed
 
 
+def test_every_damage_of_a_disk_came_to_an_end_that_is_known(report: Report) -> None:
+    """One that was believed fails its seed; each of the usual ends must have been met."""
+    assert sum(report.damage.values()) >= report.passed
+    if report.passed >= ENOUGH_FOR_ALL:
+        assert all(report.damage[end] for end in ("noticed", "overwritten", "gone", "unsynced"))
+
+
 def test_every_kind_of_fault_struck(report: Report) -> None:
     assert len(FAULTS) >= 40
     if report.passed >= ENOUGH_FOR_ALL:

@@ -58,7 +58,9 @@ def _flip(scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]) 
         if inode.durable[at]:
             break
     scene.world.tell(f"{name}: a bit of byte {at} of {path}")
+    before = bytes([inode.durable[at]])
     node.lossy.decay(path, at, bytes([inode.durable[at] ^ (1 << scene.random.randrange(8))]))
+    scene.ledger.note(node, name, path, [inode.alter(before, at)])
     _damaged(scene, node, name)
 
 
@@ -123,7 +125,9 @@ def stale_meta(scene: Scene) -> None:
     def go_back(content: bytearray) -> None:
         content[:] = old
 
+    before = bytes(inode.durable)
     node.lossy.damage(path, go_back)
+    scene.ledger.note(node, "stale-meta", path, [inode.alter(before, 0)])
     _damaged(scene, node, "stale-meta")
 
 
