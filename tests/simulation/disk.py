@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from simulation.world import World
 from support.lossy_disk import Fenced, Inode, LossyDisk
+from support.scars import Scar
 
 from gemot.server.model.errors import DiskFailed
 from gemot.server.raft.types import Batch, Entry, HardState, SnapshotMeta
@@ -81,6 +82,8 @@ class DiskFaults:
         self.cut_name = ""
 
         self.power_lost = False
+        self.damaged: Callable[[str, str, list[Scar]], None] = lambda _fault, _path, _scars: None
+        """Told of each write that was lost or went astray, and what that left in its file."""
 
     def attach(self, disk: LossyDisk) -> None:
         self._disk = disk
@@ -149,11 +152,15 @@ class DiskFaults:
             raise _failed("write", path, errno.ENOSPC)
         if self.bent is not None and self.bent[1] == part_of(path) and data.strip(b"\0"):
             (kind, part), self.bent, self.bent_us = self.bent, None, self._world.now_us
-            self._fired(f"{kind}-write" if part == "log" else f"{kind}-write-{part}")
+            name = f"{kind}-write" if part == "log" else f"{kind}-write-{part}"
+            self._fired(name)
             places = (len(inode.durable) - len(data)) // SECTOR
             if kind == "lost" or places < 1:
+                self.damaged(name, path, [inode.lose(data, offset)])
                 return []
-            return [(self._world.random.randrange(places) * SECTOR, data)]
+            astray = self._world.random.randrange(places) * SECTOR
+            self.damaged(name, path, [inode.lose(data, offset), inode.scratch(data, astray)])
+            return [(astray, data)]
         return [(offset, data)]
 
 
