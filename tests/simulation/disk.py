@@ -96,7 +96,7 @@ class DiskFaults:
         self.bent = self.cut_in = self._capacity = None
         self.stalled_until_us, self.slow = 0, 1
 
-    # -- room, and the `DiskSpace` port ----------------------------------------------------------------
+    # -- room --------------------------------------------------------------------------------------
 
     def limit(self, free: int) -> None:
         """From now on so many bytes are free."""
@@ -106,7 +106,8 @@ class DiskFaults:
     def unlimit(self) -> None:
         self._capacity = None
 
-    def measured(self) -> tuple[int, int]:
+    def room(self) -> tuple[int, int]:
+        """Bytes free, and bytes in all."""
         assert self._disk is not None
         if self._capacity is None:
             return PLENTY, 2 * PLENTY
@@ -144,7 +145,7 @@ class DiskFaults:
             self._fired(self.full[part])
             raise _failed("write", path, errno.ENOSPC)
         growth = offset + len(data) - len(inode.content)
-        if self._capacity is not None and growth > 0 and self.measured()[0] < growth:
+        if self._capacity is not None and growth > 0 and self.room()[0] < growth:
             self._fired("enospc-filled")
             raise _failed("write", path, errno.ENOSPC)
         if self.bent is not None and self.bent[1] == part_of(path) and data.strip(b"\0"):
@@ -159,6 +160,17 @@ class DiskFaults:
 
 def _failed(action: str, path: str, code: int) -> DiskFailed:
     return DiskFailed(f"cannot {action} {path}: {os.strerror(code)} ({errno.errorcode[code]})")
+
+
+class SimulatedSpace:
+    """The `DiskSpace` port: measured in the moment that it is asked for."""
+
+    def __init__(self, faults: DiskFaults, opened: Opened) -> None:
+        self._faults = faults
+        self._opened = opened
+
+    def measured(self) -> tuple[int, int, int]:
+        return (*self._faults.room(), self._opened.state.applied_index)
 
 
 class SimulatedLog:

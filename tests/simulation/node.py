@@ -18,7 +18,7 @@ import msgspec
 from simulation.archives import SimulatedArchives
 from simulation.clock import Clock, SimulatedTimer
 from simulation.connections import Connections
-from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
+from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog, SimulatedSpace
 from simulation.joining import seek
 from simulation.network import Network
 from simulation.scrubbing import SimulatedScrubber
@@ -243,7 +243,7 @@ class Node:
             timer=SimulatedTimer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
-            disk_space=self.disk,
+            disk_space=SimulatedSpace(self.disk, opened),
             archives=SimulatedArchives(self, opened, upkeep),
         )
         for other in self.nodes.values():
