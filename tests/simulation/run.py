@@ -416,8 +416,10 @@ def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False) -> Result:
     """Run one seed in a directory of its own. Raises Violation."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="gemot-sim-", dir=base))
-    # Each run leaves cycles: collecting them between runs is cheaper than looking for them all the time.
+    # Each run leaves cycles: collecting them between runs is cheaper than looking for them all the time, and
+    # cheaper still where what was there before the first of them is not looked at.
     gc.disable()
+    gc.freeze()
     run = Run(seed, directory, vfs)
     if trace:
         run.world.trace = print
@@ -429,6 +431,7 @@ def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False) -> Result:
         del run
         gc.enable()
         gc.collect()
+        gc.unfreeze()
         shutil.rmtree(directory, ignore_errors=True)
 
 

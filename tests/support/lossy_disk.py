@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from support.scars import Scar
@@ -42,12 +42,16 @@ class Write:
         self.data = data
 
     def apply(self, to: bytearray) -> None:
-        if self.data is None:
-            del to[self.offset :]
-            to.extend(bytes(self.offset - len(to)))
-            return
-        to.extend(bytes(max(0, self.offset - len(to))))
-        to[self.offset : self.offset + len(self.data)] = self.data
+        data, at, size = self.data, self.offset, len(to)
+        if data is None:
+            del to[at:]
+            to.extend(bytes(at - len(to)))
+        elif at == size:
+            to += data
+        else:
+            if at > size:
+                to.extend(bytes(at - size))
+            to[at : at + len(data)] = data
 
     def sectors(self) -> list[Write]:
         """The same, in pieces that a disk writes as one."""
@@ -59,6 +63,25 @@ class Write:
             pieces.append(Write(at, self.data[at - self.offset : end - self.offset]))
             at = end
         return pieces
+
+
+def runs(writes: list[Write]) -> Iterator[tuple[int, list[bytes] | None]]:
+    """These writes, with those that go on where the one before ended put together; None sets the size."""
+    begin, end, pieces = 0, -1, list[bytes]()
+    for write in writes:
+        if write.data is not None and write.offset == end:
+            pieces.append(write.data)
+            end += len(write.data)
+            continue
+        if pieces:
+            yield begin, pieces
+        begin, end, pieces = write.offset, -1, []
+        if write.data is None:
+            yield begin, None
+        else:
+            pieces, end = [write.data], begin + len(write.data)
+    if pieces:
+        yield begin, pieces
 
 
 class Toll(Protocol):
@@ -309,8 +332,9 @@ class LossyDisk:
         if self.on_read is not None:
             self.on_read(path)
             self.check()
-        for scar in inode.scars:
-            scar.met(offset, n)
+        if inode.scars:
+            for scar in inode.scars:
+                scar.met(offset, n)
         return bytes(memoryview(inode.content)[offset : offset + n])
 
     def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
@@ -459,13 +483,15 @@ class LossyDisk:
         """Bring durable bytes to the real file, if there is one."""
         if not inode.home or not writes or not self._is_real(inode.home):
             return
-        with open(inode.home, "r+b", buffering=0) as file:
-            for write in writes:
-                if write.data is None:
-                    file.truncate(write.offset)
+        file = os.open(inode.home, os.O_RDWR)
+        try:
+            for offset, pieces in runs(writes):
+                if pieces is None:
+                    os.ftruncate(file, offset)
                 else:
-                    file.seek(write.offset)
-                    file.write(write.data)
+                    os.pwrite(file, b"".join(pieces), offset)
+        finally:
+            os.close(file)
 
     def _is_real(self, path: str) -> bool:
         if self.root is None or not self.only_memory:
