@@ -72,7 +72,8 @@ class _Truth:
             if effect.state is None and not watched.holds(effect.key):
                 continue
             state = {key: value for key, (value, _) in stored.items() if watched.holds(key)}
-            if state != self._states[-1]:
+            # After a restore everybody looks again, and has its index, whatever has changed.
+            if state != self._states[-1] or effect.state is not None:
                 self._indexes.append(effect.index)
                 self._states.append(state)
 
