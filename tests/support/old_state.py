@@ -2,9 +2,9 @@
 
     PYTHONPATH=tests .venv/bin/python -m support.old_state
 
-writes `tests/golden/state-<n>.db.gz` for each format before the present one: the state that
-`one_server` has after so many entries. What is there already is not written again: later releases must read it as it is. The
-tables are made by the statements that made them then (`MIGRATIONS`, which are never edited).
+writes `tests/golden/state-<n>.db.gz` for each format before the present one: the state that `one_server`
+has after so many entries. What is there already is not written again: later releases must read it as it is.
+The tables are made by the statements that made them then (`MIGRATIONS`, which are never edited).
 """
 
 from __future__ import annotations
