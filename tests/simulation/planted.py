@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from gemot.server.rpc.message import Enlisted, Member
 from gemot.server.state import store
 from gemot.server.state.meta import Meta
 from gemot.server.state.restore import Placement
+from gemot.server.state.watch import Hub
 from gemot.server.storage.durable import DurableLog
 from gemot.server.writes import Writes
 
@@ -137,6 +139,16 @@ def _wake_for_nothing() -> None:
     store.READERS[KvGet] = get
 
 
+def _lost_wake_up() -> None:
+    """One in five of those who wait for a change is not woken by it."""
+    original, calls = Hub.wake, itertools.count()
+
+    def wake(self: Hub[Any], touched: Any) -> Any:
+        return [waiter for waiter in original(self, touched) if next(calls) % 5]
+
+    Hub.wake = wake  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "no-sync": _no_sync,
     "ack-before-sync": _ack_before_sync,
@@ -151,4 +163,5 @@ BUGS: dict[str, Callable[[], None]] = {
     "stale-read-in-a-black-box": _stale_read_in_a_black_box,
     "stale-watch": _stale_watch,
     "wake-for-nothing": _wake_for_nothing,
+    "lost-wake-up": _lost_wake_up,
 }
