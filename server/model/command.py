@@ -95,7 +95,10 @@ def decode(data: bytes) -> Envelope:
     try:
         envelope = _decoder.decode(data)
     except msgspec.DecodeError as error:
-        raise UnknownCommand(f"log entry cannot be read by this release: {error}") from error
+        raise UnknownCommand(
+            f"log entry cannot be read by this release ({error}); a newer release wrote it: "
+            "start that release again"
+        ) from error
     if envelope.version > ENVELOPE_VERSION:
         raise UnknownCommand(
             f"log entry has envelope version {envelope.version}, this release knows up to "

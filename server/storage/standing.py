@@ -8,6 +8,7 @@ for word the one that this release writes. What it is not: it writes nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,15 +101,19 @@ def _identify(connection: apsw.Connection, path: Path) -> int:
 _SCHEMA = "select type, name, tbl_name, sql from sqlite_schema order by type, name"
 
 
-def _check_schema(connection: apsw.Connection, path: Path, version: int) -> None:
+@functools.cache
+def _schema_of(version: int) -> list[Any]:
     model = apsw.Connection(":memory:")
     try:
         for migration in MIGRATIONS[:version]:
             model.execute(migration).get  # noqa: B018 - run to its end
-        wanted = model.execute(_SCHEMA).fetchall()
+        return model.execute(_SCHEMA).fetchall()
     finally:
         model.close()
-    if connection.execute(_SCHEMA).fetchall() != wanted:
+
+
+def _check_schema(connection: apsw.Connection, path: Path, version: int) -> None:
+    if connection.execute(_SCHEMA).fetchall() != _schema_of(version):
         raise Corrupt(f"{path} has other tables than a state file: it was not written by Gemot as it is")
 
 

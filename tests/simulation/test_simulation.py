@@ -15,13 +15,9 @@ from simulation.planted import BUGS
 
 RUN = Path(__file__).parent / "run.py"
 SEEDS = 300
-WITHIN_S = 220
-"""No seed begins later: what CI can spare. On two free cores all of them fit."""
+WITHIN_S = 480
+"""No seed begins later. On two free cores all of them take less than half of it."""
 
-LEAST = 30
-"""With fewer seeds than that the machine is too slow for the claim."""
-
-ENOUGH_FOR_ALL = 150
 SEED_S = 30
 
 
@@ -46,7 +42,7 @@ def _finish(process: subprocess.Popen[str], seeds: int) -> str:
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """One run of as many seeds as there is time for."""
+    """One run of them, on all cores."""
     output = _finish(_run("--seeds", str(SEEDS), "--within", str(WITHIN_S), "--json"), SEEDS)
     return msgspec.json.decode(output.splitlines()[-1], type=Report)
 
@@ -54,7 +50,9 @@ def report() -> Report:
 def test_no_seed_breaks_an_invariant(report: Report) -> None:
     """Every seed ends with one state everywhere, progress, and a history that the log explains."""
     assert report.failed == [], f"replay: python {RUN} --from {report.failed[0]} --trace"
-    assert report.passed >= LEAST
+    assert report.passed == SEEDS, (
+        f"this machine did {report.passed} seeds in {report.took_s:.0f} s: too slow"
+    )
 
 
 def test_every_seed_did_enough_to_prove_something(report: Report) -> None:
@@ -63,10 +61,25 @@ def test_every_seed_did_enough_to_prove_something(report: Report) -> None:
     assert report.virtual_s >= 60 * report.passed
 
 
+def test_histories_are_checked_without_believing_an_index(report: Report) -> None:
+    """A key on which the search comes to no end is a fault of the test: fewer than one in a thousand."""
+    assert report.black_box >= 300 * report.passed
+    assert report.undecided * 1_000 <= report.keys
+
+
+def test_watchers_are_told_every_change_and_nothing_else(report: Report) -> None:
+    assert report.watched >= 100 * report.passed
+
+
+def test_every_damage_of_a_disk_came_to_an_end_that_is_known(report: Report) -> None:
+    """One that was believed fails its seed; each of the usual ends must have been met."""
+    assert sum(report.damage.values()) >= report.passed
+    assert all(report.damage[end] for end in ("noticed", "overwritten", "gone", "unsynced"))
+
+
 def test_every_kind_of_fault_struck(report: Report) -> None:
     assert len(FAULTS) >= 40
-    if report.passed >= ENOUGH_FOR_ALL:
-        assert [name for name in KNOWN if name not in report.totals.fired] == []
+    assert [name for name in KNOWN if name not in report.totals.fired] == []
 
 
 def test_each_operation_met_each_group_of_faults(report: Report) -> None:

@@ -21,6 +21,9 @@ from gemot.server.model.errors import StorageFailed
 
 Action = Callable[[], None]
 
+_HASHED_TOGETHER = 1_000
+"""Events; an update of the hash each would cost as much as an event."""
+
 
 class Owner(Protocol):
     """Whose event it is."""
@@ -58,6 +61,9 @@ class World:
         self._heap: list[tuple[int, int, _Item]] = []
         self._next = 0
         self._hash = hashlib.blake2b(digest_size=16)
+        self._done: list[str] = []
+        """What happened, and is not in the hash yet."""
+
         self._soon: list[tuple[Action, Owner | None]] = []
         self.after_event: Callable[[Owner | None], None] = lambda _: None
         self.trace: Callable[[str], None] | None = None
@@ -95,7 +101,7 @@ class World:
 
     def note(self, text: str) -> None:
         """Put a fact into the hash: runs that differ in it are different runs."""
-        self._hash.update(text.encode())
+        self._done.append(text)
 
     def tell(self, text: str) -> None:
         """A line of the trace, for people; no part of the hash."""
@@ -103,7 +109,12 @@ class World:
             self.trace(f"{self.now_us / 1e6:11.6f}   {text}")
 
     def digest(self) -> str:
+        self._hash_done()
         return self._hash.hexdigest()
+
+    def _hash_done(self) -> None:
+        self._hash.update("".join(self._done).encode())
+        self._done.clear()
 
     def forget(self) -> None:
         """The run is over: let go of every closure, so that nothing waits for the cycle collector."""
@@ -113,7 +124,9 @@ class World:
 
     def _do(self, label: str, action: Action, owner: Owner | None) -> None:
         self.events += 1
-        self._hash.update(f"{self.now_us} {label}\n".encode())
+        self._done.append(f"{self.now_us} {label}\n")
+        if len(self._done) >= _HASHED_TOGETHER:
+            self._hash_done()
         if self.trace is not None:
             self.trace(f"{self.now_us / 1e6:11.6f} {label}")
         self._guarded(action, owner)

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
+
+from support.scars import Scar
 
 from gemot.server.model.errors import DiskFailed, StorageFailed
 from gemot.server.storage.disk import SECTOR
@@ -40,12 +42,16 @@ class Write:
         self.data = data
 
     def apply(self, to: bytearray) -> None:
-        if self.data is None:
-            del to[self.offset :]
-            to.extend(bytes(self.offset - len(to)))
-            return
-        to.extend(bytes(max(0, self.offset - len(to))))
-        to[self.offset : self.offset + len(self.data)] = self.data
+        data, at, size = self.data, self.offset, len(to)
+        if data is None:
+            del to[at:]
+            to.extend(bytes(at - len(to)))
+        elif at == size:
+            to += data
+        else:
+            if at > size:
+                to.extend(bytes(at - size))
+            to[at : at + len(data)] = data
 
     def sectors(self) -> list[Write]:
         """The same, in pieces that a disk writes as one."""
@@ -57,6 +63,25 @@ class Write:
             pieces.append(Write(at, self.data[at - self.offset : end - self.offset]))
             at = end
         return pieces
+
+
+def runs(writes: list[Write]) -> Iterator[tuple[int, list[bytes] | None]]:
+    """These writes, with those that go on where the one before ended put together; None sets the size."""
+    begin, end, pieces = 0, -1, list[bytes]()
+    for write in writes:
+        if write.data is not None and write.offset == end:
+            pieces.append(write.data)
+            end += len(write.data)
+            continue
+        if pieces:
+            yield begin, pieces
+        begin, end, pieces = write.offset, -1, []
+        if write.data is None:
+            yield begin, None
+        else:
+            pieces, end = [write.data], begin + len(write.data)
+    if pieces:
+        yield begin, pieces
 
 
 class Toll(Protocol):
@@ -91,18 +116,46 @@ class Inode:
     `number` is the real file's inode number, for the layer that shares real files (0: not asked yet).
     """
 
-    __slots__ = ("content", "durable", "home", "number", "unsynced")
+    __slots__ = ("content", "durable", "home", "number", "scars", "unsynced")
 
-    def __init__(self, durable: bytes = b"", home: str = "") -> None:
+    def __init__(self, durable: bytes = b"", home: str = "", scars: list[Scar] | None = None) -> None:
         self.durable = bytearray(durable)
         self.content = bytearray(durable)
         self.unsynced: list[Write] = []
         self.home = home
         self.number = 0
+        self.scars = scars or []
 
     def write(self, write: Write) -> None:
         write.apply(self.content)
         self.unsynced.append(write)
+
+    def lose(self, data: bytes, offset: int) -> Scar:
+        """This is written, and the disk does not keep it."""
+        return self._scar(Scar(offset, data, self._there(data, offset), older=self.unsynced))
+
+    def scratch(self, data: bytes, offset: int) -> Scar:
+        """Bytes that belong elsewhere are going to be written here."""
+        there = self._there(data, offset).ljust(len(data), b"\0")
+        return self._scar(Scar(offset, there, data, older=self.unsynced, foreign=data))
+
+    def alter(self, wanted: bytes, offset: int) -> Scar:
+        """Durable bytes were changed; what was there before is wanted."""
+        return self._scar(Scar(offset, wanted, bytes(self.durable[offset : offset + len(wanted)])))
+
+    def _there(self, data: bytes, offset: int) -> bytes:
+        return bytes(memoryview(self.content)[offset : offset + len(data)])
+
+    def _scar(self, scar: Scar) -> Scar:
+        if scar.left:
+            self.scars.append(scar)
+        return scar
+
+    def finish(self, end: str) -> None:
+        """What is wrong with it will never matter again, for this reason."""
+        for scar in self.scars:
+            scar.finish(end)
+        self.scars = []
 
 
 Change = tuple[str, str, Inode | None]
@@ -279,6 +332,9 @@ class LossyDisk:
         if self.on_read is not None:
             self.on_read(path)
             self.check()
+        if inode.scars:
+            for scar in inode.scars:
+                scar.met(offset, n)
         return bytes(memoryview(inode.content)[offset : offset + n])
 
     def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
@@ -307,6 +363,8 @@ class LossyDisk:
         if self.sync_works:
             writes, inode.unsynced = inode.unsynced, []
             self._settle(inode, writes)
+            for scar in inode.scars:
+                scar.synced()
 
     def adopt(self, path: str) -> Inode:
         """A real file that a layer above made, at once and durably (SQLite, in `lossy_vfs.py`)."""
@@ -323,8 +381,10 @@ class LossyDisk:
 
     def forget(self, path: str) -> None:
         """The opposite of `adopt`."""
-        self._names.pop(self._at(path), None)
-        self._durable.pop(self._at(path), None)
+        path = self._at(path)
+        for inode in (self._names.pop(path, None), self._durable.pop(path, None)):
+            if inode is not None:
+                inode.finish("gone")
 
     # -- the crash ---------------------------------------------------------------------------------
 
@@ -339,12 +399,24 @@ class LossyDisk:
         for path in sorted(self._durable):
             inode = self._durable[path]
             self._settle(inode, survivors(inode.unsynced, random, self))
+        for inode in [*self._durable.values(), *self._names.values()]:
+            for scar in inode.scars:
+                scar.crashed(inode.durable, named=bool(inode.home))
+            inode.scars = [scar for scar in inode.scars if not scar.end]
         after = LossyDisk(sync_works=self.sync_works, only_memory=self.only_memory)
         after.root = self.root
         after._dirs = set(self._dirs)
-        after._durable = {path: Inode(bytes(inode.durable), path) for path, inode in self._durable.items()}
+        after._durable = {
+            path: Inode(bytes(inode.durable), path, inode.scars) for path, inode in self._durable.items()
+        }
         after._names = dict(after._durable)
         return after
+
+    def discard(self) -> None:
+        """It is thrown away with all that is on it, and what is wrong with it."""
+        self.fenced = True
+        for inode in [*self._durable.values(), *self._names.values()]:
+            inode.finish("gone")
 
     def kill(self) -> LossyDisk:
         """End the process and not the host: everything can still be read, and the unsynced stays unsynced."""
@@ -401,19 +473,25 @@ class LossyDisk:
     def _settle(self, inode: Inode, writes: list[Write]) -> None:
         for write in writes:
             write.apply(inode.durable)
+        if inode.scars:
+            for scar in inode.scars:
+                scar.written(writes)
+            inode.scars = [scar for scar in inode.scars if not scar.end]
         self._mirror(inode, writes)
 
     def _mirror(self, inode: Inode, writes: list[Write]) -> None:
         """Bring durable bytes to the real file, if there is one."""
         if not inode.home or not writes or not self._is_real(inode.home):
             return
-        with open(inode.home, "r+b", buffering=0) as file:
-            for write in writes:
-                if write.data is None:
-                    file.truncate(write.offset)
+        file = os.open(inode.home, os.O_RDWR)
+        try:
+            for offset, pieces in runs(writes):
+                if pieces is None:
+                    os.ftruncate(file, offset)
                 else:
-                    file.seek(write.offset)
-                    file.write(write.data)
+                    os.pwrite(file, b"".join(pieces), offset)
+        finally:
+            os.close(file)
 
     def _is_real(self, path: str) -> bool:
         if self.root is None or not self.only_memory:
@@ -425,6 +503,7 @@ class LossyDisk:
         real = self._is_real(path)
         if (replaced := self._durable.pop(path, None)) is not None:
             replaced.home = ""
+            replaced.finish("gone")
         if inode is None:
             if real and replaced is not None:
                 os.unlink(path)

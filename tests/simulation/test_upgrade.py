@@ -1,0 +1,76 @@
+"""A cluster taken over from older releases, server by server, under load.
+
+There is one release yet, so what is older here is what its servers left on disk: state files of each earlier
+format. Servers that were upgraded from different formats and those that were not must come to one state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulation.network import CALM
+from simulation.node import Node
+from simulation.run import SECOND_US, Run
+from support.lossy_vfs import LossyVfs, registered
+from support.old_state import OLD_FORMATS, make_old
+
+from gemot.server.state.tables import FORMAT
+from gemot.server.storage.statefile import StateFile
+
+
+@pytest.fixture
+def vfs() -> Iterator[LossyVfs]:
+    with registered("gemot-upgrade") as vfs:
+        yield vfs
+
+
+def _leave_as_of(number: int, node: Node, vfs: LossyVfs) -> None:
+    """The state file of a server that is down is as the release of that format would have left it."""
+    path = node.directory / "state.db"
+    old = path.with_name("old.db")
+    node.detach()
+    # Opened and closed, so that what stands in its log is in the file.
+    StateFile(path, sync=False).close()
+    make_old(path, old, number)
+    os.replace(old, path)
+    assert int.from_bytes(path.read_bytes()[60:64], "big") == number, "SQLite's header has its user_version"
+    vfs.attach(str(node.directory), node.lossy)
+
+
+def _format_of(node: Node) -> int:
+    assert node.opened is not None
+    found: int = node.opened.file.cursor.execute("pragma user_version").get
+    return found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_servers_of_older_formats_come_to_the_state_of_all_the_others(
+    seed: int, tmp_path: Path, vfs: LossyVfs
+) -> None:
+    run = Run(seed, tmp_path, vfs)
+    run.network.weather = CALM
+    try:
+        for node in run.nodes:
+            node.start()
+        for actor in [*run.clients, *run.actors]:
+            actor.start()
+        run.world.run(5 * SECOND_US)
+        upgraded = dict(zip(run.nodes, OLD_FORMATS, strict=False))
+        for node, number in upgraded.items():
+            assert node.opened is not None
+            assert node.opened.state.applied_index > 10, "there is something to take over"
+            node.crash()
+            _leave_as_of(number, node, vfs)
+            node.start()
+            assert _format_of(node) == FORMAT
+            assert not any("rebuilt" in note for note in node.notes), "it was taken over, not made anew"
+            run.world.run(run.world.now_us + 3 * SECOND_US)
+        run._calm()
+        result = run._judge()
+        assert result.operations > 300
+        assert len(upgraded) == len(OLD_FORMATS) < len(run.nodes)
+    finally:
+        run.close()
