@@ -128,8 +128,13 @@ class TrapNode(Node):
         """A call goes over a connection, which tells the other side who is there."""
         if target.server is not None and (target.name, target.life) not in self._greeted:
             self._greeted.add((target.name, target.life))
-            server = target.server
-            self.world.soon(lambda: server.on_connected(self.member), target)
+            server, life = target.server, target.life
+
+            def greeted() -> None:
+                if target.life == life:
+                    server.on_connected(self.member)
+
+            self.world.soon(greeted, target)
 
     def _part(self, other: Node) -> None:
         if other is not self and other.server is not None:
