@@ -6,9 +6,9 @@ python tests/simulation/crash_points.py --scenario election --list        the po
 python tests/simulation/crash_points.py --scenario election --victim srv2 --at 17 --how power-before --trace
 
 A run without a trap lists the points of each server. Then there is one run for each of them and each way to
-fall there: the same to the event up to that point; the server comes back, the script goes on, and all that was
-promised must hold. What a point is, and how a server falls at it, is in `crash/trap.py`; the scripts are in
-`crash/scenarios.py`; what must hold afterwards is in `crash/stage.py`.
+fall there, the same to the event up to that point; the server comes back, the script goes on, and all that
+was promised must hold. What a point is, and how a server falls at it, is in `crash/trap.py`; the scripts are
+in `crash/scenarios.py`; what must hold afterwards is in `crash/stage.py`.
 """
 
 from __future__ import annotations
@@ -104,13 +104,17 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--victim", default="", help="this server alone")
     parser.add_argument("--how", choices=HOWS, help="this way to fall alone")
     parser.add_argument("--named", default="", help="only points whose names hold this text")
-    parser.add_argument("--from", dest="first", type=int, default=0, help="leave out so many cases of a script")
+    parser.add_argument(
+        "--from", dest="first", type=int, default=0, help="leave out so many cases of a script"
+    )
     parser.add_argument("--every", type=int, default=1, help="of the cases one in so many")
     parser.add_argument("--turn", type=int, default=0, help="which one of them")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes")
     parser.add_argument("--within", type=float, default=0.0, help="begin no case after so many seconds")
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first case that fails")
-    parser.add_argument("--at", type=int, default=0, help="replay this point, with --scenario, --victim, --how")
+    parser.add_argument(
+        "--at", type=int, default=0, help="replay this point, with --scenario, --victim, --how"
+    )
     parser.add_argument("--trace", action="store_true", help="print every event, for people")
     parser.add_argument("--list", action="store_true", help="print the points, run none")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
@@ -255,8 +259,8 @@ def _told(line: Line, failed: int) -> str:
 # -- keeping ---------------------------------------------------------------------------------------------
 
 _HEAD = f"""{HEADING}
-Each row is one script of `python tests/simulation/crash_points.py --campaign`. A point is a call of one server to
-its disk or its ports; a crash is one run in which a server fell at one.
+Each row is one script of `python tests/simulation/crash_points.py --campaign`. A point is a call of one
+server to its disk or its ports; a crash is one run in which a server fell at one.
 
 | date | commit | script | points | crashes | violations | CPU s | machine |
 |---|---|---|---|---|---|---|---|
@@ -265,7 +269,9 @@ its disk or its ports; a crash is one run in which a server fell at one.
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent, check=False).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=RESULTS.parent, check=False
+    ).stdout.strip()
 
 
 def _keep(report: Report, commit: str, options: argparse.Namespace) -> None:
@@ -273,12 +279,12 @@ def _keep(report: Report, commit: str, options: argparse.Namespace) -> None:
     if HEADING not in text:
         text = text.rstrip("\n") + "\n" + _HEAD
     part = f" (1 in {options.every})" if options.every > 1 else ""
+    machine = f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}"
     rows, details = "", ""
     for line in report.scripts.values():
         rows += (
-            f"| {datetime.now(UTC):%Y-%m-%d} | {commit} | {line.scenario}{part} | {line.points} | {line.crashes} | "
-            f"{report.failed(line.scenario)} | {line.cpu_s:.0f} | {os.cpu_count()} cores {platform.machine()}, "
-            f"Python {platform.python_version()} |\n"
+            f"| {datetime.now(UTC):%Y-%m-%d} | {commit} | {line.scenario}{part} | {line.points} | "
+            f"{line.crashes} | {report.failed(line.scenario)} | {line.cpu_s:.0f} | {machine} |\n"
         )
         kinds = ", ".join(f"{kind} {count}" for kind, count in line.kinds.items())
         details += f"\n{commit}, {line.scenario}: {kinds}.\n"

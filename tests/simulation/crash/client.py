@@ -7,6 +7,7 @@ in place of all that was before it, and begins the next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -104,7 +105,12 @@ class Client:
         self._ask(node, lambda server, told: server.query(KvGet(key), Options(), told), done)
 
     def _write(
-        self, seen: Seen, command: Command, name: IdempotencyKey | None, tries: int = TRIES, unsure: bool = False
+        self,
+        seen: Seen,
+        command: Command,
+        name: IdempotencyKey | None,
+        tries: int = TRIES,
+        unsure: bool = False,
     ) -> None:
         def done(result: Any) -> None:
             if isinstance(result, Applied):
@@ -177,7 +183,7 @@ class Client:
         base: list[Effect] = []
         content: dict[bytes, tuple[bytes, int]] = {}
         archive: list[Effect] = []
-        for number, (first, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for number, (first, end) in enumerate(pairwise(bounds)):
             effects = base + [e for e in self.effects if first < e.index < end]
             seen = [s for s in self.seen if first <= s.index < end]
             check(seen, effects, unanswered=self.unanswered, refused=self.refused)

@@ -38,7 +38,9 @@ def watched(nodes: list[TrapNode]) -> Iterator[None]:
 
     def copyfile(source: Any, target: Any) -> Any:
         node = owner(target)
-        return point("copy", target, lambda: kept[0](source, target) if node is None else _copy(node, source, target))
+        return point(
+            "copy", target, lambda: kept[0](source, target) if node is None else _copy(node, source, target)
+        )
 
     def unlink(path: Path, missing_ok: bool = False) -> None:
         if path.exists():

@@ -15,7 +15,6 @@ from simulation.crash.trap import HOWS, Trap
 from simulation.witness import Violation
 from support.lossy_vfs import LossyVfs
 
-
 COLLECT_EVERY = 20
 
 
@@ -78,7 +77,12 @@ def run(scenario: Scenario, trap: Trap, vfs: LossyVfs, *, trace: bool = False) -
                 scenario.proves(stage)
             stage.conclude()
         return Run(
-            trap.names, trap.lasts, trap.sprung, stage.client.acknowledged, stage.world.events, stage.world.now_us / 1e6
+            trap.names,
+            trap.lasts,
+            trap.sprung,
+            stage.client.acknowledged,
+            stage.world.events,
+            stage.world.now_us / 1e6,
         )
     finally:
         stage.close()
@@ -123,7 +127,9 @@ def run_case(case: Case, vfs: LossyVfs, *, trace: bool = False) -> Run:
     """Raises Violation; also if the point is not the one that was listed."""
     ended = run(SCENARIOS[case.scenario], Trap(case.victim, case.at, case.how), vfs, trace=trace)
     if ended.sprung != case.name:
-        raise Violation(f"the run is another one: at point {case.at} came {ended.sprung!r}, not {case.name!r}")
+        raise Violation(
+            f"the run is another one: at point {case.at} came {ended.sprung!r}, not {case.name!r}"
+        )
     return ended
 
 

@@ -13,7 +13,6 @@ import msgspec
 from simulation.crash.server import TrapNode
 from simulation.crash.stage import Stage, members_of
 from simulation.crash.trap import Trap
-from simulation.network import Network  # noqa: F401
 from support.lossy_vfs import LossyVfs
 
 from gemot.server.model.autopilot import AutopilotConfig

@@ -1,4 +1,4 @@
-"""A simulated server all of whose calls are points; and one that is stopped, and greeted, as real ones are."""
+"""A simulated server all of whose calls are points; it is stopped, and greeted, as real ones are."""
 
 from __future__ import annotations
 

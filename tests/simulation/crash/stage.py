@@ -230,7 +230,9 @@ class Stage:
 
     def _equal(self) -> bool:
         states = {
-            (node.opened.state.applied_index, node.opened.state.state_hash) if node.opened is not None else None
+            (node.opened.state.applied_index, node.opened.state.state_hash)
+            if node.opened is not None
+            else None
             for node in self.members
         }
         return len(states) == 1 and None not in states

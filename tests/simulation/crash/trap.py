@@ -100,7 +100,7 @@ class Trap:
 
 
 def kind_of(name: str) -> str:
-    """`write state.db-wal` and `write log/0000000001-00000000000000000001.seg` to `write wal`, `write log`."""
+    """`write wal` for `write state.db-wal`, `write log` for `write log/0000000001-00000001.seg`."""
     action, _, rest = name.partition(" ")
     if action in ("send", "port", "answer"):
         return " ".join(name.split(" ")[:2])
