@@ -80,8 +80,6 @@ class Report(msgspec.Struct):
 
 def main() -> int:
     options = _parse()
-    if options.plant:
-        BUGS[options.plant]()
     if options.at:
         return _replay(options)
     if options.list:
@@ -135,6 +133,7 @@ def _replay(options: argparse.Namespace) -> int:
     """In this process, so that a mistake shows where it was made."""
     with registered("gemot-crash") as vfs:
         names = run(SCENARIOS[options.scenario], Trap(), vfs).names[options.victim]
+        _plant(options)
         name = names[options.at - 1]
         case = Case(options.scenario, options.victim, options.at, options.how, name)
         ended = run_case(case, vfs, trace=options.trace)
@@ -160,9 +159,10 @@ def _work(options: argparse.Namespace) -> int:
     until = time.monotonic() + options.within if options.within else float("inf")
     seen = 0
     with registered("gemot-crash") as vfs:
-        for scenario in _chosen(options):
+        all_listed = {scenario: run(SCENARIOS[scenario], Trap(), vfs) for scenario in _chosen(options)}
+        _plant(options)
+        for scenario, listed in all_listed.items():
             began = time.process_time()
-            listed = run(SCENARIOS[scenario], Trap(), vfs)
             mine = _selected(options, scenario, listed, seen)
             seen += len(cases(scenario, listed))
             line = _line(scenario, listed)
@@ -174,6 +174,12 @@ def _work(options: argparse.Namespace) -> int:
             line.cpu_s = time.process_time() - began
             _say(line)
     return 0
+
+
+def _plant(options: argparse.Namespace) -> None:
+    """The points are those of the sound product; what is found then is found by a crash."""
+    if options.plant:
+        BUGS[options.plant]()
 
 
 def _selected(options: argparse.Namespace, scenario: str, listed: Run, seen: int) -> list[Case]:

@@ -108,12 +108,11 @@ def _last(opened: object) -> int:
 @pytest.mark.parametrize(
     ("bug", "arguments"),
     [
-        ("ack-before-sync", ["--scenario", "election", "--named", "send AppendReply"]),
-        ("vote-twice", ["--scenario", "election", "--named", "VoteReply"]),
-        ("meta-unsynced", ["--scenario", "election", "--named", "VoteReply"]),
-        ("snapshot-unsynced", ["--scenario", "snapshot", "--victim", "srv2", "--named", "snap"]),
-        ("state-unsynced", ["--scenario", "snapshot", "--victim", "srv2", "--named", "state.db"]),
-        ("newest-segment-first", ["--scenario", "snapshot", "--named", "sync_dir log"]),
+        ("log-unsynced", ["--scenario", "election", "--named", "AppendReply"]),
+        ("segment-names-unsynced", ["--scenario", "snapshot", "--named", "port save"]),
+        ("meta-unsynced", ["--scenario", "election", "--named", "Vote"]),
+        ("received-snapshot-unsynced", ["--scenario", "snapshot", "--victim", "srv2", "--named", "incoming"]),
+        ("checkpoint-unsynced", ["--scenario", "snapshot", "--victim", "srv1", "--named", "state.db"]),
     ],
 )
 def test_a_planted_bug_is_found(bug: str, arguments: list[str]) -> None:

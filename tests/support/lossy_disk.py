@@ -339,6 +339,18 @@ class LossyDisk:
         unlink()
         self.on_changed("delete", path)
 
+    def follow(self, old: str, new: str, replace: Callable[[], None]) -> None:
+        """A real file that a layer above renames, at once and durably; what is unsynced of it stays so."""
+        self._change("replace", new)
+        inode = self._names.get(old)
+        self.forget(old)
+        self.forget(new)
+        replace()
+        if inode is not None:
+            inode.home = new
+            self._names[new] = self._durable[new] = inode
+        self.on_changed("replace", new)
+
     def forget(self, path: str) -> None:
         """The opposite of `adopt`."""
         self._names.pop(self._at(path), None)

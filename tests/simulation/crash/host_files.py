@@ -42,6 +42,13 @@ def watched(nodes: list[TrapNode]) -> Iterator[None]:
             "copy", target, lambda: kept[0](source, target) if node is None else _copy(node, source, target)
         )
 
+    def replace(old: Any, new: Any) -> None:
+        node = owner(new)
+        if node is None:
+            kept[1](old, new)
+        else:
+            node.lossy.follow(str(old), str(new), lambda: kept[1](old, new))
+
     def unlink(path: Path, missing_ok: bool = False) -> None:
         if path.exists():
             point("unlink", path, lambda: kept[2](path))
@@ -49,7 +56,7 @@ def watched(nodes: list[TrapNode]) -> Iterator[None]:
             kept[2](path, missing_ok=missing_ok)
 
     shutil.copyfile = copyfile  # type: ignore[assignment]
-    os.replace = lambda old, new: point("replace", new, lambda: kept[1](old, new))  # type: ignore[assignment, misc]
+    os.replace = replace  # type: ignore[assignment]
     Path.unlink = unlink  # type: ignore[method-assign]
     statefile.sync_directory = lambda path: point("sync_dir", path, lambda: kept[3](path))
     try:

@@ -215,6 +215,7 @@ def _damage_log(node: TrapNode) -> None:
     assert inode is not None
     used = len(bytes(inode.durable).rstrip(b"\0"))
     if used > 1024:
+        node.harmed = True
         node.lossy.decay(path, 1000, bytes([inode.durable[1000] ^ 4]))
 
 

@@ -35,6 +35,9 @@ class TrapNode(Node):
         self.joins: tuple[Member, ...] = ()
         """The servers whose cluster it is to join, if it founds none."""
 
+        self.harmed = False
+        """Its disk was damaged: only then may it find damage."""
+
         self.repairs = 0
         """How often it found its log damaged at a start."""
 
@@ -47,11 +50,19 @@ class TrapNode(Node):
         assert self.server is not None
         assert self.opened is not None
         self.repairs += self.opened.raft.repairing
+        self._check_whole(self.opened)
         if self.joins:
             self.server.operator.joining.met(self.joins, "known")
         # Whoever calls these looks them up each time.
         self.server.replica.on_saved = self._point("port on_saved", self.server.replica.on_saved)  # type: ignore[method-assign]
         self.opened.state.settle = self._point("port settle", self.opened.state.settle)  # type: ignore[method-assign]
+
+    def _check_whole(self, opened: Opened) -> None:
+        """What a crash leaves of a good disk is never damage. A copy of the vote file may be torn: it has two."""
+        bad = [n for n in opened.notes if "damaged" in n and "the other copy is good" not in n]
+        if not self.harmed and (opened.raft.repairing or bad):
+            told = " | ".join(opened.notes)
+            raise Violation(f"{self.name} takes what a crash left for damage: {told}")
 
     def _watch(self, disk: LossyDisk) -> None:
         ailing, at = disk.on_change, len(str(self.directory)) + 1

@@ -115,7 +115,8 @@ class Stage:
     def write(self, operations: int) -> None:
         self.client.begin(operations)
         self.until(f"{operations} operations", lambda: self.client.idle, 60.0)
-        assert self.client.idle, "the client hangs"
+        if not self.client.idle:
+            raise Violation("the client is not served for a minute")
 
     def leader(self) -> TrapNode | None:
         leaders = [node for node in self.nodes if node.server is not None and node.server.leads]
