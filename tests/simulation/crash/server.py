@@ -58,7 +58,7 @@ class TrapNode(Node):
         self.opened.state.settle = self._point("port settle", self.opened.state.settle)  # type: ignore[method-assign]
 
     def _check_whole(self, opened: Opened) -> None:
-        """What a crash leaves of a good disk is never damage; of the two copies of the vote file one may tear."""
+        """What a crash leaves of a good disk is no damage; of the two vote files one may be torn."""
         bad = [n for n in opened.notes if "damaged" in n and "the other copy is good" not in n]
         if not self.harmed and (opened.raft.repairing or bad):
             told = " | ".join(opened.notes)
