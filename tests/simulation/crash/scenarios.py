@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 from simulation.crash.server import TrapNode
-from simulation.crash.stage import Stage, members_of
+from simulation.crash.stage import Stage
 from simulation.crash.trap import Trap
 from support.lossy_vfs import LossyVfs
 
@@ -140,9 +140,11 @@ def _join(stage: Stage, newcomer: TrapNode) -> None:
 
 
 def _voters(stage: Stage) -> tuple[str, ...]:
+    """As the leader has them, once that is committed."""
     leader = stage.leader()
-    settled = leader is not None and leader.opened is not None and leader.opened.raft.voters_settled
-    return leader.opened.raft.voters if settled and leader and leader.opened else ()
+    if leader is None or leader.opened is None or not leader.opened.raft.voters_settled:
+        return ()
+    return leader.opened.raft.voters
 
 
 def _remove(stage: Stage) -> None:
@@ -156,8 +158,7 @@ def _remove(stage: Stage) -> None:
         if _voters(stage) and gone.member.id not in _voters(stage):
             break
         stage.pass_s(1.0)
-    stage.gone = gone.name
-    stage.members = members_of(stage.members, gone)
+    stage.members = [node for node in stage.members if node is not gone]
 
 
 def _save(stage: Stage) -> bytes:

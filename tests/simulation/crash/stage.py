@@ -7,7 +7,7 @@ needed may have fallen; that all comes right in the end is asked after the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,6 @@ class Stage:
         self.world.after_event = self._after_event  # type: ignore[assignment]
         self.saved = 0
         """The index of the archive that was saved."""
-
-        self.gone = ""
-        """The server that was removed."""
 
         self._votes: dict[str, tuple[int, str]] = {}
         self._restores: dict[int, RestoreMark] = {}
@@ -266,7 +263,3 @@ def _standing(node: TrapNode) -> str:
     raft = node.opened.raft
     told = f"{raft.role.name} of term {raft.term}, applied {node.opened.state.applied_index} of {raft.commit}"
     return told + (", repairing" if raft.repairing else "")
-
-
-def members_of(nodes: Sequence[TrapNode], gone: TrapNode) -> list[TrapNode]:
-    return [node for node in nodes if node is not gone]

@@ -7,8 +7,7 @@ all of it and before the server knows.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -112,7 +111,3 @@ def kind_of(name: str) -> str:
     if file.startswith("state.db"):
         return f"{action} {'wal' if file.endswith('-wal') else 'state'}"
     return f"{action} folder"
-
-
-def by_kind(names: Iterable[str]) -> Counter[str]:
-    return Counter(map(kind_of, names))
