@@ -218,7 +218,10 @@ class Operator:
             self._remove_peer(call, done)
 
     def _enlist(self, member: Member, done: Done) -> None:
-        """A server without data comes. Confirmed first: a leader of the past may not know all voters."""
+        """A server without data comes. Confirmed first: a leader of the past may not know all voters.
+
+        Nor may a change of them be under way: if it is undone, one that was just removed votes after all.
+        """
 
         def confirmed(error: Unavailable | None) -> None:
             if error is not None or not self._replica.leads:
@@ -231,6 +234,8 @@ class Operator:
                         f"first (gemot operator raft remove-peer -id={member.id})"
                     )
                 )
+            elif not self._replica.raft.voters_settled:
+                done(Unavailable("the voters are being changed: ask again once that is committed"))
             else:
                 self.autopilot.forget(member.id)
                 self._membership.joined(member, afresh=True)

@@ -13,7 +13,7 @@ from simulation.run import SECOND_US, Run
 from support.lossy_vfs import registered
 from support.members import client
 
-from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed
+from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed, Unavailable
 from gemot.server.rpc.message import Call, Enlist, Enlisted, Leave, Member, Operate, Survey, Surveyed
 from gemot.server.server import Server
 
@@ -124,3 +124,18 @@ def test_no_client_agent_has_a_server_leave(scene: Scene) -> None:
         answer = scene.ask(scene.leader, Leave(scene.others[0].name), by=named)
         assert isinstance(answer, Forbidden)
     assert scene.voters() == before
+
+
+def test_nobody_joins_while_a_change_of_the_voters_may_be_undone(scene: Scene) -> None:
+    """A wiped voter whose removal is logged and not committed would vote again if another leader undid it."""
+    slow, wiped = scene.others
+    slow.disk.stalled_until_us = scene.run.world.now_us + SECOND_US
+    removed: list[Any] = []
+    _server(scene.leader).handle(slow.member, Operate("remove-peer", wiped.member.id), removed.append)
+    answer = scene.ask(scene.leader, Enlist(), by=wiped.member, us=SECOND_US // 4)
+    assert wiped.member.id not in scene.voters(), "the removal is logged"
+    assert removed == [], "and not committed"
+    assert isinstance(answer, Unavailable)
+    scene.pass_us(2 * SECOND_US)
+    assert removed == [True]
+    assert isinstance(scene.ask(scene.leader, Enlist(), by=wiped.member), Enlisted)

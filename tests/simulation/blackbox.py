@@ -32,11 +32,26 @@ def check_seen(
         ops += [_op(op, names, unknown=True) for op in unanswered]
     else:
         told = {op.index for op in seen if op.kind != "get"}
-        lost = [e for e in effects if e.index not in told]
+        lost = [e for e in effects if e.index not in told and e.state is None]
         ops += [
             _op(Seen(e.kind, e.key, 0, 0, e.index, e.value, e.cas, None), names, unknown=True) for e in lost
         ]
-    return require(ops, budget)
+    return require(ops + _restored(seen, list(effects), names), budget)
+
+
+def _restored(seen: list[Seen], effects: list[Effect], names: dict[int, bytes]) -> list[Op]:
+    """A restore is a write of every key, at some time or other."""
+    ops: list[Op] = []
+    keys = sorted({op.key for op in seen})
+    for effect in effects:
+        if effect.state is None:
+            continue
+        for key in keys:
+            value = effect.state[key][0] if key in effect.state else None
+            kind = "delete" if value is None else "set"
+            write = Seen(kind, key, 0, 0, effect.index, value, None, None)
+            ops.append(_op(write, names, unknown=True))
+    return ops
 
 
 def _op(seen: Seen, names: dict[int, bytes], *, unknown: bool = False) -> Op:

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 
 from simulation.coverage import Coverage
 from simulation.node import Node
+from simulation.witness import Violation
 from simulation.world import World
 
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import Busy, GemotError, OutcomeForgotten, OutcomeUnknown, Unavailable
 from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Call, Member
+from gemot.server.space import FREES
 
 GIVE_UP_US = 12_000_000
 LOOK_US = 150_000
@@ -63,14 +66,16 @@ class Client:
         self.unknown = 0
         self.failed = 0
         self.began_us = 0
+        self.roomy_us = 1 << 62
+        """From then on there is room on every disk."""
 
     def start(self) -> None:
         self.world.at(self.world.random.randrange(self._think_us), f"client{self.number}", self._act)
 
     def pick(self) -> Node | None:
-        """A server to ask, if it runs."""
+        """A server to ask, if it runs; one that waits to join would keep us waiting, too."""
         node = self.world.random.choice(self.nodes)
-        return node if node.up else None
+        return node if node.up and (node.founds or node.belongs) else None
 
     def _act(self) -> None:
         if self.stopped:
@@ -92,12 +97,12 @@ class Client:
     # -- what the families ask with --------------------------------------------------------------------
 
     def query(self, node: Node, query: Query, options: Options, seen: Callable[[Answer, int], None]) -> None:
-        """Read; `seen` gets the answer and the applied index it was served from, unless it fails."""
+        """Read; `seen` gets the answer and the index of the state it was served from, unless it fails."""
 
         def done(result: Any) -> None:
             if isinstance(result, Answer):
                 assert node.opened is not None
-                at = node.served if node.served is not None else node.opened.state.applied_index
+                at = node.served if node.served is not None else node.opened.state.index
                 seen(result, at)
             elif isinstance(result, OutcomeUnknown):
                 self.unknown += 1
@@ -115,26 +120,68 @@ class Client:
         told: Callable[[Applied], None],
         key: IdempotencyKey | None = None,
         tries: int = TRIES,
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again."""
+        """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again.
+
+        `refused` is called when it was surely not done.
+        """
 
         def done(result: Any) -> None:
             if isinstance(result, Applied):
                 told(result)
                 self.end()
                 return
+            self._look_at_space(command, result)
             again = key is not None and not isinstance(result, OutcomeForgotten)
             if again and tries > 1 and isinstance(result, OutcomeUnknown | Unavailable):
                 self._later_again(node, command, told, key, tries - 1)
                 return
             if isinstance(result, GemotError) and not isinstance(result, OutcomeUnknown) and tries == TRIES:
                 self.failed += 1
+                refused()
             else:
                 self.unknown += 1
             self.end()
 
         guarded = self._guard(node, done)
         self._ask(node, lambda server: server.apply(command, "", key, guarded))
+
+    def _look_at_space(self, command: Command, result: Any) -> None:
+        if not isinstance(result, Busy) or not result.message.startswith("No space"):
+            return
+        self._coverage.strike("refused-for-space")
+        if isinstance(command, FREES):
+            raise Violation(f"{command} frees room, and was refused: {result}")
+        if self.world.now_us > self.roomy_us:
+            raise Violation(f"{command} was refused, and there is room: {result}")
+
+    def call(
+        self, node: Node, who: Member, call: Call, then: Callable[[Any], bool] = lambda _: False
+    ) -> None:
+        """A failure of it proves nothing; `then` gets any other answer, and says whether it goes on."""
+
+        def done(result: Any) -> None:
+            if isinstance(result, GemotError) or not then(result):
+                self._answered(result)
+
+        guarded = self._guard(node, done)
+        self._ask(node, lambda server: server.handle(who, call, guarded))
+
+    def leave(self, node: Node, left: Callable[[Any], None]) -> None:
+        """This server is asked to leave; `left` is told what came of it."""
+
+        def done(result: Any) -> None:
+            left(result)
+            self._answered(result)
+
+        guarded = self._guard(node, done)
+        self._ask(node, lambda server: server.leave(node.name, guarded))
+
+    def _answered(self, result: Any) -> None:
+        self.unknown += isinstance(result, OutcomeUnknown)
+        self.failed += isinstance(result, GemotError) and not isinstance(result, OutcomeUnknown)
+        self.end()
 
     def _later_again(
         self,

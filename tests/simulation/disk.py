@@ -32,15 +32,20 @@ MEMORY_ONLY = ("log/", "meta-")
 """What nobody but our own disk port reads needs no real file."""
 
 
+PLENTY = 1 << 40
+
+
 class PowerLost(Fenced):
     """The power went in the middle of an operation: the host is off from this write on."""
 
 
 def part_of(path: str) -> str:
-    """Which part of the data directory this file belongs to: meta, log, snap or state."""
+    """Which part of the data directory this file belongs to: meta, log, snap, keep or state."""
     folder, name = os.path.split(path)
     if name.startswith("meta-"):
         return "meta"
+    if os.path.basename(folder) in ("export", "restore"):
+        return "keep"
     if os.path.basename(folder) in ("log", "snap"):
         return os.path.basename(folder)
     return "state" if name.startswith("state.db") else "log"
@@ -58,6 +63,10 @@ class DiskFaults:
         self.full: dict[str, str] = {}
         """Parts in which no file can grow, with the name of the fault."""
 
+        self._disk: LossyDisk | None = None
+        self._capacity: int | None = None
+        """How many bytes the disk holds in all; None: more than will ever be written."""
+
         self.bent: tuple[str, str] | None = None
         """("lost" or "misdirected", part): what becomes of the next write there."""
 
@@ -74,6 +83,7 @@ class DiskFaults:
         self.power_lost = False
 
     def attach(self, disk: LossyDisk) -> None:
+        self._disk = disk
         disk.on_change, disk.on_read, disk.on_write = self._on_change, self._on_read, self._on_write
 
     def cut_power_in(self, operations: int, name: str) -> None:
@@ -83,8 +93,24 @@ class DiskFaults:
         """A new disk, or a patient one: what is armed goes, what has happened stays."""
         self.errors.clear()
         self.full.clear()
-        self.bent = self.cut_in = None
+        self.bent = self.cut_in = self._capacity = None
         self.stalled_until_us, self.slow = 0, 1
+
+    # -- room, and the `DiskSpace` port ----------------------------------------------------------------
+
+    def limit(self, free: int) -> None:
+        """From now on so many bytes are free."""
+        assert self._disk is not None
+        self._capacity = self._disk.used_bytes() + free
+
+    def unlimit(self) -> None:
+        self._capacity = None
+
+    def measured(self) -> tuple[int, int, int]:
+        assert self._disk is not None
+        if self._capacity is None:
+            return PLENTY, 2 * PLENTY, 1 << 62
+        return max(0, self._capacity - self._disk.used_bytes()), self._capacity, 1 << 62
 
     def sync_us(self) -> int:
         """How long the next sync takes."""
@@ -116,6 +142,10 @@ class DiskFaults:
     def _on_write(self, path: str, inode: Inode, data: bytes, offset: int) -> list[tuple[int, bytes]]:
         if self.full and offset + len(data) > len(inode.content) and (part := part_of(path)) in self.full:
             self._fired(self.full[part])
+            raise _failed("write", path, errno.ENOSPC)
+        growth = offset + len(data) - len(inode.content)
+        if self._capacity is not None and growth > 0 and self.measured()[0] < growth:
+            self._fired("enospc-filled")
             raise _failed("write", path, errno.ENOSPC)
         if self.bent is not None and self.bent[1] == part_of(path) and data.strip(b"\0"):
             (kind, part), self.bent, self.bent_us = self.bent, None, self._world.now_us

@@ -21,7 +21,9 @@ from gemot.server.machine import Outcome
 from gemot.server.model.command import Envelope, decode
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Applied
+from gemot.server.model.restore import Blob, Restore
 from gemot.server.raft.types import AppendReply, Entry, EntryKind, Message, Role, VoteAsk, VoteReply
+from gemot.server.state.restore import Placement
 
 FULL_EVERY = 256
 
@@ -49,6 +51,17 @@ class Invariants:
         """Told once of each command that took effect, in the order of the log."""
 
         self.commit = 0
+        self.restores: dict[int, Placement] = {}
+        self.epoch = 0
+        self.newest = 0
+        """The newest index that readers were told."""
+
+        self.voters: tuple[str, ...] = ()
+        """The newest set that is committed."""
+
+        self.void: dict[str, dict[int, int]] = {}
+        """Ids of voters whose disk was wiped, with the terms of the entries that were durable on it."""
+
         self._marks: dict[str, tuple[int, ...]] = {}
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
@@ -61,13 +74,28 @@ class Invariants:
         truth = self.applied.get(entry.index)
         if truth is None:
             truth = self.applied[entry.index] = Truth(digest, result, node.name)
-            self._note_effect(entry, outcome)
+            assert node.opened is not None
+            self._note_effect(entry, outcome, node.opened.state.index - node.opened.state.applied_index)
         if truth.digest != digest:
             raise Violation(f"StateMachineSafety: {node.name} and {truth.by} differ at {entry.index}")
         if truth.result != result:
             raise Violation(
                 f"determinism: at {entry.index} {node.name} got {result}, {truth.by} {truth.result}"
             )
+
+    def restored(self, node: Node, place: Placement, blob: Blob) -> None:
+        """This server comes to a restore: it is the same on all, and indexes and epoch only grow."""
+        first = self.restores.setdefault(place.applied_index, place)
+        if first != place:
+            raise Violation(f"{node.name} restores at {place.applied_index} to {place}, another to {first}")
+        if first is not place:
+            return
+        if place.epoch <= self.epoch or place.restored_index <= self.newest:
+            raise Violation(f"{place} follows the epoch {self.epoch} and the index {self.newest}")
+        self.epoch, self.newest = place.epoch, place.restored_index
+        mark = place.restores[-1]
+        command = Restore(mark.id, blob.sha256, blob.size, blob.index, blob.epoch)
+        self.effect(place.restored_index, command, Applied(place.restored_index, True))
 
     def said(self, node: Node, to: str, message: Message) -> None:
         """A message leaves: what it promises must be durable already.
@@ -76,6 +104,8 @@ class Invariants:
         """
         assert node.opened is not None
         meta, log = node.opened.durable.meta.meta, node.opened.durable.log
+        if node.member.id in self.void:
+            self._check_silent(node, to, message)
         if isinstance(message, VoteReply) and message.granted and not message.pre:
             if (meta.term, meta.vote) != (message.term, to) and meta.term <= message.term:
                 raise Violation(f"{node.name} votes for {to} in {message.term}, durable is {meta}")
@@ -84,6 +114,28 @@ class Invariants:
                 raise Violation(f"{node.name} stands in {message.term}, durable is {meta}")
         elif isinstance(message, AppendReply) and message.ok and message.match > log.durable_index:
             raise Violation(f"{node.name} acknowledges {message.match}, durable is {log.durable_index}")
+
+    def _check_silent(self, node: Node, to: str, message: Message) -> None:
+        """What a voter promised went with its disk: under its old id it may neither vote nor acknowledge."""
+        votes = isinstance(message, VoteReply) and message.granted and not message.pre
+        stands = isinstance(message, VoteAsk) and not message.pre
+        acknowledges = isinstance(message, AppendReply) and message.ok and message.match > 0
+        if votes or stands or acknowledges:
+            raise Violation(
+                f"{node.name} was wiped, is still a voter by its old id, and tells {to}: {message}"
+            )
+
+    def wiped(self, node: Node) -> None:
+        """Its disk is gone. Nobody with its id may vote before a set without it is committed."""
+        if node.member.id in self.voters and node.member.id not in self.void:
+            self.void[node.member.id] = dict(node.durable_terms)
+        self._durable_terms.pop(node.name, None)
+        self._marks.pop(node.name, None)
+
+    def sets(self) -> list[tuple[str, ...]]:
+        """The voter sets that somebody may count by: the committed one, and each server's newest."""
+        known = [n.opened.raft.voters if n.opened is not None else n.voters for n in self._nodes]
+        return [voters for voters in dict.fromkeys([self.voters, *known]) if voters]
 
     def after_event(self, owner: Node | None) -> None:
         self.checked += 1
@@ -131,6 +183,15 @@ class Invariants:
         if commit > self.commit:
             self._check_durable(commit, node)
             self.commit = commit
+            self._note_voters(node)
+
+    def _note_voters(self, node: Node) -> None:
+        """Whoever is out of the committed set owes nothing any more, and may begin anew."""
+        assert node.opened is not None
+        voters = node.opened.raft.voters_at(self.commit)
+        if voters != self.voters:
+            self.voters = voters
+            self.void = {id: held for id, held in self.void.items() if id in voters}
 
     def _check_hash(self, node: Node) -> None:
         assert node.opened is not None
@@ -142,7 +203,9 @@ class Invariants:
     def _check_durable(self, commit: int, node: Node) -> None:
         """CommittedIsDurable: a majority of the voters would still have it after a crash of everybody now.
 
-        The voters are those at the entry, or those that the leader counts by since: its log's newest.
+        One that was wiped, or repairs its log, counts for what it had: it cannot vote, so a majority of
+        votes still meets one of those that have the entry. The voters are those at the entry, or those that
+        the leader counts by since: its log's newest.
         """
         assert node.opened is not None
         raft = node.opened.raft
@@ -150,16 +213,24 @@ class Invariants:
         if term is None:
             return
         holders = {n.member.id: n.name for n in self._nodes if n.durable_terms.get(commit) == term}
+        holders |= {id: f"{id}, wiped" for id, held in self.void.items() if held.get(commit) == term}
+        holders |= {
+            n.member.id: f"{n.name}, damaged"
+            for n in self._nodes
+            if n.repairing and n.promised.get(commit) == term
+        }
         for voters in (raft.voters, raft.voters_at(commit)):
             if 2 * sum(voter in holders for voter in voters) > len(voters):
                 return
         named = ", ".join(sorted(holders.values()))
         raise Violation(f"CommittedIsDurable: {commit} is committed but durable only on {named}")
 
-    def _note_effect(self, entry: Entry, outcome: Outcome) -> None:
+    def _note_effect(self, entry: Entry, outcome: Outcome, shift: int) -> None:
         """A retried write's second entry answers with the index of the first: it has no effect itself."""
-        result = outcome.result
-        if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != entry.index:
+        result, self.newest = outcome.result, entry.index + shift
+        if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != self.newest:
             return
         envelope: Envelope = decode(entry.data)
-        self.effect(entry.index, envelope.command, result)
+        # A restore that is applied like any command was done before: it is told by `restored` when it is due.
+        if not isinstance(envelope.command, Restore):
+            self.effect(self.newest, envelope.command, result)

@@ -8,13 +8,20 @@ itself (exit code 74) and is started again a while later, as systemd does.
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
+from simulation.archives import SimulatedArchives
+from simulation.clock import Clock, SimulatedTimer
+from simulation.connections import Connections
 from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
+from simulation.joining import seek
 from simulation.network import Network
+from simulation.scrubbing import SimulatedScrubber
 from simulation.upkeep import SimulatedReader, SimulatedUpkeep
 from simulation.world import World
 from support.lossy_disk import Fenced, LossyDisk
@@ -22,13 +29,13 @@ from support.lossy_vfs import LossyVfs
 
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, StorageFailed, Unavailable
-from gemot.server.pace import SLICE_US
-from gemot.server.ports import Archives
+from gemot.server.model.restore import Blob
 from gemot.server.raft.types import Batch, Entry, Message, RaftConfig
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member
 from gemot.server.server import Server, ServerConfig
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.state.restore import Placement
 
 TICK_US = 50_000
 ASK_US = 300
@@ -39,52 +46,9 @@ BROKEN_US = 600_000
 Observe = Callable[["Node", Entry, Outcome], None]
 
 
-class Clock:
-    """The boot-time clock of one host: fast, slow, stepped or stuck, and never back."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._base_us = 0.0
-        self._since_us = 0
-        self.rate = 1.0
-
-    def now_us(self) -> int:
-        return int(self._base_us + (self._world.now_us - self._since_us) * self.rate)
-
-    def turn(self, rate: float, step_us: int = 0) -> None:
-        """From now on it goes at this rate, after a step forward."""
-        self._base_us, self._since_us = float(self.now_us() + step_us), self._world.now_us
-        self.rate = rate
-
-    def real_us(self, local_us: int) -> int:
-        """How long it takes until so much has passed on this clock; a clock that stands is not waited for."""
-        return int(local_us / self.rate) if self.rate > 0 else local_us
-
-
-class _Timer:
-    """Virtual time as the `Timer` port; dead with its process."""
-
-    def __init__(self, world: World, node: Node) -> None:
-        self._world = world
-        self._node = node
-        self._life = node.life
-        self._stopwatch_us = 0
-
-    def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:
-        return self._node.later(
-            self._node.clock.real_us(delay_ms * 1000), f"{self._node.name} timer", callback, self._life
-        )
-
-    def call_soon(self, callback: Callable[[], None]) -> None:
-        self._world.soon(lambda: callback() if self._node.life == self._life else None, self._node)
-
-    def now_ms(self) -> int:
-        return self._node.clock.now_us() // 1000
-
-    def stopwatch_us(self) -> int:
-        """Each server is quick or slow at its work by chance, so their slices differ."""
-        self._stopwatch_us += self._world.random.randrange(2 * SLICE_US)
-        return self._stopwatch_us
+def wal_limit(config: ServerConfig) -> int:
+    """Checkpoints come at a quarter of it, as on a small disk (`server/runtime/node.py`)."""
+    return 4 * config.checkpoint_wal_bytes
 
 
 class _Observed(Machine):
@@ -95,8 +59,7 @@ class _Observed(Machine):
 
     def apply_ahead(self, entries: Any) -> list[Outcome]:
         outcomes = super().apply_ahead(entries)
-        # There are fewer outcomes where the next entry is a restore.
-        for entry, outcome in zip(entries, outcomes, strict=False):
+        for entry, outcome in zip(entries, outcomes, strict=False):  # it ends before a restore
             self._told(self._node, entry, outcome)
         return outcomes
 
@@ -104,8 +67,10 @@ class _Observed(Machine):
 class Node:
     """A server that can be started, crashed, paused and started again on the same directory."""
 
+    wal_limit = staticmethod(wal_limit)
     log_type: type[SimulatedLog] = SimulatedLog
     upkeep_type: type[SimulatedUpkeep] = SimulatedUpkeep
+    archives_type: type[SimulatedArchives] = SimulatedArchives
 
     def __init__(
         self,
@@ -122,6 +87,8 @@ class Node:
         fired: Callable[[str], None] = lambda _: None,
         raft: RaftConfig | None = None,
         segment_bytes: int = 8 << 10,
+        founds: bool = True,
+        scrub_rest_us: int = 0,
     ) -> None:
         self.world = world
         self.network = network
@@ -137,6 +104,9 @@ class Node:
             rpc=f"10.0.0.{number}:8300",
         )
         self._count = count
+        self.founds = founds
+        """It is one of those that found the cluster, and not one that joins it."""
+
         self.directory = directory
         self._vfs = vfs
         directory.mkdir(parents=True)
@@ -149,6 +119,15 @@ class Node:
         self._raft = raft or RaftConfig()
         self._segment_bytes = segment_bytes
         self.nodes: dict[str, Node] = {}
+        """All there are, by id; the same dictionary for all of them."""
+
+        self.voters: tuple[str, ...] = ()
+        """Who voted by its log when it ended last."""
+
+        self.connections = Connections(world)
+        self.promised: dict[int, int] = {}
+        """The terms of the entries that were durable before its log was damaged."""
+
         self.life = 0
         self.server: Server | None = None
         self.opened: Opened | None = None
@@ -170,16 +149,26 @@ class Node:
         self.stage: Callable[[Node, str, int], None] = lambda _node, _stage, _us: None
         """Told of each piece of long work that begins, and how long it will take."""
 
+        self._scrub_rest_us = scrub_rest_us
+        self.scrubs = 0
+        self.beyond_repair = False
+        """Its scrubber found a damaged state that cannot be built again here: somebody is to be told."""
+
+        self.told_restore: Callable[[Node, Placement, Blob], None] = lambda _node, _place, _blob: None
+        """Told of each restore that this server comes to in its log."""
+
+        self.restores = 0
         self.installs = 0
         self.lists = 0
         self.snapshots = 0
         self.checkpoints = 0
         self.served: int | None = None
-        """The applied index of which a long list is being told at this moment."""
+        """The index of the state of which a long list is being told at this moment."""
 
         self.replacing = False
         self._repairing = False
         self._whole = True
+        self._belongs = False
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -190,6 +179,13 @@ class Node:
     @property
     def paused(self) -> bool:
         return self.held is not None
+
+    @property
+    def belongs(self) -> bool:
+        """Does its vote file, when it was looked at last, name the cluster?"""
+        if self.log is not None:
+            self._belongs = bool(self.log.cluster())
+        return self._belongs
 
     @property
     def repairing(self) -> bool:
@@ -221,7 +217,10 @@ class Node:
         opened = open_data(
             disk=self.lossy,
             config=DataConfig(
-                directory=str(self.directory), segment_bytes=self._segment_bytes, raft=self._raft
+                directory=str(self.directory),
+                segment_bytes=self._segment_bytes,
+                raft=self._raft,
+                wal_limit_bytes=self.wal_limit(self._config),
             ),
             node_id=self.member.id,
             random=self._random,
@@ -235,6 +234,7 @@ class Node:
         machine = _Observed(state=opened.state, authorizer=ALLOW_ALL)
         machine.observe(self, self._observe)
         self.log = self.log_type(self.world, self, opened)
+        upkeep = self.upkeep_type(self.world, self, opened)
         self.server = Server(
             me=self.member,
             config=self._config,
@@ -243,24 +243,25 @@ class Node:
             state=opened.state,
             machine=machine,
             identity=self.log,
-            upkeep=self.upkeep_type(self.world, self, opened),
+            upkeep=upkeep,
             peers=self,
-            timer=_Timer(self.world, self),
+            timer=SimulatedTimer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
-            archives=self.archives(opened),
+            disk_space=self.disk,
+            archives=self.archives_type(self, opened, upkeep),
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)
-            if other is not self:
+            if other is not self and self.founds and other.founds:
                 self.server.bootstrap.found(other.member, self._count, "")
         self.look_at_log()
         self.server.start()
         self._schedule_tick()
-
-    def archives(self, opened: Opened) -> Archives | None:
-        """The `Archives` port, for who saves and restores."""
-        return None
+        if self._scrub_rest_us:
+            SimulatedScrubber(self.world, self, opened, self._scrub_rest_us).start()
+        if not self.founds:
+            seek(self)
 
     def crash(self) -> None:
         """Lose the power: fence first, then lose what was not synced."""
@@ -305,14 +306,40 @@ class Node:
         self.server = self.log = None
         self.held = None
         self.calls.clear()
+        self.connections.clear()
         self.disk.power_lost, self.disk.cut_in = False, None
-        self.repairing  # noqa: B018 - looked at for the last time
+        if not self.repairing:
+            self.promised = self.durable_terms
+        self.belongs  # noqa: B018 - looked at for the last time
         opened, self.opened = self.opened, None
+        if opened is not None:
+            self.voters = opened.raft.voters
         self.lossy = take_disk()
         if opened is not None:
             # What is left of the dead process's connections; they can write nothing any more.
             with contextlib.suppress(GemotError):
                 opened.file.close()
+
+    def wipe(self, id: str) -> None:
+        """Its disk is gone, and with it all it promised: it comes back empty, under this id, and joins."""
+        assert not self.up, "a disk is changed while the host is off"
+        self._vfs.detach(str(self.directory))
+        shutil.rmtree(self.directory)
+        self.directory.mkdir()
+        self.lossy = self._vfs.attach(
+            str(self.directory), LossyDisk(str(self.directory), only_memory=MEMORY_ONLY)
+        )
+        self.disk.mend()
+        self.disk.bent_us = -1
+        self.founds, self.voters, self._whole = False, (), True
+        self.durable_terms, self.promised, self._durable_last = {}, {}, 0
+        del self.nodes[self.member.id]
+        self.member = msgspec.structs.replace(self.member, id=id)
+        self.nodes[id] = self
+
+    def owns(self, path: str) -> bool:
+        """Is this a path of its data directory?"""
+        return path.startswith(f"{self.directory}/")
 
     def detach(self) -> None:
         """The run is over: give the directory back."""
@@ -372,6 +399,7 @@ class Node:
         assert self.opened is not None
         assert self.log is not None
         self._schedule_tick()
+        self.connections.hang_up(self.server)
         self.server.on_tick()
         if self._repairing and not self.opened.raft.repairing:
             self._repairing = False
@@ -384,17 +412,21 @@ class Node:
         if target is None or self.server is None:
             return
         self._said(self, to, message)
-        cluster = self.server.hello().cluster
+        cluster, member = self.server.hello().cluster, self.member
         label = f"{type(message).__name__} {message.term}"
 
         def deliver() -> None:
             if target.server is not None:
-                target.server.on_raft(self.member, cluster, message)
+                target.hear(self, member)
+                target.server.on_raft(member, cluster, message)
 
         self.network.send(self.name, target.name, label, deliver, target, message)
 
     def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
-        target, life = self.nodes[to.id], self.life
+        target, life, member = self.nodes.get(to.id), self.life, self.member
+        if target is None:
+            self._find_another(to, done)
+            return
         self._next_call += 1
         number = self._next_call
 
@@ -412,14 +444,31 @@ class Node:
 
         def deliver() -> None:
             if target.server is not None:
-                target.server.handle(self.member, call, reply)
+                target.hear(self, member)
+                target.server.handle(member, call, reply)
 
         self.calls[number] = (target.name, broke)
         self.network.send(self.name, target.name, type(call).__name__, deliver, target, call)
         call_off = self.later(BROKEN_US, f"{self.name} call broke", broke)
 
+    def hear(self, sender: Node, member: Member) -> None:
+        """A connection of it brings something."""
+        if self.server is not None and sender.member is member:
+            self.connections.heard(self.server, sender.life, member)
+
+    def _find_another(self, to: Member, done: Callable[[Any], None]) -> None:
+        """Nobody has this id any more; whoever answers at its address says another one."""
+        assert self.server is not None
+        for node in self.nodes.values():
+            if node.member.rpc == to.rpc and node.up:
+                self.server.directory.learn(node.member)
+        self.later(ASK_US, f"{self.name} call broke", lambda: done(Unavailable(f"{to.rpc} is another")))
+
     def unreached(self, id: str) -> str:
-        return "" if self.nodes[id].server is not None else f"{self.nodes[id].member.rpc} is down"
+        node = self.nodes.get(id)
+        if node is None:
+            return f"{id} is no more"
+        return "" if node.server is not None else f"{node.member.rpc} is down"
 
     def greet_again(self) -> None:
         """The virtual network asks for the cluster with each message."""

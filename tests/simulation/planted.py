@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from support.lossy_disk import LossyDisk
 
+from gemot.server import machine, space
 from gemot.server.confirm import Confirmations
 from gemot.server.lists import LongLists
+from gemot.server.model.errors import NotLeader
+from gemot.server.operator import Operator
 from gemot.server.reads import Reads
+from gemot.server.rpc.message import Enlisted, Member
+from gemot.server.state.meta import Meta
+from gemot.server.state.restore import Placement
 from gemot.server.storage.durable import DurableLog
 from gemot.server.writes import Writes
 
@@ -62,6 +69,35 @@ def _early_bookmark() -> None:
     LongLists.owes = lambda self, asker: False  # type: ignore[method-assign]
 
 
+def _amnesia() -> None:
+    """A server without data is taken in, even where its id has a vote."""
+
+    def enlist(self: Operator, member: Member, done: Callable[[Any], None]) -> None:
+        if not self._replica.leads:
+            done(NotLeader(self._replica.raft.leader))
+            return
+        self.autopilot.forget(member.id)
+        self._membership.joined(member, afresh=True)
+        done(Enlisted(self._identity.cluster()))
+
+    Operator._enlist = enlist  # type: ignore[method-assign]
+
+
+def _old_epoch() -> None:
+    """A restore does not begin a new epoch."""
+    original = machine.restore.placement
+
+    def placement(meta: Meta, *arguments: Any) -> Placement:
+        return msgspec.structs.replace(original(meta, *arguments), epoch=meta.epoch)
+
+    machine.restore.placement = placement  # type: ignore[assignment]
+
+
+def _no_way_out() -> None:
+    """On a full disk nothing is accepted, not even what frees room."""
+    space.FREES = ()  # type: ignore[assignment]
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "no-sync": _no_sync,
     "ack-before-sync": _ack_before_sync,
@@ -70,4 +106,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "apply-twice": _apply_twice,
     "early-list": _early_list,
     "early-bookmark": _early_bookmark,
+    "amnesia": _amnesia,
+    "old-epoch": _old_epoch,
+    "no-way-out": _no_way_out,
 }

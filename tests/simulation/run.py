@@ -19,9 +19,10 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from simulation.atlas import Atlas
-from simulation.clients import Client
+from simulation.clients import Client, Draws
 from simulation.coverage import Coverage, Table
 from simulation.families.every import every
+from simulation.families.operator import CHORES, OperatorFamily
 from simulation.faults.every import FAULTS
 from simulation.invariants import Invariants, digest_of
 from simulation.network import CALM, WIDE_US, Network
@@ -35,6 +36,12 @@ SECOND_US = 1_000_000
 FAULTY_S = 46
 CALM_S = 12
 DRAIN_S = 9
+CHORE_US = 2 * SECOND_US
+"""The longest an operator rests: one is enough, and no client waits for what he does."""
+
+ROOM_AGAIN_US = 8 * SECOND_US
+"""After all disks have room again, no write may be refused for space any more."""
+
 MIN_OPERATIONS = 300
 MIN_KINDS = 3
 MIN_PROGRESS = 20
@@ -73,46 +80,31 @@ class Run:
         self.seed = seed
         self.world = World(seed)
         self.random = self.world.random
-        self.plan = plan = draw(self.random, list(FAULTS))
+        self.plan = plan = draw(self.random, list(FAULTS), list(CHORES))
         self.coverage = Coverage()
         self.strike = self.coverage.strike
         self.network = Network(self.world, plan.weather, self.strike)
         self.nodes: list[Node] = []
         self.invariants = Invariants(self.nodes)
-        self.nodes += [
-            Node(
-                world=self.world,
-                network=self.network,
-                number=number,
-                count=plan.servers,
-                directory=directory / f"srv{number}",
-                vfs=vfs,
-                observe=self.invariants.observe,
-                said=self.invariants.said,
-                config=plan.server,
-                fired=self.strike,
-                raft=plan.raft,
-                segment_bytes=plan.segment_bytes,
-            )
-            for number in range(1, plan.servers + 1)
+        servers = [
+            self._make(number, directory / f"srv{number}", vfs)
+            for number in range(1, plan.servers + plan.spares + 1)
         ]
+        self.nodes += servers[: plan.servers]
+        self.spares = servers[plan.servers :]
         by_id = {node.member.id: node for node in self.nodes}
-        for node in self.nodes:
+        for node in servers:
             node.nodes = by_id
             node.stage = self._on_stage
-        self.atlas = Atlas(world=self.world, nodes=self.nodes, commit=lambda: self.invariants.commit)
-        self.families = every(self.world, plan.keys)
-        self.clients = [
-            Client(
-                world=self.world,
-                nodes=self.nodes,
-                number=n,
-                think_us=plan.think_us,
-                families=[*self.families],
-                coverage=self.coverage,
-            )
-            for n in range(plan.clients)
-        ]
+            node.told_restore = self.invariants.restored
+        self.atlas = Atlas(world=self.world, nodes=self.nodes, truth=self.invariants)
+        self.atlas.most = plan.damaged
+        self.operator = OperatorFamily(self.world, self.atlas, plan)
+        self.families = [*every(self.world, plan.keys), self.operator]
+        ordinary = self.families[:-1]
+        self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
+        if plan.chores:
+            self.clients.append(self._client(plan.clients, CHORE_US, [self.operator]))
         self.actors = [actor for family in self.families for actor in family.actors(self.nodes)]
         self.armed: dict[str, str] = {}
         self.old_metas: dict[str, bytes] = {}
@@ -122,6 +114,36 @@ class Run:
         self.core: list[Node] = self.nodes
         self.invariants.effect = self._effect
         self.world.after_event = self.invariants.after_event  # type: ignore[assignment]
+
+    def _make(self, number: int, directory: Path, vfs: LossyVfs) -> Node:
+        plan, founds = self.plan, number <= self.plan.servers
+        config = plan.server if founds else msgspec.structs.replace(plan.server, bootstrap_expect=0)
+        return Node(
+            world=self.world,
+            network=self.network,
+            number=number,
+            count=plan.servers,
+            directory=directory,
+            vfs=vfs,
+            observe=self.invariants.observe,
+            said=self.invariants.said,
+            config=config,
+            fired=self.strike,
+            raft=plan.raft,
+            segment_bytes=plan.segment_bytes,
+            founds=founds,
+            scrub_rest_us=plan.scrub_rest_us,
+        )
+
+    def _client(self, number: int, think_us: int, families: list[Draws]) -> Client:
+        return Client(
+            world=self.world,
+            nodes=self.nodes,
+            number=number,
+            think_us=think_us,
+            families=families,
+            coverage=self.coverage,
+        )
 
     def go(self) -> Result:
         for node in self.nodes:
@@ -152,6 +174,12 @@ class Run:
             node.crash()
         node.start_in(away_us)
         self.last(fault, (away_us, away_us + 1), lambda: None)
+
+    def wipe(self, node: Node, id: str, fault: str) -> None:
+        self.invariants.wiped(node)
+        node.wipe(id)
+        self.atlas.wiped(node, fault)
+        self.old_metas = {path: old for path, old in self.old_metas.items() if not node.owns(path)}
 
     def last(
         self, fault: str, us: tuple[int, int], over: Callable[[], object], *, counted: bool = True
@@ -217,7 +245,7 @@ class Run:
 
     def _calm(self) -> None:
         """Heal a majority: it must make progress now, and come to one state."""
-        self.calm = True
+        self.calm = self.operator.calm = True
         self.armed.clear()
         self.network.heal()
         self.network.weather = CALM
@@ -227,6 +255,8 @@ class Run:
             node.disk.mend()
             node.clock.turn(1.0)
             node.resume()
+        for client in self.clients:
+            client.roomy_us = self.world.now_us + ROOM_AGAIN_US
         self._choose_core()
         before = self._seen()
         self.world.run((FAULTY_S + CALM_S) * SECOND_US)
@@ -237,12 +267,15 @@ class Run:
         self.world.run((FAULTY_S + CALM_S + DRAIN_S) * SECOND_US)
 
     def _choose_core(self) -> None:
-        """All that can run, or a bare majority of them; whose disk was damaged needs all the others."""
+        """All that can run, or a bare majority of the voters; whose disk was damaged needs all the others."""
         able = [node for node in self.nodes if not node.gone]
         damaged = any(n.name in self.atlas.cases or n.repairing for n in able)
         self.core = able
-        if not damaged and len(able) == len(self.nodes) and self.random.random() < 0.5:
-            self.core = self.random.sample(able, len(self.nodes) // 2 + 1)
+        sets = self.invariants.sets()
+        settled = len(sets) == 1 and not self.invariants.void
+        if settled and not damaged and len(able) == len(self.nodes) and self.random.random() < 0.5:
+            voters = [node for node in able if node.member.id in sets[0]]
+            self.core = self.random.sample(voters, len(voters) // 2 + 1)
         names = [node.name for node in self.core]
         for node in self.nodes:
             if node in self.core:
@@ -255,8 +288,11 @@ class Run:
                 node.gone = not node.up
                 self.network.partition([[node.name], names], one_way=False)
         for client in self.clients:
-            client.nodes = self.core
+            client.nodes = [node for node in self.core if self._may_serve(node)]
         self.world.tell(f"calm: {', '.join(names)} are to make progress")
+
+    def _may_serve(self, node: Node) -> bool:
+        return node.member.id not in self.invariants.void
 
     def _seen(self) -> int:
         return sum(len(family.history) for family in self.families)
@@ -266,11 +302,15 @@ class Run:
     def _judge(self) -> Result:
         check_real_time([seen for family in self.families for seen in family.history])
         operations = sum(family.check() for family in self.families)
+        # A wiped voter stays out for as long as its old id has a vote.
+        self.core = [node for node in self.core if self._may_serve(node)]
         self._settle()
         self.invariants.after_event(None)
         self._check_one_state()
         for node in self.core:
             self._check_whole(node)
+        if rotten := self.atlas.rotten([node for node in self.core if node.up]):
+            raise Violation(f"damage that no scrubber found: {', '.join(rotten)}")
         return self._result(operations)
 
     def _settle(self) -> None:
@@ -336,7 +376,7 @@ class Run:
         )
 
     def close(self) -> None:
-        for node in self.nodes:
+        for node in [*self.nodes, *self.spares]:
             if node.up:
                 node.crash()
             node.detach()

@@ -29,6 +29,12 @@ class Scene(Protocol):
     old_metas: dict[str, bytes]
     """Vote files as they once were, by path."""
 
+    spares: list[Node]
+    """Servers that may still join."""
+
+    def wipe(self, node: Node, id: str, fault: str) -> None:
+        """It is down, and its disk is gone: it comes back empty, under this id."""
+
     def leader(self) -> Node | None: ...
 
     def may_crash(self, node: Node) -> bool: ...

@@ -11,8 +11,23 @@ from random import Random
 import msgspec
 from simulation.network import Weather
 
+from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.raft.types import RaftConfig
 from gemot.server.server import ServerConfig
+from gemot.server.space import SpaceConfig
+
+OFTEN = (
+    "crash-in-restore",
+    "crash-in-staging",
+    "disk-fills",
+    "rot-sealed",
+    "rot-snapshot",
+    "rot-state",
+    "server-joins",
+    "wipe-new-id",
+    "wipe-old-id",
+)
+"""Faults that are tried more often, since they often find nobody whom they may strike."""
 
 WEATHER = ("loss", "duplicate", "delay", "reorder")
 
@@ -32,9 +47,20 @@ class Plan(msgspec.Struct, frozen=True):
     segment_bytes: int
     raft: RaftConfig
     server: ServerConfig
+    spares: int = 0
+    """Servers that may join later."""
+
+    damaged: int = 2
+    """How many servers may be damaged at a time: none where autopilot may leave two voters only."""
+
+    scrub_rest_us: int = 0
+    """How long the scrubber of each server rests between two passes."""
+
+    chores: tuple[str, ...] = ()
+    """What operators do now and then."""
 
 
-def draw(random: Random, faults: list[str]) -> Plan:
+def draw(random: Random, faults: list[str], chores: list[str]) -> Plan:
     """The sizes first: a new fault leaves them as they were, seed by seed."""
     servers = random.choice([3, 3, 5])
     wide = random.choice([500, 5_000, 60_000])
@@ -70,4 +96,21 @@ def draw(random: Random, faults: list[str]) -> Plan:
     )
     share = random.choice([0.1, 0.3, 0.6, 1.0])
     some = tuple(name for name in faults if random.random() < share) or (random.choice(faults),)
-    return msgspec.structs.replace(plan, faults=some)
+    some += tuple(name for name in some if name in OFTEN) * 2
+    plan = msgspec.structs.replace(plan, faults=some, spares=random.choice([0, 1, 2]))
+    cleanup, min_quorum, damaged = random.choice([(True, 3, 1), (True, 3, 1), (True, 0, 0), (False, 0, 2)])
+    autopilot = AutopilotConfig(
+        cleanup_dead_servers=cleanup,
+        min_quorum=min_quorum,
+        last_contact_threshold_ms=random.choice([200, 1_000]),
+        server_stabilization_time_ms=random.choice([2_000, 10_000]),
+    )
+    return msgspec.structs.replace(
+        plan,
+        damaged=damaged,
+        scrub_rest_us=random.choice([3_000_000, 8_000_000]),
+        server=msgspec.structs.replace(
+            plan.server, autopilot=autopilot, space=SpaceConfig(segment=plan.segment_bytes)
+        ),
+        chores=tuple(name for name in chores if random.random() < share),
+    )

@@ -184,3 +184,17 @@ def test_any_single_lie_in_a_true_history_is_caught() -> None:
         lying[at] = _lie(lying[at], chance)
         with pytest.raises(Violation):
             check(lying, truth.effects)
+
+
+RESTORED = Effect(9, "restore", b"", None, None, {KEY: (b"a", 5)})
+
+
+def test_after_a_restore_everything_is_as_it_was_archived() -> None:
+    history = [*GOOD, _get(9, b"a", 30, 31), _set(10, b"c", 32, 33, cas=5)]
+    assert check(history[:3] + history[4:], [*EFFECTS, RESTORED, _effect(10, b"c", cas=5)]) == 5
+
+
+@pytest.mark.parametrize("lie", [_get(9, b"b", 30, 31), _get(12, None, 30, 31)])
+def test_what_a_restore_brought_back_and_took_away_is_seen(lie: Seen) -> None:
+    with pytest.raises(Violation, match="read"):
+        check([*GOOD[:3], lie], [*EFFECTS, RESTORED])

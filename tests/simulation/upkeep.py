@@ -50,7 +50,8 @@ class SimulatedReader:
             if self._node.life != self._life:
                 return
             self._node.lists += 1
-            self._node.served = found.applied_index
+            state = self._opened.state
+            self._node.served = found.applied_index + state.index - state.applied_index
             done(found)
             self._node.served = None
 

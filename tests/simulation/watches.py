@@ -69,7 +69,7 @@ class _Truth:
         self._indexes = [0]
         self._states: list[Value] = [{}]
         for effect, stored in replayed(effects):
-            if not watched.holds(effect.key):
+            if effect.state is None and not watched.holds(effect.key):
                 continue
             state = {key: value for key, (value, _) in stored.items() if watched.holds(key)}
             if state != self._states[-1]:

@@ -7,14 +7,14 @@ plain dictionary must give every result that was seen. O(n log n), so every run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 STALE = "stale"
 """A read that promises no freshness: it must be true of its moment, whenever that was."""
 
-READS = frozenset(["get", "health", STALE])
+READS = frozenset(["get", "health", "save", STALE])
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -38,6 +38,8 @@ class Effect(msgspec.Struct, frozen=True):
     key: bytes
     value: bytes | None
     cas: int | None
+    state: Mapping[bytes, tuple[bytes, int]] | None = None
+    """What is stored from then on, where a snapshot was restored: key to value and modify index."""
 
 
 class Violation(AssertionError):
@@ -163,6 +165,10 @@ def _would(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> bool:
 
 
 def _apply(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> None:
+    if effect.state is not None:
+        written.clear()
+        written.update(effect.state)
+        return
     if not _would(written, effect):
         return
     if effect.kind == "delete-prefix":

@@ -271,6 +271,9 @@ class LossyDisk:
     def disk_bytes(self, path: str) -> int:
         return 1 << 41
 
+    def used_bytes(self) -> int:
+        return sum(len(inode.content) for inode in self._names.values())
+
     def lock(self, path: str) -> LossyLock:
         path = self._at(path)
         if path in self.locked:

@@ -130,10 +130,6 @@ def _play_membership(stage: Stage) -> None:
 
 def _join(stage: Stage, newcomer: TrapNode) -> None:
     """It asks the others to be sent the log, and the leader's autopilot promotes it."""
-    newcomer.joins = tuple(node.member for node in stage.members)
-    everybody = {node.member.id: node for node in stage.nodes}
-    for node in stage.nodes:
-        node.nodes = everybody
     stage.members = [*stage.members, newcomer]
     newcomer.start()
     stage.until(f"{newcomer.name} votes", lambda: newcomer.member.id in _voters(stage), 20.0)

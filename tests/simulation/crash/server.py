@@ -1,11 +1,11 @@
-"""A simulated server all of whose calls are points; it is stopped, and greeted, as real ones are."""
+"""A simulated server all of whose calls are points; it can be stopped, as a service is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from simulation.crash.archives import SimulatedArchives
+from simulation.archives import SimulatedArchives
 from simulation.crash.trap import Trap
 from simulation.disk import PowerLost, SimulatedLog
 from simulation.network import Network
@@ -16,10 +16,11 @@ from simulation.world import Owner
 from support.lossy_disk import LossyDisk
 
 from gemot.server.model.errors import GemotError
-from gemot.server.ports import Archives, Inbox
+from gemot.server.ports import Inbox
 from gemot.server.raft.types import Batch, HardState, SnapshotMeta
 from gemot.server.recovery import Opened
-from gemot.server.rpc.message import Call, Member
+from gemot.server.server import ServerConfig
+from gemot.server.state.restore import Placement
 
 AWAY_US = 900_000
 """How long a server that fell is away: its leader is missed, and another one is elected."""
@@ -32,16 +33,12 @@ class TrapNode(Node):
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
-        self.joins: tuple[Member, ...] = ()
-        """The servers whose cluster it is to join, if it founds none."""
-
         self.harmed = False
         """Its disk was damaged: only then may it find damage."""
 
         self.repairs = 0
         """How often it found its log damaged at a start."""
 
-        self._greeted: set[tuple[str, int]] = set()
         self._number = 0
 
     def _start(self) -> None:
@@ -51,8 +48,6 @@ class TrapNode(Node):
         assert self.opened is not None
         self.repairs += self.opened.raft.repairing
         self._check_whole(self.opened)
-        if self.joins:
-            self.server.operator.joining.met(self.joins, "known")
         # Whoever calls these looks them up each time.
         self.server.replica.on_saved = self._point("port on_saved", self.server.replica.on_saved)  # type: ignore[method-assign]
         self.opened.state.settle = self._point("port settle", self.opened.state.settle)  # type: ignore[method-assign]
@@ -83,9 +78,6 @@ class TrapNode(Node):
                 call(*arguments)
 
         return called
-
-    def archives(self, opened: Opened) -> Archives | None:
-        return TrapArchives(self.world, self, opened)
 
     # -- its ends ------------------------------------------------------------------------------------
 
@@ -125,31 +117,6 @@ class TrapNode(Node):
             super().kill()
         else:
             self._end(lambda: self._vfs.crash(str(self.directory), random))
-        self._greeted.clear()
-        for other in self.nodes.values():
-            self._part(other)
-
-    # -- who is connected ------------------------------------------------------------------------------
-
-    def call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
-        self._greet(self.nodes[to.id])
-        super().call(to, call, done)
-
-    def _greet(self, target: Node) -> None:
-        """A call goes over a connection, which tells the other side who is there."""
-        if target.server is not None and (target.name, target.life) not in self._greeted:
-            self._greeted.add((target.name, target.life))
-            server, life = target.server, target.life
-
-            def greeted() -> None:
-                if target.life == life:
-                    server.on_connected(self.member)
-
-            self.world.soon(greeted, target)
-
-    def _part(self, other: Node) -> None:
-        if other is not self and other.server is not None:
-            other.server.on_disconnected(self.member)
 
 
 class TrapNetwork(Network):
@@ -226,14 +193,35 @@ class TrapUpkeep(SimulatedUpkeep):
 
 
 class TrapArchives(SimulatedArchives):
-    """Each piece of its work begins, and is told, at a point."""
+    """Each piece of its work is asked for at a point."""
 
     _node: TrapNode
 
-    def _do(self, label: str, do: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def prepare(
+        self,
+        sha256: str,
+        place: Placement,
+        voters: tuple[str, ...],
+        done: Callable[[SnapshotMeta | GemotError], None],
+    ) -> None:
+        with self._node.trap.around(self._node, "port prepare"):
+            super().prepare(sha256, place, voters, done)
+
+    def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
+        with self._node.trap.around(self._node, "port replace"):
+            super().replace(meta, done)
+
+    def _do(self, label: str, do: Callable[[], Any], done: Callable[[Any], None], stage: str = "") -> None:
         with self._node.trap.around(self._node, f"port {label}"):
-            super()._do(label, do, done)
+            super()._do(label, do, done, stage)
 
 
+def _wal_limit(config: ServerConfig) -> int:
+    """Large, as on most disks: checkpoints come before a commit has to move the log."""
+    return 64 * config.checkpoint_wal_bytes
+
+
+TrapNode.wal_limit = staticmethod(_wal_limit)  # type: ignore[assignment]
 TrapNode.log_type = TrapLog
 TrapNode.upkeep_type = TrapUpkeep
+TrapNode.archives_type = TrapArchives

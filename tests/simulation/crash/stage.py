@@ -69,12 +69,15 @@ class Stage:
                 config=config,
                 raft=RAFT,
                 segment_bytes=segment_bytes,
+                founds=number <= founders,
             )
+            node.told_restore = self.invariants.restored
             node.trap = trap
             self.nodes.append(node)
         self.network.nodes = {node.name: node for node in self.nodes}
+        by_id: dict[str, Node] = {node.member.id: node for node in self.nodes}
         for node in self.nodes:
-            node.nodes = {other.member.id: other for other in self.nodes[:founders]}
+            node.nodes = by_id
         self.members = self.nodes[:founders]
         self.client = Client(self.world, lambda: self.members)
         self.invariants.effect = self.client.effect

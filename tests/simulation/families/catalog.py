@@ -13,6 +13,7 @@ from gemot.server.model.catalog import Deregister, HealthService, Instance, Node
 from gemot.server.model.command import Command
 from gemot.server.model.health import Check
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.restore import Restore
 
 SERVICES = ("web", "db")
 HOSTS = 3
@@ -84,15 +85,21 @@ class CatalogFamily:
     # -- the truth ---------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
-        if isinstance(command, Register | Deregister):
+        if isinstance(command, Register | Deregister | Restore):
             self._effects.append((index, command))
 
     def check(self) -> int:
         model, at = CatalogModel(), 0
+        archived = [command.index for _, command in self._effects if isinstance(command, Restore)]
+        as_of: dict[int, CatalogModel] = {}
         by_index = dict(self._effects)
         for op in sorted(self.history, key=lambda op: (op.index, op.kind in READS)):
             while at < len(self._effects) and self._effects[at][0] <= op.index:
-                model.apply(self._effects[at][1])
+                index, command = self._effects[at]
+                as_of |= {i: model.copy() for i in archived if i < index and i not in as_of}
+                if isinstance(command, Restore):
+                    model = as_of[command.index].copy()
+                model.apply(command)
                 at += 1
             if op.kind in READS:
                 rows = model.rows(op.key.decode())
@@ -114,6 +121,11 @@ class CatalogModel:
     def __init__(self) -> None:
         self._services: dict[tuple[str, str], tuple[str, int]] = {}
         self._checks: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def copy(self) -> CatalogModel:
+        other = CatalogModel()
+        other._services, other._checks = dict(self._services), dict(self._checks)
+        return other
 
     def apply(self, command: Command) -> None:
         if isinstance(command, Register):

@@ -7,13 +7,14 @@ from typing import Any
 
 from simulation.clients import Client
 from simulation.node import Node
-from simulation.witness import STALE, Effect, Seen, Violation, replay
+from simulation.witness import STALE, Effect, Seen, Violation, replay, replayed
 from simulation.world import World
 
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.errors import GemotError
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.restore import Restore
 from gemot.server.rpc.message import Bookmark
 from gemot.server.server import Server
 
@@ -43,6 +44,7 @@ class KvFamily:
         self._indexes: dict[tuple[int, bytes], int] = {}
         self._effects: list[Effect] = []
         self._values: dict[bytes, int] = {}
+        self._refused: set[bytes] = set()
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Node]) -> list[Watcher | Subscriber]:
@@ -123,7 +125,11 @@ class KvFamily:
                 )
             )
 
-        client.write(node, command, told, key)
+        def refused() -> None:
+            if effect.value is not None:
+                self._refused.add(effect.value)
+
+        client.write(node, command, told, key, refused=refused)
 
     def _see(self, seen: Seen) -> None:
         self._world.note(f"{seen.kind} {seen.key!r} {seen.index} {seen.result!r}\n")
@@ -132,6 +138,9 @@ class KvFamily:
     # -- the truth ---------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
+        if isinstance(command, Restore):
+            state = _state_at(command.index, self._effects)
+            self._effects.append(Effect(index, "restore", b"", None, None, state))
         effect = _effect_of(index, command)
         if effect is None:
             return
@@ -143,7 +152,17 @@ class KvFamily:
         self._effects.append(effect)
 
     def check(self) -> int:
+        if done := sorted(self._refused & self._values.keys()):
+            raise Violation(f"{done} were told to be surely not done, and were")
         return replay(self.history, self._effects)
+
+
+def _state_at(index: int, effects: list[Effect]) -> dict[bytes, tuple[bytes, int]]:
+    """What an archive of that index holds."""
+    state: dict[bytes, tuple[bytes, int]] = {}
+    for _, stored in replayed(effect for effect in effects if effect.index <= index):
+        state = stored
+    return dict(state)
 
 
 def _effect_of(index: int, command: Any) -> Effect | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulation.node import Node
+from simulation.node import Node, wal_limit
 from simulation.scene import Scene
 
 from gemot.server.storage.segment import segment_names
@@ -16,6 +16,13 @@ STALL_US = (100_000, 1_000_000)
 LONG_STALL_US = (1_500_000, 10_000_000)
 SLOW_US = (2_000_000, 8_000_000)
 FULL_US = (1_000_000, 6_000_000)
+FILLS_US = (3_000_000, 12_000_000)
+STATE_BYTES = 128 << 10
+"""About what a simulated state takes."""
+
+ROOM = (0.3, 0.7, 1.1, 2.0)
+"""How much of the reserve is left when a disk fills."""
+
 TRIES = 60
 
 
@@ -45,13 +52,21 @@ def _inspect(scene: Scene, node: Node) -> None:
 
 
 def _flip(scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]) -> None:
-    """One bit of what was written changes, in the file that is chosen."""
+    """One bit changes, and it is looked at soon."""
+    if (found := flip(scene, name, choose)) is not None:
+        _damaged(scene, found[0], name)
+
+
+def flip(
+    scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]
+) -> tuple[Node, str, int] | None:
+    """One bit of what was written changes, in the file that is chosen: told is where, if anywhere."""
     node = _victim(scene)
     if node is None:
-        return
+        return None
     path = choose(scene, node)
     if path is None or (inode := node.lossy.find(path)) is None or not inode.durable:
-        return
+        return None
     at = 0
     for _ in range(TRIES):
         at = scene.random.randrange(len(inode.durable))
@@ -59,7 +74,7 @@ def _flip(scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]) 
             break
     scene.world.tell(f"{name}: a bit of byte {at} of {path}")
     node.lossy.decay(path, at, bytes([inode.durable[at] ^ (1 << scene.random.randrange(8))]))
-    _damaged(scene, node, name)
+    return node, path, at
 
 
 def _segments(node: Node) -> list[str]:
@@ -67,7 +82,7 @@ def _segments(node: Node) -> list[str]:
     return [f"{folder}/{name}" for _, name in segment_names(node.lossy, folder)]
 
 
-def _sealed(scene: Scene, node: Node) -> str | None:
+def sealed(scene: Scene, node: Node) -> str | None:
     paths = _segments(node)[:-1]
     return scene.random.choice(paths) if paths else None
 
@@ -82,8 +97,18 @@ def _snapshot(scene: Scene, node: Node) -> str | None:
     return f"{folder}/{scene.random.choice(names)}" if names else None
 
 
+def snapshot_copy(scene: Scene, node: Node) -> str | None:
+    folder = f"{node.directory}/snap"
+    names = [name for name in node.lossy.listdir(folder) if name.endswith(".snap")]
+    return f"{folder}/{scene.random.choice(names)}" if names else None
+
+
+def state_file(_scene: Scene, node: Node) -> str | None:
+    return f"{node.directory}/state.db"
+
+
 def flip_sealed(scene: Scene) -> None:
-    _flip(scene, "flip-sealed", _sealed)
+    _flip(scene, "flip-sealed", sealed)
 
 
 def flip_active(scene: Scene) -> None:
@@ -103,7 +128,7 @@ def flip_snapshot(scene: Scene) -> None:
 
 
 def flip_state(scene: Scene) -> None:
-    _flip(scene, "flip-state", lambda _, node: f"{node.directory}/state.db")
+    _flip(scene, "flip-state", state_file)
 
 
 def flip_wal(scene: Scene) -> None:
@@ -158,6 +183,20 @@ def _full(scene: Scene, name: str, parts: tuple[str, ...]) -> None:
             node.disk.full.pop(part, None)
 
     scene.last(name, FULL_US, over, counted=False)
+
+
+def fills(scene: Scene) -> None:
+    """One server's disk has little room left, or all have: that is measured, and writes beyond it fail."""
+    nodes = scene.nodes if scene.random.random() < 0.5 else [scene.random.choice(scene.nodes)]
+    for node in nodes:
+        if node.up and node.name not in scene.atlas.cases:
+            _fill(scene, node)
+
+
+def _fill(scene: Scene, node: Node) -> None:
+    reserve = 2 * scene.plan.segment_bytes + STATE_BYTES + wal_limit(scene.plan.server)
+    node.disk.limit(int(reserve * scene.random.choice(ROOM)))
+    scene.last("disk-fills", FILLS_US, node.disk.unlimit)
 
 
 def sync_stall(scene: Scene) -> None:
@@ -217,5 +256,6 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     "enospc-log": lambda scene: _full(scene, "enospc-log", ("log", "meta")),
     "enospc-state": lambda scene: _full(scene, "enospc-state", ("state", "snap")),
     **dict(_eio(action, part) for action in ("write", "sync") for part in ("log", "meta", "state", "snap")),
+    "disk-fills": fills,
     **dict(_eio("read", part) for part in ("log", "meta", "state", "snap")),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from simulation.faults import clock, disk, network, process
+from simulation.faults import clock, disk, membership, network, process, rot
 from simulation.scene import Scene
 from simulation.swarm import WEATHER
 
@@ -13,9 +13,11 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     **process.FAULTS,
     **disk.FAULTS,
     **clock.FAULTS,
+    **membership.FAULTS,
+    **rot.FAULTS,
 }
 
-BY_THE_WAY = (*WEATHER, "unsynced-lost", "torn-write")
+BY_THE_WAY = (*WEATHER, "unsynced-lost", "torn-write", "refused-for-space")
 """What the weather and every crash bring with them."""
 
 KNOWN = sorted([*FAULTS, *BY_THE_WAY])

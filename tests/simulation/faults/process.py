@@ -1,8 +1,4 @@
-"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments.
-
-Not here yet: a minority whose disks are wiped and that comes back under new ids. It needs servers that can
-be replaced; then it is a function here that hands the atlas a `Node` with a new member.
-"""
+"""Faults of processes and hosts: they stop, hang, and come back at the worst of moments."""
 
 from __future__ import annotations
 
@@ -102,6 +98,16 @@ def crash_in_checkpoint(scene: Scene) -> None:
     scene.armed["checkpoint"] = "crash-in-checkpoint"
 
 
+def crash_in_staging(scene: Scene) -> None:
+    """One of those that are to have the blob of a restore crashes while it makes it durable."""
+    scene.armed["stage"] = "crash-in-staging"
+
+
+def crash_in_restore(scene: Scene) -> None:
+    """One crashes while the blob becomes its state."""
+    scene.armed["restore"] = "crash-in-restore"
+
+
 def _pause(scene: Scene, node: Node | None, name: str) -> None:
     if node is not None and node.up and not node.paused:
         node.pause()
@@ -153,6 +159,8 @@ FAULTS = {
     "crash-in-install": crash_in_install,
     "crash-in-snapshot": crash_in_snapshot,
     "crash-in-checkpoint": crash_in_checkpoint,
+    "crash-in-staging": crash_in_staging,
+    "crash-in-restore": crash_in_restore,
     "pause-one": pause_one,
     "pause-leader": pause_leader,
     "pause-follower": pause_follower,

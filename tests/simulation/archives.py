@@ -1,15 +1,18 @@
-"""The `Archives` port of one simulated life: what the archive thread and the worker do, each at a moment."""
+"""The `Archives` port of one simulated server: saved snapshots and the blobs of restores, in virtual time.
+
+What takes a thread some time is two events, as in `upkeep.py`: the work at a moment of its own, its answer
+later. A disk that fails is told to who asked, but for what changes the state (`server/runtime/archives.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from simulation.world import World
+from simulation.upkeep import SimulatedUpkeep
 
-import gemot
 from gemot.server.copies import prepare_restored, put_restored
-from gemot.server.model.errors import GemotError, NotFound
+from gemot.server.model.errors import DiskFailed, GemotError, NotFound, Unavailable
 from gemot.server.model.restore import Blob
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import SnapshotMeta
@@ -21,16 +24,14 @@ from gemot.server.storage.statefile import CHECKSUM_VFS
 if TYPE_CHECKING:
     from simulation.node import Node
 
-WORK_US = 60_000
+ARCHIVE_US = 60_000
 
 
 class SimulatedArchives:
-    """No disk fails here but by the end of the process, so a failure of it always ends the event."""
-
-    def __init__(self, world: World, node: Node, opened: Opened) -> None:
-        self._world = world
+    def __init__(self, node: Node, opened: Opened, upkeep: SimulatedUpkeep) -> None:
         self._node = node
         self._opened = opened
+        self._upkeep = upkeep
         self._blobs = Blobs.open(node.lossy, str(node.directory), CHECKSUM_VFS)
 
     # -- out ---------------------------------------------------------------------------------------
@@ -40,7 +41,7 @@ class SimulatedArchives:
     ) -> None:
         opened = self._opened
         opened.state.settle()
-        self._do("export", lambda: self._blobs.export(opened.file, id, voters, cluster, _build()), done)
+        self._do("export", lambda: self._blobs.export(opened.file, id, voters, cluster, "sim"), done)
 
     def read_export(self, id: int, offset: int) -> bytes:
         return self._blobs.read_export(id, offset)
@@ -66,7 +67,7 @@ class SimulatedArchives:
         return self._blobs.read(sha256, offset)
 
     def blob_inbox(self, blob: Blob) -> Inbox:
-        return _Inbox(self, self._blobs.receive(blob))
+        return _Inbox(self._blobs.receive(blob), self._do)
 
     def forget(self, sha256: str) -> None:
         self._do("forget", lambda: self._blobs.forget(sha256), _told)
@@ -80,56 +81,62 @@ class SimulatedArchives:
         voters: tuple[str, ...],
         done: Callable[[SnapshotMeta | GemotError], None],
     ) -> None:
-        file, snapshots = self._opened.file, self._opened.snapshots
+        opened, node = self._opened, self._node
+        (blob,) = [blob for blob in self._blobs.all() if blob.sha256 == sha256]
+        node.told_restore(node, place, blob)
 
-        def make() -> SnapshotMeta:
+        def prepare() -> None:
+            result: SnapshotMeta | GemotError
             try:
-                return prepare_restored(file, snapshots, self._blobs, CHECKSUM_VFS, sha256, place, voters)
-            except NotFound:
+                result = prepare_restored(
+                    opened.file, opened.snapshots, self._blobs, CHECKSUM_VFS, sha256, place, voters
+                )
+            except NotFound as error:
                 self._blobs.forget(sha256)
-                raise
+                result = error
+            self._upkeep.work("prepared", lambda: done(result), us=ARCHIVE_US)
 
-        self._do("prepare", make, done)
+        self._upkeep.work("prepare", prepare, "restore", ARCHIVE_US)
 
     def replace(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
-        node = self._node
+        opened, node = self._opened, self._node
         node.replacing = True
 
-        def replaced(_result: object) -> None:
+        def replace() -> None:
+            put_restored(opened.file, opened.snapshots, meta)
+            self._upkeep.work("restored", restored, us=ARCHIVE_US)
+
+        def restored() -> None:
             node.replacing = False
-            self._opened.state.reload()
+            node.restores += 1
+            opened.state.reload()
             done()
 
-        self._do("replace", lambda: put_restored(self._opened.file, self._opened.snapshots, meta), replaced)
+        self._upkeep.work("put restored", replace, "restore", ARCHIVE_US)
 
-    def _do(self, label: str, do: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        def run() -> None:
+    def _do(self, label: str, do: Callable[[], Any], done: Callable[[Any], None], stage: str = "") -> None:
+        def work() -> None:
             try:
                 result = do()
+            except DiskFailed as error:
+                result = Unavailable(error.message)
             except GemotError as error:
-                self._node.lossy.check()
-                result = error.with_traceback(None)
-            self._later(f"{label} done", lambda: done(result))
+                result = error
+            self._upkeep.work(label, lambda: done(result), us=ARCHIVE_US)
 
-        self._later(label, run)
-
-    def _later(self, label: str, action: Callable[[], None]) -> None:
-        delay = self._world.random.randrange(WORK_US)
-        self._node.later(delay, f"{self._node.name} {label}", action)
+        self._upkeep.work(label, work, stage, ARCHIVE_US)
 
 
 class _Inbox:
-    def __init__(self, archives: SimulatedArchives, receiver: BlobReceiver) -> None:
-        self._archives = archives
+    """A blob of another server, verified somewhat later."""
+
+    def __init__(self, receiver: BlobReceiver, do: Callable[..., None]) -> None:
         self._receiver = receiver
+        self._do = do
         self.write = receiver.write
 
     def finish(self, done: Callable[[GemotError | None], None]) -> None:
-        self._archives._do("verify blob", self._receiver.finish, done)
-
-
-def _build() -> str:
-    return gemot.__version__
+        self._do("stage", self._receiver.finish, done, "stage")
 
 
 def _told(_result: object) -> None:
