@@ -19,6 +19,7 @@ from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.restored import build
 from gemot.server.storage.snapshot import CHUNK_BYTES, Manifest, Receiver, Snapshots, hash_file
+from gemot.server.storage.standing import examine
 from gemot.server.storage.statefile import StateFile
 
 
@@ -82,9 +83,14 @@ class Copy(msgspec.Struct, frozen=True):
 
 
 def copy_state(file: StateFile, snapshots: Snapshots) -> Copy:
-    """Copy the state as it stands now. What index that is, only the copy itself can tell."""
+    """Copy the state as it stands now. What index that is, only the copy itself can tell.
+
+    Raises Corrupt for a copy whose rows do not fit their hash. Where a disk lost a write of the state file,
+    or put it in a wrong place, each page is whole; the copy would be taken for the truth, here and elsewhere.
+    """
     staged = snapshots.stage(_NO_INDEX_YET)
     index, term = file.snapshot_to(Path(staged))
+    examine(Path(staged), file.vfs)
     return Copy(index, term, staged)
 
 

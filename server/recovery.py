@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from gemot.server.machine import Machine
-from gemot.server.model.errors import Corrupt
+from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.ports import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
@@ -28,6 +28,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
+from gemot.server.storage.standing import examine
 from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES, StateFile, damage_note
 
 
@@ -210,6 +211,7 @@ def _rebuild_state(
     for snapshot in reversed(snapshots.all()):
         if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
             try:
+                examine(Path(snapshots.path(snapshot)), config.vfs)
                 file.install(Path(snapshots.path(snapshot)))
                 return file, State(file=file, authorizer=authorizer)
             except Corrupt as error:
@@ -228,9 +230,13 @@ def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tu
     file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
     try:
         state = State(file=file, authorizer=authorizer)
-        if file.recovered:
-            state.verify()
-    except BaseException:
+        # Each page may be whole, and yet one whose last write a disk lost, or put in a wrong place.
+        state.verify()
+    except StorageFailed:
         file.close()
         raise
+    except Exception as error:
+        # A page in a wrong place gives rows of any shape.
+        file.close()
+        raise Corrupt(f"the state file {path} holds what was never written to it: {error!r}") from error
     return file, state

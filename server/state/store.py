@@ -129,7 +129,7 @@ class State:
     def verify(self) -> None:
         """Compute the state hash from every row. Raises Corrupt if the rows are not those that were written.
 
-        Takes about 2 us a row. Due after a start that found a write-ahead log (`StateFile.recovered`).
+        Takes about 2 us a row. Due at each start: a page may be whole, and older than it should be.
         """
         with self._file.explained:
             total = digest.wrap(digest.sum_from_scratch(self._file.cursor) + self.retries.rows_sum())

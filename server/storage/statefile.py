@@ -14,7 +14,7 @@ What survives what:
 - A page of the main file that was altered fails its checksum and reads as `Corrupt`.
 - A crash during a checkpoint, or after one that a reader cut short, leaves the main file partly new, to
   be completed from the log beside it; if that log is damaged too, the pages do not fit each other though
-  each is whole. Therefore `recovered` says that the file was opened with such a log, and the opener
+  each is whole. So they do not where the disk lost a write or put it in a wrong place. Therefore the opener
   verifies the state (`State.verify`).
 
 Versions of SQLite from 3.7.0 to 3.51.2 are refused: a race of two connections could reset a log that was
@@ -75,14 +75,13 @@ class StateFile:
         wal_limit_bytes: int = WAL_LIMIT_BYTES,
     ) -> None:
         self.path = path
-        self._vfs = vfs
+        self.vfs = vfs
         self._sync = sync
         self._cache_bytes = cache_bytes
         self._wal_limit_pages = wal_limit_bytes // _FRAME_BYTES
         self._wal_pages = 0
         self._moved_pages = 0
         self._restart_at_pages = self._wal_limit_pages // 4
-        self.recovered = False
         self.explained = _Explained(path, damage_note(path))
         """Context in which an error of SQLite leaves as DiskFailed or Corrupt.
 
@@ -147,7 +146,7 @@ class StateFile:
         """
         with self.explained:
             flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READONLY, 0]
-            file = apsw.VFSFile(self._vfs, str(self.path), flags)
+            file = apsw.VFSFile(self.vfs, str(self.path), flags)
             try:
                 file.xRead(PAGE_BYTES, 0)  # the first page says that there are checksums
                 pages = min(count, file.xFileSize() // PAGE_BYTES - first)
@@ -250,7 +249,7 @@ class StateFile:
             copy.close()
 
     def _connect_to_copy(self, path: Path, more: int = 0) -> apsw.Connection:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | more, vfs=self._vfs)
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | more, vfs=self.vfs)
         with _closing_on_failure(connection):
             # The copy is synced when it is whole, and thrown away if it never is.
             connection.execute("pragma synchronous=0; pragma journal_mode=off").get  # noqa: B018 - as above
@@ -323,8 +322,6 @@ class StateFile:
     # -- opening -----------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        wal = Path(f"{self.path}-wal")
-        self.recovered = wal.exists() and wal.stat().st_size > 0
         self._log_is_new()
         with self.explained:
             self._writer = self._connect(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
@@ -404,7 +401,7 @@ class StateFile:
         self._restart_at_pages = self._wal_limit_pages // 4
 
     def _connect(self, flags: int) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path), flags=flags, vfs=self._vfs, statementcachesize=256)
+        connection = apsw.Connection(str(self.path), flags=flags, vfs=self.vfs, statementcachesize=256)
         with _closing_on_failure(connection):
             connection.set_busy_timeout(_BUSY_MS)
             connection.execute(f"pragma synchronous={1 if self._sync else 0}")
@@ -414,13 +411,16 @@ class StateFile:
     def _connect_alone(self, path: Path) -> apsw.Connection:
         """Read the main file as it is, as if there were no log beside it."""
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        return apsw.Connection(f"file:{quote(str(path))}?immutable=1", flags=flags, vfs=self._vfs)
+        return apsw.Connection(f"file:{quote(str(path))}?immutable=1", flags=flags, vfs=self.vfs)
 
     def _applied_alone(self, path: Path) -> tuple[int, int]:
         connection = self._connect_alone(path)
         try:
             index, term = connection.execute(APPLIED).get
             return index, term
+        except apsw.SQLError as error:
+            # Its first page is not the one that was written last: the disk lost that write.
+            raise Corrupt(f"the state file {path} is damaged: {error}") from error
         finally:
             connection.close()
 
@@ -428,7 +428,7 @@ class StateFile:
         """Sync through the VFS that wrote: it is what tests interpose, and it keeps SQLite's file locks."""
         if not self._sync:
             return
-        file = apsw.VFSFile(self._vfs, str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0])
+        file = apsw.VFSFile(self.vfs, str(path), [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0])
         try:
             file.xSync(apsw.SQLITE_SYNC_NORMAL)
         finally:

@@ -45,10 +45,15 @@ class Report(msgspec.Struct):
     unknown: int = 0
     events: int = 0
     virtual_s: float = 0.0
+    black_box: int = 0
+    keys: int = 0
+    undecided: int = 0
+    watched: int = 0
     damages: int = 0
     noticed: int = 0
     repaired: int = 0
     deaths: int = 0
+    damage: dict[str, int] = {}
     rss_mb: int = 0
     took_s: float = 0.0
     totals: Totals = msgspec.field(default_factory=Totals)
@@ -67,10 +72,16 @@ class Report(msgspec.Struct):
         self.unknown += result.unknown
         self.events += result.events
         self.virtual_s += result.virtual_s
+        self.black_box += result.black_box
+        self.keys += result.keys
+        self.undecided += result.undecided
+        self.watched += result.watched
         self.damages += result.damages
         self.noticed += result.noticed
         self.repaired += result.repaired
         self.deaths += result.deaths
+        for end, count in result.damage.items():
+            self.damage[end] = self.damage.get(end, 0) + count
         self.totals.add(result.fired, result.begun, result.table)
 
 
@@ -209,6 +220,11 @@ def _tell(report: Report, *, table: bool) -> None:
     if table:
         print(report.totals.text(KNOWN))
     fired = report.totals.fired
+    print(_damage(report))
+    print(
+        f"{report.black_box} operations checked as a black box, {report.undecided} of {report.keys} keys "
+        f"undecided; {report.watched} answers to watchers checked"
+    )
     print(
         f"{report.passed} passed, {len(report.failed)} failed {report.failed}, "
         f"{len(report.invalid)} invalid {report.invalid}; {report.operations} operations checked, "
@@ -219,16 +235,34 @@ def _tell(report: Report, *, table: bool) -> None:
     )
 
 
+def _damage(report: Report) -> str:
+    """Every damage and how it ended; what disks said themselves; what crashes took that was not synced."""
+    fired = report.totals.fired
+    errors = sum(count for name, count in fired.items() if name.startswith(("eio-", "enospc-")))
+    lost = sum(fired.get(name, 0) for name in ("unsynced-lost", "torn-write"))
+    ends = ", ".join(f"{count} {end}" for end, count in report.damage.items())
+    return (
+        f"{sum(report.damage.values())} damages of disks: {ends}; {errors} errors told by disks, "
+        f"{lost} crashes that lost or tore what was not synced"
+    )
+
+
 # -- keeping ---------------------------------------------------------------------------------------
 
-_HEAD = """# Campaigns of the simulator
+_COLUMNS = (
+    "| date | commit | seeds | passed | failed | invalid | operations | unknown | black-box | watched "
+    "| virtual-hours | machine |"
+)
+_HEAD = f"""# Campaigns of the simulator
 
 Each row is one command, `python tests/simulation/run.py --seeds N --from K --campaign`. Operations are
-answered ones, each checked; unknown are writes whose outcome their client never learnt; an invalid run was
-too short of operations to prove anything. Below each row: how often each fault struck.
+answered ones, each checked by its index; unknown are writes whose outcome their client never learnt; an
+invalid run was too short of operations to prove anything. Black box: operations checked again without
+believing an index, and the keys on which that came to no end. Watched: answers to watchers. Below each row:
+how often each fault struck.
 
-| date | commit | seeds | passed | failed | invalid | operations | unknown | virtual hours | machine |
-|---|---|---|---|---|---|---|---|---|---|
+{_COLUMNS}
+{"|---" * (_COLUMNS.count("|") - 1)}|
 """
 
 
@@ -248,9 +282,10 @@ def _keep(report: Report, commit: str, first: int) -> None:
     row = (
         f"| {datetime.now(UTC):%Y-%m-%d} | {commit} | {first} to {first + seeds - 1} | {report.passed} | "
         f"{failed} | {len(report.invalid)} | {report.operations} | {share:.2f} % | "
+        f"{report.black_box}, {report.undecided} of {report.keys} keys undecided | {report.watched} | "
         f"{report.virtual_s / 3600:.1f} | {os.cpu_count()} cores {platform.machine()}, "
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )
     head, _, tail = RESULTS.read_text().partition("\n\n## ")
-    detail = f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n"
+    detail = f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n\n{_damage(report)}.\n"
     RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))

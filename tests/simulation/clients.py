@@ -124,7 +124,7 @@ class Client:
     ) -> None:
         """Write; `told` gets the result, unless it fails or stays unknown. With a `key` it is tried again.
 
-        `refused` is called when it was surely not done.
+        `refused` is called when it is told that it surely was not done.
         """
 
         def done(result: Any) -> None:
@@ -135,7 +135,7 @@ class Client:
             self._look_at_space(command, result)
             again = key is not None and not isinstance(result, OutcomeForgotten)
             if again and tries > 1 and isinstance(result, OutcomeUnknown | Unavailable):
-                self._later_again(node, command, told, key, tries - 1)
+                self._later_again(node, command, told, key, tries - 1, refused)
                 return
             if isinstance(result, GemotError) and not isinstance(result, OutcomeUnknown) and tries == TRIES:
                 self.failed += 1
@@ -190,9 +190,10 @@ class Client:
         told: Callable[[Applied], None],
         key: IdempotencyKey | None,
         tries: int,
+        refused: Callable[[], None],
     ) -> None:
         def again() -> None:
-            self.write(self.pick() or node, command, told, key, tries)
+            self.write(self.pick() or node, command, told, key, tries, refused)
 
         self.world.at(self.world.random.randrange(TRY_AGAIN_US), f"client{self.number} again", again)
 

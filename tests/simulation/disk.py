@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from simulation.world import World
 from support.lossy_disk import Fenced, Inode, LossyDisk
+from support.scars import Scar
 
 from gemot.server.model.errors import DiskFailed
 from gemot.server.raft.types import Batch, Entry, HardState, SnapshotMeta
@@ -81,6 +82,8 @@ class DiskFaults:
         self.cut_name = ""
 
         self.power_lost = False
+        self.damaged: Callable[[str, str, list[Scar]], None] = lambda _fault, _path, _scars: None
+        """Told of each write that was lost or went astray, and what that left in its file."""
 
     def attach(self, disk: LossyDisk) -> None:
         self._disk = disk
@@ -96,7 +99,7 @@ class DiskFaults:
         self.bent = self.cut_in = self._capacity = None
         self.stalled_until_us, self.slow = 0, 1
 
-    # -- room, and the `DiskSpace` port ----------------------------------------------------------------
+    # -- room --------------------------------------------------------------------------------------
 
     def limit(self, free: int) -> None:
         """From now on so many bytes are free."""
@@ -106,11 +109,12 @@ class DiskFaults:
     def unlimit(self) -> None:
         self._capacity = None
 
-    def measured(self) -> tuple[int, int, int]:
+    def room(self) -> tuple[int, int]:
+        """Bytes free, and bytes in all."""
         assert self._disk is not None
         if self._capacity is None:
-            return PLENTY, 2 * PLENTY, 1 << 62
-        return max(0, self._capacity - self._disk.used_bytes()), self._capacity, 1 << 62
+            return PLENTY, 2 * PLENTY
+        return max(0, self._capacity - self._disk.used_bytes()), self._capacity
 
     def sync_us(self) -> int:
         """How long the next sync takes."""
@@ -144,21 +148,36 @@ class DiskFaults:
             self._fired(self.full[part])
             raise _failed("write", path, errno.ENOSPC)
         growth = offset + len(data) - len(inode.content)
-        if self._capacity is not None and growth > 0 and self.measured()[0] < growth:
+        if self._capacity is not None and growth > 0 and self.room()[0] < growth:
             self._fired("enospc-filled")
             raise _failed("write", path, errno.ENOSPC)
         if self.bent is not None and self.bent[1] == part_of(path) and data.strip(b"\0"):
             (kind, part), self.bent, self.bent_us = self.bent, None, self._world.now_us
-            self._fired(f"{kind}-write" if part == "log" else f"{kind}-write-{part}")
+            name = f"{kind}-write" if part == "log" else f"{kind}-write-{part}"
+            self._fired(name)
             places = (len(inode.durable) - len(data)) // SECTOR
             if kind == "lost" or places < 1:
+                self.damaged(name, path, [inode.lose(data, offset)])
                 return []
-            return [(self._world.random.randrange(places) * SECTOR, data)]
+            astray = self._world.random.randrange(places) * SECTOR
+            self.damaged(name, path, [inode.lose(data, offset), inode.scratch(data, astray)])
+            return [(astray, data)]
         return [(offset, data)]
 
 
 def _failed(action: str, path: str, code: int) -> DiskFailed:
     return DiskFailed(f"cannot {action} {path}: {os.strerror(code)} ({errno.errorcode[code]})")
+
+
+class SimulatedSpace:
+    """The `DiskSpace` port: measured in the moment that it is asked for."""
+
+    def __init__(self, faults: DiskFaults, opened: Opened) -> None:
+        self._faults = faults
+        self._opened = opened
+
+    def measured(self) -> tuple[int, int, int]:
+        return (*self._faults.room(), self._opened.state.applied_index)
 
 
 class SimulatedLog:

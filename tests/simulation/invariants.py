@@ -23,6 +23,7 @@ from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Blob, Restore
 from gemot.server.raft.types import AppendReply, Entry, EntryKind, Message, Role, VoteAsk, VoteReply
+from gemot.server.recovery import Opened
 from gemot.server.state.restore import Placement
 
 FULL_EVERY = 256
@@ -224,6 +225,22 @@ class Invariants:
                 return
         named = ", ".join(sorted(holders.values()))
         raise Violation(f"CommittedIsDurable: {commit} is committed but durable only on {named}")
+
+    def check_whole(self, name: str, opened: Opened) -> None:
+        """Its rows are those of its applied index, its log is what was committed, its term is not older."""
+        state, log = opened.state, opened.durable.log
+        known = self._hashes.get(state.applied_index)
+        if known is not None and known[0] != state.state_hash:
+            raise Violation(f"{name} holds another state of {state.applied_index} than {known[1]} had")
+        if opened.durable.meta.meta.term < self._durable_terms.get(name, 0):
+            raise Violation(f"{name} forgot a term: it knows {opened.durable.meta.meta}")
+        at, last = log.first_index, min(log.last_index, state.applied_index)
+        while at <= last:
+            for entry in log.read(at, last, 1 << 20):
+                truth = self.applied.get(entry.index)
+                if truth is not None and truth.digest != digest_of(entry):
+                    raise Violation(f"{name} holds another entry {entry.index} than was committed")
+                at = entry.index + 1
 
     def _note_effect(self, entry: Entry, outcome: Outcome, shift: int) -> None:
         """A retried write's second entry answers with the index of the first: it has no effect itself."""

@@ -18,7 +18,7 @@ import msgspec
 from simulation.archives import SimulatedArchives
 from simulation.clock import Clock, SimulatedTimer
 from simulation.connections import Connections
-from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog
+from simulation.disk import MEMORY_ONLY, DiskFaults, SimulatedLog, SimulatedSpace
 from simulation.joining import seek
 from simulation.network import Network
 from simulation.scrubbing import SimulatedScrubber
@@ -144,6 +144,9 @@ class Node:
 
         self.notes: list[str] = []
         self.deaths: list[str] = []
+        self.said_of_disk: list[tuple[int, str]] = []
+        """Notes and deaths, with their time."""
+
         self.calls: dict[int, tuple[str, Callable[[], None]]] = {}
         self._next_call = 0
         self.stage: Callable[[Node, str, int], None] = lambda _node, _stage, _us: None
@@ -212,7 +215,8 @@ class Node:
         except (StorageFailed, Fenced) as error:
             self.died(error)
 
-    def _start(self) -> None:
+    def open(self) -> Opened:
+        """Read what is on its disk, as a start does."""
         self._random = Random(self.world.random.getrandbits(64))
         opened = open_data(
             disk=self.lossy,
@@ -226,7 +230,14 @@ class Node:
             random=self._random,
             authorizer=ALLOW_ALL,
         )
-        self.opened = opened
+        self.say_of_disk(*opened.notes)
+        return opened
+
+    def say_of_disk(self, *sentences: str) -> None:
+        self.said_of_disk += [(self.world.now_us, sentence) for sentence in sentences]
+
+    def _start(self) -> None:
+        opened = self.opened = self.open()
         self._repairing = opened.raft.repairing
         self.notes += opened.notes
         for note in opened.notes:
@@ -248,7 +259,7 @@ class Node:
             timer=SimulatedTimer(self.world, self),
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
-            disk_space=self.disk,
+            disk_space=SimulatedSpace(self.disk, opened),
             archives=self.archives_type(self, opened, upkeep),
         )
         for other in self.nodes.values():
@@ -284,6 +295,7 @@ class Node:
             self.crash()
         else:
             self.deaths.append(str(error))
+            self.say_of_disk(str(error))
             self.world.tell(f"{self.name} stops: {error}")
             if self.world.random.random() < 0.5:
                 self.kill()
@@ -323,6 +335,7 @@ class Node:
     def wipe(self, id: str) -> None:
         """Its disk is gone, and with it all it promised: it comes back empty, under this id, and joins."""
         assert not self.up, "a disk is changed while the host is off"
+        self.lossy.discard()
         self._vfs.detach(str(self.directory))
         shutil.rmtree(self.directory)
         self.directory.mkdir()

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from simulation import run
+from simulation.families.kv import KvFamily
+from simulation.linearize import Report
 from support.lossy_disk import LossyDisk
 
 from gemot.server import machine, space
 from gemot.server.confirm import Confirmations
 from gemot.server.lists import LongLists
 from gemot.server.model.errors import NotLeader
+from gemot.server.model.kv import KvGet
 from gemot.server.operator import Operator
 from gemot.server.reads import Reads
 from gemot.server.rpc.message import Enlisted, Member
+from gemot.server.state import store
 from gemot.server.state.meta import Meta
 from gemot.server.state.restore import Placement
 from gemot.server.storage.durable import DurableLog
@@ -98,6 +103,40 @@ def _no_way_out() -> None:
     space.FREES = ()  # type: ignore[assignment]
 
 
+def _black_box_alone() -> None:
+    """No check that believes an index, and none of the watches: what is found, the black-box check finds."""
+    run.check_real_time = lambda history: None  # type: ignore[attr-defined]
+    KvFamily.check = lambda self: len(self.history)  # type: ignore[method-assign]
+    KvFamily.check_watches = lambda self: 0  # type: ignore[method-assign]
+
+
+def _stale_read_in_a_black_box() -> None:
+    _stale_read()
+    _black_box_alone()
+
+
+def _stale_watch() -> None:
+    """A stale read, looked for in what watchers were told alone."""
+    _stale_read()
+    _black_box_alone()
+    KvFamily.check_watches = _check_watches  # type: ignore[method-assign]
+    KvFamily.check_black_box = lambda self, random: Report()  # type: ignore[method-assign]
+
+
+_check_watches = KvFamily.check_watches
+
+
+def _wake_for_nothing() -> None:
+    """A key has the index of the newest change to any key, so its watcher is woken by all of them."""
+    original = store.READERS[KvGet]
+
+    def get(reading: Any, query: KvGet) -> Any:
+        entry, index = original(reading, query)
+        return entry, max(index, reading.meta.kv_index)
+
+    store.READERS[KvGet] = get
+
+
 BUGS: dict[str, Callable[[], None]] = {
     "no-sync": _no_sync,
     "ack-before-sync": _ack_before_sync,
@@ -109,4 +148,7 @@ BUGS: dict[str, Callable[[], None]] = {
     "amnesia": _amnesia,
     "old-epoch": _old_epoch,
     "no-way-out": _no_way_out,
+    "stale-read-in-a-black-box": _stale_read_in_a_black_box,
+    "stale-watch": _stale_watch,
+    "wake-for-nothing": _wake_for_nothing,
 }

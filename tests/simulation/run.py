@@ -12,7 +12,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import msgspec
 
@@ -21,10 +23,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from simulation.atlas import Atlas
 from simulation.clients import Client, Draws
 from simulation.coverage import Coverage, Table
+from simulation.damage import Ledger
 from simulation.families.every import every
+from simulation.families.kv import KvFamily
 from simulation.families.operator import CHORES, OperatorFamily
 from simulation.faults.every import FAULTS
-from simulation.invariants import Invariants, digest_of
+from simulation.invariants import Invariants
 from simulation.network import CALM, WIDE_US, Network
 from simulation.node import Node
 from simulation.swarm import draw
@@ -36,6 +40,9 @@ SECOND_US = 1_000_000
 FAULTY_S = 46
 CALM_S = 12
 DRAIN_S = 9
+LAST_LOOK_S = 5
+"""How long watchers go on when nobody writes any more."""
+
 CHORE_US = 2 * SECOND_US
 """The longest an operator rests: one is enough, and no client waits for what he does."""
 
@@ -62,6 +69,16 @@ class Result(msgspec.Struct):
     snapshots: int
     checkpoints: int
     wakes: int
+    black_box: int
+    """Operations of the sample that was checked without believing an index, on how many keys."""
+
+    keys: int
+    undecided: int
+    """Keys of it whose check came to no end."""
+
+    watched: int
+    """Answers to watchers and events of subscriptions that were checked."""
+
     deaths: int
     damages: int
     noticed: int
@@ -70,6 +87,9 @@ class Result(msgspec.Struct):
     fired: dict[str, int]
     begun: dict[str, int]
     table: Table
+    damage: dict[str, int] = {}
+    """How the damages of disks ended, see `damage.py`."""
+
     invalid: str = ""
 
 
@@ -97,11 +117,15 @@ class Run:
             node.nodes = by_id
             node.stage = self._on_stage
             node.told_restore = self.invariants.restored
+        self.ledger = Ledger(self.world)
+        for node in servers:
+            node.disk.damaged = partial(self.ledger.note, node)
         self.atlas = Atlas(world=self.world, nodes=self.nodes, truth=self.invariants)
         self.atlas.most = plan.damaged
+        self.kv = KvFamily(self.world, plan.keys)
         self.operator = OperatorFamily(self.world, self.atlas, plan)
-        self.families = [*every(self.world, plan.keys), self.operator]
-        ordinary = self.families[:-1]
+        ordinary = every(self.world, self.kv)
+        self.families = [*ordinary, self.operator]
         self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
         if plan.chores:
             self.clients.append(self._client(plan.clients, CHORE_US, [self.operator]))
@@ -262,7 +286,10 @@ class Run:
         self.world.run((FAULTY_S + CALM_S) * SECOND_US)
         if self._seen() - before < MIN_PROGRESS:
             raise Violation(f"no progress after healing: {self._seen() - before} operations")
-        for actor in [*self.clients, *self.actors]:
+        for client in self.clients:
+            client.stopped = True
+        self.world.run((FAULTY_S + CALM_S + LAST_LOOK_S) * SECOND_US)
+        for actor in self.actors:
             actor.stopped = True
         self.world.run((FAULTY_S + CALM_S + DRAIN_S) * SECOND_US)
 
@@ -287,8 +314,8 @@ class Run:
             else:
                 node.gone = not node.up
                 self.network.partition([[node.name], names], one_way=False)
-        for client in self.clients:
-            client.nodes = [node for node in self.core if self._may_serve(node)]
+        for actor in [*self.clients, *self.actors]:
+            actor.nodes = [node for node in self.core if self._may_serve(node)]
         self.world.tell(f"calm: {', '.join(names)} are to make progress")
 
     def _may_serve(self, node: Node) -> bool:
@@ -302,6 +329,9 @@ class Run:
     def _judge(self) -> Result:
         check_real_time([seen for family in self.families for seen in family.history])
         operations = sum(family.check() for family in self.families)
+        # Chance of its own: what is looked at changes nothing of the run.
+        self._sample = self.kv.check_black_box(Random(self.seed))
+        self._watched = self.kv.check_watches()
         # A wiped voter stays out for as long as its old id has a vote.
         self.core = [node for node in self.core if self._may_serve(node)]
         self._settle()
@@ -311,7 +341,9 @@ class Run:
             self._check_whole(node)
         if rotten := self.atlas.rotten([node for node in self.core if node.up]):
             raise Violation(f"damage that no scrubber found: {', '.join(rotten)}")
-        return self._result(operations)
+        result = self._result(operations)
+        result.damage = self.ledger.close(self.invariants)
+        return result
 
     def _settle(self) -> None:
         """The leader's clock ticks on: look at a moment when everybody has applied the same."""
@@ -335,16 +367,9 @@ class Run:
         assert node.opened is not None
         if node.opened.raft.repairing:
             raise Violation(f"{node.name} is still repairing")
-        state, log = node.opened.state, node.opened.durable.log
-        state.settle()
-        state.verify()
-        at, last = log.first_index, min(log.last_index, state.applied_index)
-        while at <= last:
-            for entry in log.read(at, last, 1 << 20):
-                truth = self.invariants.applied.get(entry.index)
-                if truth is not None and truth.digest != digest_of(entry):
-                    raise Violation(f"{node.name} holds another entry {entry.index} than was committed")
-                at = entry.index + 1
+        node.opened.state.settle()
+        node.opened.state.verify()
+        self.invariants.check_whole(node.name, node.opened)
 
     def _result(self, operations: int) -> Result:
         kinds, virtual_s = len(self.coverage.begun), self.world.now_us / SECOND_US
@@ -365,6 +390,10 @@ class Run:
             checkpoints=sum(n.checkpoints for n in self.nodes),
             wakes=sum(getattr(actor, "wakes", 0) for actor in self.actors),
             deaths=sum(len(n.deaths) for n in self.nodes),
+            black_box=self._sample.operations,
+            keys=self._sample.keys,
+            undecided=len(self._sample.undecided),
+            watched=self._watched,
             damages=self.atlas.damages,
             noticed=self.atlas.noticed,
             repaired=self.atlas.repaired,

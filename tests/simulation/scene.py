@@ -7,6 +7,7 @@ from random import Random
 from typing import Protocol
 
 from simulation.atlas import Atlas
+from simulation.damage import Ledger
 from simulation.network import Network
 from simulation.node import Node
 from simulation.swarm import Plan
@@ -19,6 +20,7 @@ class Scene(Protocol):
     nodes: list[Node]
     plan: Plan
     atlas: Atlas
+    ledger: Ledger
     random: Random
     calm: bool
     """The faults are over: whatever still has itself planned does nothing any more."""

@@ -72,6 +72,7 @@ class SimulatedScrubber:
         assert node.server is not None
         self._world.tell(f"{node.name} scrub: {rot.message}")
         node.notes.append(f"scrub: {rot.message}")
+        node.say_of_disk(rot.message)
         if rot.part != "state":
             node.server.on_rot(rot.last)
         elif scrub.rebuildable():

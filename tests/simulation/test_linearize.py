@@ -7,9 +7,9 @@ import time
 
 import msgspec
 import pytest
-from simulation.blackbox import check_seen
+from simulation.blackbox import Story, check_sample, check_seen
 from simulation.histories import KEY, Maker, naively_linearizable, spoil
-from simulation.linearize import explain, require
+from simulation.linearize import Report, explain, require
 from simulation.register import NEVER, Kind, Op, Outcome
 from simulation.witness import Effect, Seen, Violation
 
@@ -237,3 +237,43 @@ def test_unanswered_writes_of_the_simulator_are_of_unknown_outcome() -> None:
     assert check_seen(late, [], unanswered=lost).operations == 2
     with pytest.raises(Violation, match="not linearizable"):
         check_seen([Seen("get", KEY, 8, 9, 5, None, None, A)], [], unanswered=lost)
+
+
+def _story(*history: Seen, unanswered: tuple[Seen, ...] = (), refused: tuple[Seen, ...] = ()) -> Story:
+    return Story(history, EFFECTS, unanswered, refused)
+
+
+def _sampled(story: Story, most: int = 100) -> Report:
+    return check_sample(story, [KEY], random.Random(1), most)
+
+
+WRITTEN = Seen("set", KEY, 0, 1, 5, A, None, True)
+SWEPT = Seen("delete-prefix", KEY[:-1], 2, 3, 9, None, None, True)
+
+
+def test_a_sample_takes_a_delete_of_a_prefix_for_a_delete_of_each_key_under_it() -> None:
+    gone = Seen("get", KEY, 4, 5, 9, None, None, None)
+    assert _sampled(_story(WRITTEN, SWEPT, gone)).operations == 3
+    with pytest.raises(Violation, match="not linearizable"):
+        _sampled(_story(WRITTEN, gone))
+
+
+def test_a_sample_leaves_out_stale_reads_and_other_keys() -> None:
+    stale = Seen("stale", KEY, 4, 5, 0, None, None, None)
+    other = Seen("get", b"other", 4, 5, 0, None, None, A)
+    assert _sampled(_story(WRITTEN, stale, other)).operations == 1
+
+
+def test_a_refused_write_that_is_read_breaks_a_sample() -> None:
+    with pytest.raises(Violation, match="was refused"):
+        _sampled(_story(Seen("get", KEY, 4, 5, 5, None, None, A), refused=(WRITTEN,)))
+
+
+def test_a_sample_that_is_cut_knows_of_writes_under_way_only_that_they_began() -> None:
+    later = Seen("set", KEY, 2, 9, 7, B, None, True)
+    read = Seen("get", KEY, 4, 5, 7, None, None, B)
+    too_late = Seen("set", KEY, 6, 9, 7, C, None, True)
+    assert _sampled(_story(WRITTEN, later, read, too_late), most=2).operations == 3
+    early = Seen("get", KEY, 4, 5, 7, None, None, C)
+    with pytest.raises(Violation, match="never written"):
+        _sampled(_story(WRITTEN, early, too_late), most=2)

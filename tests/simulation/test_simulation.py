@@ -63,6 +63,23 @@ def test_every_seed_did_enough_to_prove_something(report: Report) -> None:
     assert report.virtual_s >= 60 * report.passed
 
 
+def test_histories_are_checked_without_believing_an_index(report: Report) -> None:
+    """A key on which the search comes to no end is a fault of the test: fewer than one in a thousand."""
+    assert report.black_box >= 300 * report.passed
+    assert report.undecided * 1_000 <= report.keys
+
+
+def test_watchers_are_told_every_change_and_nothing_else(report: Report) -> None:
+    assert report.watched >= 100 * report.passed
+
+
+def test_every_damage_of_a_disk_came_to_an_end_that_is_known(report: Report) -> None:
+    """One that was believed fails its seed; each of the usual ends must have been met."""
+    assert sum(report.damage.values()) >= report.passed
+    if report.passed >= ENOUGH_FOR_ALL:
+        assert all(report.damage[end] for end in ("noticed", "overwritten", "gone", "unsynced"))
+
+
 def test_every_kind_of_fault_struck(report: Report) -> None:
     assert len(FAULTS) >= 40
     if report.passed >= ENOUGH_FOR_ALL:

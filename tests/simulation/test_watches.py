@@ -18,6 +18,7 @@ EFFECTS = [
     Effect(9, "set", b"other", b"o", None),
     Effect(10, "delete", b"key2", None, None),
 ]
+SWEPT = [*EFFECTS, Effect(11, "delete-prefix", b"key", None, None)]
 ACKNOWLEDGED = [
     Seen("set", KEY, 0, 10, 5, b"a", None, True),
     Seen("set", KEY, 20, 30, 7, b"b", 5, True),
@@ -110,3 +111,12 @@ def test_without_calm_the_last_state_is_not_asked_for() -> None:
 def test_who_may_have_missed_a_reaped_delete_may_be_woken() -> None:
     answers = [_awoken(0, 7, b"b"), _awoken(7, 9, b"b")]
     assert check_watches(answers, [], EFFECTS, reaped=9) == 2
+
+
+def test_a_delete_of_a_prefix_is_a_change_of_each_key_under_it() -> None:
+    swept = Seen("delete-prefix", b"key", 40, 50, 11, None, None, True)
+    assert check_watches([_awoken(7, 11, None)], [_told(11, {})], SWEPT, [swept]) == 2
+    with pytest.raises(Violation, match="not what was there"):
+        check_watches([_awoken(0, 11, b"b")], [], SWEPT)
+    with pytest.raises(Violation, match="older than its question"):
+        check_watches([_awoken(0, 7, b"b", began=60), _awoken(7, 11, None)], [], SWEPT, [swept])

@@ -27,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from simulation.witness import Effect, Seen, Violation, replayed
+from simulation.witness import READS, Effect, Seen, Violation, replayed
 
 Value = Mapping[bytes, bytes]
 
@@ -40,6 +40,10 @@ class Watched(msgspec.Struct, frozen=True):
 
     def holds(self, key: bytes) -> bool:
         return key.startswith(self.key) if self.prefix else key == self.key
+
+    def touched_by(self, kind: str, key: bytes) -> bool:
+        """Can this write change what is watched? A delete of a prefix reaches the keys under it."""
+        return self.holds(key) or (kind == "delete-prefix" and self.key.startswith(key))
 
 
 class Awoken(msgspec.Struct, frozen=True):
@@ -69,10 +73,11 @@ class _Truth:
         self._indexes = [0]
         self._states: list[Value] = [{}]
         for effect, stored in replayed(effects):
-            if effect.state is None and not watched.holds(effect.key):
+            if effect.state is None and not watched.touched_by(effect.kind, effect.key):
                 continue
             state = {key: value for key, (value, _) in stored.items() if watched.holds(key)}
-            if state != self._states[-1]:
+            # After a restore everybody looks again, and has its index, whatever has changed.
+            if state != self._states[-1] or effect.state is not None:
                 self._indexes.append(effect.index)
                 self._states.append(state)
 
@@ -129,13 +134,15 @@ class _Acknowledged:
 
     def __init__(self, history: Iterable[Seen]) -> None:
         self._writes = sorted(
-            (op.ended, op.index, op.key) for op in history if op.kind != "get" and op.result is True
+            (op.ended, op.index, op.kind, op.key)
+            for op in history
+            if op.kind not in READS and op.result is True
         )
 
     def of(self, watched: Watched) -> tuple[list[int], list[int]]:
         times, newest = [-1], [0]
-        for ended, index, key in self._writes:
-            if watched.holds(key):
+        for ended, index, kind, key in self._writes:
+            if watched.touched_by(kind, key):
                 times.append(ended)
                 newest.append(max(newest[-1], index))
         return times, newest

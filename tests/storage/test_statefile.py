@@ -108,7 +108,6 @@ def test_an_empty_file_becomes_a_state_file_and_opens_again(tmp_path: Path) -> N
     for wanted in (0, 5):
         node = _Node(path)
         assert node.state.applied_index == wanted
-        assert not node.file.recovered
         if not wanted:
             node.write(5)
         node.file.close()
@@ -165,7 +164,6 @@ def test_a_folder_that_is_not_there_is_a_failure_of_the_disk(tmp_path: Path) -> 
 def _verify_after_crash(path: Path) -> None:
     opened = StateFile(path)
     try:
-        assert opened.recovered
         State(file=opened).verify()
     finally:
         opened.close()
@@ -239,17 +237,16 @@ def test_a_checkpoint_cut_short_beside_a_damaged_log_is_found(node: _Node, tmp_p
     assert found >= len(changed) - 1, "but for the last one, with which the file is the new one"
 
 
-def test_a_log_beside_the_file_at_its_opening_is_told(node: _Node, tmp_path: Path) -> None:
+def test_a_log_beside_the_file_is_read_with_it_and_a_clean_close_leaves_none(
+    node: _Node, tmp_path: Path
+) -> None:
     node.write(10)
     copy = node.copy_as_a_crash_would_leave_it(tmp_path / "copy")
     again = _Node(copy)
-    assert again.file.recovered
     assert again.state.applied_index == 10
     again.state.verify()
     again.file.close()
-    again = _Node(copy)
-    assert not again.file.recovered, "a clean close leaves no log"
-    again.file.close()
+    assert not Path(f"{copy}-wal").exists()
 
 
 # -- checkpoints -----------------------------------------------------------------------------------
@@ -286,7 +283,7 @@ def test_while_an_old_reader_keeps_pages_back_nothing_is_proven_and_nothing_is_l
     connection.close()
     assert node.file.checkpoint() == 30
     crashed = _Node(copy)
-    assert (crashed.file.recovered, crashed.keys()) == (True, 20)
+    assert crashed.keys() == 20
     crashed.state.verify()
     crashed.file.close()
 

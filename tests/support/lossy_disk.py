@@ -18,6 +18,8 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
+from support.scars import Scar
+
 from gemot.server.model.errors import DiskFailed, StorageFailed
 from gemot.server.storage.disk import SECTOR
 
@@ -91,18 +93,46 @@ class Inode:
     `number` is the real file's inode number, for the layer that shares real files (0: not asked yet).
     """
 
-    __slots__ = ("content", "durable", "home", "number", "unsynced")
+    __slots__ = ("content", "durable", "home", "number", "scars", "unsynced")
 
-    def __init__(self, durable: bytes = b"", home: str = "") -> None:
+    def __init__(self, durable: bytes = b"", home: str = "", scars: list[Scar] | None = None) -> None:
         self.durable = bytearray(durable)
         self.content = bytearray(durable)
         self.unsynced: list[Write] = []
         self.home = home
         self.number = 0
+        self.scars = scars or []
 
     def write(self, write: Write) -> None:
         write.apply(self.content)
         self.unsynced.append(write)
+
+    def lose(self, data: bytes, offset: int) -> Scar:
+        """This is written, and the disk does not keep it."""
+        return self._scar(Scar(offset, data, self._there(data, offset), older=self.unsynced))
+
+    def scratch(self, data: bytes, offset: int) -> Scar:
+        """Bytes that belong elsewhere are going to be written here."""
+        there = self._there(data, offset).ljust(len(data), b"\0")
+        return self._scar(Scar(offset, there, data, older=self.unsynced, foreign=data))
+
+    def alter(self, wanted: bytes, offset: int) -> Scar:
+        """Durable bytes were changed; what was there before is wanted."""
+        return self._scar(Scar(offset, wanted, bytes(self.durable[offset : offset + len(wanted)])))
+
+    def _there(self, data: bytes, offset: int) -> bytes:
+        return bytes(memoryview(self.content)[offset : offset + len(data)])
+
+    def _scar(self, scar: Scar) -> Scar:
+        if scar.left:
+            self.scars.append(scar)
+        return scar
+
+    def finish(self, end: str) -> None:
+        """What is wrong with it will never matter again, for this reason."""
+        for scar in self.scars:
+            scar.finish(end)
+        self.scars = []
 
 
 Change = tuple[str, str, Inode | None]
@@ -287,6 +317,8 @@ class LossyDisk:
         if self.on_read is not None:
             self.on_read(path)
             self.check()
+        for scar in inode.scars:
+            scar.met(offset, n)
         return bytes(memoryview(inode.content)[offset : offset + n])
 
     def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
@@ -320,6 +352,8 @@ class LossyDisk:
         if self.sync_works:
             writes, inode.unsynced = inode.unsynced, []
             self._settle(inode, writes)
+            for scar in inode.scars:
+                scar.synced()
         self.on_changed("sync", path)
 
     def adopt(self, path: str) -> Inode:
@@ -356,8 +390,10 @@ class LossyDisk:
 
     def forget(self, path: str) -> None:
         """The opposite of `adopt`."""
-        self._names.pop(self._at(path), None)
-        self._durable.pop(self._at(path), None)
+        path = self._at(path)
+        for inode in (self._names.pop(path, None), self._durable.pop(path, None)):
+            if inode is not None:
+                inode.finish("gone")
 
     # -- the crash ---------------------------------------------------------------------------------
 
@@ -372,12 +408,24 @@ class LossyDisk:
         for path in sorted(self._durable):
             inode = self._durable[path]
             self._settle(inode, survivors(inode.unsynced, random, self))
+        for inode in [*self._durable.values(), *self._names.values()]:
+            for scar in inode.scars:
+                scar.crashed(inode.durable, named=bool(inode.home))
+            inode.scars = [scar for scar in inode.scars if not scar.end]
         after = LossyDisk(sync_works=self.sync_works, only_memory=self.only_memory)
         after.root = self.root
         after._dirs = set(self._dirs)
-        after._durable = {path: Inode(bytes(inode.durable), path) for path, inode in self._durable.items()}
+        after._durable = {
+            path: Inode(bytes(inode.durable), path, inode.scars) for path, inode in self._durable.items()
+        }
         after._names = dict(after._durable)
         return after
+
+    def discard(self) -> None:
+        """It is thrown away with all that is on it, and what is wrong with it."""
+        self.fenced = True
+        for inode in [*self._durable.values(), *self._names.values()]:
+            inode.finish("gone")
 
     def kill(self) -> LossyDisk:
         """End the process and not the host: everything can still be read, and the unsynced stays unsynced."""
@@ -434,6 +482,10 @@ class LossyDisk:
     def _settle(self, inode: Inode, writes: list[Write]) -> None:
         for write in writes:
             write.apply(inode.durable)
+        if inode.scars:
+            for scar in inode.scars:
+                scar.written(writes)
+            inode.scars = [scar for scar in inode.scars if not scar.end]
         self._mirror(inode, writes)
 
     def _mirror(self, inode: Inode, writes: list[Write]) -> None:
@@ -458,6 +510,7 @@ class LossyDisk:
         real = self._is_real(path)
         if (replaced := self._durable.pop(path, None)) is not None:
             replaced.home = ""
+            replaced.finish("gone")
         if inode is None:
             if real and replaced is not None:
                 os.unlink(path)

@@ -18,6 +18,7 @@ class Actor(Protocol):
     """Somebody who does what no client does: watches, subscribes."""
 
     stopped: bool
+    nodes: list[Node]
 
     def start(self) -> None: ...
 
@@ -36,5 +37,5 @@ class Family(Draws, Protocol):
         """Replay the truth; every answer seen must be what it says. How many were; raises Violation."""
 
 
-def every(world: World, keys: int) -> list[Family]:
-    return [KvFamily(world, keys), CatalogFamily(world)]
+def every(world: World, kv: KvFamily) -> list[Family]:
+    return [kv, CatalogFamily(world)]

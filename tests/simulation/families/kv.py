@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
+from simulation import blackbox
 from simulation.clients import Client
+from simulation.linearize import Report
 from simulation.node import Node
-from simulation.witness import STALE, Effect, Seen, Violation, replay, replayed
+from simulation.watches import Awoken, Told, Value, Watched, check_watches
+from simulation.witness import STALE, Effect, Seen, Violation, check, replayed
 from simulation.world import World
 
 from gemot.server.model.command import Command, IdempotencyKey
@@ -15,6 +19,7 @@ from gemot.server.model.errors import GemotError
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.restore import Restore
+from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.rpc.message import Bookmark
 from gemot.server.server import Server
 
@@ -44,13 +49,22 @@ class KvFamily:
         self._indexes: dict[tuple[int, bytes], int] = {}
         self._effects: list[Effect] = []
         self._values: dict[bytes, int] = {}
-        self._refused: set[bytes] = set()
+        self._reaped = 0
+        self._asked = 0
+        self._unanswered: dict[int, Seen] = {}
+        """Writes that were asked for and not answered: under way, or of unknown outcome for ever."""
+
+        self._refused: list[Seen] = []
+        self.awoken: list[Awoken] = []
+        self.told: list[Told] = []
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Node]) -> list[Watcher | Subscriber]:
         watched: tuple[KvGet | KvList, ...] = (KvGet(b"key0"), ALL)
-        watchers = [Watcher(world=self._world, nodes=nodes, query=query) for query in watched]
-        return [*watchers, Subscriber(world=self._world, nodes=nodes)]
+        watchers = [
+            Watcher(world=self._world, nodes=nodes, query=query, awoken=self.awoken) for query in watched
+        ]
+        return [*watchers, Subscriber(world=self._world, nodes=nodes, told=self.told)]
 
     # -- the client --------------------------------------------------------------------------------
 
@@ -114,8 +128,17 @@ class KvFamily:
         began = client.began_us
         effect = _effect_of(0, command)
         assert effect is not None
+        self._asked += 1
+        asked = self._asked
+        self._unanswered[asked] = Seen(
+            effect.kind, effect.key, began, began, 0, effect.value, effect.cas, None
+        )
+
+        def refused() -> None:
+            self._refused.append(self._unanswered.pop(asked))
 
         def told(result: Applied) -> None:
+            del self._unanswered[asked]
             if result.value is True and effect.kind == "set":
                 self._indexes[client.number, effect.key] = result.index
             now = self._world.now_us
@@ -124,10 +147,6 @@ class KvFamily:
                     effect.kind, effect.key, began, now, result.index, effect.value, effect.cas, result.value
                 )
             )
-
-        def refused() -> None:
-            if effect.value is not None:
-                self._refused.add(effect.value)
 
         client.write(node, command, told, key, refused=refused)
 
@@ -141,6 +160,8 @@ class KvFamily:
         if isinstance(command, Restore):
             state = _state_at(command.index, self._effects)
             self._effects.append(Effect(index, "restore", b"", None, None, state))
+        if isinstance(command, ReapTombstones):
+            self._reaped = max(self._reaped, command.through)
         effect = _effect_of(index, command)
         if effect is None:
             return
@@ -152,9 +173,20 @@ class KvFamily:
         self._effects.append(effect)
 
     def check(self) -> int:
-        if done := sorted(self._refused & self._values.keys()):
-            raise Violation(f"{done} were told to be surely not done, and were")
-        return replay(self.history, self._effects)
+        lost = self._unanswered.values()
+        return check(self.history, self._effects, unanswered=lost, refused=self._refused)
+
+    def check_black_box(self, random: Random) -> Report:
+        """The same history again, some keys of it, by a check that believes no index."""
+        return blackbox.check_sample(
+            blackbox.Story(self.history, self._effects, self._unanswered.values(), self._refused),
+            self._keys,
+            random,
+        )
+
+    def check_watches(self) -> int:
+        """What watchers were told. In the end there was calm, and they asked again after the last write."""
+        return check_watches(self.awoken, self.told, self._effects, self.history, reaped=self._reaped)
 
 
 def _state_at(index: int, effects: list[Effect]) -> dict[bytes, tuple[bytes, int]]:
@@ -179,12 +211,17 @@ def _effect_of(index: int, command: Any) -> Effect | None:
 
 
 class Watcher:
-    """A blocking reader: its indexes never go back, and in the end it has seen the last state."""
+    """A blocking reader. What it was told is noted; `watches.py` has the rules."""
 
-    def __init__(self, *, world: World, nodes: list[Node], query: KvGet | KvList) -> None:
+    def __init__(
+        self, *, world: World, nodes: list[Node], query: KvGet | KvList, awoken: list[Awoken]
+    ) -> None:
         self._world = world
-        self._nodes = nodes
+        self.nodes = nodes
         self._query = query
+        self._awoken = awoken
+        one = isinstance(query, KvGet)
+        self._watched = Watched(query.key if isinstance(query, KvGet) else query.prefix, prefix=not one)
         self._index = 0
         self._round = 0
         self.stopped = False
@@ -196,7 +233,8 @@ class Watcher:
     def _ask(self) -> None:
         self._round += 1
         asked = self._round
-        node = self._world.random.choice(self._nodes)
+        node = self._world.random.choice(self.nodes)
+        began = self._world.now_us
         self._world.at(3_000_000, "watcher gives up", lambda: self._ask() if asked == self._round else None)
         if not node.up or self.stopped:
             return
@@ -205,8 +243,7 @@ class Watcher:
             if asked != self._round:
                 return
             if isinstance(result, Answer):
-                if result.index < self._index:
-                    raise Violation(f"a watcher's index went from {self._index} back to {result.index}")
+                self._note(began, result)
                 self.wakes += result.index > self._index
                 self._index = result.index
             self._world.at(1_000, "watcher", self._ask)
@@ -214,13 +251,24 @@ class Watcher:
         options = Options(index=self._index, wait_ms=1_500)
         node.ask("watcher asks", lambda server: server.query(self._query, options, done))
 
+    def _note(self, began: int, answer: Answer) -> None:
+        entries = answer.value if self._watched.prefix else [answer.value] if answer.value else []
+        name = self._watched.key.decode() + "*" * self._watched.prefix
+        self._awoken.append(Awoken(name, self._watched, began, self._index, answer.index, _value_of(entries)))
+
+
+def _value_of(entries: Any) -> Value:
+    return {entry.key: entry.value for entry in entries}
+
 
 class Subscriber:
     """Holds the list of all keys as one server tells it: newer each time, and right at each bookmark."""
 
-    def __init__(self, *, world: World, nodes: list[Node]) -> None:
+    def __init__(self, *, world: World, nodes: list[Node], told: list[Told]) -> None:
         self._world = world
-        self._nodes = nodes
+        self.nodes = nodes
+        self._heard = told
+        self._begun = 0
         self._index = 0
         self._value: Any = None
         self._at: tuple[Node, int] | None = None
@@ -232,11 +280,11 @@ class Subscriber:
         """Hold on to one server until it dies; cancelled now and then, as agents do that move on."""
         random = self._world.random
         if self._at is None or self._at[0].life != self._at[1]:
-            self._begin(random.choice(self._nodes))
+            self._begin(random.choice(self.nodes))
         elif random.random() < 0.1 and self._cancel is not None and not self._at[0].paused:
             cancel, self._cancel = self._cancel, None
             cancel()
-            self._begin(random.choice(self._nodes))
+            self._begin(random.choice(self.nodes))
         if not self.stopped:
             self._world.at(300_000, "subscriber looks", self.start)
 
@@ -248,6 +296,7 @@ class Subscriber:
 
         def subscribe(server: Server) -> None:
             if self._at is mine:
+                self._begun += 1
                 self._index, self._value = 0, None
                 self._cancel = server.subscribe(ALL, "", 0, lambda event: self._told(mine, event))
 
@@ -258,11 +307,16 @@ class Subscriber:
         if by is not self._at or node.opened is None:
             raise Violation(f"{node.name} tells a subscription that was cancelled")
         if isinstance(event, Answer):
-            if event.index <= self._index:
-                raise Violation(f"{node.name} tells a list of {event.index} after one of {self._index}")
+            self._note(event.index, _value_of(event.value))
             self._index, self._value = event.index, event.value
         elif isinstance(event, Bookmark):
             self.bookmarks += 1
+            self._note(event.index, None)
             value, _ = node.opened.state.read(ALL, "")
             if value != self._value:
                 raise Violation(f"{node.name} says that all was told, but it told {self._value}, not {value}")
+
+    def _note(self, index: int, value: Value | None) -> None:
+        """A subscription is a watcher of its own: one on another server may begin with an older state."""
+        name = f"subscription {self._begun}"
+        self._heard.append(Told(name, Watched(ALL.prefix, prefix=True), index, value))

@@ -73,7 +73,9 @@ def flip(
         if inode.durable[at]:
             break
     scene.world.tell(f"{name}: a bit of byte {at} of {path}")
+    before = bytes([inode.durable[at]])
     node.lossy.decay(path, at, bytes([inode.durable[at] ^ (1 << scene.random.randrange(8))]))
+    scene.ledger.note(node, name, path, [inode.alter(before, at)])
     return node, path, at
 
 
@@ -148,7 +150,9 @@ def stale_meta(scene: Scene) -> None:
     def go_back(content: bytearray) -> None:
         content[:] = old
 
+    before = bytes(inode.durable)
     node.lossy.damage(path, go_back)
+    scene.ledger.note(node, "stale-meta", path, [inode.alter(before, 0)])
     _damaged(scene, node, "stale-meta")
 
 
