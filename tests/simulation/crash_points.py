@@ -113,6 +113,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--at", type=int, default=0, help="replay this point, with --scenario, --victim, --how"
     )
+    parser.add_argument("--again", type=int, default=0, help="fall again at that point of the return")
     parser.add_argument("--trace", action="store_true", help="print every event, for people")
     parser.add_argument("--list", action="store_true", help="print the points, run none")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
@@ -135,7 +136,7 @@ def _replay(options: argparse.Namespace) -> int:
         names = run(SCENARIOS[options.scenario], Trap(), vfs).names[options.victim]
         _plant(options)
         name = names[options.at - 1]
-        case = Case(options.scenario, options.victim, options.at, options.how, name)
+        case = Case(options.scenario, options.victim, options.at, options.how, name, options.again)
         ended = run_case(case, vfs, trace=options.trace)
     print(f"{case.told}: no violation; {ended.acknowledged} writes acknowledged in {ended.virtual_s:.1f} s")
     return 0
@@ -190,7 +191,7 @@ def _selected(options: argparse.Namespace, scenario: str, listed: Run, seen: int
         if number >= options.first and (seen + number) % options.every == options.turn % options.every
     ]
     return [
-        case
+        msgspec.structs.replace(case, again=options.again)
         for case in found
         if options.named in case.name
         and options.victim in ("", case.victim)

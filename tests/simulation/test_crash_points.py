@@ -26,6 +26,9 @@ COMMAND = Path(__file__).parent / "crash_points.py"
 EVERY = 50
 """Of all cases one in so many each day: about a minute of one core."""
 
+RETURN_POINTS = 30
+"""So many calls, about, does a server make until it takes part again."""
+
 LEAST = 60
 """Of each script at least so many, or the claim proves nothing."""
 
@@ -57,6 +60,16 @@ def test_whatever_server_falls_at_whatever_point_every_promise_holds() -> None:
     assert {name: line.crashes >= LEAST for name, line in report.scripts.items()} == dict.fromkeys(
         SCENARIOS, True
     )
+
+
+def test_a_server_that_falls_again_while_it_comes_back_breaks_no_promise_either() -> None:
+    """What puts a data directory right may be cut short itself, at the point that is today's."""
+    today = date.today().toordinal()
+    again = str(1 + today % RETURN_POINTS)
+    _, report = _run("--every", str(10 * EVERY), "--turn", str(today), "--again", again)
+    told = [f"{failure.case.replay}\n  {failure.error}" for failure in report.failures]
+    assert not told, "\n".join(told)
+    assert sum(line.crashes for line in report.scripts.values()) >= LEAST // 2
 
 
 EVERYWHERE = """write log, sync log, sync meta-a, sync meta-b, write state.db-wal, port save, port on_saved,

@@ -26,16 +26,18 @@ class Case(msgspec.Struct, frozen=True):
     at: int
     how: str
     name: str
+    again: int = 0
 
     @property
     def told(self) -> str:
-        return f"{self.scenario} {self.victim} {self.at}: {self.how} {self.name}"
+        again = f", again at point {self.again} of its return" if self.again else ""
+        return f"{self.scenario} {self.victim} {self.at}: {self.how} {self.name}{again}"
 
     @property
     def replay(self) -> str:
         return (
             f"python tests/simulation/crash_points.py --scenario {self.scenario} --victim {self.victim} "
-            f"--at {self.at} --how {self.how} --trace"
+            f"--at {self.at} --how {self.how}{f' --again {self.again}' if self.again else ''} --trace"
         )
 
 
@@ -125,7 +127,8 @@ def cases(scenario: str, listed: Run) -> list[Case]:
 
 def run_case(case: Case, vfs: LossyVfs, *, trace: bool = False) -> Run:
     """Raises Violation; also if the point is not the one that was listed."""
-    ended = run(SCENARIOS[case.scenario], Trap(case.victim, case.at, case.how), vfs, trace=trace)
+    trap = Trap(case.victim, case.at, case.how, case.again)
+    ended = run(SCENARIOS[case.scenario], trap, vfs, trace=trace)
     if ended.sprung != case.name:
         raise Violation(
             f"the run is another one: at point {case.at} came {ended.sprung!r}, not {case.name!r}"

@@ -29,13 +29,17 @@ class Trap:
     Where the next point comes in the same event, nothing else happens between the end of a call and it: to
     end the server after the one and before the other is the same. `lasts` are the numbers of those after
     which it is not.
+
+    With `again` the server falls a second time, before the call of that number after the first: while it
+    comes back.
     """
 
-    def __init__(self, victim: str = "", at: int = 0, how: str = "") -> None:
+    def __init__(self, victim: str = "", at: int = 0, how: str = "", again: int = 0) -> None:
         assert not victim or how in HOWS
         self.victim = victim
         self.at = at
         self.how = how
+        self.again = again
         self.names: dict[str, list[str]] = {}
         self.lasts: dict[str, list[int]] = {}
         self._open: dict[str, int] = {}
@@ -61,6 +65,10 @@ class Trap:
             return 0
         names = self.names.setdefault(server.name, [])
         names.append(name)
+        if self.sprung and self.again and server.name == self.victim:
+            self.again -= 1
+            if not self.again:
+                self._fall(server, name)
         if self._is_due(server, len(names), "-before"):
             self._spring(server, name)
         return len(names)
@@ -94,6 +102,9 @@ class Trap:
 
     def _spring(self, server: Victim, name: str) -> None:
         self.sprung = name
+        self._fall(server, name)
+
+    def _fall(self, server: Victim, name: str) -> None:
         server.disk.power_lost = True
         raise PowerLost(f"{self.how}: {name}")
 
