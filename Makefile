@@ -9,8 +9,9 @@ GRAPHS ?= 2000
 SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
+JOBS ?= 2
 
-.PHONY: run venv dev test lint types bench failover cluster sim model links chaos tools clients
+.PHONY: run venv dev test lint types bench failover cluster sim model links chaos tools clients crash-points
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -41,6 +42,9 @@ test: dev tools
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
+
+crash-points: dev
+	$(BIN)/python tests/simulation/crash_points.py --jobs $(JOBS)
 
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)

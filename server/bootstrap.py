@@ -6,7 +6,7 @@ The rules (design: identity and bootstrap):
   id proposes a cluster id and the voters, once each of them has answered it under its id (a server that
   was wiped meanwhile must not vote under its old one). Each server durably promises one cluster only, ever.
 - Only when all have promised does it begin: every voter writes the same first log entry, the voter set.
-  One that misses this step is handed the entry by the leader, like any other.
+  One that misses this step makes up for it as soon as it hears any of the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Pledge(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Bootstrap:
-    """This server's part in the beginning. `keep` makes a pledge durable and then calls back."""
+    """This server's part in the beginning. `keep` makes a pledge durable and then calls back.
+
+    `begin` is told whether this is the beginning itself, or comes after it.
+    """
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class Bootstrap:
         mint_cluster: Callable[[], str],
         call: Callable[[Member, Call, Callable[[Any], None]], None],
         keep: Callable[[Pledge, Callable[[], None]], None],
-        begin: Callable[[str, tuple[Member, ...]], None],
+        begin: Callable[[str, tuple[Member, ...], bool], None],
     ) -> None:
         self._me = me
         self._expect = expect
@@ -162,11 +165,21 @@ class Bootstrap:
             if pledge is None or pledge.cluster != cluster or pledge.voters != voters or self._keeping:
                 done(Conflict(f"{self._me.name} has not promised cluster {cluster} with these voters"))
                 return
-            self._begin(cluster, voters)
+            self._begin(cluster, voters, True)
         done(True)
 
-    def promised(self, cluster: str) -> bool:
-        return self._pledge is not None and self._pledge.cluster == cluster
+    def founded(self, cluster: str) -> bool:
+        """A server of this cluster speaks. Is it the one that was promised here?
+
+        Then all have promised it, and one that missed the beginning, or lost it in a crash, begins now: those
+        who speak may need its vote before any of them can lead.
+        """
+        pledge = self._pledge
+        if pledge is None or pledge.cluster != cluster or self._keeping is not None:
+            return False
+        if not self._has_data():
+            self._begin(pledge.cluster, pledge.voters, False)
+        return True
 
     def _promise(self, pledge: Pledge, done: Callable[[], None]) -> None:
         """Promise from this moment on, so that no second cluster is; tell it once it is durable."""
@@ -209,7 +222,7 @@ class Bootstrap:
         pledge = self._pledge
         if pledge is None or self._has_data() or any(v.id not in self._promised for v in pledge.voters):
             return
-        self._begin(pledge.cluster, pledge.voters)
+        self._begin(pledge.cluster, pledge.voters, True)
         self._tell_all()
 
     def _tell_all(self) -> None:

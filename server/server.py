@@ -404,9 +404,7 @@ class Server:
         if member.role != "server" or message.sender != member.id:
             return
         mine = self._identity.cluster()
-        if not mine and cluster and self.bootstrap.promised(cluster):
-            self.adopt(cluster)
-        elif not mine or cluster != mine:
+        if not cluster or mine not in ("", cluster) or not (self.bootstrap.founded(cluster) or mine):
             return
         self.replica.on_message(message)
 
@@ -530,14 +528,14 @@ class Server:
         else:
             self._peers.call(member, call, done)
 
-    def _begin(self, cluster: str, voters: tuple[Member, ...]) -> None:
+    def _begin(self, cluster: str, voters: tuple[Member, ...], first: bool) -> None:
         """Write the first entry of the log, the same on every voter: who votes."""
         self.adopt(cluster)
         for voter in voters:
             self.directory.hint(voter)
         ids = sorted(v.id for v in voters)
         # The first of them stands at once: nobody needs to wait for an election timeout.
-        self.replica.bootstrap(ids, campaign=ids[0] == self.me.id)
+        self.replica.bootstrap(ids, campaign=first and ids[0] == self.me.id)
 
     def adopt(self, cluster: str) -> None:
         """Belong to this cluster, for good."""

@@ -60,7 +60,7 @@ class Host:
             self.pledge = pledge
             done()
 
-    def _begin(self, cluster: str, voters: tuple[Member, ...]) -> None:
+    def _begin(self, cluster: str, voters: tuple[Member, ...], _first: bool) -> None:
         assert not self.voters, "a cluster begins once"
         self.cluster = cluster
         self.voters = tuple(sorted(v.id for v in voters))
@@ -207,6 +207,27 @@ def test_a_crash_at_any_point_delays_the_beginning_and_breaks_nothing(number: in
     assert len(set(scene.begun())) == 1
     assert scene.begun()[0]
     assert len({host.voters for host in scene.hosts}) == 1
+
+
+def test_a_founder_that_lost_the_beginning_begins_when_it_hears_one_that_did_not() -> None:
+    """The others may need its vote: it does not wait for a leader to hand it the first entry."""
+    scene = Scene()
+    proposer, *others = scene.hosts
+    scene.run(2)
+    proposer.crash()
+    proposer.cluster, proposer.voters = "", ()
+    proposer.start()
+    assert not proposer.bootstrap.founded("another cluster")
+    assert proposer.voters == ()
+    assert proposer.bootstrap.founded(others[0].cluster)
+    assert proposer.voters == others[0].voters
+    assert proposer.bootstrap.founded(others[0].cluster), "and only once: it has its data now"
+
+
+def test_a_server_that_promised_nothing_belongs_to_no_cluster_that_speaks_to_it() -> None:
+    host = Scene(1, expect=3).hosts[0]
+    assert not host.bootstrap.founded("c9")
+    assert host.voters == ()
 
 
 @pytest.mark.parametrize("lost", [Promise, Found, Status])

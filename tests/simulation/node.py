@@ -67,6 +67,11 @@ class _Observed(Machine):
 class Node:
     """A server that can be started, crashed, paused and started again on the same directory."""
 
+    wal_limit = staticmethod(wal_limit)
+    log_type: type[SimulatedLog] = SimulatedLog
+    upkeep_type: type[SimulatedUpkeep] = SimulatedUpkeep
+    archives_type: type[SimulatedArchives] = SimulatedArchives
+
     def __init__(
         self,
         *,
@@ -219,7 +224,7 @@ class Node:
                 directory=str(self.directory),
                 segment_bytes=self._segment_bytes,
                 raft=self._raft,
-                wal_limit_bytes=wal_limit(self._config),
+                wal_limit_bytes=self.wal_limit(self._config),
             ),
             node_id=self.member.id,
             random=self._random,
@@ -239,8 +244,8 @@ class Node:
             self.world.tell(f"{self.name}: {note}")
         machine = _Observed(state=opened.state, authorizer=ALLOW_ALL)
         machine.observe(self, self._observe)
-        self.log = SimulatedLog(self.world, self, opened)
-        upkeep = SimulatedUpkeep(self.world, self, opened)
+        self.log = self.log_type(self.world, self, opened)
+        upkeep = self.upkeep_type(self.world, self, opened)
         self.server = Server(
             me=self.member,
             config=self._config,
@@ -255,7 +260,7 @@ class Node:
             random=self._random,
             reader=SimulatedReader(self.world, self, opened),
             disk_space=SimulatedSpace(self.disk, opened),
-            archives=SimulatedArchives(self, opened, upkeep),
+            archives=self.archives_type(self, opened, upkeep),
         )
         for other in self.nodes.values():
             self.server.directory.hint(other.member)

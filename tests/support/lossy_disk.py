@@ -215,6 +215,7 @@ class LossyDisk:
     - `space_left`: bytes that can still be written before ENOSPC (the write that passes it is cut);
     - `on_change`: called with the name of each changing operation and its path, before it is done;
       what it raises is raised to the caller;
+    - `on_changed`: the same once it is done, before the caller knows;
     - `on_read`: the same for each read of a file;
     - `on_write`: asked what the disk makes of a write, as (offset, bytes) pieces: none at all (the write
       is lost), or another place (it is misdirected).
@@ -231,6 +232,7 @@ class LossyDisk:
         self.fail_sync: int | None = None
         self.space_left: int | None = None
         self.on_change: Callable[[str, str], None] | None = None
+        self.on_changed: Callable[[str, str], None] = lambda _action, _path: None
         self.on_read: Callable[[str], None] | None = None
         self.on_write: Callable[[str, Inode, bytes, int], list[tuple[int, bytes]]] | None = None
         self.lost = self.torn = 0
@@ -264,6 +266,7 @@ class LossyDisk:
             self._change("create", path)
             inode = self._names[path] = Inode()
             self._later(path, (path, "", inode))
+            self.on_changed("create", path)
         return LossyFile(self, path, inode)
 
     def rename(self, old: str, new: str) -> None:
@@ -274,6 +277,7 @@ class LossyDisk:
         self._change("rename", new)
         self._names[new] = self._names.pop(old)
         self._later(new, (new, old, self._names[new]))
+        self.on_changed("rename", new)
 
     def remove(self, path: str) -> None:
         path = self._at(path)
@@ -282,6 +286,7 @@ class LossyDisk:
         self._change("remove", path)
         del self._names[path]
         self._later(path, (path, "", None))
+        self.on_changed("remove", path)
 
     def exists(self, path: str) -> bool:
         path = self._at(path)
@@ -298,9 +303,11 @@ class LossyDisk:
         self._change("makedirs", path)
         if self.root is not None:
             os.makedirs(path, mode=0o700, exist_ok=True)
-        while path not in self._dirs and path not in ("", "/"):
-            self._dirs.add(path)
-            path = os.path.dirname(path)
+        folder = path
+        while folder not in self._dirs and folder not in ("", "/"):
+            self._dirs.add(folder)
+            folder = os.path.dirname(folder)
+        self.on_changed("makedirs", path)
 
     def sync_dir(self, path: str) -> None:
         path = self._at(path)
@@ -309,6 +316,7 @@ class LossyDisk:
         if self.sync_works:
             for change in self._changes.pop(path, []):
                 self._make_durable(change)
+        self.on_changed("sync_dir", path)
 
     def free_bytes(self, path: str) -> int:
         return 1 << 40 if self.space_left is None else self.space_left
@@ -339,6 +347,10 @@ class LossyDisk:
 
     def write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
         self._change("write", path)
+        self._write(path, inode, data, offset)
+        self.on_changed("write", path)
+
+    def _write(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
         if self.on_write is not None:
             for at, piece in self.on_write(path, inode, data, offset):
                 inode.write(Write(at, piece))
@@ -356,6 +368,7 @@ class LossyDisk:
     def truncate(self, path: str, inode: Inode, size: int) -> None:
         self._change("truncate", path)
         inode.write(Write(size, None))
+        self.on_changed("truncate", path)
 
     def sync(self, path: str, inode: Inode) -> None:
         self._change("sync", path)
@@ -365,6 +378,7 @@ class LossyDisk:
             self._settle(inode, writes)
             for scar in inode.scars:
                 scar.synced()
+        self.on_changed("sync", path)
 
     def adopt(self, path: str) -> Inode:
         """A real file that a layer above made, at once and durably (SQLite, in `lossy_vfs.py`)."""
@@ -378,6 +392,25 @@ class LossyDisk:
 
     def find(self, path: str) -> Inode | None:
         return self._names.get(self._at(path))
+
+    def delete(self, path: str, unlink: Callable[[], None]) -> None:
+        """A real file that a layer above removes, at once and durably."""
+        self._change("delete", path)
+        self.forget(path)
+        unlink()
+        self.on_changed("delete", path)
+
+    def follow(self, old: str, new: str, replace: Callable[[], None]) -> None:
+        """A real file that a layer above renames, at once and durably; what is unsynced of it stays so."""
+        self._change("replace", new)
+        inode = self._names.get(old)
+        self.forget(old)
+        self.forget(new)
+        replace()
+        if inode is not None:
+            inode.home = new
+            self._names[new] = self._durable[new] = inode
+        self.on_changed("replace", new)
 
     def forget(self, path: str) -> None:
         """The opposite of `adopt`."""

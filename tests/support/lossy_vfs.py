@@ -94,7 +94,11 @@ class LossyVfs(apsw.VFS):
         if disk is not None:
             if self._has_zombies(disk):
                 raise _failure(apsw.SQLITE_IOERR_DELETE, f"{filename} belongs to a node that crashed")
-            disk.forget(filename)
+            try:
+                disk.delete(filename, lambda: super(LossyVfs, self).xDelete(filename, syncdir))
+            except (DiskFailed, Fenced) as error:
+                raise _explained(apsw.SQLITE_IOERR_DELETE, error) from error
+            return
         super().xDelete(filename, syncdir)
 
     def xAccess(self, pathname: str, flags: int) -> bool:
