@@ -61,7 +61,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def test_a_dead_server_whose_vote_was_taken_goes_out_of_the_catalog(scene: Scene) -> None:
     scene.gone.crash()
-    scene.pass_s(8)
+    scene.pass_s(12)
     assert scene.health() == "critical", "it may be started again"
     assert scene.remove() is True
     scene.pass_s(2)
