@@ -6,6 +6,8 @@ import random
 
 import msgspec
 import pytest
+from simulation.blackbox import check_seen
+from simulation.watches import Awoken, Watched, check_watches
 from simulation.witness import Effect, Seen, Violation, check
 
 KEY = b"k"
@@ -198,3 +200,18 @@ def test_after_a_restore_everything_is_as_it_was_archived() -> None:
 def test_what_a_restore_brought_back_and_took_away_is_seen(lie: Seen) -> None:
     with pytest.raises(Violation, match="read"):
         check([*GOOD[:3], lie], [*EFFECTS, RESTORED])
+
+
+def test_the_black_box_check_knows_of_restores_too() -> None:
+    history = [*GOOD, _get(9, b"a", 30, 31)]
+    assert check_seen(history, [*EFFECTS, RESTORED]).operations >= len(history)
+    with pytest.raises(Violation):
+        check_seen(history, EFFECTS)
+
+
+def test_watchers_that_a_restore_wakes_are_told_what_it_brought() -> None:
+    watched = Watched(KEY)
+    told = [Awoken("w", watched, 0, 0, 7, {KEY: b"b"}), Awoken("w", watched, 8, 7, 9, {KEY: b"a"})]
+    assert check_watches(told, [], [*EFFECTS, RESTORED]) == 2
+    with pytest.raises(Violation, match="not what was there"):
+        check_watches(told, [], EFFECTS)

@@ -31,8 +31,9 @@ def crash_all(scene: Scene) -> None:
 
 
 def long_absence(scene: Scene) -> None:
-    """It misses so much that it needs a snapshot."""
-    _crash(scene, scene.random.choice(scene.nodes), "long-absence", AWAY_US)
+    """It misses so much that it needs a snapshot. A cluster that all must found would wait for it."""
+    away_us = AWAY_US if scene.atlas.founded else SOON_US
+    _crash(scene, scene.random.choice(scene.nodes), "long-absence", away_us)
 
 
 def kill_one(scene: Scene) -> None:
