@@ -139,7 +139,7 @@ def _last(opened: object) -> int:
         ("segment-names-unsynced", ["--scenario", "snapshot", "--named", "port save"]),
         ("meta-unsynced", ["--scenario", "election", "--named", "Vote"]),
         ("received-snapshot-unsynced", ["--scenario", "snapshot", "--named", "incoming"]),
-        ("checkpoint-unsynced", ["--scenario", "snapshot", "--named", "state.db"]),
+        ("checkpoint-unsynced", ["--scenario", "snapshot", "--named", "state.db-journal"]),
     ],
 )
 def test_a_planted_bug_is_found(bug: str, arguments: list[str]) -> None:
