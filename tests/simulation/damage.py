@@ -30,6 +30,7 @@ from support.scars import Scar
 
 from gemot.server.model.errors import StorageFailed
 from gemot.server.storage.scrub import Scrub
+from gemot.server.storage.snapshot import Snapshots
 
 CLASSES = ("noticed", "overwritten", "passed over", "gone", "unsynced", "unmarked", "unused")
 
@@ -129,9 +130,17 @@ def read_all(node: Node, invariants: Invariants) -> None:
         )
         while not scrub.over:
             scrub.step(1 << 20)
-        node.say_of_disk(*(rot.message for rot in scrub.found))
+        node.say_of_disk(*(rot.message for rot in scrub.found), *_hidden(node, opened.snapshots))
         if not opened.raft.repairing:
             last, durable = opened.durable.log.last_index, max(node.durable_terms, default=0)
             if last < durable and not node.forgetful:
                 raise Violation(f"{node.name} lost the entries after {last} of {durable}, and does not know")
             invariants.check_whole(node.name, opened)
+
+
+def _hidden(node: Node, snapshots: Snapshots) -> list[str]:
+    """Snapshots that a start leaves out without a word, since their manifest fails its checksum."""
+    folder = f"{node.directory}/snap"
+    known = {f"{snapshots.path(meta).removesuffix('.snap')}.json" for meta in snapshots.all()}
+    found = [f"{folder}/{name}" for name in node.lossy.listdir(folder) if name.endswith(".json")]
+    return [f"snapshot {path}: its manifest is damaged" for path in found if path not in known]
