@@ -7,6 +7,8 @@ Each damage ends in exactly one class:
 - *passed over*: it was read, and written anew before anything was told;
 - *gone*: the file went, compacted, pruned or replaced;
 - *unsynced*: a crash came before the write that was lost was synced, and might have lost it as well;
+- *unmarked*: the vote file did not know yet of a write that was lost, the limit that `storage/tail.py` names;
+  that server is not started again;
 - *unused*: still there in the end, when everything was read, verified and right: nothing is kept there.
 
 What ends in none of them was believed, and is a violation: `read_all` finds it. What was passed over or gone
@@ -22,13 +24,15 @@ import msgspec
 from simulation.disk import part_of
 from simulation.invariants import Invariants
 from simulation.node import Node
+from simulation.witness import Violation
 from simulation.world import World
 from support.scars import Scar
 
 from gemot.server.model.errors import StorageFailed
 from gemot.server.storage.scrub import Scrub
+from gemot.server.storage.snapshot import Snapshots
 
-CLASSES = ("noticed", "overwritten", "passed over", "gone", "unsynced", "unused")
+CLASSES = ("noticed", "overwritten", "passed over", "gone", "unsynced", "unmarked", "unused")
 
 _NAMES = {"meta": ("meta-",), "log": ("log: ", "log/"), "snap": ("snapshot", "snap/"), "state": ("state",)}
 """By which words a sentence is about a part of the data directory."""
@@ -81,7 +85,7 @@ class Ledger:
             return "noticed"
         if case.end == "overwritten" and any(scar.was_read for scar in case.scars):
             return "passed over"
-        return case.end or "unused"
+        return case.end or ("unmarked" if case.node.forgetful else "unused")
 
     def _was_noticed(self, case: Case) -> bool:
         until = case.ended_us if case.end else self._world.now_us
@@ -126,6 +130,17 @@ def read_all(node: Node, invariants: Invariants) -> None:
         )
         while not scrub.over:
             scrub.step(1 << 20)
-        node.say_of_disk(*(rot.message for rot in scrub.found))
+        node.say_of_disk(*(rot.message for rot in scrub.found), *_hidden(node, opened.snapshots))
         if not opened.raft.repairing:
+            last, durable = opened.durable.log.last_index, max(node.durable_terms, default=0)
+            if last < durable and not node.forgetful:
+                raise Violation(f"{node.name} lost the entries after {last} of {durable}, and does not know")
             invariants.check_whole(node.name, opened)
+
+
+def _hidden(node: Node, snapshots: Snapshots) -> list[str]:
+    """Snapshots that a start leaves out without a word, since their manifest fails its checksum."""
+    folder = f"{node.directory}/snap"
+    known = {f"{snapshots.path(meta).removesuffix('.snap')}.json" for meta in snapshots.all()}
+    found = [f"{folder}/{name}" for name in node.lossy.listdir(folder) if name.endswith(".json")]
+    return [f"snapshot {path}: its manifest is damaged" for path in found if path not in known]

@@ -33,6 +33,7 @@ class Scene:
         self.world = World(1)
         self.ledger = Ledger(self.world)
         self.said: list[tuple[int, str]] = []
+        self.forgetful = False
 
     @property
     def inode(self) -> Inode:
@@ -41,7 +42,7 @@ class Scene:
         return inode
 
     def note(self, *scars: Scar) -> None:
-        node = SimpleNamespace(name="srv1", said_of_disk=self.said)
+        node = SimpleNamespace(name="srv1", said_of_disk=self.said, forgetful=self.forgetful)
         self.ledger.note(node, "damage", PATH, list(scars))  # type: ignore[arg-type]
 
     def flip(self, at: int) -> None:
@@ -135,6 +136,11 @@ def _lost_and_synced(scene: Scene) -> None:
     scene.crash()
 
 
+def _lost_and_synced_unknown_to_the_vote_file(scene: Scene) -> None:
+    scene.forgetful = True
+    _lost_and_synced(scene)
+
+
 def _lost_after_an_older_write_to_the_same_place(scene: Scene) -> None:
     scene.file.pwrite(b"old!", 512)
     scene.lose(b"lost", 512)
@@ -177,6 +183,7 @@ STORIES: dict[Callable[[Scene], None], str] = {
     _said_of_another_part: "unused",
     _lost_and_never_synced: "unsynced",
     _lost_and_synced: "unused",
+    _lost_and_synced_unknown_to_the_vote_file: "unmarked",
     _lost_after_an_older_write_to_the_same_place: "unused",
     _lost_and_written_again: "overwritten",
     _astray_and_never_synced: "unsynced",
@@ -268,4 +275,14 @@ def test_damage_that_is_believed_is_a_violation(run: Run) -> None:
     for path, content in old[node.name].items():
         _put_back(run, node, path, content)
     with pytest.raises(Violation, match="forgot a term"):
+        run.ledger.close(run.invariants)
+
+
+def test_entries_that_are_silently_gone_are_a_violation(run: Run) -> None:
+    node = run.nodes[0]
+    path = f"{node.directory}/state.db"
+    content = bytes(node.lossy.find(path).durable)  # type: ignore[union-attr]
+    _put_back(run, node, path, content[:-1] + bytes([content[-1] ^ 1]))
+    node.durable_terms[1_000] = 1
+    with pytest.raises(Violation, match="and does not know"):
         run.ledger.close(run.invariants)
