@@ -127,6 +127,7 @@ class Operator:
         self.voting = Voting(
             replica=replica,
             alive=self._alive,
+            answered=self._answered,
             name=directory.name,
             now_ms=timer.now_ms,
             hold_ms=hold_ms,
@@ -397,6 +398,11 @@ class Operator:
             peer.id for peer in raft.status().peers if peer.heard_ticks_ago < raft.config.election_ticks
         ]
         return [self._tier.me.id, *answering]
+
+    def _answered(self) -> list[str]:
+        """Who has this leader's log, as it said itself: at the beginning of a term that is nobody else."""
+        matches = {peer.id: peer.match for peer in self._replica.raft.status().peers}
+        return [id for id in self._alive() if id == self._tier.me.id or matches.get(id)]
 
     def _address(self, id: str) -> str:
         member = self._directory.get(id)

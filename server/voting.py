@@ -26,19 +26,25 @@ class _Demand:
 
 
 class Voting:
-    """`alive` are the ids of the servers that answer; `name` is for people."""
+    """`alive` are the ids of the servers that answer, or may yet: a new leader gives all an election timeout.
+
+    `answered` are those that did answer this leader. Nothing is changed on a hope: while the others are
+    needed and have not been heard yet, a demand waits. `name` is for people.
+    """
 
     def __init__(
         self,
         *,
         replica: Replica,
         alive: Callable[[], list[str]],
+        answered: Callable[[], list[str]],
         name: Callable[[str], str],
         now_ms: Callable[[], int],
         hold_ms: int,
     ) -> None:
         self._replica = replica
         self._alive = alive
+        self._answered = answered
         self._name = name
         self._now_ms = now_ms
         self._hold_ms = hold_ms
@@ -54,17 +60,20 @@ class Voting:
 
     def refusal(self, id: str) -> RuleFailed | None:
         """Why the others could not go on without this voter."""
+        return self._harm(id, self._alive())
+
+    def _harm(self, id: str, alive: list[str]) -> RuleFailed | None:
         voters = self._replica.raft.voters
         left = [voter for voter in voters if voter != id]
         if len(left) == len(voters):
             return None
         if not left:
             return RuleFailed(f"{self._name(id)} is the only voter: without it there is no cluster")
-        alive = [voter for voter in left if voter in self._alive()]
-        if len(alive) < majority(len(left)):
-            away = ", ".join(self._name(voter) for voter in left if voter not in alive)
+        there = [voter for voter in left if voter in alive]
+        if len(there) < majority(len(left)):
+            away = ", ".join(self._name(voter) for voter in left if voter not in there)
             return RuleFailed(
-                f"without {self._name(id)} only {len(alive)} of {len(left)} voters would answer, and "
+                f"without {self._name(id)} only {len(there)} of {len(left)} voters would answer, and "
                 f"{majority(len(left))} have to agree: start or remove first what is away ({away})"
             )
         return None
@@ -83,6 +92,8 @@ class Voting:
             demand.done(True)
         elif not self._replica.leads:
             demand.done(NotLeader(raft.leader))
+        elif (refusal := self.refusal(demand.id)) is not None:
+            demand.done(refusal)  # who was there when it was asked for is away by now
         elif self._now_ms() >= demand.until_ms:
             demand.done(Unavailable(f"the vote of {self._name(demand.id)} could not be taken: {demand.why}"))
         else:
@@ -92,7 +103,9 @@ class Voting:
 
     def _try(self, demand: _Demand) -> None:
         voters = self._replica.raft.voters
-        if demand.id in voters:
+        if (harm := self._harm(demand.id, self._answered())) is not None:
+            demand.why = harm.message
+        elif demand.id in voters:
             try:
                 self._replica.change_voters([voter for voter in voters if voter != demand.id])
             except Refused as refused:

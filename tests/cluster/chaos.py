@@ -123,18 +123,29 @@ class Chaos:
             for thread in (*self._clients, *self._watchers, self._operator, nemesis):
                 thread.start()
             nemesis.join(seconds)
-            nemesis.end()
-            self._over.wait(max(0.0, began + seconds - time.monotonic()))
-            ended = time.monotonic()
-            back_s = self._kill_all()
-            wait_for(self._whole_again, SETTLE_S, "every server votes again", self.cluster.servers)
-            self._operator.end()
-            self._end_clients()
+            ended, back_s = self._come_back(nemesis, began + seconds)
             return self._judge(nemesis, began, ended, back_s)
+        except AssertionError as error:
+            # What does not come back hides no broken promise: the answers until then are judged all the same.
+            if not isinstance(error, Violation):
+                self._end_threads()
+                require([op for client in self._clients for op in client.operations])
+            raise
         finally:
             self._over.set()
             self.cluster.stop()
             self._links.stop()
+
+    def _come_back(self, nemesis: Nemesis, until: float) -> tuple[float, float]:
+        """When the faults were over, and the seconds from killing all until it wrote again."""
+        nemesis.end()
+        self._over.wait(max(0.0, until - time.monotonic()))
+        ended = time.monotonic()
+        back_s = self._kill_all()
+        wait_for(self._whole_again, SETTLE_S, "every server votes again", self.cluster.servers)
+        self._operator.end()
+        self._end_clients()
+        return ended, back_s
 
     def _new_clients(self, seconds: float) -> list[Client]:
         return [
@@ -184,9 +195,15 @@ class Chaos:
 
         goals = {client.name: _answers(client) + 5 for client in self._clients}
         wait_for(all_answered, SETTLE_S, "every client is answered again", self.cluster.agents)
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        """What is under way is still noted: without it the answers of others could not be explained."""
         self._over.set()
         for thread in (*self._clients, *self._watchers):
-            thread.join(30)
+            if thread.is_alive():
+                thread.join(30)
+                assert not thread.is_alive(), f"{thread.name} hangs"
 
     def _judge(self, nemesis: Nemesis, began: float, ended: float, back_s: float) -> Result:
         ops = [op for client in self._clients for op in client.operations]

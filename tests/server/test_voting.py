@@ -23,11 +23,13 @@ class Scene:
         self.leader: Member = self.group.elect("a")
         self.raft = self.leader.raft
         self.alive = list(ids)
+        self.unheard: list[str] = []
         self.now_ms = 0
         self.told: list[Any] = []
         self.voting = Voting(
             replica=self,  # type: ignore[arg-type]
             alive=lambda: self.alive,
+            answered=lambda: [id for id in self.alive if id not in self.unheard],
             name=lambda id: f"srv-{id}",
             now_ms=lambda: self.now_ms,
             hold_ms=HOLD_MS,
@@ -129,3 +131,28 @@ def test_a_leader_that_is_one_no_more_says_so() -> None:
     scene.pass_ticks(15)
     (error,) = scene.told
     assert isinstance(error, NotLeader)
+
+
+def test_nothing_is_changed_on_the_hope_that_the_others_live() -> None:
+    """A new leader has heard nobody yet: whoever is dead looks alive to it for an election timeout."""
+    scene = Scene("abcde")
+    scene.unheard = ["d", "e"]
+    scene.voting.remove("b", scene.told.append)
+    scene.pass_ticks(3)
+    assert scene.told == []
+    assert scene.raft.voters == tuple("abcde")
+    scene.alive = ["a", "b", "c"]
+    scene.pass_ticks(1)
+    (refusal,) = scene.told
+    assert isinstance(refusal, RuleFailed)
+    assert "only 2 of 4 voters would answer" in refusal.message
+    assert scene.raft.voters == tuple("abcde")
+
+
+def test_a_demand_waits_until_the_others_have_answered() -> None:
+    scene = Scene("abcde")
+    scene.unheard = ["d", "e"]
+    scene.voting.remove("b", scene.told.append)
+    scene.unheard = ["e"]
+    scene.pass_ticks(3)
+    assert scene.told == [True]

@@ -59,6 +59,9 @@ is lost."""
 STALL = (signal.SIGUSR1, signal.SIGUSR2)
 """Between them no sync of the log ends: `lossy_agent.py`."""
 
+STUCK = 4
+"""So many wipes passed over in a row, each after that calm, mean that nothing gets better any more."""
+
 AROUND_ORDERS = ("one-way", "deaf-leader", "mute-leader", "slow-all", "isolate-leader")
 
 
@@ -103,6 +106,8 @@ class Nemesis(threading.Thread):
         self._faults = faults
         self._names = [server.name for server in cluster.servers]
         self._over = threading.Event()
+        self._in_a_row = 0
+        """Wipes passed over since the last one that was done."""
         self.fired: Counter[str] = Counter()
         self.error = ""
 
@@ -120,9 +125,13 @@ class Nemesis(threading.Thread):
             raise
 
     def _do(self, fault: Fault) -> None:
-        if fault.kind.startswith("wipe") and not self._is_whole_soon():
-            self.fired[NOT_WHOLE] += 1
-            return
+        if fault.kind.startswith("wipe"):
+            if not self._is_whole_soon():
+                self.fired[NOT_WHOLE] += 1
+                self._in_a_row += 1
+                assert self._in_a_row < STUCK, "the voters do not become whole again, however long it is calm"
+                return
+            self._in_a_row = 0
         undo = self._begin(fault)
         self.fired[fault.kind] += 1
         self._over.wait(fault.lasts_s)
