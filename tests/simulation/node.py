@@ -47,8 +47,8 @@ Observe = Callable[["Node", Entry, Outcome], None]
 
 
 def wal_limit(config: ServerConfig) -> int:
-    """Checkpoints come at a quarter of it, as on a small disk (`server/runtime/node.py`)."""
-    return 4 * config.checkpoint_wal_bytes
+    """By default it is so many checkpoints; at a quarter of it the state's log begins anew by itself."""
+    return 16 * config.checkpoint_wal_bytes
 
 
 class _Observed(Machine):
