@@ -170,9 +170,8 @@ class Raft:
         """
         core = self._core
         if isinstance(message, Append | SnapshotOffer):
-            round = message.round if isinstance(message, Append) else 0
-            repairing = self._following.repairing
-            core.send(message.sender, AppendReply(core.term, core.id, False, 0, 0, round, repairing))
+            # It may lead again by now, in this term: its rounds began anew, and this answers none of them.
+            core.send(message.sender, AppendReply(core.term, core.id, False, 0, 0, 0, False))
         elif isinstance(message, ReadAsk):
             self._refuse_read(message)
 

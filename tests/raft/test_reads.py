@@ -199,3 +199,15 @@ def test_a_read_id_is_never_asked_twice_at_once() -> None:
     assert forwarded.add(1, now=0)
     with pytest.raises(AssertionError, match="fresh"):
         forwarded.add(1, now=1)
+
+
+def test_an_answer_to_an_older_term_is_of_no_round_of_this_one() -> None:
+    """Its sender may lead again: the echo of an old round would confirm a read that nobody has heard of."""
+    group = Group("abc")
+    old = group.elect("a").raft.term
+    group.elect("b")
+    group["c"].outbox.clear()
+    group["c"].raft.step(Append(old, "a", 1, 1, 1, 7, b"", 0))
+    group["c"].pump()
+    (reply,) = [message for _, message in group["c"].outbox if isinstance(message, AppendReply)]
+    assert (reply.term > old, reply.ok, reply.round) == (True, False, 0)
