@@ -1,8 +1,9 @@
 """Fetching a snapshot from the leader, and putting it in place of log and state.
 
-The order makes a crash at any point harmless: the snapshot is complete, verified and durable before the
-log is reset to it, and the log is reset before the state is replaced (what opens the data directory
-finishes a replacement that was cut short; see `recovery.py`).
+The order makes a crash at any point harmless: to which cluster this server belongs is durable before a
+snapshot of it is kept (one that holds data of no cluster could never join any); the snapshot is complete,
+verified and durable before the log is reset to it, and the log is reset before the state is replaced (what
+opens the data directory finishes a replacement that was cut short; see `recovery.py`).
 
 Verifying and replacing take as long as the state is large, so they run elsewhere (`Inbox.finish`,
 `Upkeep.replace_state`), and this server goes on hearing its leader. Meanwhile it does not stand for leader
@@ -116,7 +117,8 @@ class Installer:
             self._timer.call_after(BUSY_MS, lambda: self._finish(offer, to))
             return
         self._replacing = True
-        to.finish(lambda refusal: self._verified(offer, refusal))
+        # A server that has just joined: its cluster's id must not come to the disk after the snapshot.
+        self._log.flush(lambda: to.finish(lambda refusal: self._verified(offer, refusal)))
 
     def _verified(self, offer: SnapshotOffer, refusal: GemotError | None) -> None:
         if refusal is not None:

@@ -37,6 +37,9 @@ class Log(Protocol):
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         """Forget every entry: the snapshot `meta` replaces them. Durable, then `done()`."""
 
+    def flush(self, done: Callable[[], None]) -> None:
+        """Call `done` once all is durable that was asked of this and of `Identity` before."""
+
 
 class Wire(Protocol):
     """Messages to other servers: they may be lost, doubled, late; never altered."""

@@ -85,6 +85,9 @@ class LogThread:
     def reset(self, meta: SnapshotMeta, done: Done) -> None:
         self._queue.put(Step(lambda: self._durable.reset(meta), done))
 
+    def flush(self, done: Done) -> None:
+        self._queue.put(Step(_nothing, done))
+
     # -- Identity ----------------------------------------------------------------------------------
 
     def cluster(self) -> str:

@@ -72,7 +72,8 @@ class Scene:
         self.did: list[Any] = []
         self.worker: list[Callable[[], None]] = []
         self.resets: list[Callable[[], None]] = []
-        self.disk_full = False
+        self.flushes: list[Callable[[], None]] = []
+        self.disk_full = self.log_is_slow = False
         self.busy = False
         self.reading = self.readers_held = False
         self.refuse: GemotError | None = None
@@ -104,6 +105,12 @@ class Scene:
             done()
 
         self.worker.append(replaced)
+
+    def flush(self, done: Callable[[], None]) -> None:
+        if self.log_is_slow:
+            self.flushes.append(done)
+        else:
+            done()
 
     def work(self) -> None:
         """The worker does its next piece, and its end is told."""
@@ -155,6 +162,17 @@ def test_pieces_are_fetched_in_order_and_everything_follows_in_its_order() -> No
     scene.work()
     assert scene.did == [*IN_ORDER, (100, True)]
     assert scene.installer.installed == 1
+
+
+def test_a_snapshot_is_kept_only_when_all_that_came_before_is_durable() -> None:
+    """Or a fall could leave a server with the data of a cluster and without its id: it would join none."""
+    scene = Scene()
+    scene.log_is_slow = True
+    scene.installer.on_install(OFFER)
+    scene.all_pieces()
+    assert scene.did == []
+    scene.flushes.pop()()
+    assert scene.did == ["verifying"]
 
 
 def test_nobody_else_works_on_the_files_from_the_last_piece_to_the_end() -> None:

@@ -210,6 +210,9 @@ class SimulatedLog:
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         self._add(Step(lambda: self._reset(meta), done))
 
+    def flush(self, done: Callable[[], None]) -> None:
+        self._add(Step(lambda: None, done))
+
     def cluster(self) -> str:
         return self._cluster
 

@@ -43,8 +43,13 @@ class Network:
         deliver: Callable[[], None],
         owner: Owner,
         content: object = None,
+        *,
+        once: bool = False,
     ) -> None:
-        """Deliver later, perhaps twice, perhaps never."""
+        """Deliver later, perhaps never; perhaps twice, but for what a connection carries `once`.
+
+        Raft's messages must bear being doubled, whatever carries them. A call is asked and answered once.
+        """
         random, weather, link = self._world.random, self.weather, (source, target)
         if self._world.trace is not None:
             self._world.tell(f"{source} to {target}: {summary(content)}")
@@ -53,7 +58,7 @@ class Network:
         if random.random() < weather.loss:
             self._fired("loss")
             return
-        copies = 2 if random.random() < weather.duplicate else 1
+        copies = 2 if random.random() < weather.duplicate and not once else 1
         if copies == 2:
             self._fired("duplicate")
         for _ in range(copies):

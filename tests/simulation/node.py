@@ -453,7 +453,9 @@ class Node:
             answer(OutcomeUnknown("broke") if write else Unavailable("broke"))
 
         def reply(result: Any) -> None:
-            self.network.send(target.name, self.name, "reply", lambda: answer(result), self, result)
+            self.network.send(
+                target.name, self.name, "reply", lambda: answer(result), self, result, once=True
+            )
 
         def deliver() -> None:
             if target.server is not None:
@@ -461,7 +463,7 @@ class Node:
                 target.server.handle(member, call, reply)
 
         self.calls[number] = (target.name, broke)
-        self.network.send(self.name, target.name, type(call).__name__, deliver, target, call)
+        self.network.send(self.name, target.name, type(call).__name__, deliver, target, call, once=True)
         call_off = self.later(BROKEN_US, f"{self.name} call broke", broke)
 
     def hear(self, sender: Node, member: Member) -> None:

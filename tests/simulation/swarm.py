@@ -64,7 +64,8 @@ def draw(random: Random, faults: list[str], chores: list[str]) -> Plan:
     """The sizes first: a new fault leaves them as they were, seed by seed."""
     servers = random.choice([3, 3, 5])
     wide = random.choice([500, 5_000, 60_000])
-    clients = random.choice([3, 5, 8])
+    # Several wait for as long as a hold time where a quorum is gone: the others go on.
+    clients = random.choice([5, 8, 12])
     plan = Plan(
         servers=servers,
         weather=Weather(

@@ -87,9 +87,9 @@ class _Truth:
     def changed_between(self, after: int, upto: int) -> bool:
         return bisect.bisect_right(self._indexes, after) < bisect.bisect_right(self._indexes, upto)
 
-    @property
-    def last_change(self) -> int:
-        return self._indexes[-1]
+    def last_change(self, upto: int | None) -> int:
+        """The last one of all, or of those up to this index."""
+        return self._indexes[-1 if upto is None else bisect.bisect_right(self._indexes, upto) - 1]
 
 
 def check_watches(
@@ -99,12 +99,14 @@ def check_watches(
     history: Iterable[Seen] = (),
     *,
     ended_in_calm: bool = True,
+    due: int | None = None,
     reaped: int = 0,
 ) -> int:
     """Raises Violation, or tells how many answers and events were right.
 
-    Without calm at the end the last state is not asked for. Up to `reaped` the traces of deletes may be
-    gone, and a watcher with an older index is woken to be on the safe side.
+    Without calm at the end the last state is not asked for. With it, each reader must have seen the last
+    change, or the last one up to the index `due`: after that one everybody asked again. Up to `reaped` the
+    traces of deletes may be gone, and a watcher with an older index is woken to be on the safe side.
     """
     done = list(effects)
     truths: dict[Watched, _Truth] = {}
@@ -122,8 +124,9 @@ def check_watches(
     for mine in answers.values():
         truth = truths[mine[0].watched]
         _check_reader(mine, truth, acknowledged.of(mine[0].watched), reaped)
-        if ended_in_calm and mine[-1].value != truth.at(truth.last_change):
-            raise Violation(f"{mine[-1]} was the last, and the change at {truth.last_change} was missed")
+        last = truth.last_change(due)
+        if ended_in_calm and mine[-1].index < last and mine[-1].value != truth.at(last):
+            raise Violation(f"{mine[-1]} was the last, and the change at {last} was missed")
     for heard in events.values():
         _check_subscription(heard, truths[heard[0].watched])
     return sum(map(len, answers.values())) + sum(map(len, events.values()))

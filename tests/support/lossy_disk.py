@@ -424,6 +424,8 @@ class LossyDisk:
     def crash(self, random: Random | None = None) -> LossyDisk:
         """Lose what a crash loses (everything unsynced without `random`); returns the disk after it."""
         self.check()
+        for path in [path for path, inode in self._durable.items() if self._was_removed(inode)]:
+            self.forget(path)
         self.fenced = True
         for folder in sorted(self._changes):
             changes = self._changes[folder]
@@ -525,6 +527,10 @@ class LossyDisk:
                     os.pwrite(file, b"".join(pieces), offset)
         finally:
             os.close(file)
+
+    def _was_removed(self, inode: Inode) -> bool:
+        """Is the real file gone, past this disk: unlinked by the state's own code?"""
+        return bool(inode.home) and self._is_real(inode.home) and not os.path.exists(inode.home)
 
     def _is_real(self, path: str) -> bool:
         if self.root is None or not self.only_memory:

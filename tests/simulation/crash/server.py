@@ -132,10 +132,12 @@ class TrapNetwork(Network):
         deliver: Callable[[], None],
         owner: Owner,
         content: object = None,
+        *,
+        once: bool = False,
     ) -> None:
         node = self.nodes[source]
         with node.trap.around(node, f"send {label.split(' ')[0]} to {target}"):
-            super().send(source, target, label, deliver, owner, content)
+            super().send(source, target, label, deliver, owner, content, once=once)
 
 
 class TrapLog(SimulatedLog):
@@ -156,6 +158,10 @@ class TrapLog(SimulatedLog):
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         with self._node.trap.around(self._node, f"port reset to {meta.index}"):
             super().reset(meta, done)
+
+    def flush(self, done: Callable[[], None]) -> None:
+        with self._node.trap.around(self._node, "port flush"):
+            super().flush(done)
 
     def adopt(self, cluster: str) -> None:
         with self._node.trap.around(self._node, "port adopt"):

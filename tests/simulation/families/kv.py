@@ -24,6 +24,7 @@ from gemot.server.rpc.message import Bookmark
 from gemot.server.server import Server
 
 ALL = KvList(b"key")
+GIVES_UP_US = 2_000_000
 STALE_OPTIONS = Options(consistency="stale")
 
 
@@ -57,6 +58,9 @@ class KvFamily:
         self._refused: list[Seen] = []
         self.awoken: list[Awoken] = []
         self.told: list[Told] = []
+        self.due: int | None = None
+        """What is applied up to this index, every watcher must have seen in the end."""
+
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Node]) -> list[Watcher | Subscriber]:
@@ -185,8 +189,10 @@ class KvFamily:
         )
 
     def check_watches(self) -> int:
-        """What watchers were told. In the end there was calm, and they asked again after the last write."""
-        return check_watches(self.awoken, self.told, self._effects, self.history, reaped=self._reaped)
+        """What watchers were told. In the end there was calm, and they asked again after what is `due`."""
+        return check_watches(
+            self.awoken, self.told, self._effects, self.history, due=self.due, reaped=self._reaped
+        )
 
 
 def _state_at(index: int, effects: list[Effect]) -> dict[bytes, tuple[bytes, int]]:
@@ -224,6 +230,7 @@ class Watcher:
         self._watched = Watched(query.key if isinstance(query, KvGet) else query.prefix, prefix=not one)
         self._index = 0
         self._round = 0
+        self._turn = world.random.randrange(len(nodes))
         self.stopped = False
         self.wakes = 0
 
@@ -233,9 +240,10 @@ class Watcher:
     def _ask(self) -> None:
         self._round += 1
         asked = self._round
-        node = self._world.random.choice(self.nodes)
+        self._turn += 1  # not by chance: one of a minority that does not serve is not asked again and again
+        node = self.nodes[self._turn % len(self.nodes)]
         began = self._world.now_us
-        self._world.at(3_000_000, "watcher gives up", lambda: self._ask() if asked == self._round else None)
+        self._world.at(GIVES_UP_US, "watcher gives up", lambda: self._ask() if asked == self._round else None)
         if not node.up or self.stopped:
             return
 
