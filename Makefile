@@ -10,7 +10,7 @@ SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
 
-.PHONY: run venv dev test lint types bench failover cluster sim model links chaos tools clients
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -41,6 +41,9 @@ test: dev tools
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
+
+mutants: dev
+	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY))
 
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)

@@ -11,6 +11,8 @@ without a bug, and nothing may be killed.
 from __future__ import annotations
 
 import argparse
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,9 @@ CONTROL_SEEDS = 12
 ENOUGH_SEEDS = 10
 """Where something else has killed it, the simulator has only so many."""
 
-HANG_S = 900
+MOST_CPU_S = 300
+MOST_BYTES = 4 << 30
+"""What a process may take: a bug may make it turn for ever, or write without end."""
 
 
 def main() -> int:
@@ -82,20 +86,21 @@ def _chosen(options: argparse.Namespace) -> list[str]:
 def _hold(options: argparse.Namespace) -> int:
     bug = None if options.hold == results.CONTROL else BUGS[options.hold]
     limits = Limits(options.first, options.seeds, options.known)
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S))
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     with planted(bug):
         verdict = held_against(options.against, bug, limits)
     print(msgspec.json.encode(verdict).decode())
     return 0
 
 
-def hold(name: str, killer: str, limits: Limits, *, within_s: float = HANG_S) -> Verdict:
+def hold(name: str, killer: str, limits: Limits) -> Verdict:
     """Plant it in a fresh process and hold it against that killer."""
     command = [sys.executable, str(Path(__file__)), "--hold", name, "--against", killer]
     command += ["--from", str(limits.first), "--seeds", str(limits.seeds)]
     command += ["--known"] if limits.known_only else []
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False)
-    except subprocess.TimeoutExpired:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
         return Verdict(killer, "hung")
     last = done.stdout.splitlines()[-1:]
     if done.returncode or not last:

@@ -284,6 +284,21 @@ def test_without_a_usable_snapshot_the_node_begins_anew_and_repairs(home: Home) 
     home.close(opened)
 
 
+def test_a_last_write_that_the_disk_lost_means_repairing(home: Home) -> None:
+    """Nothing in the log tells of it: only the vote file remembers up to where it was durable."""
+    opened = home.open()
+    home.fill(opened, 1, ENTRIES - 1)
+    (segment,) = (home.folder / "log").glob("*.seg")
+    before = segment.read_bytes()
+    home.fill(opened, ENTRIES, ENTRIES, apply=False)
+    home.close(opened)
+    segment.write_bytes(before)
+    opened = home.open()
+    assert opened.raft.repairing
+    assert any("log: damaged" in note and "was synced" in note for note in opened.notes)
+    home.close(opened)
+
+
 def test_damage_in_the_log_means_repairing_and_is_remembered(home: Home) -> None:
     home.filled()
     segment = max((home.folder / "log").iterdir(), key=lambda path: path.stat().st_size)

@@ -1,7 +1,8 @@
 """What must hold after every event, whatever the faults (Raft paper figure 3, and durability).
 
-ElectionSafety, StateMachineSafety (with equal results and equal state hashes), CommittedIsDurable, and
-that term, commit and applied index only grow.
+ElectionSafety, StateMachineSafety (with equal results and equal state hashes), CommittedIsDurable; that term,
+commit, applied index and cluster time only grow, that a vote is given once in a term, and that what was
+synced is there after a crash or known to be lost.
 
 An event changes one server, so after it that server alone is looked at, and only what changed of it; every
 `FULL_EVERY` events, and at the end, all of them are.
@@ -52,6 +53,8 @@ class Invariants:
         self._marks: dict[str, tuple[int, ...]] = {}
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
+        self._votes: dict[tuple[str, int], str] = {}
+        self._synced: dict[str, dict[int, int]] = {}
         self.checked = 0
 
     def observe(self, node: Node, entry: Entry, outcome: Outcome) -> None:
@@ -77,13 +80,21 @@ class Invariants:
         assert node.opened is not None
         meta, log = node.opened.durable.meta.meta, node.opened.durable.log
         if isinstance(message, VoteReply) and message.granted and not message.pre:
+            self._vote(node, message.term, to)
             if (meta.term, meta.vote) != (message.term, to) and meta.term <= message.term:
                 raise Violation(f"{node.name} votes for {to} in {message.term}, durable is {meta}")
         elif isinstance(message, VoteAsk) and not message.pre:
+            self._vote(node, message.term, node.member.id)
             if (meta.term, meta.vote) != (message.term, node.member.id) and meta.term <= message.term:
                 raise Violation(f"{node.name} stands in {message.term}, durable is {meta}")
         elif isinstance(message, AppendReply) and message.ok and message.match > log.durable_index:
             raise Violation(f"{node.name} acknowledges {message.match}, durable is {log.durable_index}")
+
+    def _vote(self, node: Node, term: int, candidate: str) -> None:
+        """One vote a term, whatever crashes lie between."""
+        given = self._votes.setdefault((node.member.id, term), candidate)
+        if given != candidate:
+            raise Violation(f"{node.name} votes for {candidate} in {term}, where it voted for {given} before")
 
     def after_event(self, owner: Node | None) -> None:
         self.checked += 1
@@ -98,6 +109,8 @@ class Invariants:
         if opened is None or node.server is None:
             return
         raft, state = opened.raft, opened.state
+        if self._synced.get(node.name) is not node.durable_terms:
+            self._check_log(node)
         mark = (
             node.life,
             raft.role,
@@ -105,16 +118,30 @@ class Invariants:
             raft.commit,
             state.applied_index,
             opened.durable.meta.meta.term,
+            state.cluster_time_ms,
         )
         before = self._marks.get(node.name)
         if mark != before:
             self._marks[node.name] = mark
             self._check_change(node, before, mark)
 
+    def _check_log(self, node: Node) -> None:
+        """It was started again, or its log was reset: what was synced is there, or it says that it is not."""
+        assert node.opened is not None
+        log, now = node.opened.durable.log, node.durable_terms
+        before, self._synced[node.name] = self._synced.get(node.name, {}), now
+        if node.opened.raft.repairing or log.last_index < log.first_index:
+            return
+        lost = [i for i, term in before.items() if i >= log.first_index and now.get(i, 0) != term]
+        if lost:
+            raise Violation(
+                f"{node.name} lost the synced entries {lost[0]} to {lost[-1]} and does not repair"
+            )
+
     def _check_change(self, node: Node, before: tuple[int, ...] | None, mark: tuple[int, ...]) -> None:
-        life, role, term, commit, applied, durable = mark
+        life, role, term, commit, applied, durable, time_ms = mark
         if before is None or before[0] != life:
-            before = (life, 0, 0, 0, 0, 0)
+            before = (life, 0, 0, 0, 0, 0, 0)
         if role == Role.LEADER:
             leader = self.leaders.setdefault(term, node.name)
             if leader != node.name:
@@ -124,6 +151,8 @@ class Invariants:
         self._durable_terms[node.name] = durable
         if commit < before[3] or applied < before[4]:
             raise Violation(f"{node.name}: commit or applied index went back")
+        if time_ms < before[6]:
+            raise Violation(f"{node.name}: cluster time went back from {before[6]} to {time_ms}")
         if applied > commit:
             raise Violation(f"{node.name} applied {applied} beyond commit {commit}")
         if applied > before[4]:

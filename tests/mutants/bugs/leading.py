@@ -77,7 +77,7 @@ def a_lease_instead_of_a_round(patch: Patch) -> None:
     patch.setattr(Leadership, "read", read)
 
 
-@bug(6)
+@bug(6, script="06-echo-of-an-older-term")
 def words_of_an_older_term_count(patch: Patch) -> None:
     """A leader believes answers to what it sent in an older term."""
     answer_old = node.Raft._answer_old
@@ -136,7 +136,7 @@ def a_removed_leader_counts_itself(patch: Patch) -> None:
     patch.setattr(Leadership, "_each_voter", each_voter)
 
 
-@bug(24)
+@bug(24, script="24-whole-at-the-first-word")
 def a_repair_is_over_at_the_first_word(patch: Patch) -> None:
     """A server that lost part of its log takes itself for whole as soon as it hears a leader."""
 

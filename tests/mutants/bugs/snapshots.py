@@ -41,8 +41,9 @@ def pieces_are_taken_as_they_come(patch: Patch) -> None:
     """A piece of a snapshot is written wherever it says, of whichever snapshot it is."""
 
     def write(self: Receiver, key: tuple[int, int, str], offset: int, data: bytes) -> int:
-        self._file.pwrite(data, offset)
-        self.next_offset = max(self.next_offset, offset + len(data))
+        if offset + len(data) <= self.manifest.size:
+            self._file.pwrite(data, offset)
+            self.next_offset = max(self.next_offset, offset + len(data))
         return self.next_offset
 
     patch.setattr(Receiver, "write", write)

@@ -19,7 +19,6 @@ from gemot.server.state import changes, kv, retries
 from gemot.server.state.meta import Meta
 from gemot.server.state.retries import Retries
 from gemot.server.state.scope import Writing
-from gemot.server.state.store import State
 from gemot.server.storage.statefile import StateFile
 
 MACHINE = "tests/test_machine.py"
@@ -46,10 +45,16 @@ def the_applied_index_follows_its_effects(patch: Patch) -> None:
     patch.setattr(Meta, "save", save_the_one_before)
 
 
-@bug(18, 26)
+@bug(18, 26, tests=(STATE_FILE,))
 def the_rows_are_not_verified_at_a_start(patch: Patch) -> None:
     """A state that may have lost commits with its write-ahead log is taken as it is."""
-    patch.setattr(State, "verify", lambda self: None)
+    open_file = StateFile._open
+
+    def open_as_whole(self: StateFile) -> None:
+        open_file(self)
+        self.recovered = False
+
+    patch.setattr(StateFile, "_open", open_as_whole)
 
 
 @bug(20)
@@ -223,19 +228,3 @@ def a_list_in_two_transactions_is_not_put_right(patch: Patch) -> None:
     from gemot.server.state import pages
 
     patch.setattr(pages, "_put_right", lambda reading, found, prefix, began_at, kept_from: found)
-
-
-@bug(21, tests=(STATE_FILE,))
-def the_old_write_ahead_log_stays_beside_a_new_state(patch: Patch) -> None:
-    """An installed state is put beside the write-ahead log of the one before."""
-    unlink = Path.unlink
-
-    def unlink_but(self: Path, missing_ok: bool = False) -> None:
-        if not self.name.endswith("-wal"):
-            unlink(self, missing_ok)
-
-    def close(self: StateFile) -> None:
-        """As a crash leaves it: nothing moves the log."""
-
-    patch.setattr(Path, "unlink", unlink_but)
-    patch.setattr(StateFile, "_close_all", close)
