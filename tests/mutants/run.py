@@ -1,8 +1,8 @@
 """Planted bugs, one at a time, against everything that ought to see them.
 
 python tests/mutants/run.py                     each bug until something kills it, cheapest first
-python tests/mutants/run.py --only no-sync      one bug, with what each killer says
-python tests/mutants/run.py --record            each bug against all killers that can see it, into RESULTS.md
+python tests/mutants/run.py --only no-sync --every     one bug, with what each killer says
+python tests/mutants/run.py --every --record    each bug against all killers that can see it, into RESULTS.md
 
 Each try is a process of its own, so that no plant outlives it. First comes the control: the same killers
 without a bug, and nothing may be killed.
@@ -28,7 +28,7 @@ from mutants.bugs.every import BUGS
 from mutants.killers import KILLERS, Limits, Verdict, held_against
 
 CONTROL_SEEDS = 12
-ENOUGH_SEEDS = 10
+ENOUGH_SEEDS = 2
 """Where something else has killed it, the simulator has only so many."""
 
 MOST_CPU_S = 300
@@ -62,7 +62,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rotation", default="", help="K/N: each N-th bug from the K-th on")
     parser.add_argument("--seeds", type=int, default=60, help="seeds of the simulator before a bug survives")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
-    parser.add_argument("--record", action="store_true", help="try all killers, write RESULTS.md")
+    parser.add_argument("--every", action="store_true", help="try all killers, not until one has killed")
+    parser.add_argument("--record", action="store_true", help="keep it in RESULTS.md")
     parser.add_argument("--hold", default="", help=argparse.SUPPRESS)
     parser.add_argument("--against", default="", help=argparse.SUPPRESS)
     parser.add_argument("--from", dest="first", type=int, default=1, help=argparse.SUPPRESS)
@@ -119,11 +120,10 @@ def _control() -> results.Line:
 def _try_all(bug: Bug, options: argparse.Namespace) -> results.Line:
     """Cheapest first; until one has killed it, or all that can when it is told or kept."""
     line = results.Line(bug.name, [])
-    every = options.record or bool(options.only)
     for killer in KILLERS:
-        if killer not in bug.killers:
+        if killer not in bug.killers or (killer == "model" and line.killed and not bug.scope):
             continue
-        if line.killed and not every:
+        if line.killed and not options.every:
             break
         seeds = min(options.seeds, ENOUGH_SEEDS) if line.killed else options.seeds
         line.verdicts.append(hold(bug.name, killer, Limits(1, seeds)))

@@ -44,7 +44,7 @@ def test_a_planted_bug_is_killed(name: str) -> None:
     verdict = hold(name, quickest.killer, limits)
     assert verdict.outcome == "killed", (
         f"{name} ({BUGS[name].says}) was seen by {quickest.killer} as {quickest.by}, and now: {verdict}\n"
-        f"repeat: python tests/mutants/run.py --only {name}"
+        f"repeat: python tests/mutants/run.py --only {name} --every"
     )
 
 

@@ -93,7 +93,7 @@ def an_unfinished_install_is_left(patch: Patch) -> None:
     patch.setattr(recovery, "_finish_install", lambda durable, snapshots, notes: None)
 
 
-@bug(21, tests=(INSTALL,))
+@bug(21, tests=("tests/server/test_held.py",))
 def entries_are_applied_during_an_install(patch: Patch) -> None:
     """The replica applies, and reads go on, while log and state are replaced."""
     patch.setattr(Replica, "hold", lambda self: None)

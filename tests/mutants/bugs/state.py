@@ -216,6 +216,13 @@ def reaping_takes_the_index_back(patch: Patch) -> None:
     patch.setattr(kv, "_reap", reap_and_forget)
 
 
+@bug(38, tests=("tests/server/test_leader.py",), simulated=False)
+def changes_are_trimmed_at_once(patch: Patch) -> None:
+    """The change table keeps nothing for those who come back."""
+    patch.setattr(leader, "KEEP_CHANGES", 0)
+    patch.setattr(leader, "TRIM_STEP", 0)
+
+
 @bug(38, tests=(PAGES,), simulated=False)
 def trimmed_changes_are_not_missed(patch: Patch) -> None:
     """The change table is trimmed under who still needs it, and a list that was put right by it is told."""
