@@ -57,10 +57,21 @@ class Limits(NamedTuple):
 
 
 def is_verdict(error: BaseException) -> bool:
-    """Did a checker speak, or is it a mistake of the plant? Invariants are assertions, the product's too."""
+    """Did a checker speak, or is it a mistake of the plant? Invariants are assertions, the product's too.
+
+    A test that looks at an answer which did not come (`told[0]`) says so as well.
+    """
     if isinstance(error, BaseExceptionGroup):
         return any(is_verdict(one) for one in error.exceptions)
+    if isinstance(error, LookupError | ValueError):
+        return Path(_place_of(error)[0]).name.startswith("test_")
     return isinstance(error, AssertionError | pytest.fail.Exception)
+
+
+def _place_of(error: BaseException) -> tuple[str, int]:
+    """Where it was raised: file and line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (frames[-1].filename, frames[-1].lineno or 0) if frames else ("", 0)
 
 
 def transcripts(bug: Bug | None, limits: Limits) -> Verdict:
@@ -166,9 +177,9 @@ def _judged(verdict: Verdict, by: str, error: BaseException) -> bool:
     if is_verdict(error):
         _killed(verdict, by, told)
         return True
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    file, line = _place_of(error)
     verdict.outcome, verdict.by = "broken", by
-    verdict.told = _one_line(f"{Path(where.filename).name}:{where.lineno}: {told}")
+    verdict.told = _one_line(f"{Path(file).name}:{line}: {told}")
     return False
 
 

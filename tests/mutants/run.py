@@ -31,7 +31,7 @@ CONTROL_SEEDS = 12
 ENOUGH_SEEDS = 2
 """Where something else has killed it, the simulator has only so many."""
 
-MOST_CPU_S = 300
+MOST_CPU_S = 150
 MOST_BYTES = 4 << 30
 """What a process may take: a bug may make it turn for ever, or write without end."""
 

@@ -110,6 +110,7 @@ def test_only_what_a_checker_says_is_a_verdict() -> None:
     assert is_verdict(pytest.fail.Exception())
     assert is_verdict(ExceptionGroup("several", [TypeError(), AssertionError()]))
     assert not is_verdict(TypeError())
+    assert not is_verdict(LookupError()), "unless a test missed an answer"
     assert not is_verdict(ExceptionGroup("several", [TypeError(), NameError()]))
 
 

@@ -54,6 +54,7 @@ class Invariants:
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
         self._votes: dict[tuple[str, int], str] = {}
+        self._voters: dict[int, tuple[tuple[str, ...], str]] = {}
         self._synced: dict[str, dict[int, int]] = {}
         self.checked = 0
 
@@ -156,17 +157,22 @@ class Invariants:
         if applied > commit:
             raise Violation(f"{node.name} applied {applied} beyond commit {commit}")
         if applied > before[4]:
-            self._check_hash(node)
+            self._check_state(node)
         if commit > self.commit:
             self._check_durable(commit, node)
             self.commit = commit
 
-    def _check_hash(self, node: Node) -> None:
+    def _check_state(self, node: Node) -> None:
+        """Who has applied the same has the same state, and the same voters."""
         assert node.opened is not None
         state = node.opened.state
         known, by = self._hashes.setdefault(state.applied_index, (state.state_hash, node.name))
         if known != state.state_hash:
             raise Violation(f"state hashes of {node.name} and {by} differ at {state.applied_index}")
+        voters = node.opened.raft.voters_at(state.applied_index)
+        agreed, by = self._voters.setdefault(state.applied_index, (voters, node.name))
+        if agreed != voters:
+            raise Violation(f"{node.name} goes by voters {voters} at {state.applied_index}, {by} by {agreed}")
 
     def _check_durable(self, commit: int, node: Node) -> None:
         """CommittedIsDurable: a majority of the voters would still have it after a crash of everybody now.
