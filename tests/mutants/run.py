@@ -28,7 +28,7 @@ from mutants.bugs.every import BUGS
 from mutants.killers import KILLERS, Limits, Verdict, held_against
 
 CONTROL_SEEDS = 12
-ENOUGH_SEEDS = 2
+ENOUGH_SEEDS = 10
 """Where something else has killed it, the simulator has only so many."""
 
 MOST_CPU_S = 150
@@ -62,10 +62,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rotation", default="", help="K/N: each N-th bug from the K-th on")
     parser.add_argument("--seeds", type=int, default=60, help="seeds of the simulator before a bug survives")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    parser.add_argument("--against", choices=list(KILLERS), help="hold them against this killer alone")
     parser.add_argument("--every", action="store_true", help="try all killers, not until one has killed")
     parser.add_argument("--record", action="store_true", help="keep it in RESULTS.md")
     parser.add_argument("--hold", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--against", default="", help=argparse.SUPPRESS)
     parser.add_argument("--from", dest="first", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--known", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -120,7 +120,7 @@ def _control() -> results.Line:
 def _try_all(bug: Bug, options: argparse.Namespace) -> results.Line:
     """Cheapest first; until one has killed it, or all that can when it is told or kept."""
     line = results.Line(bug.name, [])
-    for killer in KILLERS:
+    for killer in [options.against] if options.against else list(KILLERS):
         if killer not in bug.killers or (killer == "model" and line.killed and not bug.scope):
             continue
         if line.killed and not options.every:

@@ -81,7 +81,7 @@ def a_scrub_takes_an_end_for_a_seal(patch: Patch) -> None:
     patch.setattr(Segment, "scan", scan_and_seal)
 
 
-@bug(10, 30)
+@bug(10, 30, script="01-older-term-by-counting")
 def a_leader_hears_itself_as_a_quorum(patch: Patch) -> None:
     """A leader takes the last contact with anyone for one with a quorum."""
 
