@@ -22,6 +22,7 @@ from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
+from gemot.server.raft.voters import by_hand
 from gemot.server.state import autopilot, catalog, changes, kv, restore
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
@@ -109,7 +110,12 @@ class Machine:
             writing.enter(index + meta.shift)
             result = self._answer(writing, envelope)
         else:
+            recovered = by_hand(entry)
+            if recovered:
+                restore.recovered(meta, index)
             writing.enter(index + meta.shift)
+            if recovered:
+                writing.touched.append(("all", b""))
             result = Applied(index + meta.shift, True)
         meta.advance(index, entry.term)
         touched = writing.touched

@@ -125,8 +125,10 @@ class Upkeep(Protocol):
 class DiskSpace(Protocol):
     """The disk that the data directory is on."""
 
-    def measured(self) -> tuple[int, int] | None:
-        """Bytes free and bytes in all, as of a second ago or so; None if that is not known."""
+    def measured(self) -> tuple[int, int, int] | None:
+        """Bytes free, bytes in all, and the entry applied when that was asked: a second ago or so, or more on
+        a disk that keeps one waiting. None if it is not known.
+        """
 
 
 class Inbox(Protocol):

@@ -2,7 +2,9 @@
 
 What is written, and why it is safe:
 - A VOTERS entry behind the last entry, in a new term. Nothing is truncated: what may have been committed is
-  kept, and is committed by it. The entry says that it was made by hand (`Voters.by_hand`).
+  kept, and is committed by it. The entry says that it was made by hand (`Voters.by_hand`). Where it is
+  applied an epoch begins, and the indexes that readers know jump: what only the lost servers told, a fence
+  or a watcher's index, is not told again (`state.restore.recovered`).
 - Another cluster id. Servers taken for lost may come back, and two of three of them would be a quorum of the
   old voter set: of another cluster, they and this one refuse each other's hello, and neither can undo what
   the other has acknowledged. They are wiped, and join as new servers.
@@ -16,6 +18,7 @@ need not have been of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
@@ -40,6 +43,7 @@ from gemot.server.storage.snapshot import Snapshots
 from gemot.server.storage.statefile import applied_of
 
 _COPY_BLOCK = 1 << 20
+_CLUSTER = re.compile("[0-9a-f]{32}")
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -200,8 +204,18 @@ def carry_out(disk: Disk, planned: Plan, *, note: str, random: Random) -> tuple[
 
 def follow(disk: Disk, held: Held, cluster: str) -> None:
     """Have this server belong to the cluster that goes on, as a voter or learner: its log stays as it is."""
+    check_cluster(cluster)
     meta = MetaFile.open(disk, held.directory)
     meta.save(msgspec.structs.replace(meta.meta, cluster_id=cluster))
+
+
+def check_cluster(cluster: str) -> None:
+    """Raises BadRequest for what cannot be an id that `plan` made."""
+    if not _CLUSTER.fullmatch(cluster):
+        raise BadRequest(
+            f"-cluster={cluster}: the id is 32 hexadecimal digits, as the command prints it on the host of "
+            "the best log"
+        )
 
 
 def back_up(disk: Disk, directory: str) -> str:

@@ -421,7 +421,7 @@ class Server:
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():
-                self.space.hear(member, Room(call.free_bytes, call.reserve_bytes))
+                self.space.hear(member, Room(call.free_bytes, call.reserve_bytes, call.applied))
                 for each in call.members:
                     self._heard_of(each)
                 reply(True)
@@ -552,7 +552,7 @@ class Server:
                 self._joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
             room = self.space.own
-            self._peers.call(leader, Report(tuple(members), room.free, room.reserve), _ignore)
+            self._peers.call(leader, Report(tuple(members), *msgspec.structs.astuple(room)), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):

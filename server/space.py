@@ -7,8 +7,8 @@ it, or so many voters that a quorum could not store, would have to go into the r
 before they are proposed. Deletes, leaves and its own chores go on out of the reserve, and so does everything
 else once there is room again.
 
-What is accepted is counted at `SPREAD` times its size (log, row, history, a snapshot of both) until every
-look has had the time to see it: a follower's word is of up to three seconds ago.
+What is accepted is counted against a server, at `SPREAD` times its size (log, row, history, a snapshot of
+both), until it tells of room that it measured after it had applied that: however slow it or its disk may be.
 Words of a server of an older release, or of one not heard yet, count as room: silence is Raft's affair.
 """
 
@@ -37,16 +37,25 @@ LEAST_SHARE = 8
 
 SPREAD = 8
 LOOKS = 3
+"""Looks for which it is counted against a server of a release that does not say what it had applied."""
+
+LOOKS_KEPT = 60
+"""For so many at most against any: who is further behind takes a snapshot, and Raft sees to its pace."""
+
 ENOUGH = 1 << 62
 AGAIN_SHARE = 16
 """Once refused, writes go on when there is so much of the reserve more: or it would flicker."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one server has: bytes free on its disk, and how many it keeps. `free` -1: not known."""
+    """What one server has: bytes free on its disk, and how many it keeps. `free` -1: not known.
+
+    `applied`: the last entry it had applied when that was measured; -1: not told, by an older release.
+    """
 
     free: int = -1
     reserve: int = 0
+    applied: int = -1
 
     @property
     def margin(self) -> int:
@@ -76,6 +85,13 @@ def room(sizes: Sizes, wanted: int) -> Room:
         return Room(sizes.free, wanted)
     files = 2 * sizes.segment + sizes.state + sizes.growth
     return Room(sizes.free, max(files, min(LEAST_BYTES, sizes.disk // LEAST_SHARE) - sizes.unused))
+
+
+class _Charge(msgspec.Struct, gc=False):
+    """What was accepted between two looks, times `SPREAD`; `index` of its last entry, -1 while not known."""
+
+    size: int = 0
+    index: int = -1
 
 
 class SpaceConfig(msgspec.Struct, frozen=True):
@@ -108,8 +124,8 @@ class Space:
         self._snapshot = 0
         self._rooms: dict[str, tuple[str, Room]] = {}
         self._margin = ENOUGH
-        self._accepted: deque[int] = deque([0], maxlen=LOOKS)
-        self._tightest: tuple[str, Room] = (me.name, Room())
+        self._charges: deque[_Charge] = deque([_Charge()], maxlen=LOOKS_KEPT)
+        self._tightest = me.id
         self._refusing = False
         self.refused = 0
 
@@ -125,35 +141,54 @@ class Space:
         if self._disk is None or (measured := self._disk.measured()) is None:
             return
         if not replacing:
-            sizes = Sizes(*measured, *self._file_bytes(), self._config.segment)
+            free, whole, applied = measured
+            sizes = Sizes(free, whole, *self._file_bytes(), self._config.segment)
             self._snapshot = sizes.state + sizes.growth + sizes.segment
-            self.hear(self._me, room(sizes, self._config.reserve))
+            kept = room(sizes, self._config.reserve)
+            self.hear(self._me, msgspec.structs.replace(kept, applied=applied))
         # A follower only tells of itself; a voter that Raft does not hear can store nothing.
         leads = self._raft.leader == self._me.id
         self._weigh(self._raft.voters if leads else (self._me.id,), self._raft.silent)
 
     def _weigh(self, voters: tuple[str, ...], away: tuple[str, ...]) -> None:
         self._rooms = {id: kept for id, kept in self._rooms.items() if id in voters or id == self._me.id}
-        margins = [-ENOUGH if id in away else self._room(id)[1].margin for id in voters]
+        self._close_charge()
+        margins = [-ENOUGH if id in away else self._margin_of(id) for id in voters]
         reached = quorum.reached(margins) if margins else ENOUGH
         # A quorum that is not there at all is no matter of space.
-        self._margin = min(self.own.margin, reached if reached > -ENOUGH else ENOUGH)
-        self._accepted.append(0)
-        known = [self._room(id) for id in dict.fromkeys((self._me.id, *voters)) if id not in away]
-        self._tightest = min(known, key=lambda kept: kept[1].margin)
-        again = self._tightest[1].reserve // AGAIN_SHARE if self._refusing else 0
-        self._refusing = self._margin - sum(self._accepted) < again
+        self._margin = min(self._margin_of(self._me.id), reached if reached > -ENOUGH else ENOUGH)
+        known = [id for id in dict.fromkeys((self._me.id, *voters)) if id not in away]
+        self._tightest = min(known, key=self._margin_of)
+        again = self._room(self._tightest)[1].reserve // AGAIN_SHARE if self._refusing else 0
+        self._refusing = self._margin < again
+
+    def _close_charge(self) -> None:
+        # A write accepted just before this look may not be in the log yet: by the next one it is.
+        if len(self._charges) > 1 and self._charges[-2].index < 0:
+            self._charges[-2].index = self._raft.last_index
+        self._charges.append(_Charge())
+
+    def _margin_of(self, id: str) -> int:
+        """What may still be accepted before this server's reserve is touched."""
+        room = self._room(id)[1]
+        return room.margin - self._unseen(room) if room.margin < ENOUGH else ENOUGH
+
+    def _unseen(self, room: Room) -> int:
+        """What was accepted and is not in what this server measured."""
+        if room.applied < 0:
+            return sum(charge.size for charge in list(self._charges)[-LOOKS:])
+        return sum(c.size for c in self._charges if c.index < 0 or c.index > room.applied)
 
     def _room(self, id: str) -> tuple[str, Room]:
-        return self._rooms.get(id, (id, Room()))
+        return self._rooms.get(id) or (self._me.name if id == self._me.id else id, Room())
 
     def refuse(self, command: Command) -> Busy | None:
         """Why this command of a caller is not proposed, or None: then it counts as accepted."""
         if self._margin == ENOUGH or isinstance(command, FREES):
             return None
         size = SPREAD * weight(command)
-        if not self._refusing and sum(self._accepted) + size <= self._margin:
-            self._accepted[-1] += size
+        if not self._refusing and self._charges[-1].size + size <= self._margin:
+            self._charges[-1].size += size
             return None
         self._refusing = True
         self.refused += 1
@@ -170,8 +205,8 @@ class Space:
         """What is wrong and what helps, for people; "" while writes are taken."""
         if not self._refusing:
             return ""
-        name, kept = self._tightest
-        storing = sum(self._accepted)
+        name, kept = self._room(self._tightest)
+        storing = self._unseen(kept)
         also = f", {_mib(storing)} more may be needed for what was just written" if storing else ""
         return (
             f"No space: {name} has {_mib(kept.free)} left on its disk and keeps {_mib(kept.reserve)} "

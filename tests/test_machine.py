@@ -19,7 +19,9 @@ from gemot.server.model.health import Check
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.upkeep import Tick
-from gemot.server.raft.types import Entry, EntryKind
+from gemot.server.raft.types import Entry, EntryKind, Voters, encode_voters
+from gemot.server.state.restore import RECOVERED_SHIFT
+from gemot.server.state.watch import Hub
 
 
 @pytest.fixture
@@ -53,13 +55,33 @@ def test_index_and_term_are_committed_with_the_effects(one: OneState) -> None:
 
 
 def test_entries_of_the_core_move_the_applied_index_and_nothing_else(one: OneState) -> None:
-    noop, voters = one.machine.apply(
-        [Entry(1, 1, EntryKind.NOOP, b""), Entry(1, 2, EntryKind.VOTERS, b"anything")]
-    )
+    data = encode_voters(Voters(("srv1",)))
+    noop, voters = one.machine.apply([Entry(1, 1, EntryKind.NOOP, b""), Entry(1, 2, EntryKind.VOTERS, data)])
     assert (noop.index, noop.result, noop.touched) == (1, Applied(1, True), ())
     assert (voters.index, voters.touched) == (2, ())
     assert one.state.applied_index == 2
     assert one.state.change_range() == (0, 0)
+
+
+def test_voters_set_by_hand_begin_an_epoch_with_indexes_above_all_that_lost_servers_told(
+    one: OneState,
+) -> None:
+    """Or a fence that a lost server gave out would be given out again, and a watcher would wait for ages."""
+    one.machine.apply([_set(1, b"a")])
+    by_hand = Entry(2, 2, EntryKind.VOTERS, encode_voters(Voters(("srv1",), "today, by hand")))
+    (outcome,) = one.machine.apply([by_hand])
+    assert outcome.index == 2
+    assert one.state.epoch == 1
+    assert one.state.index == 2 + RECOVERED_SHIFT
+    assert one.at(KvGet(b"a")) == one.state.index, "whoever waits sees that something changed"
+    hub: Hub[str] = Hub()
+    hub.add((("service", b"web"),), "a watcher of anything")
+    assert hub.wake(outcome.touched) == ["a watcher of anything"]
+    (later,) = one.machine.apply([_set(3, b"b", term=2)])
+    assert later.result == Applied(3 + RECOVERED_SHIFT, True)
+    whole = one.state.state_hash
+    one.reopen()
+    assert (one.state.epoch, one.state.index, one.state.state_hash) == (1, 3 + RECOVERED_SHIFT, whole)
 
 
 def test_each_outcome_tells_its_index_result_and_topics(one: OneState) -> None:

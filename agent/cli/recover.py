@@ -71,7 +71,8 @@ def command(
 
     The first only says what the second does. It keeps copies of the vote file and of the newest log segment,
     writes a new set of voters behind the log, and a new cluster id: servers that were taken for lost and come
-    back cannot undo what is written from now on. Nothing is cut off.
+    back cannot undo what is written from now on. Nothing is cut off. An epoch begins, and indexes jump by
+    1,000,000,000: no fence or index that only the lost servers gave out is given out again.
 
     With -voters=ID,ID the other servers named keep their logs: run what the command prints there, and start
     all of them. Every other server is wiped and joins as a new one.
@@ -209,8 +210,9 @@ def _next(planned: Plan) -> None:
 
 
 def _follow(disk: Disk, found: list[Held], cluster: str, *, yes: bool) -> None:
-    from gemot.server.salvage import back_up, follow
+    from gemot.server.salvage import back_up, check_cluster, follow
 
+    check_cluster(cluster)
     for held in found:
         if not yes:
             click.echo(

@@ -103,12 +103,14 @@ class Bookmark(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Report(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """A server tells the leader which agents are connected to it now. Reply: True.
 
-    `free_bytes` of its disk (-1: not known), of which it keeps `reserve_bytes`; older releases say neither.
+    `free_bytes` of its disk (-1: not known), of which it keeps `reserve_bytes`, measured when it had applied
+    the entry `applied`; older releases say none of them.
     """
 
     members: tuple[Member, ...]
     free_bytes: int = -1
     reserve_bytes: int = 0
+    applied: int = -1
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag=6):

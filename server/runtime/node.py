@@ -132,6 +132,7 @@ class Node:
             loop=self._loop,
             disk=self._disk,
             directory=config.directory,
+            applied=lambda: opened.state.applied_index,
             tell=self._guard,
             fatal=self._failed,
         )

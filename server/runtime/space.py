@@ -22,12 +22,14 @@ class DiskWatch:
         loop: asyncio.AbstractEventLoop,
         disk: Disk,
         directory: str,
+        applied: Callable[[], int],
         tell: Tell,
         fatal: Callable[[BaseException], None],
     ) -> None:
         self._disk = disk
         self._path = directory
-        self._measured: tuple[int, int] | None = None
+        self._applied = applied
+        self._measured: tuple[int, int, int] | None = None
         self._looking = False
         self._worker = Worker(loop=loop, tell=tell, fatal=fatal, name="gemot-space")
         self._ticker = Ticker(loop=loop, every_ms=EVERY_MS, callback=self._look)
@@ -44,21 +46,22 @@ class DiskWatch:
     def stop_ticking(self) -> None:
         self._ticker.stop()
 
-    def measured(self) -> tuple[int, int] | None:
+    def measured(self) -> tuple[int, int, int] | None:
         return self._measured
 
     def _look(self) -> None:
         if self._looking:
             return  # the disk keeps us waiting: what was seen last stands
         self._looking = True
-        self._worker.submit(self._work)
+        applied = self._applied()  # before the look: what is applied while it lasts may not be in it
+        self._worker.submit(lambda: self._work(applied))
 
-    def _work(self) -> Callable[[], None]:
+    def _work(self, applied: int) -> Callable[[], None]:
         try:
-            found = self._disk.free_bytes(self._path), self._disk.disk_bytes(self._path)
+            found = self._disk.free_bytes(self._path), self._disk.disk_bytes(self._path), applied
         except DiskFailed:
             return lambda: self._seen(None)  # whoever writes there will fail, and say why
         return lambda: self._seen(found)
 
-    def _seen(self, found: tuple[int, int] | None) -> None:
+    def _seen(self, found: tuple[int, int, int] | None) -> None:
         self._measured, self._looking = found, False

@@ -1,4 +1,4 @@
-"""The rule of a restore: may it be done, and what stands beside the rows afterwards.
+"""The rule of a restore: may it be done, and what stands beside the rows afterwards; and of a recovery.
 
 The rows come from a blob that every server has; putting them in place is no matter of this module. What
 follows is told from the state and the command alone, so that it is the same on every server. Design: next
@@ -68,3 +68,19 @@ def placement(meta: Meta, command: Restore, index: int, term: int, time_ms: int)
         time_ms=max(meta.time_ms, time_ms),
         restores=(*meta.restores, mark)[-RESTORES_KEPT:],
     )
+
+
+RECOVERED_SHIFT = 1_000_000_000
+"""By how much the indexes that readers know jump: more than a day of writes as fast as they come."""
+
+
+def recovered(meta: Meta, index: int) -> None:
+    """The entry at `index` set the voters by hand: what only the lost servers had is gone.
+
+    Some of it may have been acknowledged, and told with indexes that this log has yet to give out: as fences
+    of locks, and to watchers, who would wait until the state had grown as far again. So an epoch begins, and
+    indexes go on above all that the lost servers can have told.
+    """
+    meta.epoch += 1
+    meta.shift += RECOVERED_SHIFT
+    meta.restored_index = index + meta.shift

@@ -3,6 +3,7 @@
 A topic says what a command touched, or what a read depends on. Most meet as equals; two are wider:
 a touched `kv` key also meets the watched prefixes above it, and a deleted range (`kv-prefix`) meets
 every watched key and prefix that it overlaps. `node-id` is met by watched prefixes of node ids alike.
+`all` meets everyone, and is never watched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from gemot.server.model.query import Query
 from gemot.server.state.names import topic_key
 from gemot.server.state.prefixes import Prefixes
 
-Kind = Literal["kv", "kv-prefix", "nodes", "services", "checks", "node", "service", "node-id", "autopilot"]
+Kind = Literal[
+    "kv", "kv-prefix", "nodes", "services", "checks", "node", "service", "node-id", "autopilot", "all"
+]
 Topic = tuple[Kind, bytes]
 
 MIN_ID_PREFIX = 4
@@ -118,6 +121,8 @@ class Hub(Generic[W]):
         elif kind == "node-id":
             for shelf in self._ids.covering(key):
                 found.update(shelf)
+        elif kind == "all":
+            found.update(dict.fromkeys(self._topics_of))
         elif (shelf := self._exact.get(topic)) is not None:
             found.update(shelf)
 

@@ -118,6 +118,9 @@ def test_afterwards_it_leads_alone_with_all_that_was_there(stage: Stage) -> None
     wait_for(lambda: stage.left.put("/v1/kv/after", b"1") is True, PATIENCE_S, "a write", [stage.left])
     with closing(stage.left.connect()) as connection:
         rows = Kv(connection).tree("before/", consistent=True)
+        headers = connection.request("GET", "/v1/kv/after").headers
+    assert headers["x-gemot-epoch"] == "1", "what lost servers told is not told again"
+    assert int(headers["x-consul-index"]) > 1_000_000_000
     assert {row.key: row.value for row in rows} == {f"before/{n}": b"%d" % n for n in range(150)}
     assert "the voters were set by hand in entry" in stage.left.log.read_text()
     assert stage.left.stats()["raft"]["num_peers"] == "0"

@@ -219,5 +219,13 @@ def test_one_that_follows_keeps_its_log_and_gets_the_new_cluster(home: Home) -> 
     assert home.look() == msgspec.structs.replace(before, cluster="f" * 32)
 
 
+@pytest.mark.parametrize("cluster", ["f" * 31, "F" * 32, "f" * 31 + "\n", "", "srv1"])
+def test_what_is_no_cluster_id_is_refused_and_nothing_is_written(home: Home, cluster: str) -> None:
+    before = home.look()
+    with pytest.raises(BadRequest, match=r"(?s)-cluster=.*32 hexadecimal digits"):
+        follow(DISK, before, cluster)
+    assert home.look() == before
+
+
 def test_the_form_of_an_ordinary_voters_entry_is_as_it_always_was() -> None:
     assert encode_voters(Voters(("a", "b"))) == msgspec.msgpack.encode([["a", "b"]])

@@ -32,6 +32,8 @@ class Scene:
         self.voters: tuple[str, ...] = ("id1", "id2", "id3")
         self.silent: tuple[str, ...] = ()
         self.now: tuple[int, int] | None = ROOMY
+        self.last_index = 10
+        self.applied = 10
         self.space = Space(
             me=member(1),
             config=SpaceConfig(reserve=wanted),
@@ -40,14 +42,14 @@ class Scene:
             file_bytes=lambda: (MIB, 0, 0),
         )
 
-    def measured(self) -> tuple[int, int] | None:
-        return self.now
+    def measured(self) -> tuple[int, int, int] | None:
+        return (*self.now, self.applied) if self.now is not None else None
 
     def own(self, free: int) -> None:
         self.now = (free, ROOMY[1])
 
-    def other(self, number: int, free: int) -> None:
-        self.space.hear(member(number), Room(free, 100 * MIB))
+    def other(self, number: int, free: int, applied: int = -1) -> None:
+        self.space.hear(member(number), Room(free, 100 * MIB, applied))
 
     def look(self) -> None:
         self.space.look()
@@ -199,10 +201,54 @@ def test_what_comes_between_two_looks_is_counted_so_that_the_reserve_is_never_to
     assert scene.space.told == ""
 
 
-def test_what_was_accepted_is_counted_until_every_look_has_seen_it() -> None:
-    """A follower's word is older than the leader's look: what it says may not hold the last writes yet."""
+def test_what_was_accepted_is_counted_until_the_disk_was_measured_with_it() -> None:
     scene = Scene()
     scene.own(110 * MIB)
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB)))
+    scene.last_index = 11
+    for _ in range(9):
+        scene.look()
+        assert scene.refused(KvSet(b"k", bytes(MIB))), "a slow disk, or a busy server: it is not applied"
+    scene.applied = 11
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB)))
+
+
+def test_a_write_accepted_just_before_a_look_counts_as_of_the_entries_after_it() -> None:
+    """At that look it is not in the log yet: what was applied then says nothing of it."""
+    scene = Scene()
+    scene.own(110 * MIB)
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB)))
+    scene.look()
+    scene.last_index = 11
+    scene.look()
+    assert scene.refused(KvSet(b"k", bytes(MIB)))
+
+
+def test_followers_that_are_behind_are_charged_with_what_they_have_yet_to_store() -> None:
+    scene = Scene()
+    for number in (2, 3):
+        scene.other(number, 110 * MIB, applied=10)
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB)))
+    scene.last_index = 11
+    scene.applied = 11
+    for _ in range(9):
+        scene.look()
+        for number in (2, 3):
+            scene.other(number, 110 * MIB, applied=10)
+    assert scene.refused(KvSet(b"k", bytes(MIB)))
+    scene.other(3, 110 * MIB, applied=11)
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB))), "a quorum has stored it and has room"
+
+
+def test_a_server_of_an_older_release_is_charged_for_three_looks() -> None:
+    scene = Scene()
+    for number in (2, 3):
+        scene.other(number, 110 * MIB)
     scene.look()
     assert not scene.refused(KvSet(b"k", bytes(MIB)))
     scene.look()

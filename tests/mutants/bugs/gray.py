@@ -40,10 +40,16 @@ def what_was_just_accepted_is_not_counted(patch: Patch) -> None:
 
     def refuse_and_forget(self: Space, command: space.Command) -> space.Busy | None:
         refusal = refuse(self, command)
-        self._accepted[-1] = 0
+        self._charges[-1].size = 0
         return refusal
 
     patch.setattr(Space, "refuse", refuse_and_forget)
+
+
+@bug(28, tests=(SPACE,), simulated=False)
+def what_is_accepted_is_forgotten_at_a_look(patch: Patch) -> None:
+    """What a server has not measured yet, since it has not applied it, is not counted against it."""
+    patch.setattr(Space, "_unseen", lambda self, room: 0)
 
 
 @bug(28, tests=(SPACE,), simulated=False)
