@@ -144,7 +144,7 @@ def a_snapshot_forgets_the_retries(patch: Patch) -> None:
 
     def copy_without(self: StateFile, path: Path) -> tuple[int, int]:
         found = copy(self, path)
-        connection = apsw.Connection(str(path), vfs=self._vfs)
+        connection = apsw.Connection(str(path), vfs=self.vfs)
         for table in ("retry", "retry_origin", "idempotency"):
             connection.execute(f"delete from {table}")
         connection.close()
