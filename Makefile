@@ -11,7 +11,7 @@ SEED ?= 1
 KILLS ?= 20
 JOBS ?= 2
 
-.PHONY: run venv dev test lint types bench failover cluster sim model links chaos tools clients crash-points
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -45,6 +45,9 @@ sim: dev
 
 crash-points: dev
 	$(BIN)/python tests/simulation/crash_points.py --jobs $(JOBS)
+
+mutants: dev
+	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY))
 
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)

@@ -7,8 +7,8 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -80,7 +80,7 @@ class State:
     def reload(self) -> None:
         """Read from the file what is kept in memory: at the start, and when the file was replaced."""
         self._unsettled = None
-        with self._file.explained:
+        with self._file.explained, _as_written():
             cursor = self._file.cursor
             self._meta.load(cursor)
             self._masks.load(cursor)
@@ -131,7 +131,7 @@ class State:
 
         Takes about 2 us a row. Due at each start: a page may be whole, and older than it should be.
         """
-        with self._file.explained:
+        with self._file.explained, _as_written():
             total = digest.wrap(digest.sum_from_scratch(self._file.cursor) + self.retries.rows_sum())
         if total != digest.wrap(self._meta.rows_sum):
             raise Corrupt(
@@ -314,6 +314,22 @@ class State:
     def _look_at_ends(self, cursor: Cursor) -> None:
         self._changes = changes.indexes(cursor)
         self._oldest_tombstone = cursor.execute("select min(idx) from tombstone").get or 0
+
+
+@contextmanager
+def _as_written() -> Iterator[None]:
+    """Rows are read that may be none of ours. Raises Corrupt.
+
+    After a checkpoint that was cut short, with the log beside it damaged, each page is whole and a table may
+    begin at a page of another one.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, msgspec.DecodeError) as error:
+        raise Corrupt(
+            f"rows of the state are not as they were written ({type(error).__name__}: {error}); it must be "
+            "rebuilt from a snapshot and the log"
+        ) from error
 
 
 class Batch:

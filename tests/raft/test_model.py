@@ -6,7 +6,8 @@ And that it sees: each bug planted in the core is found, from the beginning that
 from __future__ import annotations
 
 import pytest
-from support import raft_plants
+from mutants.bug import Bug, planted
+from mutants.bugs.every import BUGS
 from support.raft_frozen import IDS, from_bytes, member_hashes, new_member, settle_clocks, to_bytes
 from support.raft_laws import Event
 from support.raft_model import Bounds, Model, State
@@ -14,19 +15,7 @@ from support.raft_scopes import SCOPES, check
 
 STATES = 3_000
 PLANT_STATES = 40_000
-PLANTS = {
-    "older_term_counts": ("older", "LeaderCompleteness"),
-    "votes_twice": ("divided", "ElectionSafety"),
-    "votes_for_a_shorter_log": ("deposed", "LeaderCompleteness"),
-    "truncates_what_agrees": ("steady", "what may be applied never shrinks"),
-    "tells_before_the_save": ("steady", "durable before it is told"),
-    "counts_its_own_unsaved_log": ("steady", "CommittedIsDurable"),
-    "an_old_save_vouches_for_new_entries": ("slow", "is the same there"),
-    "changes_before_an_own_commit": ("lost", "LeaderCompleteness"),
-    "reads_before_an_own_commit": ("deposed", "read 1 is answered"),
-    "reads_join_an_older_round": ("deposed", "read 1 is answered"),
-    "a_truncated_change_stays": ("changed", "goes by voters"),
-}
+PLANTED = [bug for bug in BUGS.values() if bug.scope]
 
 
 @pytest.mark.parametrize("name", SCOPES)
@@ -43,12 +32,11 @@ def test_a_small_scope_is_seen_to_its_end(name: str) -> None:
     assert not result.violation
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    getattr(raft_plants, name)(monkeypatch)
-    scope, told = PLANTS[name]
-    _, result = check(scope, PLANT_STATES)
-    assert told in result.violation.splitlines()[0]
+@pytest.mark.parametrize("bug", PLANTED, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_found(bug: Bug) -> None:
+    with planted(bug):
+        _, result = check(bug.scope, PLANT_STATES)
+    assert bug.law in (result.violation.splitlines() or ["nothing"])[0]
 
 
 def _led_by(model: Model, id: str) -> State:

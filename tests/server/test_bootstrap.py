@@ -285,6 +285,15 @@ def test_a_server_with_data_refuses_naming_itself() -> None:
     assert host.cluster == "cluster1"
 
 
+def test_a_server_that_joined_has_promised_nothing_and_refuses_too() -> None:
+    host = Scene(3).hosts[2]
+    host.voters = (server(1).id, server(2).id)
+    told = _told(lambda done: host.bootstrap.on_promise("x", server(1).id, _members(1, 2, 3), done))
+    assert isinstance(told[0], Conflict)
+    assert "srv3 has Raft data already" in told[0].message
+    assert host.keeping == []
+
+
 @pytest.mark.parametrize("voters", [(), _members(1, 2), _members(3, 3)])
 def test_voters_that_cannot_be_are_not_promised(voters: tuple[Member, ...]) -> None:
     host = Scene(3).hosts[2]

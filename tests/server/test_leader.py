@@ -10,10 +10,17 @@ import pytest
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
-from gemot.server.leader import CLOCK_EVERY_MS, TOMBSTONE_KEEP_MS, TOMBSTONE_STEP_MS, Leader
+from gemot.server.leader import (
+    CLOCK_EVERY_MS,
+    KEEP_CHANGES,
+    TOMBSTONE_KEEP_MS,
+    TOMBSTONE_STEP_MS,
+    TRIM_STEP,
+    Leader,
+)
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvPurge, KvSet
-from gemot.server.model.upkeep import ReapTombstones, Tick
+from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
 
 
 class Scene:
@@ -127,6 +134,22 @@ def test_tombstones_go_after_their_time_and_not_before(scene: Scene) -> None:
     assert scene.kinds() == [ReapTombstones]
     scene.apply_all()
     assert scene.one.state.oldest_tombstone() == 0
+
+
+def test_changes_go_when_there_are_many_and_the_newest_stay(scene: Scene) -> None:
+    scene.one.apply(KvSet(b"a", b""))
+    scene.leader.on_leadership(True)
+    scene.one.skip(KEEP_CHANGES)
+    scene.one.apply(KvSet(b"b", b""))
+    scene.pass_ms(1_000)
+    assert TrimChanges not in scene.kinds()
+    scene.one.skip(TRIM_STEP)
+    scene.one.apply(KvSet(b"c", b""))
+    scene.pass_ms(1_000)
+    assert TrimChanges in scene.kinds()
+    scene.apply_all()
+    kept, _ = scene.one.state.change_range()
+    assert kept == KEEP_CHANGES + 2, "what was told of b is still to be had"
 
 
 def test_a_deposed_leader_stops_and_a_new_term_begins_afresh(scene: Scene) -> None:

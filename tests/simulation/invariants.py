@@ -1,7 +1,8 @@
 """What must hold after every event, whatever the faults (Raft paper figure 3, and durability).
 
-ElectionSafety, StateMachineSafety (with equal results and equal state hashes), CommittedIsDurable, and
-that term, commit and applied index only grow.
+ElectionSafety, StateMachineSafety (with equal results and equal state hashes), CommittedIsDurable; that term,
+commit, applied index and cluster time only grow, that a vote is given once in a term, and that what was
+synced is there after a crash or known to be lost.
 
 An event changes one server, so after it that server alone is looked at, and only what changed of it; every
 `FULL_EVERY` events, and at the end, all of them are.
@@ -66,6 +67,9 @@ class Invariants:
         self._marks: dict[str, tuple[int, ...]] = {}
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
+        self._votes: dict[tuple[str, int], str] = {}
+        self._voters: dict[int, tuple[tuple[str, ...], str]] = {}
+        self._synced: dict[str, dict[int, int]] = {}
         self.checked = 0
 
     def observe(self, node: Node, entry: Entry, outcome: Outcome) -> None:
@@ -108,9 +112,11 @@ class Invariants:
         if node.member.id in self.void:
             self._check_silent(node, to, message)
         if isinstance(message, VoteReply) and message.granted and not message.pre:
+            self._vote(node, message.term, to)
             if (meta.term, meta.vote) != (message.term, to) and meta.term <= message.term:
                 raise Violation(f"{node.name} votes for {to} in {message.term}, durable is {meta}")
         elif isinstance(message, VoteAsk) and not message.pre:
+            self._vote(node, message.term, node.member.id)
             if (meta.term, meta.vote) != (message.term, node.member.id) and meta.term <= message.term:
                 raise Violation(f"{node.name} stands in {message.term}, durable is {meta}")
         elif isinstance(message, AppendReply) and message.ok and message.match > log.durable_index:
@@ -132,11 +138,22 @@ class Invariants:
             self.void[node.member.id] = dict(node.durable_terms)
         self._durable_terms.pop(node.name, None)
         self._marks.pop(node.name, None)
+        self._synced.pop(node.name, None)
+        self._votes = {vote: to for vote, to in self._votes.items() if vote[0] != node.member.id}
 
     def sets(self) -> list[tuple[str, ...]]:
         """The voter sets that somebody may count by: the committed one, and each server's newest."""
         known = [n.opened.raft.voters if n.opened is not None else n.voters for n in self._nodes]
         return [voters for voters in dict.fromkeys([self.voters, *known]) if voters]
+
+    def _vote(self, node: Node, term: int, candidate: str) -> None:
+        """One vote a term, whatever crashes lie between.
+
+        What a wiped server promised is forgotten: `void` holds it to silence instead, until its vote is gone.
+        """
+        given = self._votes.setdefault((node.member.id, term), candidate)
+        if given != candidate:
+            raise Violation(f"{node.name} votes for {candidate} in {term}, where it voted for {given} before")
 
     def after_event(self, owner: Node | None) -> None:
         self.checked += 1
@@ -151,6 +168,8 @@ class Invariants:
         if opened is None or node.server is None:
             return
         raft, state = opened.raft, opened.state
+        if self._synced.get(node.name) is not node.durable_terms:
+            self._check_log(node)
         mark = (
             node.life,
             raft.role,
@@ -158,16 +177,30 @@ class Invariants:
             raft.commit,
             state.applied_index,
             opened.durable.meta.meta.term,
+            state.cluster_time_ms,
         )
         before = self._marks.get(node.name)
         if mark != before:
             self._marks[node.name] = mark
             self._check_change(node, before, mark)
 
+    def _check_log(self, node: Node) -> None:
+        """It was started again, or its log was reset: what was synced is there, or it says that it is not."""
+        assert node.opened is not None
+        log, now = node.opened.durable.log, node.durable_terms
+        before, self._synced[node.name] = self._synced.get(node.name, {}), now
+        if node.opened.raft.repairing or log.last_index < log.first_index:
+            return
+        lost = [i for i, term in before.items() if i >= log.first_index and now.get(i, 0) != term]
+        if lost:
+            raise Violation(
+                f"{node.name} lost the synced entries {lost[0]} to {lost[-1]} and does not repair"
+            )
+
     def _check_change(self, node: Node, before: tuple[int, ...] | None, mark: tuple[int, ...]) -> None:
-        life, role, term, commit, applied, durable = mark
+        life, role, term, commit, applied, durable, time_ms = mark
         if before is None or before[0] != life:
-            before = (life, 0, 0, 0, 0, 0)
+            before = (life, 0, 0, 0, 0, 0, 0)
         if role == Role.LEADER:
             leader = self.leaders.setdefault(term, node.name)
             if leader != node.name:
@@ -177,10 +210,12 @@ class Invariants:
         self._durable_terms[node.name] = durable
         if commit < before[3] or applied < before[4]:
             raise Violation(f"{node.name}: commit or applied index went back")
+        if time_ms < before[6]:
+            raise Violation(f"{node.name}: cluster time went back from {before[6]} to {time_ms}")
         if applied > commit:
             raise Violation(f"{node.name} applied {applied} beyond commit {commit}")
         if applied > before[4]:
-            self._check_hash(node)
+            self._check_state(node)
         if commit > self.commit:
             self._check_durable(commit, node)
             self.commit = commit
@@ -194,12 +229,19 @@ class Invariants:
             self.voters = voters
             self.void = {id: held for id, held in self.void.items() if id in voters}
 
-    def _check_hash(self, node: Node) -> None:
+    def _check_state(self, node: Node) -> None:
+        """Who has applied the same has the same state, and the same voters."""
         assert node.opened is not None
         state = node.opened.state
         known, by = self._hashes.setdefault(state.applied_index, (state.state_hash, node.name))
         if known != state.state_hash:
             raise Violation(f"state hashes of {node.name} and {by} differ at {state.applied_index}")
+        if state.applied_index < node.opened.raft.status().snapshot_index:
+            return  # It lost commits, and catches up: no set older than the newest snapshot's is known.
+        voters = node.opened.raft.voters_at(state.applied_index)
+        agreed, by = self._voters.setdefault(state.applied_index, (voters, node.name))
+        if agreed != voters:
+            raise Violation(f"{node.name} goes by voters {voters} at {state.applied_index}, {by} by {agreed}")
 
     def _check_durable(self, commit: int, node: Node) -> None:
         """CommittedIsDurable: a majority of the voters would still have it after a crash of everybody now.

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from mutants.bugs.every import BUGS
 from simulation.network import CALM
 from simulation.node import Node
-from simulation.planted import BUGS
 from simulation.run import SECOND_US, Run
 from simulation.witness import Violation
 from support.lossy_vfs import registered
 
-from gemot.server.operator import Operator
 from gemot.server.rpc.message import Operate
 
 SEED = 3
@@ -99,8 +98,7 @@ def test_a_wiped_voter_under_a_new_id_comes_to_vote(scene: Scene) -> None:
 
 
 def test_a_wiped_voter_that_speaks_as_one_is_found(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Operator, "_enlist", Operator._enlist)  # what is planted is taken out again
-    BUGS["amnesia"]()
+    BUGS["amnesia"].plant(monkeypatch)
     node = scene.follower()
     scene.wipe(node, node.member.id)
     scene.await_that(lambda: node.belongs)

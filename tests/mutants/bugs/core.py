@@ -1,14 +1,10 @@
-"""Bugs to plant in the core, each one rule left out, to show that scripts and model check see them.
-
-Where the core would stop itself by an assertion, the plant takes the assertion out too, as far as it can:
-what is to be shown is that the laws see the consequence.
-"""
+"""Bugs of the consensus core: elections, replication, commit, reads, handovers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
+from mutants.bug import Patch, bug
 
 from gemot.server.raft import election, node
 from gemot.server.raft.core import Core
@@ -29,11 +25,10 @@ from gemot.server.raft.types import (
 )
 from gemot.server.raft.voters import VoterHistory
 
-Plant = Callable[[pytest.MonkeyPatch], None]
 
-
-def older_term_counts(patch: pytest.MonkeyPatch) -> None:
-    """Bug 1: a leader commits whatever a majority holds."""
+@bug(1, script="01-older-term-by-counting", scope="older", law="LeaderCompleteness")
+def older_term_counts(patch: Patch) -> None:
+    """A leader commits whatever a majority holds."""
 
     def advance(self: Leadership) -> None:
         index = node_quorum(self)
@@ -48,7 +43,8 @@ def older_term_counts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leadership, "_advance", advance)
 
 
-def votes_twice(patch: pytest.MonkeyPatch) -> None:
+@bug(3, script="03-vote-before-it-is-durable", scope="divided", law="ElectionSafety")
+def votes_twice(patch: Patch) -> None:
     """A vote is given to everyone who asks."""
 
     def answer(core: Core, ask: VoteAsk, *, unfit: bool) -> bool:
@@ -61,12 +57,14 @@ def votes_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "answer_vote", answer)
 
 
-def votes_for_a_shorter_log(patch: pytest.MonkeyPatch) -> None:
+@bug(33, script="33-wiped-disk-has-no-vote", scope="deposed", law="LeaderCompleteness")
+def votes_for_a_shorter_log(patch: Patch) -> None:
     """The candidate's log is not looked at."""
     patch.setattr(election, "_fresh_enough", lambda core, ask: True)
 
 
-def truncates_what_agrees(patch: pytest.MonkeyPatch) -> None:
+@bug(17, script="17-old-append-truncates-nothing", scope="steady", law="what may be applied never shrinks")
+def truncates_what_agrees(patch: Patch) -> None:
     """Bug 17: whatever an Append brings replaces the rest of the log."""
 
     def add(self: Following, batch: Batch) -> None:
@@ -75,8 +73,9 @@ def truncates_what_agrees(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Following, "_add", add)
 
 
-def tells_before_the_save(patch: pytest.MonkeyPatch) -> None:
-    """Bugs 3 and 4: votes and acknowledgements leave at once."""
+@bug(3, 4, script="04-ack-before-sync-crash", scope="steady", law="durable before it is told")
+def tells_before_the_save(patch: Patch) -> None:
+    """Votes and acknowledgements leave at once."""
 
     def send(self: Core, to: str, message: Message) -> None:
         self.send(to, message)
@@ -84,8 +83,9 @@ def tells_before_the_save(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "send_after_save", send)
 
 
-def counts_its_own_unsaved_log(patch: pytest.MonkeyPatch) -> None:
-    """Bug 4, on the leader: its own disk counts before it has the entry."""
+@bug(4, script="23-log-cut-before-it-is-durable", scope="steady", law="CommittedIsDurable")
+def counts_its_own_unsaved_log(patch: Patch) -> None:
+    """The leader's own disk counts before it has the entry."""
     each = Leadership._each_voter
 
     def each_voter(self: Leadership, own: int, value: Callable[[Progress], int]) -> list[int]:
@@ -95,8 +95,9 @@ def counts_its_own_unsaved_log(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leadership, "_each_voter", each_voter)
 
 
-def an_old_save_vouches_for_new_entries(patch: pytest.MonkeyPatch) -> None:
-    """Bug 4, the ABA case: the word of a save made durable what was put in its place."""
+@bug(4, script="04-ack-before-sync-aba", scope="slow", law="is the same there")
+def an_old_save_vouches_for_new_entries(patch: Patch) -> None:
+    """The word of a save makes durable what was put in the place of what it saved (ABA)."""
     truncate = RaftLog._truncate
 
     def truncate_only(self: RaftLog, first: int) -> None:
@@ -113,7 +114,7 @@ def an_old_save_vouches_for_new_entries(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RaftLog, "saved", saved)
 
 
-def _as_if_committed(patch: pytest.MonkeyPatch, name: str) -> None:
+def _as_if_committed(patch: Patch, name: str) -> None:
     real = getattr(Leadership, name)
 
     def method(self: Leadership, *arguments: object) -> object:
@@ -126,18 +127,21 @@ def _as_if_committed(patch: pytest.MonkeyPatch, name: str) -> None:
     patch.setattr(Leadership, name, method)
 
 
-def changes_before_an_own_commit(patch: pytest.MonkeyPatch) -> None:
-    """Bug 12."""
+@bug(12, script="12-change-before-an-own-commit", scope="lost", law="LeaderCompleteness")
+def changes_before_an_own_commit(patch: Patch) -> None:
+    """A leader changes the voters before an entry of its term is committed."""
     _as_if_committed(patch, "change_voters")
 
 
-def reads_before_an_own_commit(patch: pytest.MonkeyPatch) -> None:
-    """Bug 2."""
+@bug(2, script="02-new-leader-knows-no-commit", scope="deposed", law="read 1 is answered")
+def reads_before_an_own_commit(patch: Patch) -> None:
+    """A leader answers reads before an entry of its term is committed."""
     _as_if_committed(patch, "flush")
 
 
-def reads_join_an_older_round(patch: pytest.MonkeyPatch) -> None:
-    """Bug 6: no new round is begun, so what was said earlier confirms the read."""
+@bug(6, script="06-read-answered-by-an-older-round", scope="deposed", law="read 1 is answered")
+def reads_join_an_older_round(patch: Patch) -> None:
+    """No new round is begun: what was said earlier confirms the read."""
 
     def begin(self: Rounds, commit: int) -> None:
         self._asked.append(_Round(self.newest, commit, tuple(self._waiting)))
@@ -146,16 +150,15 @@ def reads_join_an_older_round(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Rounds, "begin", begin)
 
 
-def a_truncated_change_stays(patch: pytest.MonkeyPatch) -> None:
-    """Bug 14."""
+@bug(14, script="14-truncated-change", scope="changed", law="goes by voters")
+def a_truncated_change_stays(patch: Patch) -> None:
+    """A voter set that is cut out of the log stays in force."""
     patch.setattr(VoterHistory, "truncate", lambda self, first: None)
 
 
-# -- rules that the model check leaves out, or that are about progress -----------------------------------
-
-
-def learners_count(patch: pytest.MonkeyPatch) -> None:
-    """Bug 8."""
+@bug(8, script="08-learners-make-no-quorum")
+def learners_count(patch: Patch) -> None:
+    """Learners count towards the quorum."""
 
     def each(self: Leadership, own: int, value: Callable[[Progress], int]) -> list[int]:
         return [own, *(value(peer) for peer in self._peers.values())]
@@ -163,8 +166,9 @@ def learners_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leadership, "_each_voter", each)
 
 
-def a_pre_vote_raises_the_term(patch: pytest.MonkeyPatch) -> None:
-    """Bug 9."""
+@bug(9, script="09-pre-vote-changes-nothing")
+def a_pre_vote_raises_the_term(patch: Patch) -> None:
+    """Who is asked for a pre-vote takes over its term."""
     answer = election.answer_pre_vote
 
     def answer_pre_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> None:
@@ -175,29 +179,34 @@ def a_pre_vote_raises_the_term(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "answer_pre_vote", answer_pre_vote)
 
 
-def candidates_are_heard_beside_a_leader(patch: pytest.MonkeyPatch) -> None:
-    """Bugs 10 and 11."""
+@bug(10, 11, script="11-removed-server-disturbs-nobody")
+def candidates_are_heard_beside_a_leader(patch: Patch) -> None:
+    """Who hears its leader listens to candidates all the same."""
     patch.setattr(node.Raft, "_hears_leader", lambda self: False)
 
 
-def a_leader_stays_without_a_quorum(patch: pytest.MonkeyPatch) -> None:
-    """Bugs 5 and 10."""
+@bug(5, 10, script="10-one-way-links")
+def a_leader_stays_without_a_quorum(patch: Patch) -> None:
+    """A leader that no quorum answers goes on leading."""
     tick = Leadership.tick
     patch.setattr(Leadership, "tick", lambda self: (tick(self), True)[1])
 
 
-def a_removed_leader_leaves_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Bug 13."""
+@bug(13, script="13-one-change-at-a-time")
+def a_removed_leader_leaves_at_once(patch: Patch) -> None:
+    """A leader that is removed leaves before that is committed."""
     patch.setattr(Leadership, "removed", property(lambda self: not self._core.votes))
 
 
-def whoever_is_behind_is_promoted(patch: pytest.MonkeyPatch) -> None:
-    """Bug 15."""
+@bug(15, script="15-learner-behind-is-not-promoted")
+def whoever_is_behind_is_promoted(patch: Patch) -> None:
+    """A learner becomes a voter before it has the log."""
     patch.setattr(Leadership, "_caught_up", lambda self, id: True)
 
 
-def only_known_voters_vote(patch: pytest.MonkeyPatch) -> None:
-    """Bug 15, the other way."""
+@bug(15, script="15-promoted-without-knowing")
+def only_known_voters_vote(patch: Patch) -> None:
+    """Who does not know yet that it is a voter does not vote."""
     answer = election.answer_vote
 
     def answer_vote(core: Core, ask: VoteAsk, *, unfit: bool) -> bool:
@@ -206,13 +215,15 @@ def only_known_voters_vote(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "answer_vote", answer_vote)
 
 
-def a_handover_is_never_called_off(patch: pytest.MonkeyPatch) -> None:
-    """Bug 16."""
+@bug(16, script="16-handover-called-off")
+def a_handover_is_never_called_off(patch: Patch) -> None:
+    """A handover to one that does not come is waited for for ever."""
     patch.setattr(Handover, "tick", lambda self: None)
 
 
-def a_handover_to_one_that_is_behind(patch: pytest.MonkeyPatch) -> None:
-    """Bug 16, the other way."""
+@bug(16, script="16-handover-called-off")
+def a_handover_to_one_that_is_behind(patch: Patch) -> None:
+    """The leadership is handed over before the other has the log."""
 
     def go(self: Handover, peers: dict[str, Progress]) -> None:
         if self.to:
@@ -221,8 +232,9 @@ def a_handover_to_one_that_is_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Handover, "go_when_caught_up", go)
 
 
-def an_old_snapshot_is_fetched(patch: pytest.MonkeyPatch) -> None:
-    """Bug 21."""
+@bug(21, script="21-old-offer-after-a-newer-state")
+def an_old_snapshot_is_fetched(patch: Patch) -> None:
+    """A snapshot that is offered is fetched, however old."""
 
     def on_offer(self: Following, offer: SnapshotOffer) -> None:
         self._installing = self._core.install = offer
@@ -230,19 +242,22 @@ def an_old_snapshot_is_fetched(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Following, "on_offer", on_offer)
 
 
-def what_is_committed_is_applied_unsaved(patch: pytest.MonkeyPatch) -> None:
-    """Bugs 23 and 30."""
+@bug(23, 30, script="23-log-cut-before-it-is-durable")
+def what_is_committed_is_applied_unsaved(patch: Patch) -> None:
+    """What is committed is applied before it is durable here."""
     patch.setattr(Core, "appliable", property(lambda self: self.commit))
 
 
-def a_damaged_server_votes(patch: pytest.MonkeyPatch) -> None:
-    """Bug 24."""
+@bug(24, script="24-damaged-tail-is-refilled")
+def a_damaged_server_votes(patch: Patch) -> None:
+    """A repairing server says that it would vote."""
     answer = election.answer_pre_vote
     patch.setattr(node, "answer_pre_vote", lambda core, ask, unfit: answer(core, ask, unfit=False))
 
 
-def old_words_of_a_damaged_server_count(patch: pytest.MonkeyPatch) -> None:
-    """Bug 24, the other half."""
+@bug(24, script="24-damaged-tail-is-refilled")
+def old_words_of_a_damaged_server_count(patch: Patch) -> None:
+    """What a server said before it lost its log still counts."""
 
     def believe(self: Leadership, peer: Progress, reply: AppendReply) -> bool:
         peer.repair = reply.repair
@@ -251,8 +266,9 @@ def old_words_of_a_damaged_server_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leadership, "_believe", believe)
 
 
-def nothing_bounds_the_uncommitted(patch: pytest.MonkeyPatch) -> None:
-    """Bug 31."""
+@bug(31, script="31-bounded-without-a-quorum")
+def nothing_bounds_the_uncommitted(patch: Patch) -> None:
+    """A leader without a quorum takes any number of writes."""
     propose = Leadership.propose
 
     def unbounded(self: Leadership, commands: list[bytes]) -> int:

@@ -1,0 +1,8 @@
+"""Every planted bug, by name."""
+
+from __future__ import annotations
+
+from mutants.bug import found_in
+from mutants.bugs import core, durable, gray, leading, members, reads, snapshots, state, writes
+
+BUGS = found_in((core, leading, durable, state, snapshots, writes, reads, members, gray))
