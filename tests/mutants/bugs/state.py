@@ -9,7 +9,7 @@ import apsw
 import msgspec
 from mutants.bug import Patch, bug
 
-from gemot.server import clock, leader, machine
+from gemot.server import clock, leader, machine, recovery
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.command import IdempotencyKey, RetryId, decode
 from gemot.server.model.errors import GemotError
@@ -19,13 +19,13 @@ from gemot.server.state import changes, kv, retries
 from gemot.server.state.meta import Meta
 from gemot.server.state.retries import Retries
 from gemot.server.state.scope import Writing
+from gemot.server.state.store import State
 from gemot.server.storage.statefile import StateFile
 
 MACHINE = "tests/test_machine.py"
 RETRIES = "tests/state/test_retries.py"
 KV = "tests/state/test_kv.py"
 PAGES = "tests/state/test_pages.py"
-STATE_FILE = "tests/storage/test_statefile.py"
 
 
 @bug(18, tests=(MACHINE,))
@@ -45,16 +45,20 @@ def the_applied_index_follows_its_effects(patch: Patch) -> None:
     patch.setattr(Meta, "save", save_the_one_before)
 
 
-@bug(18, 26, tests=(STATE_FILE,))
+@bug(18, 26, tests=("tests/server/test_recovery.py", "tests/storage/test_every_fault.py"))
 def the_rows_are_not_verified_at_a_start(patch: Patch) -> None:
     """A state that may have lost commits with its write-ahead log is taken as it is."""
-    open_file = StateFile._open
+    open_verified = recovery._open_verified
 
-    def open_as_whole(self: StateFile) -> None:
-        open_file(self)
-        self.recovered = False
+    def open_as_whole(*arguments: Any) -> Any:
+        verify = State.verify
+        patch.setattr(State, "verify", lambda self: None)
+        try:
+            return open_verified(*arguments)
+        finally:
+            patch.setattr(State, "verify", verify)
 
-    patch.setattr(StateFile, "_open", open_as_whole)
+    patch.setattr(recovery, "_open_verified", open_as_whole)
 
 
 @bug(20)
