@@ -128,6 +128,8 @@ class Agent:
         return stats
 
     def tail(self, lines: int = 40) -> str:
+        if not self.log.exists():
+            return "(never started)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
