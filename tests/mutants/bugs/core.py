@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from mutants.bug import Patch, bug
 
 from gemot.server.raft import election, node
@@ -24,6 +25,7 @@ from gemot.server.raft.types import (
     VoteReply,
 )
 from gemot.server.raft.voters import VoterHistory
+from gemot.server.storage.meta import Meta, MetaFile
 
 
 @bug(1, script="01-older-term-by-counting", scope="older", law="LeaderCompleteness")
@@ -54,7 +56,14 @@ def votes_twice(patch: Patch) -> None:
         core.send_after_save(ask.sender, VoteReply(core.term, core.id, True, False))
         return True
 
+    def save(self: MetaFile, meta: Meta) -> None:
+        if meta.term == self.meta.term:
+            self.meta = msgspec.structs.replace(self.meta, vote="")  # or the vote file refuses the second one
+        save_checked(self, meta)
+
+    save_checked = MetaFile.save
     patch.setattr(node, "answer_vote", answer)
+    patch.setattr(MetaFile, "save", save)
 
 
 @bug(33, script="33-wiped-disk-has-no-vote", scope="deposed", law="LeaderCompleteness")
