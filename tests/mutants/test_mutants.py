@@ -22,8 +22,8 @@ from gemot.server.raft.core import Core
 
 HERE = Path(__file__).parent
 TEN = 10
-SEEDS = 8
-"""From the one that killed it: after a change of the simulator a seed is another run."""
+SEEDS = 40
+"""From the one that killed it, at most: after a change of the simulator a seed is another run."""
 
 LAST_ROW = 40
 

@@ -38,6 +38,7 @@ class Truth(Protocol):
     """What the invariants know of the cluster."""
 
     commit: int
+    damaged: set[str]
     void: dict[str, dict[int, int]]
 
     def sets(self) -> list[tuple[str, ...]]: ...
@@ -110,12 +111,14 @@ class Atlas:
         bent = node.disk.bent
         node.disk.mend()
         node.disk.bent = bent
+        self._truth.damaged.add(node.name)
         self.cases[node.name] = Damaged(
             fault, node.life, notes=len(node.notes), deaths=len(node.deaths), mended=mended
         )
 
     def wiped(self, node: Node, fault: str) -> None:
         """All of its disk is gone: it counts as damaged until it has what was committed by then again."""
+        self._truth.damaged.add(node.name)
         self.cases[node.name] = Damaged(fault, node.life, wiped=True)
 
     def _look(self) -> None:
