@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from gemot.server.machine import Machine
-from gemot.server.model.errors import Corrupt, StorageFailed
+from gemot.server.model.errors import Corrupt
 from gemot.server.ports import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
@@ -232,11 +233,11 @@ def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tu
         state = State(file=file, authorizer=authorizer)
         # Each page may be whole, and yet one whose last write a disk lost, or put in a wrong place.
         state.verify()
-    except StorageFailed:
+    except apsw.SQLError as error:
+        # Ours knows the schema that the file says it has: the page with the newest one was lost.
+        file.close()
+        raise Corrupt(f"the schema of the state file {path} is not as it was written: {error}") from error
+    except BaseException:
         file.close()
         raise
-    except Exception as error:
-        # A page in a wrong place gives rows of any shape.
-        file.close()
-        raise Corrupt(f"the state file {path} holds what was never written to it: {error!r}") from error
     return file, state

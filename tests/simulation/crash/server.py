@@ -12,7 +12,6 @@ from simulation.network import Network
 from simulation.node import Node
 from simulation.upkeep import SimulatedUpkeep
 from simulation.witness import Violation
-from simulation.world import Owner
 from support.lossy_disk import LossyDisk
 
 from gemot.server.model.errors import GemotError
@@ -124,20 +123,10 @@ class TrapNetwork(Network):
 
     nodes: dict[str, TrapNode]
 
-    def send(
-        self,
-        source: str,
-        target: str,
-        label: str,
-        deliver: Callable[[], None],
-        owner: Owner,
-        content: object = None,
-        *,
-        once: bool = False,
-    ) -> None:
+    def send(self, source: str, target: str, label: str, *rest: Any, **named: Any) -> None:
         node = self.nodes[source]
         with node.trap.around(node, f"send {label.split(' ')[0]} to {target}"):
-            super().send(source, target, label, deliver, owner, content, once=once)
+            super().send(source, target, label, *rest, **named)
 
 
 class TrapLog(SimulatedLog):
