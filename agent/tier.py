@@ -162,7 +162,7 @@ class ServerTier:
         server.operator.joining.met(joined.servers, joined.cluster)
         for member in joined.servers:
             server.directory.hint(member)
-            server.bootstrap.found(member, joined.expect, joined.cluster)
+            server.bootstrap.rumoured(member)
 
 
 class ClientTier:

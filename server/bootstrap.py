@@ -5,6 +5,8 @@ The rules (design: identity and bootstrap):
 - When as many unbootstrapped servers know each other as `bootstrap_expect` says, the one with the lowest
   id proposes a cluster id and the voters, once each of them has answered it under its id (a server that
   was wiped meanwhile must not vote under its old one). Each server durably promises one cluster only, ever.
+- Only its own word tells what a server expects. One that expects nothing (0) is to join later: it is not
+  counted. One that expects another number is not counted either, and people are told.
 - Only when all have promised does it begin: every voter writes the same first log entry, the voter set.
   One that misses this step makes up for it as soon as it hears any of the others.
 """
@@ -12,15 +14,19 @@ The rules (design: identity and bootstrap):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from gemot.server.model.errors import BadRequest, Conflict, GemotError
-from gemot.server.rpc.message import Call, Found, Member, Promise, Status
+from gemot.server.rpc.message import Call, Found, Join, Joined, Member, Promise
 
 ROUND_TICKS = 5
 """Of a second each."""
+
+OTHERS = -1
+"""What a server expects that belongs to a cluster already."""
 
 
 class Pledge(msgspec.Struct, frozen=True, array_like=True):
@@ -62,9 +68,10 @@ class Bootstrap:
         self._keep = keep
         self._begin = begin
         self._known: dict[str, Member] = {me.id: me}
+        self._expects: dict[str, int] = {}
         self._promised: dict[str, None] = {}
         self._keeping: list[Callable[[], None]] | None = None
-        self._round = _Round((), [])
+        self._round = _Round()
         self.refusal = ""
 
     @property
@@ -76,20 +83,24 @@ class Bootstrap:
         return f"{text}; {self.refusal}" if self.refusal else text
 
     def found(self, member: Member, expect: int, cluster: str) -> None:
-        """Another server was met: unbootstrapped with the same expectation, or a reason to say no."""
+        """This server says what it expects, and of which cluster it is ("" if of none yet)."""
         if member.id == self._me.id or not self._expect:
             return
+        self._known[member.id] = member
+        self._expects[member.id] = OTHERS if cluster else expect
         if cluster:
             self.refusal = (
                 f"{member.name} belongs to cluster {cluster} already: this server comes too late to begin one"
             )
-            return
-        if expect != self._expect:
+        elif expect not in (0, self._expect):
             self.refusal = (
                 f"{member.name} has bootstrap_expect {expect}, this server {self._expect}: make them equal"
             )
-            return
-        self._known[member.id] = member
+
+    def rumoured(self, member: Member) -> None:
+        """Another names this server: it is asked itself before it counts."""
+        if member.id != self._me.id:
+            self._known[member.id] = member
 
     def on_tick(self) -> None:
         """Propose when it is this server's turn; ask and tell again whoever may have missed it."""
@@ -98,47 +109,53 @@ class Bootstrap:
                 self._tell_all()
             return
         if self._pledge is None:
-            voters = self._present()
-            if 0 < self._expect <= len(voters) and voters[0].id == self._me.id:
-                self._look_around(voters)
+            if self._expect:
+                self._look_around()
         elif self._pledge.proposer == self._me.id and self._keeping is None:
             self._ask_all()
 
     def _present(self) -> tuple[Member, ...]:
-        """The servers met so far that are still the ones at their addresses, by id."""
-        known = [m for m in self._known.values() if m.id == self._me.id or self._is_known(m)]
-        return tuple(sorted(known, key=lambda m: m.id))
+        """The servers met so far that may begin with this one, by id: none has said otherwise."""
+        here = [m for m in self._here() if self._expects.get(m.id, self._expect) == self._expect]
+        return tuple(sorted(here, key=lambda m: m.id))
 
-    def _look_around(self, voters: tuple[Member, ...]) -> None:
-        """Propose as soon as every one of these has answered in one round, however slowly.
+    def _here(self) -> list[Member]:
+        """The servers met so far that are still the ones at their addresses."""
+        return [m for m in self._known.values() if m.id == self._me.id or self._is_known(m)]
+
+    def _look_around(self) -> None:
+        """Propose as soon as every voter to be has answered in one round, however slowly.
 
         A round is short, so that who has answered is still there when the last one does: one that was wiped
-        meanwhile must not be proposed under its old id. In it, those who are missing are asked again.
+        meanwhile must not be proposed under its old id. In it, those who are missing are asked again. Those
+        who said otherwise are asked too: they may have been started again, with another configuration.
         """
-        if self._round.voters != voters or self._round.ticks >= ROUND_TICKS:
-            self._round = _Round(voters, [v for v in voters if v.id != self._me.id])
-        this_round = self._round
-        this_round.ticks += 1
+        if self._round.ticks >= ROUND_TICKS:
+            self._round = _Round()
+        self._round.ticks += 1
+        for member in self._here():
+            if member.id != self._me.id and member.id not in self._round.answered:
+                self._call(member, Join(self._expect), partial(self._heard, self._round, member))
+        self._propose_if_all()
 
-        def ask(voter: Member) -> None:
-            def answered(result: Any) -> None:
-                if isinstance(result, GemotError):
-                    self.refusal = f"{voter.name}: {result.message}"
-                    return
-                this_round.missing.pop(voter.id, None)
-                if not this_round.missing and this_round is self._round:
-                    propose()
+    def _heard(self, asked_in: _Round, member: Member, result: Joined | GemotError) -> None:
+        if isinstance(result, GemotError):
+            if member in self._present():
+                self.refusal = f"{member.name}: {result.message}"
+            return
+        asked_in.answered[member.id] = None
+        self.found(member, result.expect, result.cluster)
+        self._propose_if_all()
 
-            self._call(voter, Status(), answered)
-
-        def propose() -> None:
-            if self._pledge is None and not self._has_data():
-                self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
-
-        if not this_round.missing:
-            propose()
-        for voter in list(this_round.missing.values()):
-            ask(voter)
+    def _propose_if_all(self) -> None:
+        """It is this server's turn if it has the lowest id of those that would be the voters."""
+        voters = self._present()
+        if len(voters) < self._expect or voters[0].id != self._me.id:
+            return
+        if any(v.id not in self._round.answered for v in voters[1:]):
+            return
+        if self._pledge is None and not self._has_data():
+            self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
 
     def on_promise(self, cluster: str, proposer: str, voters: tuple[Member, ...], done: _Done) -> None:
         """Another server proposes a cluster: promise, or refuse and name both sides."""
@@ -236,11 +253,10 @@ class Bootstrap:
 
 
 class _Round:
-    """Who has not answered yet, of those that would be the voters."""
+    """Who has answered in this one."""
 
-    def __init__(self, voters: tuple[Member, ...], missing: list[Member]) -> None:
-        self.voters = voters
-        self.missing = {voter.id: voter for voter in missing}
+    def __init__(self) -> None:
+        self.answered: dict[str, None] = {}
         self.ticks = 0
 
 

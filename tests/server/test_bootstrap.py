@@ -11,7 +11,7 @@ from support.members import server
 from gemot.server.bootstrap import Bootstrap, Pledge
 from gemot.server.directory import Directory
 from gemot.server.model.errors import BadRequest, Conflict, GemotError, Unavailable
-from gemot.server.rpc.message import Call, Found, Member, Promise, Status
+from gemot.server.rpc.message import Call, Found, Join, Joined, Member, Promise
 
 
 class Host:
@@ -51,7 +51,7 @@ class Host:
     def meet(self, *members: Member) -> None:
         for member in members:
             self.directory.hint(member)
-            self.bootstrap.found(member, self.expect, "")
+            self.bootstrap.rumoured(member)
 
     def keep(self) -> None:
         """The pledges under way become durable."""
@@ -71,18 +71,21 @@ class Host:
         elif isinstance(call, Found):
             self.bootstrap.on_found(call.cluster, call.voters, done)
         else:
-            done(True)
+            assert isinstance(call, Join)
+            if sender.role == "server":
+                self.bootstrap.found(sender, call.expect, "")
+            done(Joined((self.member,), self.expect, self.cluster))
 
 
 class Scene:
     """Servers and the calls between them; `allow` may lose any of them."""
 
-    def __init__(self, count: int = 3, expect: int = 3) -> None:
+    def __init__(self, count: int = 3, expect: int = 3, **others: int) -> None:
         self.minted = 0
         self.steps = 0
         self.allow: Callable[[Host, Host, Call], bool] = lambda sender, to, call: True
         self.calls: list[Callable[[], None]] = []
-        self.hosts = [Host(self, server(n), expect) for n in range(1, count + 1)]
+        self.hosts = [Host(self, server(n), others.get(f"srv{n}", expect)) for n in range(1, count + 1)]
         self.meet_all()
 
     def meet_all(self) -> None:
@@ -175,6 +178,27 @@ def test_nobody_begins_before_all_are_there() -> None:
     assert scene.begun() == ["cluster1"] * 3
 
 
+@pytest.mark.parametrize("founder", [1, 2, 3])
+def test_servers_that_are_to_join_later_are_not_waited_for(founder: int) -> None:
+    """They may ask to join before the first has begun, and it may hear of them before it asks them."""
+    scene = Scene(3, expect=0, **{f"srv{founder}": 1})
+    scene.run(1)
+    assert [h.voters for h in scene.hosts if h.voters] == [(server(founder).id,)]
+
+
+def test_a_server_that_expects_another_number_is_not_counted_until_it_is_made_equal() -> None:
+    scene = Scene(3, srv2=5)
+    scene.run()
+    assert scene.begun() == [""] * 3
+    assert "srv2 has bootstrap_expect 5, this server 3" in scene.hosts[0].bootstrap.waiting_for
+    assert "have 2 of 3 (srv1, srv3)" in scene.hosts[0].bootstrap.waiting_for
+    scene.hosts[1].expect = 3
+    scene.hosts[1].start()
+    scene.run(12)
+    assert len(scene.hosts[1].voters) == 3
+    assert scene.begun() == ["cluster1"] * 3
+
+
 def test_what_is_waited_for_is_told() -> None:
     host = Scene(1, expect=3).hosts[0]
     assert host.bootstrap.waiting_for == "Waiting for servers: have 1 of 3 (srv1)"
@@ -230,7 +254,7 @@ def test_a_server_that_promised_nothing_belongs_to_no_cluster_that_speaks_to_it(
     assert host.voters == ()
 
 
-@pytest.mark.parametrize("lost", [Promise, Found, Status])
+@pytest.mark.parametrize("lost", [Promise, Found, Join])
 def test_a_message_that_is_lost_is_sent_again(lost: type) -> None:
     scene = Scene()
     left = 3

@@ -35,4 +35,4 @@ def _heard(node: Node, result: Any) -> None:
     server.operator.joining.met(result.servers, result.cluster)
     for member in result.servers:
         server.directory.hint(member)
-        server.bootstrap.found(member, result.expect, result.cluster)
+        server.bootstrap.rumoured(member)
