@@ -194,8 +194,7 @@ class Invariants:
         before, self._synced[node.name] = self._synced.get(node.name, {}), now
         if node.opened.raft.repairing or log.last_index < log.first_index:
             return
-        lost = [i for i, term in before.items() if i >= log.first_index and now.get(i, 0) != term]
-        if lost:
+        if lost := lost_entries(before, now, log.first_index, log.last_index):
             raise Violation(
                 f"{node.name} lost the synced entries {lost[0]} to {lost[-1]} and does not repair"
             )
@@ -298,3 +297,13 @@ class Invariants:
         # A restore that is applied like any command was done before: it is told by `restored` when it is due.
         if not isinstance(envelope.command, Restore):
             self.effect(self.newest, envelope.command, result)
+
+
+def lost_entries(before: dict[int, int], now: dict[int, int], first: int, last: int) -> list[int]:
+    """The indexes of synced entries (index to term) that a log from `first` to `last` lacks.
+
+    Not lost is what a later leader replaced. Its entries may have reached the disk though their sync failed,
+    so that nobody was told: the entry at that place, or the last one, is of a higher term then.
+    """
+    gone = (i for i in before if i >= first and now.get(i, 0) != before[i])
+    return [i for i in gone if now.get(min(i, last), 0) <= before[i]]
