@@ -37,6 +37,15 @@ class Pledge(msgspec.Struct, frozen=True, array_like=True):
     voters: tuple[Member, ...]
 
 
+def encode_pledge(pledge: Pledge) -> bytes:
+    return msgspec.msgpack.encode(pledge)
+
+
+def decode_pledge(data: bytes) -> Pledge | None:
+    """What was kept; None if nothing ever was."""
+    return msgspec.msgpack.decode(data, type=Pledge) if data else None
+
+
 class Bootstrap:
     """This server's part in the beginning. `keep` makes a pledge durable and then calls back.
 

@@ -106,8 +106,9 @@ class Compaction:
         if self._renew is not None and self._renew <= meta.index:
             # What is before the damage leads nowhere: the older snapshot does not need it.
             through, self._renew = max(through, self._renew), None
-        if through > 0:
-            self._log.compact(through)
+        term = self._raft.term_at(through)
+        if through > 0 and term is not None:  # else a renewed snapshot let it forget more before
+            self._log.compact(SnapshotMeta(through, term, self._raft.voters_at(through)))
         self._raft.compacted(max(through, 0), meta)
 
     def _checkpointed(self, _proven: int) -> None:

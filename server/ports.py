@@ -31,8 +31,11 @@ class Log(Protocol):
     def read(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
         """Entries first..last, fewer when they pass `max_bytes` (at least one). Saved or being saved."""
 
-    def compact(self, through: int) -> None:
-        """Forget entries up to `through`, as far as whole segments allow; asked again later, it goes on."""
+    def compact(self, base: SnapshotMeta) -> None:
+        """Forget entries up to `base.index`, as far as whole segments allow; asked again later, it goes on.
+
+        Who votes then is kept, since the entries that tell it go.
+        """
 
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         """Forget every entry: the snapshot `meta` replaces them. Durable, then `done()`."""

@@ -98,7 +98,7 @@ def open_data(
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
     file, state = _open_state(config, durable, snapshots, authorizer, notes)
-    base = log_base(found.log, snapshots)
+    base = log_base(found.log, snapshots, meta.meta.base)
     raft = Raft(
         id=node_id,
         config=config.raft,
@@ -155,11 +155,15 @@ def _hard_state(meta: Meta, last_term: int) -> HardState:
     return HardState(max(meta.term, last_term), meta.vote if meta.term >= last_term else "")
 
 
-def log_base(log: SegmentLog, snapshots: Snapshots) -> SnapshotMeta:
-    """The newest snapshot of the log's own history, or else what stands before the log's first entry."""
-    for snapshot in reversed(snapshots.all()):
-        if _agree(log, snapshot.index, snapshot.term):
-            return snapshot
+def log_base(log: SegmentLog, snapshots: Snapshots, cut: SnapshotMeta) -> SnapshotMeta:
+    """The newest snapshot of the log's own history, or else that entry of it up to which it was `cut`.
+
+    It is committed, and it is known who votes then. If neither is in this log, nothing tells who votes
+    before its first VOTERS entry.
+    """
+    for base in (*reversed(snapshots.all()), cut):
+        if _agree(log, base.index, base.term):
+            return base
     return SnapshotMeta(log.start.index, log.start.term, ())
 
 

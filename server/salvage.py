@@ -97,7 +97,7 @@ def look(disk: Disk, directory: str) -> Held:
     log = SegmentLog(disk=disk, directory=f"{directory}/log", segment_bytes=size, findings=findings)
     snapshots = Snapshots.open(disk, f"{directory}/snap")
     try:
-        base = log_base(log, snapshots)
+        base = log_base(log, snapshots, meta.base)
         raft = RaftLog(reader=log, snapshot=base, last_index=log.last_index, window_bytes=1 << 20)
         last, term = log.last_index, log.last_term
         newest = snapshots.newest()

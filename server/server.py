@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gemot.server.bootstrap import Bootstrap, Pledge
+from gemot.server.bootstrap import Bootstrap, decode_pledge, encode_pledge
 from gemot.server.compaction import Compaction
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
@@ -29,11 +29,7 @@ from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Appli
 from gemot.server.operator import Operator
 from gemot.server.ports import Archives, DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
-from gemot.server.raft.types import (
-    Message,
-    ReadState,
-    SnapshotOffer,
-)
+from gemot.server.raft.types import Message, ReadState, SnapshotOffer
 from gemot.server.reads import LIST_ROWS, Reads
 from gemot.server.rpc.message import (
     PROTOCOL_MAX,
@@ -204,13 +200,13 @@ class Server:
         self.bootstrap = Bootstrap(
             me=me,
             expect=config.bootstrap_expect,
-            pledge=_decode_pledge(identity.pledge()),
+            pledge=decode_pledge(identity.pledge()),
             has_data=lambda: raft.last_index > 0,
             has_leader=lambda: bool(raft.leader),
             is_known=lambda member: self.directory.get(member.id) is not None,
             mint_cluster=lambda: random.randbytes(16).hex(),
             call=peers.call,
-            keep=lambda pledge, done: identity.keep_pledge(_pledges.encode(pledge), done),
+            keep=lambda pledge, done: identity.keep_pledge(encode_pledge(pledge), done),
             begin=self._begin,
         )
         self.operator = Operator(
@@ -543,14 +539,21 @@ class Server:
         self._peers.greet_again()
 
     def _report(self) -> None:
-        """Tell the leader who is connected here."""
+        """Tell the leader who is connected here; without one, tell every server that this one is here.
+
+        One that repairs does not campaign: nobody would hear of it, and it not that it was removed.
+        """
+        room = msgspec.structs.astuple(self.space.own)
         members = [m for m in self.connected.members() if m.name != self.operator.leaving]
         if self.replica.leads:
             for member in members:
                 self._joined(member)
         elif (leader := self.directory.get(self._raft.leader)) is not None:
-            room = self.space.own
-            self._peers.call(leader, Report(tuple(members), *msgspec.structs.astuple(room)), _ignore)
+            self._peers.call(leader, Report(tuple(members), *room), _ignore)
+        elif self.me in members and self.hello().cluster:
+            for server in self.directory.servers():
+                if server.id != self.me.id:
+                    self._peers.call(server, Report((self.me,), *room), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):
@@ -565,14 +568,9 @@ class Server:
             self.membership.joined(member, afresh=afresh)
 
 
-_pledges = msgspec.msgpack.Encoder()
 _HELD_TOO_LONG = OutcomeUnknown(
     "the leader could not have this write confirmed in time; it may be done later"
 )
-
-
-def _decode_pledge(data: bytes) -> Pledge | None:
-    return msgspec.msgpack.decode(data, type=Pledge) if data else None
 
 
 def _accessor(token: str) -> str:

@@ -79,8 +79,8 @@ class LogThread:
     def read(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
         return self._log.read(first, last, max_bytes)
 
-    def compact(self, through: int) -> None:
-        self._queue.put(Step(lambda: self._log.compact(through)))
+    def compact(self, base: SnapshotMeta) -> None:
+        self._queue.put(Step(lambda: self._durable.compact(base)))
 
     def reset(self, meta: SnapshotMeta, done: Done) -> None:
         self._queue.put(Step(lambda: self._durable.reset(meta), done))

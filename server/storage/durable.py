@@ -58,7 +58,12 @@ class DurableLog:
         tail = {"durable_index": self.log.durable_index, "durable_hash": self.log.durable_hash}
         self.meta.save(msgspec.structs.replace(self.meta.meta, **tail, **changes))
 
+    def compact(self, base: SnapshotMeta) -> None:
+        """Drop entries up to `base.index`: first is kept who votes then, which only they may tell."""
+        self.write_meta(base=base)
+        self.log.compact(base.index)
+
     def reset(self, meta: SnapshotMeta) -> None:
         """The snapshot `meta` takes the place of every entry."""
         self.log.reset(meta.index, meta.term)
-        self.write_meta()
+        self.write_meta(base=meta)

@@ -1,7 +1,7 @@
 """The numbers of what stands on disk, and the error for a number that is too new.
 
 A number grows when an older release could misread what a newer one writes; every number up to the
-present one stays readable (`tests/golden/` keeps a directory of each).
+present one stays readable (`tests/golden/` keeps a directory of each, and of what was added since).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from zlib import crc32
 import msgspec
 
 from gemot.server.model.errors import Corrupt
+from gemot.server.raft.types import SnapshotMeta
 from gemot.server.storage.disk import SECTOR, Disk, File, read_whole, sectors
 from gemot.server.storage.format import META_FORMAT, check_format
 from gemot.server.storage.segment import segment_names
@@ -32,7 +33,8 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
     `durable_index` and `durable_hash` are the log's own of those names, at some recent sync. `repairing`:
     part of the log was lost; no vote, no acknowledgement, no answer until it is refilled from peers.
-    `epoch` grows with each restore of a backup. `sequence` is set by `MetaFile.save`.
+    `epoch` grows with each restore of a backup. `sequence` is set by `MetaFile.save`. `base` is the entry up
+    to which the log was last cut, and who votes then.
     """
 
     node_id: str = ""
@@ -45,6 +47,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     durable_index: int = 0
     durable_hash: bytes = b""
     sequence: int = 0
+    base: SnapshotMeta = SnapshotMeta(0, 0, ())
 
 
 class MetaFile:

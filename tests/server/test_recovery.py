@@ -76,10 +76,10 @@ class Home:
         self.close(opened)
 
 
-def _entry(index: int) -> Entry:
+def _entry(index: int, value: bytes = b"") -> Entry:
     if index == 1:
         return Entry(1, 1, EntryKind.VOTERS, encode_voters(Voters((ME,))))
-    command = KvSet(b"k%d" % index, b"v%d" % index)
+    command = KvSet(b"k%d" % index, value or b"v%d" % index)
     return Entry(1, index, EntryKind.COMMAND, encode(Envelope(ENVELOPE_VERSION, 0, "", None, command)))
 
 
@@ -265,6 +265,32 @@ def test_a_log_reset_before_its_state_is_an_installation_and_is_finished(home: H
     opened = home.open()
     assert opened.state.applied_index == 20
     assert _keys(opened) == sorted(b"k%d" % n for n in range(2, 21))
+    home.close(opened)
+
+
+@pytest.mark.parametrize("how", ["cut", "reset"])
+def test_who_votes_is_known_though_the_entries_that_tell_it_and_all_snapshots_are_gone(
+    home: Home, how: str
+) -> None:
+    opened = home.open()
+    for index in range(1, ENTRIES + 1):  # in several segments
+        entry = _entry(index, b"x" * 8_000)
+        opened.durable.append([Save(HardState(1, "") if index == 1 else None, Batch([entry]), index)])
+        opened.machine.apply([entry])
+    opened.durable.sync()
+    meta = home.snapshot(opened)
+    if how == "cut":
+        opened.durable.compact(meta)
+    else:
+        opened.durable.reset(meta)
+    assert opened.durable.log.first_index > 1
+    home.close(opened)
+    for path in (home.folder / "snap").iterdir():
+        path.unlink()
+    opened = home.open()
+    assert opened.raft.voters == (ME,)
+    assert opened.raft.voters_at(ENTRIES) == (ME,)
+    assert not opened.raft.repairing
     home.close(opened)
 
 

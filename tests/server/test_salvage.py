@@ -20,6 +20,7 @@ from gemot.server.raft.types import (
     HardState,
     RaftConfig,
     Role,
+    SnapshotMeta,
     Voters,
     encode_voters,
 )
@@ -57,7 +58,7 @@ class Home:
         opened.state.settle()
         if compact:
             write_snapshot(opened.file, opened.snapshots, DISK, lambda _index: IDS, opened.state.epoch)
-            opened.durable.log.compact(applied)
+            opened.durable.compact(SnapshotMeta(applied, 3, IDS))
         opened.file.close()
         opened.durable.write_meta()
         opened.durable.log.close()

@@ -36,8 +36,8 @@ class _Log:
     def read(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
         return self._durable.log.read(first, last, max_bytes)
 
-    def compact(self, through: int) -> None:
-        self._durable.log.compact(through)
+    def compact(self, base: SnapshotMeta) -> None:
+        self._durable.compact(base)
 
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         self._durable.reset(meta)

@@ -111,14 +111,12 @@ class Atlas:
         bent = node.disk.bent
         node.disk.mend()
         node.disk.bent = bent
-        self._truth.damaged.add(node.name)
         self.cases[node.name] = Damaged(
             fault, node.life, notes=len(node.notes), deaths=len(node.deaths), mended=mended
         )
 
     def wiped(self, node: Node, fault: str) -> None:
         """All of its disk is gone: it counts as damaged until it has what was committed by then again."""
-        self._truth.damaged.add(node.name)
         self.cases[node.name] = Damaged(fault, node.life, wiped=True)
 
     def _look(self) -> None:

@@ -64,9 +64,6 @@ class Invariants:
         self.void: dict[str, dict[int, int]] = {}
         """Ids of voters whose disk was wiped, with the terms of the entries that were durable on it."""
 
-        self.damaged: set[str] = set()
-        """Servers of which a file was ever damaged, by name."""
-
         self._marks: dict[str, tuple[int, ...]] = {}
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
@@ -241,8 +238,6 @@ class Invariants:
         if state.applied_index < node.opened.raft.status().snapshot_index:
             return  # It lost commits, and catches up: no set older than the newest snapshot's is known.
         voters = node.opened.raft.voters_at(state.applied_index)
-        if not voters and node.name in self.damaged:
-            return  # Its only snapshot is gone, and nothing else tells it who votes: it may not stand.
         agreed, by = self._voters.setdefault(state.applied_index, (voters, node.name))
         if agreed != voters:
             raise Violation(f"{node.name} goes by voters {voters} at {state.applied_index}, {by} by {agreed}")

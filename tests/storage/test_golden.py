@@ -9,7 +9,7 @@ import pytest
 from support.log_model import LogModel, assert_same, batch, entry, held
 from support.make_golden import SNAPSHOT, SNAPSHOT_BYTES, write
 
-from gemot.server.raft.types import Entry
+from gemot.server.raft.types import Entry, SnapshotMeta
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import MetaFile
 from gemot.server.storage.realdisk import RealDisk
@@ -48,6 +48,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_every_entry_the_vote_and_the_snapshot_are_read_as_they_were_written(folder: Path) -> None:
     meta, log, snapshots = _open(folder)
     assert (meta.meta.node_id, meta.meta.cluster_id, meta.meta.term, meta.meta.vote) == ("n1", "c1", 3, "n2")
+    assert meta.meta.base in (SNAPSHOT, SnapshotMeta(0, 0, ()))
     assert held(log) == _ENTRIES
     assert log.durable_index == meta.meta.durable_index == 9
     assert snapshots.all() == (SNAPSHOT,)
@@ -70,7 +71,10 @@ def test_this_release_goes_on_writing_where_the_older_one_stopped(folder: Path) 
 def test_the_present_format_is_written_byte_for_byte_as_the_newest_golden_directory_has_it(
     tmp_path: Path,
 ) -> None:
-    """If this fails, the format changed: give it a new number and make a new directory."""
+    """If this fails, what is written changed: make a new directory.
+
+    And give the format a new number if an older release could misread it.
+    """
     write(tmp_path / "new")
     newest = _GOLDEN / max(_VERSIONS, key=lambda name: int(name[1:]))
     files = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())

@@ -1,6 +1,6 @@
-"""Write the data directory of this release to `tests/golden/v<n>`: run once, when a format number grows.
+"""Write the data directory of this release to `tests/golden/v<n>`: run once, when what is written changes.
 
-    PYTHONPATH=tests .venv/bin/python -m support.make_golden tests/golden/v2
+    PYTHONPATH=tests .venv/bin/python -m support.make_golden tests/golden/v3
 
 What is there already is never written again: later releases must read it as it is.
 """
@@ -46,7 +46,7 @@ def write(folder: Path) -> None:
     meta.save(
         Meta(
             node_id="n1", cluster_id="c1", promised_cluster="c1", term=3, vote="n2",
-            durable_index=log.durable_index, durable_hash=log.durable_hash,
+            durable_index=log.durable_index, durable_hash=log.durable_hash, base=SNAPSHOT,
         )
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from gemot.server.raft.log import RaftLog
 from gemot.server.raft.types import SnapshotMeta
 from gemot.server.state import restore
 from gemot.server.state.restore import Placement
+from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.snapshot import Manifest, Receiver, Snapshots
 
@@ -120,8 +121,8 @@ def the_log_is_cut_beyond_the_snapshots(patch: Patch) -> None:
 
     def taken(self: Compaction, meta: SnapshotMeta) -> None:
         self._snapshotting = False
-        applied = self._state.applied_index
-        self._log.compact(applied)
+        applied, term = self._state.applied_index, self._state.applied_term
+        self._log.compact(SnapshotMeta(applied, term, self._raft.voters_at(applied)))
         self._raft.compacted(meta.index, meta)
 
     patch.setattr(Compaction, "taken", taken)
@@ -133,10 +134,20 @@ def the_log_is_cut_at_the_newest_snapshot(patch: Patch) -> None:
 
     def taken(self: Compaction, meta: SnapshotMeta) -> None:
         self._snapshotting = False
-        self._log.compact(meta.index)
+        self._log.compact(meta)
         self._raft.compacted(meta.index, meta)
 
     patch.setattr(Compaction, "taken", taken)
+
+
+@bug(14, 23, tests=("tests/server/test_recovery.py",))
+def the_voters_are_dropped_with_their_entries(patch: Patch) -> None:
+    """The log forgets the entries that tell who votes, and nothing but a snapshot knows it then."""
+
+    def compact(self: DurableLog, base: SnapshotMeta) -> None:
+        self.log.compact(base.index)
+
+    patch.setattr(DurableLog, "compact", compact)
 
 
 @bug(23, tests=("tests/storage/test_log.py",))

@@ -140,9 +140,9 @@ class TrapLog(SimulatedLog):
         with self._node.trap.around(self._node, f"port save{entries}{vote}"):
             super().save(hard_state, append, token)
 
-    def compact(self, through: int) -> None:
-        with self._node.trap.around(self._node, f"port compact to {through}"):
-            super().compact(through)
+    def compact(self, base: SnapshotMeta) -> None:
+        with self._node.trap.around(self._node, f"port compact to {base.index}"):
+            super().compact(base)
 
     def reset(self, meta: SnapshotMeta, done: Callable[[], None]) -> None:
         with self._node.trap.around(self._node, f"port reset to {meta.index}"):
