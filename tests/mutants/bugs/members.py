@@ -14,6 +14,7 @@ from gemot.server.bootstrap import Bootstrap
 from gemot.server.model.errors import NotLeader
 from gemot.server.operator import Operator
 from gemot.server.rpc.message import Enlisted, Member
+from gemot.server.server import Server
 from gemot.server.state import restore
 from gemot.server.storage.meta import MetaFile
 from gemot.server.voting import Voting
@@ -72,13 +73,35 @@ def two_clusters_are_promised(patch: Patch) -> None:
 def a_founder_need_not_be_there(patch: Patch) -> None:
     """A cluster is proposed with whoever was met once: also under the name of one that was wiped since."""
 
-    def look_around(self: Bootstrap, voters: tuple[Any, ...]) -> None:
-        from gemot.server.bootstrap import Pledge
+    def propose_at_once(self: Bootstrap) -> None:
+        self._round.answered = {m.id: None for m in self._known.values()}
+        propose_if_all(self)
 
-        if self._pledge is None and not self._has_data():
-            self._promise(Pledge(self._mint_cluster(), self._me.id, voters), self._ask_all)
+    propose_if_all = Bootstrap._propose_if_all
+    patch.setattr(Bootstrap, "_propose_if_all", propose_at_once)
 
-    patch.setattr(Bootstrap, "_look_around", look_around)
+
+@bug(33, tests=(BOOTSTRAP,), simulated=False)
+def whoever_is_heard_of_is_a_founder(patch: Patch) -> None:
+    """What a server expects itself is not asked: those that are to join later are waited for."""
+    found = Bootstrap.found
+
+    def found_willing(self: Bootstrap, member: Member, expect: int, cluster: str) -> None:
+        found(self, member, self._expect, cluster)
+
+    patch.setattr(Bootstrap, "found", found_willing)
+
+
+@bug(13, tests=("tests/simulation/test_repair.py",))
+def without_a_leader_a_server_says_nothing(patch: Patch) -> None:
+    """One that repairs, and was removed while it was away, is never heard of again."""
+    report = Server._report
+
+    def to_a_leader_only(self: Server) -> None:
+        if self.replica.leads or self.directory.get(self._raft.leader) is not None:
+            report(self)
+
+    patch.setattr(Server, "_report", to_a_leader_only)
 
 
 @bug(13, tests=("tests/server/test_voting.py",), simulated=False)
