@@ -193,10 +193,16 @@ def _restore(stage: Stage, archive: bytes) -> None:
 
 
 def _repair(stage: Stage, damaged: TrapNode) -> None:
-    """A synced record of its log is damaged while it is down: it must heal from the others."""
+    """A synced record of its log is damaged while it is down: it must heal from the others.
+
+    By then its state is committed beyond what is left of its log, and has to be built anew.
+    """
+    stage.pass_s(1.5)
     if damaged.up:
         damaged.kill()
     stage.write(2)
+    if damaged.up:  # it had fallen before, and came back meanwhile
+        damaged.kill()
     _damage_log(damaged)
     damaged.start_in(0)
     stage.until("it notices the damage", lambda: damaged.repairs, 4.0)
