@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
 from simulation.campaign import Report
 from simulation.faults.every import FAULTS, KNOWN
-
-RUN = Path(__file__).parent / "run.py"
-SEEDS = 300
-WITHIN_S = 1200
-"""No seed begins later. On two free cores all of them take a fifth of it."""
+from support.seeds_beside import RUN, SEEDS, SeedsBeside
 
 SEED_S = 30
 PLANTED = (
@@ -57,10 +52,9 @@ def _finish(process: subprocess.Popen[str], seeds: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
-    """One run of them, on all cores."""
-    output = _finish(_run("--seeds", str(SEEDS), "--within", str(WITHIN_S), "--json"), SEEDS)
-    return msgspec.json.decode(output.splitlines()[-1], type=Report)
+def report(seeds_beside: SeedsBeside) -> Report:
+    """One run of them, on all cores; it began with the session."""
+    return msgspec.json.decode(seeds_beside.finish(), type=Report)
 
 
 def test_no_seed_breaks_an_invariant(report: Report) -> None:
