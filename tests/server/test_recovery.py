@@ -19,6 +19,8 @@ from gemot.server.raft.types import (
     HardState,
     RaftConfig,
     SnapshotMeta,
+    VoteAsk,
+    VoteReply,
     Voters,
     encode_voters,
 )
@@ -347,4 +349,17 @@ def test_term_and_vote_survive_whatever_happens_to_the_state(home: Home) -> None
     (home.folder / "state.db").unlink()
     opened = home.open()
     assert opened.raft.term == 7
+    assert _answer(opened, "another") is False, "the vote of this term is given"
+    assert _answer(opened, "someone") is True
     home.close(opened)
+
+
+def _answer(opened: Opened, candidate: str) -> bool:
+    """Does it vote for this candidate in its present term?"""
+    raft = opened.raft
+    raft.step(VoteAsk(raft.term, candidate, last_index=1_000, last_term=raft.term, pre=False, force=True))
+    ready = raft.ready()
+    (answer,) = [
+        message for _, message in (*ready.messages, *ready.after_save) if isinstance(message, VoteReply)
+    ]
+    return answer.granted

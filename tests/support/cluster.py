@@ -99,6 +99,11 @@ class Agent:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def code(self) -> int | None:
+        """How it ended by itself; negative by a signal. None while it runs, and when it was stopped."""
+        return self._process.poll() if self._process is not None else None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid

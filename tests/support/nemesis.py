@@ -147,7 +147,7 @@ class Nemesis(threading.Thread):
     def _expect_all_to_run(self) -> None:
         """Between faults nothing is down on purpose."""
         for agent in self._cluster.agents:
-            assert agent.running, f"{agent.name} ended by itself:\n{agent.tail()}"
+            assert agent.running, f"{agent.name} ended by itself, with {agent.code}:\n{agent.tail()}"
 
     def end(self) -> None:
         """No more faults; the one under way is undone."""

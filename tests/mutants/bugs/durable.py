@@ -46,7 +46,7 @@ def vote_twice(patch: Patch) -> None:
     patch.setattr(DurableLog, "keep_vote", lambda self, saves: False)
 
 
-@bug(3, 25)
+@bug(3, 25, tests=("tests/server/test_recovery.py",))
 def a_restart_forgets_the_vote(patch: Patch) -> None:
     """The term is read back at a start, and the vote in it is not."""
 
