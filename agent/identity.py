@@ -55,9 +55,11 @@ class DataDir:
         except DiskFailed as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:
                 raise
-            raise BadRequest(
-                f"data_dir: {error.message}: let the agent's user write there, or name another directory"
-            ) from error
+            if error.__cause__.errno in (errno.EACCES, errno.EPERM):
+                what = "let the agent's user write there, or name another directory"
+            else:
+                what = "name another directory"
+            raise BadRequest(f"data_dir: {error.message}: {what}") from error
         return cls(path=Path(path), lock=lock, temporary=temporary)
 
     def close(self) -> None:

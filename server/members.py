@@ -7,6 +7,7 @@ passing `serfHealth`, one not heard of for `FAILED_AFTER_MS` turns critical, one
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from gemot.server.model.catalog import (
@@ -21,6 +22,8 @@ from gemot.server.model.catalog import (
 from gemot.server.model.command import Command
 from gemot.server.model.health import Check, Status
 from gemot.server.rpc.message import Member
+
+log = logging.getLogger("gemot.server")
 
 FAILED_AFTER_MS = 6_000
 """Silence after which a host has failed. A broken connection is dialled again within one second, so
@@ -97,6 +100,7 @@ class Membership:
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
         self._left: dict[str, int] = {}
+        self._refused: set[str] = set()
         self._reconciled_ms = 0
         self._ticked_ms = now_ms()
 
@@ -115,6 +119,7 @@ class Membership:
         }
         self._settled = {}
         self._left = {}
+        self._refused = set()
         self._reconciled_ms = self._ticked_ms = now
 
     def joined(self, member: Member, *, afresh: bool = False) -> None:
@@ -124,7 +129,16 @@ class Membership:
         """
         if self._left and not self._welcome(member.name, afresh):
             return
-        if self._is_anothers(member):
+        if holder := self.holder(member):
+            if member.id not in self._refused:
+                self._refused.add(member.id)
+                log.warning(
+                    "server: name taken: node=%s address=%s id=%s %s",
+                    member.name,
+                    member.address,
+                    member.id,
+                    f"is not taken in while {holder} has the name",
+                )
             return
         self._heard[member.name] = (member, self._now_ms())
         if self._settled.get(member.name) != member:
@@ -146,18 +160,20 @@ class Membership:
         self._settled.pop(name, None)
         self._left[name] = self._now_ms() + LEFT_FOR_MS
 
-    def _is_anothers(self, member: Member) -> bool:
-        """Its name is that of another id, which was heard of too lately to be gone.
+    def holder(self, member: Member) -> str:
+        """Who else has its name, for people: another id, which was heard of too lately to be gone; or "".
 
         A host that was wiped comes under the name of its former self, which has it until it has failed.
         """
         before, at = self._heard.get(member.name, (member, 0))
         if before is member or self._now_ms() - at >= FAILED_AFTER_MS:
-            return False
+            return ""
         if before is not None:
-            return before.id != member.id
+            return f"{before.address} (id {before.id})" if before.id != member.id else ""
         known = self._look(member.name)
-        return known is not None and known.node.id not in ("", member.id)
+        if known is None or known.node.id in ("", member.id):
+            return ""
+        return f"{known.node.address} (id {known.node.id})"
 
     def _welcome(self, name: str, afresh: bool) -> bool:
         if afresh or self._left.get(name, 0) <= self._now_ms():

@@ -7,6 +7,7 @@ as long as the hold time.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from gemot.server.model.errors import (
 )
 from gemot.server.ports import Identity, Peers, Timer
 from gemot.server.rpc.message import (
+    UNKNOWN_MS,
     Call,
     Enlist,
     Enlisted,
@@ -47,6 +49,8 @@ from gemot.server.rpc.message import (
 from gemot.server.state.store import State
 from gemot.server.voting import Voting
 from gemot.server.writes import Writes
+
+log = logging.getLogger("gemot.server")
 
 AGAIN_MS = 100
 NO_PEER = "was not found in the Raft configuration"
@@ -245,6 +249,13 @@ class Operator:
                         f"first (gemot operator raft remove-peer -id={member.id})"
                     )
                 )
+            elif holder := self._membership.holder(member):
+                done(
+                    Conflict(
+                        f"the name {member.name} is taken by {holder}: give this server another node_name; "
+                        "if it is the same host, wiped, it is let in once its former self has failed"
+                    )
+                )
             elif not self._replica.raft.voters_settled:
                 done(Unavailable("the voters are being changed: ask again once that is committed"))
             else:
@@ -292,7 +303,7 @@ class Operator:
         raft, me = self._replica.raft, self._tier.me
         own = id == me.id
         reached = own or not self._peers.unreached(id)
-        silent_ms = self._replica.last_contact_ms() if own or id == raft.leader else 0
+        silent_ms = self._replica.last_contact_ms() if own or id == raft.leader else UNKNOWN_MS
         member = me if own else self._directory.get(id)
         return ServerSeen(
             id=id,
@@ -342,8 +353,16 @@ class Operator:
             found = call.id if call.id in voters else ""
         else:
             found = next((id for id in voters if self._address(id) == call.address), "")
+
+        def removed(result: Any) -> None:
+            if result is True:
+                log.warning(
+                    "server: vote taken by an operator: server=%s id=%s", self._directory.name(found), found
+                )
+            done(result)
+
         if found:
-            self.voting.remove(found, done)
+            self.voting.remove(found, removed)
         else:
             named = f'id "{call.id}"' if call.id else f'address "{call.address}"'
             done(RuleFailed(f"{named} {NO_PEER}"))

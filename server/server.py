@@ -356,9 +356,7 @@ class Server:
     def waiting_for(self) -> str:
         """What keeps this server from serving, for people; "" when nothing does."""
         if not self._identity.cluster():
-            founding = (
-                self.bootstrap.waiting_for if self._config.bootstrap_expect else "Waiting for a cluster"
-            )
+            founding = self.bootstrap.waiting_for if self._config.bootstrap_expect else NO_CLUSTER
             return self.operator.joining.waiting_for or founding
         if self._raft.repairing:
             return "Repairing: part of the log was damaged and is fetched from the other servers"
@@ -568,6 +566,7 @@ class Server:
             self.membership.joined(member, afresh=afresh)
 
 
+NO_CLUSTER = "Waiting for a cluster: no server met has one, and bootstrap_expect is not set here to begin one"
 _HELD_TOO_LONG = OutcomeUnknown(
     "the leader could not have this write confirmed in time; it may be done later"
 )

@@ -117,11 +117,12 @@ class _Process:
             disk=self._disk,
             vfs=self._vfs,
         )
-        _banner(self._config)
+        _say_who(self._config)
         try:
             await self._daemon.start()
         except (ListenFailed, GemotError, OSError) as error:
             return _told(error)
+        _say_where(self._config)
         self._catch_signals()
         try:
             _write_pid(self._config.pid_file)
@@ -238,10 +239,8 @@ def _remove_pid(path: str) -> None:
             Path(path).unlink()
 
 
-def _banner(config: Config) -> None:
+def _say_who(config: Config) -> None:
     role = "server" if config.server else "client"
-    http = ", ".join(f"{host}:{port}" for host, port in listening(config, "http")) or "off"
-    dns = ", ".join(f"{host}:{port}" for host, port in listening(config, "dns")) or "off"
     log.info(
         "agent: Gemot %s: node=%s role=%s datacenter=%s",
         __version__,
@@ -249,6 +248,12 @@ def _banner(config: Config) -> None:
         role,
         config.datacenter,
     )
+
+
+def _say_where(config: Config) -> None:
+    """Once it is so."""
+    http = ", ".join(f"{host}:{port}" for host, port in listening(config, "http")) or "off"
+    dns = ", ".join(f"{host}:{port}" for host, port in listening(config, "dns")) or "off"
     log.info("agent: listening: http=%s dns=%s cluster=%s", http, dns, config.advertise_addr)
 
 

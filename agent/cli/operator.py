@@ -107,7 +107,7 @@ def health(connection: Connection) -> int:
     rows = [["Node", "Address", "Status", "Voter", "Healthy", "Last Contact"]]
     for one in found["Servers"]:
         yes = [str(one[name]).lower() for name in ("Voter", "Healthy")]
-        rows.append([one["Name"], one["Address"] or "-", one["SerfStatus"], *yes, one["LastContact"]])
+        rows.append([one["Name"], one["Address"] or "-", one["SerfStatus"], *yes, one["LastContact"] or "-"])
     click.echo("\n" + columns(rows))
     return 0 if found["Healthy"] else 1
 

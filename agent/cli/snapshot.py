@@ -57,7 +57,7 @@ def save(connection: Connection, read: dict[str, Any], file: str) -> None:
         os.replace(unverified, file)
         _sync_folder(Path(file).absolute().parent)
     except OSError as error:
-        raise click.ClickException(f"{error.filename or file}: {error.strerror}") from error
+        raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(f"Saved and verified snapshot to index {found.head.index}")
 
 
@@ -106,8 +106,10 @@ def _inspect(file: str, *, depth: int = 0, prefix: str = "") -> Inspection:
     from gemot.server.storage import inspection
     from gemot.server.storage.realdisk import RealDisk
 
-    if not Path(file).is_file():
+    if not Path(file).exists():
         raise click.ClickException(f"{file}: there is no such file")
+    if not Path(file).is_file():
+        raise click.ClickException(f"{file}: it is no file")
     with _scratch(Path(file).absolute().parent) as folder:
         try:
             return inspection.inspect(

@@ -12,6 +12,7 @@ import msgspec
 import psutil
 
 BACKLOG = 1024
+_EVERYWHERE = {"", "0.0.0.0", "::"}
 
 
 class ListenFailed(Exception):
@@ -78,7 +79,7 @@ def _remove_stale(path: str) -> None:
 def explain(address: Address, error: OSError) -> str:
     """Why this address cannot be listened on, for people."""
     if error.errno == errno.EADDRINUSE:
-        return f"Port {address.port} is in use{_holder(address.port)}"
+        return f"Port {address.port} is in use{_holder(address)}: stop that, or take another port or address"
     where = f"[{address.host}]" if ":" in address.host else address.host
     if error.errno == errno.EACCES:
         return f"Port {address.port} needs more rights: give CAP_NET_BIND_SERVICE, or use a port over 1023"
@@ -87,13 +88,15 @@ def explain(address: Address, error: OSError) -> str:
     return f"Cannot listen on {where}:{address.port}: {error.strerror or error}"
 
 
-def _holder(port: int) -> str:
-    """ " by pid 812 (nginx)" when this process may see who listens on the port, else ""."""
+def _holder(address: Address) -> str:
+    """ " by pid 812 (nginx)" when this process may see who listens there, else ""."""
     try:
         for connection in psutil.net_connections(kind="inet"):
             if connection.status not in (psutil.CONN_LISTEN, psutil.CONN_NONE) or not connection.laddr:
                 continue  # UDP has no status
-            if connection.laddr.port == port and connection.pid:
+            if connection.laddr.port != address.port or not connection.pid:
+                continue
+            if {connection.laddr.ip, address.host} & _EVERYWHERE or connection.laddr.ip == address.host:
                 return f" by pid {connection.pid} ({psutil.Process(connection.pid).name()})"
     except (psutil.Error, OSError):
         pass

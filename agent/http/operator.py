@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gemot.agent.age import NEVER_MS
 from gemot.agent.duration import format_duration, parse_nanoseconds
 from gemot.agent.http import parse, render
 from gemot.agent.http.body import decode_body
@@ -20,7 +21,7 @@ from gemot.agent.servers import Servers
 from gemot.server.model.autopilot import AutopilotConfig, AutopilotRow, GetAutopilot, SetAutopilot
 from gemot.server.model.errors import BadRequest
 from gemot.server.model.query import Options
-from gemot.server.rpc.message import Operate, ServerSeen, Survey, Surveyed
+from gemot.server.rpc.message import UNKNOWN_MS, Operate, ServerSeen, Survey, Surveyed
 
 MAX_BODY_BYTES = 64 << 10
 UNHEALTHY = 429
@@ -167,7 +168,7 @@ class _Operator:
                 "SerfStatus": server.status,
                 "Version": server.build,
                 "Leader": server.leader,
-                "LastContact": _duration(server.last_contact_ms),
+                "LastContact": _contact(server.last_contact_ms),
                 "LastTerm": server.last_term,
                 "LastIndex": server.last_index,
                 "Healthy": server.healthy,
@@ -211,6 +212,11 @@ def _name(server: ServerSeen) -> str:
     return _UNKNOWN if server.name in ("", server.id) else server.name
 
 
+def _contact(ms: int) -> str:
+    """A duration; of a server that is asked itself also "" for what it does not know, and "never"."""
+    return "" if ms == UNKNOWN_MS else "never" if ms >= NEVER_MS else _duration(ms)
+
+
 def _duration(ms: int) -> str:
     return format_duration(ms / 1000)
 
@@ -240,7 +246,7 @@ def _changed(before: AutopilotConfig, given: ConfigBody) -> AutopilotConfig:
     for name in ("max_trailing_logs", "min_quorum"):
         if (count := getattr(given, name)) is not None:
             if not 0 <= count < 1 << 31:
-                raise BadRequest(f"{name} is {count}: from 0 to 2147483647 it may be")
+                raise BadRequest(f"{name} is {count}: it may be from 0 to 2147483647")
             changes[name] = count
     for name in ("last_contact_threshold", "server_stabilization_time"):
         if (text := getattr(given, name)) is not None:
@@ -250,6 +256,10 @@ def _changed(before: AutopilotConfig, given: ConfigBody) -> AutopilotConfig:
 
 
 def _positive(name: str, text: str | int) -> int:
-    if (found := parse_nanoseconds(text)) < 0:
+    try:
+        found = parse_nanoseconds(text)
+    except BadRequest as error:
+        raise BadRequest(f"{name}: {error.message}") from error
+    if found < 0:
         raise BadRequest(f"{name} is {text}: it may not be negative")
     return found

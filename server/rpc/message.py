@@ -271,6 +271,10 @@ class Survey(msgspec.Struct, frozen=True, array_like=True, tag=14):
     forwarded: bool = False
 
 
+UNKNOWN_MS = -1
+"""The last contact of a server that is not watched from there."""
+
+
 class ServerSeen(msgspec.Struct, frozen=True, array_like=True):
     """One server. `stable_ms` is how long it has been as healthy, or unhealthy, as it is."""
 

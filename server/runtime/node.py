@@ -81,6 +81,7 @@ class Node:
         # Raft's random waits must differ between hosts started together: the system's entropy seeds them.
         self._random = random.Random(os.urandom(16))
         self._stalled = False
+        self._leader = ""
         self._short = False
         self._open()
 
@@ -363,6 +364,13 @@ class Node:
             self._repairing = False
             self._log.repaired()
             log.info("server: repaired: the log is whole again")
+        if self._leader != (leader := self._opened.raft.leader):
+            self._leader = leader
+            if leader:
+                name, term = self.server.directory.name(leader), self._opened.raft.term
+                log.info("server: leader: server=%s id=%s term=%d", name, leader, term)
+            else:
+                log.warning("server: no leader: term=%d", self._opened.raft.term)
         if self._short != bool(told := self.server.space.told):
             self._short = not self._short
             if told:

@@ -207,6 +207,8 @@ def test_the_leadership_goes_where_it_is_told(stage: Stage) -> None:
     assert told.count("leader") == 1
     assert told.count("follower") == 2
     assert "Leader" in gemot(other, "operator", "raft", "health")
+    for server in stage.cluster.servers[:3]:
+        assert f"server: leader: server={other.name} id=" in server.tail(), "who led when is in the log"
 
 
 def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:

@@ -13,9 +13,10 @@ from support.http_agent import HttpAgent, run
 from support.http_families import api_agent
 from support.local_servers import LocalServers
 
+from gemot.agent.age import NEVER_MS
 from gemot.server.model.autopilot import AutopilotConfig, SetAutopilot
 from gemot.server.model.errors import NoLeader, RuleFailed
-from gemot.server.rpc.message import Operate, ServerSeen, Survey, Surveyed
+from gemot.server.rpc.message import UNKNOWN_MS, Operate, ServerSeen, Survey, Surveyed
 
 LEADER = ServerSeen(
     id="id-1", name="srv1", address="10.0.0.1:8300", status="alive", build="0.1.0", voter=True, leader=True,
@@ -128,13 +129,18 @@ def test_the_health_is_429_as_soon_as_one_server_is_not_healthy() -> None:
 def test_what_one_server_sees_is_told_without_a_leader() -> None:
     async def work() -> None:
         blind = Surveyed(
-            (msgspec.structs.replace(LEADER, leader=False),), 12, False, 0, "srv1", "Waiting for"
-        )
+            tuple(
+                msgspec.structs.replace(LEADER, leader=False, last_contact_ms=ms)
+                for ms in (NEVER_MS + 5, UNKNOWN_MS, 70)
+            ),
+            12, False, 0, "srv1", "Waiting for",
+        )  # fmt: skip
         async with seeing(blind) as (agent, servers):
             reply = await agent.ask("GET", "/v1/gemot/raft/health")
             found = json.loads(reply.body)
             assert reply.status == 429
             assert (found["SeenBy"], found["Leader"], found["Waiting"]) == ("srv1", "", "Waiting for")
+            assert [one["LastContact"] for one in found["Servers"]] == ["never", "", "70ms"]
             assert servers.operated == [Survey(here=True)]
             servers.failure = NoLeader.because("Waiting for quorum")
             reply = await agent.ask("GET", "/v1/operator/autopilot/health")

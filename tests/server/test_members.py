@@ -229,7 +229,9 @@ def test_a_wiped_host_gets_its_name_once_its_former_self_is_silent(scene: Scene)
     assert list(scene.membership.servers()) == [new.id]
 
 
-def test_a_host_that_lives_keeps_its_name(scene: Scene) -> None:
+def test_a_host_that_lives_keeps_its_name_and_who_else_wants_it_is_told_once(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     holder, other = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
     for leader in ("the same", "a new one"):
         if leader == "a new one":
@@ -242,6 +244,9 @@ def test_a_host_that_lives_keeps_its_name(scene: Scene) -> None:
             scene.pass_ms(1_000)
         assert scene.one.value(NodeInfo("srv1")).node.id == holder.id
         assert list(scene.membership.servers()) == [holder.id]
+        (told,) = [record.getMessage() for record in caplog.records if "name taken" in record.message]
+        assert f"id={other.id} is not taken in while {holder.address} (id {holder.id}) has" in told
+        caplog.clear()
 
 
 def test_who_left_is_not_brought_back_by_hearsay_but_by_a_connection(scene: Scene) -> None:

@@ -14,7 +14,17 @@ from support.lossy_vfs import registered
 from support.members import client
 
 from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed, Unavailable
-from gemot.server.rpc.message import Call, Enlist, Enlisted, Leave, Member, Operate, Survey, Surveyed
+from gemot.server.rpc.message import (
+    UNKNOWN_MS,
+    Call,
+    Enlist,
+    Enlisted,
+    Leave,
+    Member,
+    Operate,
+    Survey,
+    Surveyed,
+)
 from gemot.server.server import Server
 
 SEED = 2
@@ -70,6 +80,18 @@ def test_the_leader_alone_lets_a_server_in_and_no_voter_under_its_old_id(scene: 
     assert "must not vote again under its old id" in refused.message
 
 
+def test_a_new_server_under_a_name_that_lives_is_refused_and_told_whose_it_is(scene: Scene) -> None:
+    taken = scene.others[0].member
+    new = Member("9" * 36, taken.name, "10.0.0.99", "server", "dc1", "", "10.0.0.99:8300")
+    refused = scene.ask(scene.leader, Enlist(), by=new)
+    assert isinstance(refused, Conflict)
+    assert f"the name {taken.name} is taken by {taken.address} (id {taken.id})" in refused.message
+    assert "another node_name" in refused.message
+    scene.others[0].crash()
+    scene.pass_us(12 * SECOND_US)
+    assert isinstance(scene.ask(scene.leader, Enlist(), by=new), Enlisted), "the one before has failed"
+
+
 def test_any_server_tells_what_the_leader_sees(scene: Scene) -> None:
     answers = [scene.ask(node, Survey()) for node in scene.run.nodes]
     for answer in answers:
@@ -87,6 +109,8 @@ def test_a_server_cut_off_from_all_tells_what_it_sees_itself(scene: Scene) -> No
     answer = scene.ask(scene.others[0], Survey(here=True))
     assert isinstance(answer, Surveyed)
     assert not answer.healthy
+    of_others = {s.last_contact_ms for s in answer.servers if s.id != scene.others[0].member.id}
+    assert of_others == {UNKNOWN_MS}, "it does not watch them"
     assert [server.leader for server in answer.servers].count(True) == 0
     assert isinstance(scene.ask(scene.others[0], Survey(), us=20 * SECOND_US), GemotError)
 
