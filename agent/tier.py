@@ -19,7 +19,7 @@ from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
 from gemot.agent.remote import RemoteServers
 from gemot.agent.servers import Servers
-from gemot.server.model.errors import OutcomeUnknown, Unavailable
+from gemot.server.model.errors import NoLeader, NotLeader, OutcomeUnknown, Unavailable
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import Listener, ListenerLimits
@@ -138,6 +138,9 @@ class ServerTier:
             try:
                 await self._own.leave(self._config.me.name)
                 return
+            except (NoLeader, NotLeader) as error:
+                if self._loop.time() >= until_s:
+                    raise NoLeader.because(self.waiting_for()) from error
             except (Unavailable, OutcomeUnknown):
                 if self._loop.time() >= until_s:
                     raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gemot.agent.cli.options import client_options
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.connection import Connection, Refused
 
 LEAVE_WITHIN_S = 60.0
 
@@ -18,5 +18,13 @@ def command(connection: Connection) -> None:
     The host and its services go out of the catalog at once. A plain stop or restart does not leave: the
     others then wait for the host to come back.
     """
-    connection.request("PUT", "/v1/agent/leave", timeout_s=LEAVE_WITHIN_S)
+    try:
+        connection.request("PUT", "/v1/agent/leave", timeout_s=LEAVE_WITHIN_S)
+    except Refused as error:
+        if not error.undone:
+            raise
+        raise click.ClickException(
+            f"{error.text}. Nothing was changed, and this agent goes on; to stop it without leaving, end its "
+            "process (SIGTERM)"
+        ) from error
     click.echo("Graceful leave complete")

@@ -78,7 +78,7 @@ def gemot(agent: Agent, *words: str, code: int = 0) -> str:
         check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
+    return done.stderr if code else done.stdout
 
 
 def unhealthy(agent: Agent) -> bool:
@@ -238,7 +238,9 @@ def test_a_leader_leaves_under_load_and_nothing_is_lost(stage: Stage) -> None:
     # Of the two that are left one may go, but not while the other is dead.
     stays[1].kill()
     wait_for(lambda: not stays[0].get("/v1/status/leader"), PATIENCE_S, "no quorum")
-    gemot(stays[0], "leave", code=1)
+    told = gemot(stays[0], "leave", code=1)
+    assert "No cluster leader: waiting for quorum: have 1 of 2" in told
+    assert "this agent goes on" in told
     assert stays[0].running
 
 
