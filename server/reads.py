@@ -388,7 +388,7 @@ class Reads:
         if isinstance(found, Found):
             group.long = found.rows > self._list_rows
             answer = Answer(found.value, found.index, *group.contact, self._state.epoch)
-            self._answer(waiters, answer, found.applied_index)
+            self._answer(waiters, answer, found.as_of)
         else:
             self._answer(waiters, found, 0)
         if not group.waiters and self._groups.get(group.key) is group:

@@ -58,7 +58,7 @@ class Found(msgspec.Struct, frozen=True):
 
     value: Any
     index: int
-    applied_index: int
+    as_of: int
     rows: int
 
 

@@ -38,7 +38,7 @@ class Truth(Protocol):
     """What the invariants know of the cluster."""
 
     commit: int
-    damaged: set[str]
+    origins: dict[str, int]
     void: dict[str, dict[int, int]]
 
     def sets(self) -> list[tuple[str, ...]]: ...
@@ -60,6 +60,10 @@ class Atlas:
 
     def start(self) -> None:
         self._look()
+
+    def saved_at(self, sha256: str, index: int) -> None:
+        """The state of these bytes is that of this index, whatever its archive says."""
+        self._truth.origins[sha256] = index
 
     def may_damage(self, node: Node) -> bool:
         """Is a minority damaged even with this one?"""

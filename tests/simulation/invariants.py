@@ -54,6 +54,9 @@ class Invariants:
 
         self.commit = 0
         self.restores: dict[int, Placement] = {}
+        self.origins: dict[str, int] = {}
+        """Of which index a state is whose archive says another, by its SHA-256."""
+
         self.epoch = 0
         self.newest = 0
         """The newest index that readers were told."""
@@ -99,7 +102,8 @@ class Invariants:
             raise Violation(f"{place} follows the epoch {self.epoch} and the index {self.newest}")
         self.epoch, self.newest = place.epoch, place.restored_index
         mark = place.restores[-1]
-        command = Restore(mark.id, blob.sha256, blob.size, blob.index, blob.epoch)
+        index = self.origins.get(blob.sha256, blob.index)
+        command = Restore(mark.id, blob.sha256, blob.size, index, blob.epoch)
         self.effect(place.restored_index, command, Applied(place.restored_index, True))
 
     def said(self, node: Node, to: str, message: Message) -> None:

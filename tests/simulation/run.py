@@ -36,6 +36,9 @@ from simulation.witness import Violation, check_real_time
 from simulation.world import World
 from support.lossy_vfs import LossyVfs
 
+from gemot.server.model.restore import Blob
+from gemot.server.state.restore import Placement
+
 SECOND_US = 1_000_000
 FAULTY_S = 46
 CALM_S = 12
@@ -120,14 +123,14 @@ class Run:
         for node in servers:
             node.nodes = by_id
             node.stage = self._on_stage
-            node.told_restore = self.invariants.restored
+            node.told_restore = self._on_restore
         self.ledger = Ledger(self.world)
         for node in servers:
             node.disk.damaged = partial(self.ledger.note, node)
         self.atlas = Atlas(world=self.world, nodes=self.nodes, truth=self.invariants)
         self.atlas.most = plan.damaged
         self.kv = KvFamily(self.world, plan.keys)
-        self.operator = OperatorFamily(self.world, self.atlas, plan)
+        self.operator = OperatorFamily(self.world, self.atlas, plan, directory)
         ordinary = every(self.world, self.kv)
         self.families = [*ordinary, self.operator]
         self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
@@ -242,6 +245,12 @@ class Run:
         name = self.random.choice(self.plan.faults)
         FAULTS[name](self)
         self.world.at(self.random.randrange(200_000, self.plan.pause_us), f"after {name}", self._next_fault)
+
+    def _on_restore(self, node: Node, place: Placement, blob: Blob) -> None:
+        is_first = place.applied_index not in self.invariants.restores
+        if is_first and blob.sha256 in self.invariants.origins:
+            self.strike("restore-from-elsewhere")
+        self.invariants.restored(node, place, blob)
 
     def _on_stage(self, node: Node, stage: str, us: int) -> None:
         fault = self.armed.get(stage)

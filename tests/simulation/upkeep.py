@@ -50,8 +50,7 @@ class SimulatedReader:
             if self._node.life != self._life:
                 return
             self._node.lists += 1
-            state = self._opened.state
-            self._node.served = found.applied_index + state.index - state.applied_index
+            self._node.served = found.as_of
             done(found)
             self._node.served = None
 

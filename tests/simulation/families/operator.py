@@ -6,8 +6,10 @@ restore every family's model is what it was at the index of the archive.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import apsw
 import msgspec
 from simulation.atlas import Atlas
 from simulation.clients import Client
@@ -15,6 +17,7 @@ from simulation.node import Node
 from simulation.swarm import Plan
 from simulation.witness import READS, Seen, Violation
 from simulation.world import World
+from support.archives import altered, fitting, parts
 
 from gemot.server.model.autopilot import AutopilotConfig, AutopilotRow, GetAutopilot, SetAutopilot
 from gemot.server.model.query import Answer, Applied, Options
@@ -35,13 +38,18 @@ CHORES = {
 AWAY_US = (1_000_000, 8_000_000)
 OPERATOR = Member("operator", "operator", "10.2.0.1", "client", "dc1", "sim")
 KEY = b"autopilot"
+ELSEWHERE = 0.3
+"""So many archives are made to come from another cluster."""
+
+FURTHER = 1 << 20
 KEPT = 3
 """Archives that are kept: a restore may go back behind another one."""
 
 
 class OperatorFamily:
-    def __init__(self, world: World, atlas: Atlas, plan: Plan) -> None:
+    def __init__(self, world: World, atlas: Atlas, plan: Plan, folder: Path) -> None:
         self._world = world
+        self._folder = folder
         self._atlas = atlas
         self._config = plan.server.autopilot
         self.calm = False
@@ -119,10 +127,24 @@ class OperatorFamily:
                 self._save(client, node, began, ReadArchive(piece.id, len(archive)), archive)
                 return True
             self._see(Seen("save", KEY, began, self._world.now_us, piece.index, None, None, None))
+            if self._world.random.random() < ELSEWHERE:
+                archive = self._as_if_elsewhere(archive, piece.index)
             self._archives = [*self._archives, archive][-KEPT:]
             return False
 
         client.call(node, OPERATOR, call, came)
+
+    def _as_if_elsewhere(self, archive: bytes, index: int) -> bytes:
+        """The same state, as a cluster saved it whose indexes had grown much further."""
+        further = self._world.random.randrange(1, FURTHER)
+
+        def shift(state: apsw.Connection) -> None:
+            state.execute("update meta set shift = shift + ?", (further,))
+
+        head, state = parts(altered(archive, self._folder, shift))
+        elsewhere = fitting(msgspec.structs.replace(head, index=index + further), state)
+        self._atlas.saved_at(parts(elsewhere)[0].sha256, index)
+        return elsewhere
 
     def _restore(self, client: Client, node: Node) -> None:
         if self.calm or not self._archives:

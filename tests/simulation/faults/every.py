@@ -17,7 +17,7 @@ FAULTS: dict[str, Callable[[Scene], None]] = {
     **rot.FAULTS,
 }
 
-BY_THE_WAY = (*WEATHER, "unsynced-lost", "torn-write", "refused-for-space")
-"""What the weather and every crash bring with them."""
+BY_THE_WAY = (*WEATHER, "unsynced-lost", "torn-write", "refused-for-space", "restore-from-elsewhere")
+"""What the weather, every crash, full disks and operators bring with them."""
 
 KNOWN = sorted([*FAULTS, *BY_THE_WAY])
