@@ -20,6 +20,7 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.snapshot import Manifest, Receiver, Snapshots
 
+COMPACTION = "tests/server/test_compaction.py"
 SNAPSHOTS = "tests/storage/test_snapshot.py"
 INSTALL = "tests/server/test_install.py"
 RECOVERY = "tests/server/test_recovery.py"
@@ -115,7 +116,7 @@ def the_log_is_not_reset(patch: Patch) -> None:
     patch.setattr(Installer, "_verified", verified)
 
 
-@bug(23)
+@bug(23, tests=(COMPACTION,))
 def the_log_is_cut_beyond_the_snapshots(patch: Patch) -> None:
     """The log forgets all that is applied, though no snapshot has it and the state is not durable."""
 
@@ -128,7 +129,7 @@ def the_log_is_cut_beyond_the_snapshots(patch: Patch) -> None:
     patch.setattr(Compaction, "taken", taken)
 
 
-@bug(23)
+@bug(23, tests=(COMPACTION,))
 def the_log_is_cut_at_the_newest_snapshot(patch: Patch) -> None:
     """The log does not lead from the older snapshot any more: one bad file is the only one."""
 
