@@ -312,12 +312,15 @@ class Run:
         self.world.run((FAULTY_S + calm_s + DRAIN_S) * SECOND_US)
 
     def _choose_core(self) -> None:
-        """All that can run, or a bare majority of the voters; whose disk was damaged needs all the others."""
+        """All that can run, or a bare majority of the voters; whose disk was damaged needs all the others.
+
+        No bare majority while a server may be about to vote: with it the majority is another.
+        """
         able = [node for node in self.nodes if not node.gone]
         damaged = any(n.name in self.atlas.cases or n.repairing for n in able)
         self.core = able
         sets = self.invariants.sets()
-        settled = len(sets) == 1 and not self.invariants.void
+        settled = len(sets) == 1 and len(sets[0]) == len(able) and not self.invariants.void
         if settled and not damaged and len(able) == len(self.nodes) and self.random.random() < 0.5:
             voters = [node for node in able if node.member.id in sets[0]]
             self.core = self.random.sample(voters, len(voters) // 2 + 1)

@@ -60,7 +60,10 @@ def _flip(scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]) 
 def flip(
     scene: Scene, name: str, choose: Callable[[Scene, Node], str | None]
 ) -> tuple[Node, str, int] | None:
-    """One bit of what was written changes, in the file that is chosen: told is where, if anywhere."""
+    """One bit of what was written changes, in the file that is chosen: told is where, if anywhere.
+
+    Not in a zero where there is anything else: between the records of a log nobody would ever know.
+    """
     node = _victim(scene)
     if node is None:
         return None
@@ -72,6 +75,9 @@ def flip(
         at = scene.random.randrange(len(inode.durable))
         if inode.durable[at]:
             break
+    else:
+        others = (i for i in (*range(at, len(inode.durable)), *range(at)) if inode.durable[i])
+        at = next(others, at)
     scene.world.tell(f"{name}: a bit of byte {at} of {path}")
     before = bytes([inode.durable[at]])
     node.lossy.decay(path, at, bytes([inode.durable[at] ^ (1 << scene.random.randrange(8))]))

@@ -11,6 +11,8 @@ from simulation.faults.disk import flip, sealed, snapshot_copy, state_file
 from simulation.node import Node
 from simulation.scene import Scene
 
+from gemot.server.storage.disk import sectors
+
 REACH = 16
 """Bytes on both sides that tell damage from what was written in its place later."""
 
@@ -23,11 +25,17 @@ def _rot(name: str, choose: Callable[[Scene, Node], str | None]) -> Callable[[Sc
         if found is None:
             return
         node, path, at = found
-        damaged = _around(node, path, at)
-        scene.atlas.damage(node, name, lambda: _around(node, path, at) != damaged)
+        damaged, harmless = _around(node, path, at), _ends_a_record(node, path, at)
+        scene.atlas.damage(node, name, lambda: harmless or _around(node, path, at) != damaged)
         scene.last(name, FOUND_US, lambda: None)
 
     return fault
+
+
+def _ends_a_record(node: Node, path: str, at: int) -> bool:
+    """Is it the mark behind a record of the log? It tells where a torn end is, and of sealed ones nothing."""
+    inode = node.lossy.find(path)
+    return inode is not None and path.endswith(".seg") and not any(inode.durable[at + 1 : sectors(at + 1)])
 
 
 def _around(node: Node, path: str, at: int) -> bytes | None:
