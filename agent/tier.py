@@ -138,11 +138,10 @@ class ServerTier:
             try:
                 await self._own.leave(self._config.me.name)
                 return
-            except (NoLeader, NotLeader) as error:
+            except (Unavailable, OutcomeUnknown) as error:
                 if self._loop.time() >= until_s:
-                    raise NoLeader.because(self.waiting_for()) from error
-            except (Unavailable, OutcomeUnknown):
-                if self._loop.time() >= until_s:
+                    if isinstance(error, (NoLeader, NotLeader)):
+                        raise NoLeader.because(self.waiting_for()) from error
                     raise
             await asyncio.sleep(LEAVE_AGAIN_S)
 

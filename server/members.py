@@ -132,13 +132,8 @@ class Membership:
         if holder := self.holder(member):
             if member.id not in self._refused:
                 self._refused.add(member.id)
-                log.warning(
-                    "server: name taken: node=%s address=%s id=%s %s",
-                    member.name,
-                    member.address,
-                    member.id,
-                    f"is not taken in while {holder} has the name",
-                )
+                told = "server: name taken, not let in: node=%s address=%s id=%s holder=%s"
+                log.warning(told, member.name, member.address, member.id, holder)
             return
         self._heard[member.name] = (member, self._now_ms())
         if self._settled.get(member.name) != member:

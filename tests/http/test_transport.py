@@ -7,8 +7,6 @@ import gzip
 import os
 import socket
 import ssl
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from support.http_agent import run as run_asyncio
 from support.http_agent import run_uvloop, serving, until
 
 from gemot.agent.http.app import App
-from gemot.agent.http.listen import Address, ListenFailed, open_socket
+from gemot.agent.http.listen import Address, ListenFailed
 from gemot.agent.http.message import Handler, Request, Response, Route
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.metrics import Metrics
@@ -454,23 +452,6 @@ def test_an_idle_connection_is_closed(run: Run) -> None:
             await connection.close()
 
     run(work())
-
-
-def test_another_address_with_the_same_port_is_not_taken_for_the_holder() -> None:
-    """The one that is named would be stopped."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = ("127.0.0.2", taken.getsockname()[1])
-        command = [sys.executable, "-c", _LISTEN, *map(str, address)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
-            assert other.stdout is not None
-            other.stdout.readline()
-            with pytest.raises(ListenFailed, match=rf"in use by pid {other.pid} \("):
-                open_socket(Address(*address))
-            other.kill()
-
-
-_LISTEN = "import socket, sys, time; s = socket.create_server((sys.argv[1], int(sys.argv[2]))); print(); "
-_LISTEN += "sys.stdout.flush(); time.sleep(60)"
 
 
 def test_a_port_in_use_is_told_with_its_holder(run: Run) -> None:

@@ -15,7 +15,7 @@ VOTERS = ("a", "b", "c")
 
 
 class Parts:
-    """Log, Raft, state and snapshots, as far as `Compaction` asks them; `kept` is what the log was told."""
+    """Log, Raft, state and snapshots, as far as `Compaction` asks them; `bases` are what the log was told."""
 
     def __init__(self, *, older: int, newest: int, applied: int, begins: int = 0) -> None:
         self.snapshots = [SnapshotMeta(index, 3, VOTERS) for index in (older, newest)]

@@ -245,7 +245,7 @@ def test_a_host_that_lives_keeps_its_name_and_who_else_wants_it_is_told_once(
         assert scene.one.value(NodeInfo("srv1")).node.id == holder.id
         assert list(scene.membership.servers()) == [holder.id]
         (told,) = [record.getMessage() for record in caplog.records if "name taken" in record.message]
-        assert f"id={other.id} is not taken in while {holder.address} (id {holder.id}) has" in told
+        assert f"id={other.id} holder={holder.address} (id {holder.id})" in told
         caplog.clear()
 
 

@@ -305,7 +305,7 @@ class Run:
             self.world.run((FAULTY_S + calm_s) * SECOND_US)
         for client in self.clients:
             client.stopped = True
-        self.kv.due = self.invariants.commit
+        self.kv.due = self.invariants.newest
         self.world.run((FAULTY_S + calm_s + LAST_LOOK_S) * SECOND_US)
         for actor in self.actors:
             actor.stopped = True

@@ -55,9 +55,8 @@ def test_damage_at_rest_is_found_and_mended(run: Run, fault: str) -> None:
     assert run.atlas.rotten(run.nodes)
     _pass(run, 30)
     assert run.atlas.rotten(run.nodes) == []
-    run.nodes[0].ask(
-        "write", lambda server: _write(server, WRITES)
-    )  # one that was restarted takes part again
+    # One that was restarted takes part again.
+    run.nodes[0].ask("write", lambda server: _write(server, WRITES))
     _pass(run, 5)
     assert run.atlas.cases == {}
     assert any("damaged" in told or "checksum" in told for told in [*node.notes, *node.deaths])

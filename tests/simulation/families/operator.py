@@ -6,6 +6,7 @@ restore every family's model is what it was at the index of the archive.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,8 @@ class OperatorFamily:
             state.execute("update meta set shift = shift + ?", (further,))
 
         head, state = parts(altered(archive, self._folder, shift))
-        elsewhere = fitting(msgspec.structs.replace(head, index=index + further), state)
-        self._atlas.saved_at(parts(elsewhere)[0].sha256, index)
-        return elsewhere
+        self._atlas.saved_at(sha256(state).hexdigest(), index)
+        return fitting(msgspec.structs.replace(head, index=index + further), state)
 
     def _restore(self, client: Client, node: Node) -> None:
         if self.calm or not self._archives:
