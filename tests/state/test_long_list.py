@@ -78,7 +78,7 @@ def test_a_read_stops_at_the_row_after_its_limit(one: OneState, query: Query, ro
 def test_a_worker_reads_the_same_on_a_connection_of_its_own(one: OneState, query: Query, rows: int) -> None:
     found = one.read_elsewhere(query)
     assert (found.value, found.index) == one.read(query)
-    assert found.applied_index == one.index
+    assert found.as_of == one.index
     if not isinstance(query, HealthState):
         assert found.rows == rows
 

@@ -82,7 +82,7 @@ def test_what_changes_between_two_pages_is_put_right(one: OneState, change: Comm
     found, slow = read_between(one, query, lambda: changes and one.apply(changes.pop()))
     assert slow.pages >= 3
     assert (found.value, found.index) == one.read(query)
-    assert found.applied_index == one.index
+    assert found.as_of == one.index
 
 
 def test_a_range_that_is_deleted_purged_and_written_again_between_pages(one: OneState) -> None:
@@ -137,4 +137,4 @@ def test_what_is_told_is_the_list_of_one_state(one: OneState, seed: int) -> None
 
     found, slow = read_between(one, query, write)
     assert slow.pages >= 2
-    assert (found.value, found.index) == history[found.applied_index]
+    assert (found.value, found.index) == history[found.as_of]

@@ -488,7 +488,7 @@ def test_a_state_older_than_what_was_committed_is_not_read(node: _Node) -> None:
     """Simulator, seed 14 of the first swarm: the disk lost a write, and a list was told without it."""
     node.write(10)
     with contextlib.closing(node.file.reader()) as connection:
-        assert node.state.read_on(connection, KvList(b""), from_index=10).applied_index == 10
+        assert node.state.read_on(connection, KvList(b""), from_index=10).as_of == 10
         with pytest.raises(Corrupt, match="is at index 10, but 11 was committed"):
             node.state.read_on(connection, KvList(b""), from_index=11)
 
