@@ -52,6 +52,12 @@ class Leader:
         self._due = {}
         self._begin_at = self._replica.raft.last_index if leads else None
 
+    def on_replaced(self) -> None:
+        """Another state has taken the place of this one: what was noted of its indexes is of no use."""
+        self._marks = []
+        if self._leads and self._begin_at is None:
+            self._membership.compare_anew()
+
     def on_tick(self) -> None:
         if not self._leads:
             return

@@ -122,6 +122,16 @@ class Membership:
         self._refused = set()
         self._reconciled_ms = self._ticked_ms = now
 
+    def compare_anew(self) -> None:
+        """The catalog was replaced by another (a restore): who lives is as it was.
+
+        All of them are compared with it, and a host of which only it knows has a full period to report.
+        """
+        now = self._now_ms()
+        for detail in self._alive_in_catalog():
+            self._heard.setdefault(detail.node.node, (None, now))
+        self._settled = {}
+
     def joined(self, member: Member, *, afresh: bool = False) -> None:
         """This member is alive (membership's `member_joined`). Costs nothing while all is as it was.
 

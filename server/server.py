@@ -454,9 +454,7 @@ class Server:
     def on_replaced(self) -> None:
         self.keeping.on_replaced()
         self.reads.on_replaced()
-        if self.replica.leads:
-            # What this leader knew of the state is of no use: it begins its duties anew.
-            self.leader.on_leadership(True)
+        self.leader.on_replaced()
 
     def on_restore(self, due: RestoreDue) -> None:
         self.keeping.on_restore(due)

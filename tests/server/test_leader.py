@@ -33,6 +33,7 @@ class Scene:
         self.raft = self
         self.proposed: list[tuple[Command, Callable[[Any], None]]] = []
         self.began = 0
+        self.compared = 0
         self.members_ticked = 0
         self.leader = Leader(
             replica=self,  # type: ignore[arg-type]
@@ -49,6 +50,9 @@ class Scene:
 
     def begin(self) -> None:
         self.began += 1
+
+    def compare_anew(self) -> None:
+        self.compared += 1
 
     def on_tick(self) -> None:
         self.members_ticked += 1
@@ -162,3 +166,18 @@ def test_a_deposed_leader_stops_and_a_new_term_begins_afresh(scene: Scene) -> No
     scene.leader.on_leadership(True)
     scene.pass_ms(CLOCK_EVERY_MS + 100)
     assert scene.kinds() == [Tick, Tick], "one that was under way in another term holds nothing up"
+
+
+def test_a_restore_lets_the_office_go_on_and_old_marks_reap_nothing(scene: Scene) -> None:
+    """Members are compared anew and not begun anew; indexes noted before it say nothing of its tombstones."""
+    scene.one.apply(KvSet(b"a", b""), KvDelete(b"a"))
+    scene.leader.on_replaced()
+    assert scene.compared == 0, "a follower compares nothing"
+    scene.leader.on_leadership(True)
+    scene.pass_ms(TOMBSTONE_KEEP_MS, every_ms=1_000)
+    scene.leader.on_replaced()
+    assert (scene.began, scene.compared) == (1, 1)
+    scene.pass_ms(TOMBSTONE_KEEP_MS - TOMBSTONE_STEP_MS, every_ms=1_000)
+    assert scene.proposed == []
+    scene.pass_ms(3 * TOMBSTONE_STEP_MS, every_ms=1_000)
+    assert scene.kinds() == [ReapTombstones]

@@ -18,6 +18,7 @@ from gemot.server.members import (
     RECONCILE_EVERY_MS,
     Connected,
     Membership,
+    register_alive,
 )
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command
@@ -118,6 +119,24 @@ def test_a_new_leader_grants_everyone_a_full_period(scene: Scene) -> None:
     scene.membership.joined(client(1))
     assert scene.health("web2") == "passing"
     scene.pass_ms(500)
+    assert (scene.health("web1"), scene.health("web2")) == ("passing", "critical")
+
+
+def test_a_restored_catalog_changes_nobodys_life(scene: Scene) -> None:
+    """Servers stay in the list without a gap; a host of which only the archive knows may yet report."""
+    for member in (server(1), client(1), client(2)):
+        scene.membership.joined(member)
+    scene.membership.failed("web2")
+    scene.pass_ms(2 * FAIL_AGAIN_MS)
+    scene.membership.joined(server(1))
+    scene.one.apply(Deregister("web1"), register_alive(client(2), scene.one.value(NodeInfo("web2"))))
+    scene.membership.compare_anew()
+    assert [member.name for member in scene.membership.servers().values()] == [server(1).name]
+    scene.membership.joined(client(1))
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert (scene.health("web1"), scene.health("web2")) == ("passing", "passing")
+    scene.membership.joined(client(1))
+    scene.pass_ms(100)
     assert (scene.health("web1"), scene.health("web2")) == ("passing", "critical")
 
 
