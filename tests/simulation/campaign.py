@@ -24,6 +24,8 @@ from support.lossy_vfs import LossyVfs, registered
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
+RAREST = 12
+"""Cells of the table that are told."""
 
 
 class Line(msgspec.Struct):
@@ -259,7 +261,7 @@ Each row is one command, `python tests/simulation/run.py --seeds N --from K --ca
 answered ones, each checked by its index; unknown are writes whose outcome their client never learnt; an
 invalid run was too short of operations to prove anything. Black box: operations checked again without
 believing an index, and the keys on which that came to no end. Watched: answers to watchers. Below each row:
-how often each fault struck.
+how often each fault struck, and which pairs of operation and fault were rarest.
 
 {_COLUMNS}
 {"|---" * (_COLUMNS.count("|") - 1)}|
@@ -287,5 +289,9 @@ def _keep(report: Report, commit: str, first: int) -> None:
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )
     head, _, tail = RESULTS.read_text().partition("\n\n## ")
-    detail = f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n\n{_damage(report)}.\n"
+    rarest = ", ".join(f"{a} x {b} {count}" for count, a, b in report.totals.rarest(KNOWN, RAREST))
+    detail = (
+        f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n\n{_damage(report)}.\n\n"
+        f"Operation x fault, the rarest of all cells: {rarest}.\n"
+    )
     RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))

@@ -61,6 +61,7 @@ class Client:
         self._weights = [weight for _, _, weight in self._choices]
         self._coverage = coverage
         self._operation = 0
+        self._kind = ""
         self._counted = 0
         self.stopped = False
         self.unknown = 0
@@ -75,7 +76,10 @@ class Client:
     def pick(self) -> Node | None:
         """A server to ask, if it runs; one that waits to join would keep us waiting, too."""
         node = self.world.random.choice(self.nodes)
-        return node if node.up and (node.founds or node.belongs) else None
+        return node if self.runs(node) else None
+
+    def runs(self, node: Node) -> bool:
+        return node.up and (node.founds or node.belongs)
 
     def _act(self) -> None:
         if self.stopped:
@@ -84,14 +88,14 @@ class Client:
         if node is None:
             self.start()
             return
-        family, operation, _ = self.world.random.choices(self._choices, self._weights)[0]
+        family, self._kind, _ = self.world.random.choices(self._choices, self._weights)[0]
         self.began_us = self.world.now_us
-        self._counted = self._coverage.begin(operation)
-        family.act(self, node, operation)
+        family.act(self, node, self._kind)
 
     def end(self) -> None:
         self._operation += 1
         self._coverage.end(self._counted)
+        self._counted = 0
         self.start()
 
     # -- what the families ask with --------------------------------------------------------------------
@@ -198,6 +202,8 @@ class Client:
         self.world.at(self.world.random.randrange(TRY_AGAIN_US), f"client{self.number} again", again)
 
     def _ask(self, node: Node, action: Callable[[Any], None]) -> None:
+        # Counted when it is first asked for: a family may find that there is nothing to do.
+        self._counted = self._counted or self._coverage.begin(self._kind)
         node.ask(f"client{self.number} asks {node.name}", action)
 
     def _guard(self, node: Node, done: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -1,35 +1,55 @@
 """What was really tried: how often each fault struck, and how many operations of each kind met it.
 
 A run proves nothing about what it never did. So faults are counted when they happen, not when they are
-planned, and the table says of each pair of operation and fault how many were under way when it struck, or
-began while it lasted.
+planned, and operations when they are really asked for. The table says of each pair how many operations were
+under way when the fault struck, or began while it lasted or in its aftermath, in which servers come back,
+vote, catch up and repair. Each operation meets a fault once, however often that strikes.
 """
 
 from __future__ import annotations
 
 import msgspec
+from simulation.world import World
 
 Table = dict[str, dict[str, int]]
+
+AFTERMATH_US = 2_000_000
+"""As long as a server that stopped takes to come back at most, or a few elections."""
+
+
+class _Open(msgspec.Struct):
+    """An operation under way, and what it met."""
+
+    kind: str
+    met: dict[str, None] = {}
 
 
 class Coverage:
     """The counts of one run."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self._world = world
         self.fired: dict[str, int] = {}
         self.table: Table = {}
         self.begun: dict[str, int] = {}
         self._lasting: dict[str, int] = {}
-        self._open: dict[int, str] = {}
+        self._fading: dict[str, int] = {}
+        """Faults that are over, and until when their aftermath goes."""
+
+        self._open: dict[int, _Open] = {}
         self._next = 0
 
     # -- operations --------------------------------------------------------------------------------
 
-    def begin(self, operation: str) -> int:
+    def begin(self, kind: str) -> int:
         self._next += 1
-        self._open[self._next] = operation
-        self.begun[operation] = self.begun.get(operation, 0) + 1
+        operation = self._open[self._next] = _Open(kind)
+        self.begun[kind] = self.begun.get(kind, 0) + 1
         for fault in self._lasting:
+            self._met(operation, fault)
+        for fault in [name for name, until_us in self._fading.items() if until_us < self._world.now_us]:
+            del self._fading[fault]
+        for fault in self._fading:
             self._met(operation, fault)
         return self._next
 
@@ -41,26 +61,33 @@ class Coverage:
     def strike(self, fault: str) -> None:
         """It happened, now."""
         self.fired[fault] = self.fired.get(fault, 0) + 1
-        if fault not in self._lasting:
-            for operation in self._open.values():
-                self._met(operation, fault)
+        self._meet_all(fault)
+        self._fade(fault)
 
     def last(self, fault: str) -> None:
-        """It lasts from now on: what is under way meets it, and all that begins until `over`."""
+        """It lasts from now on, until `over`."""
         self._lasting[fault] = self._lasting.get(fault, 0) + 1
-        if self._lasting[fault] == 1:
-            for operation in self._open.values():
-                self._met(operation, fault)
+        self._meet_all(fault)
 
     def over(self, fault: str) -> None:
         if self._lasting.get(fault, 0) <= 1:
             self._lasting.pop(fault, None)
         else:
             self._lasting[fault] -= 1
+        self._fade(fault)
 
-    def _met(self, operation: str, fault: str) -> None:
-        row = self.table.setdefault(operation, {})
-        row[fault] = row.get(fault, 0) + 1
+    def _fade(self, fault: str) -> None:
+        self._fading[fault] = self._world.now_us + AFTERMATH_US
+
+    def _meet_all(self, fault: str) -> None:
+        for operation in self._open.values():
+            self._met(operation, fault)
+
+    def _met(self, operation: _Open, fault: str) -> None:
+        if fault not in operation.met:
+            operation.met[fault] = None
+            row = self.table.setdefault(operation.kind, {})
+            row[fault] = row.get(fault, 0) + 1
 
 
 class Totals(msgspec.Struct):
@@ -75,6 +102,15 @@ class Totals(msgspec.Struct):
         _add(self.begun, begun)
         for operation, row in table.items():
             _add(self.table.setdefault(operation, {}), row)
+
+    def rarest(self, known: list[str], count: int) -> list[tuple[int, str, str]]:
+        """The cells that were hit least: how often, operation, fault."""
+        cells = [
+            (self.table.get(operation, {}).get(fault, 0), operation, fault)
+            for operation in self.begun
+            for fault in known
+        ]
+        return sorted(cells)[:count]
 
     def text(self, known: list[str]) -> str:
         """Faults down, operations across; `known` faults have a line even if they never struck."""

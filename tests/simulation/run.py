@@ -47,8 +47,9 @@ DRAIN_S = 9
 LAST_LOOK_S = 7
 """How long watchers go on when clients begin nothing new: they ask a few servers in turn."""
 
-CHORE_US = 2 * SECOND_US
-"""The longest an operator rests: one is enough, and no client waits for what he does."""
+OPERATORS = 2
+CHORE_US = SECOND_US
+"""The longest an operator rests; no client waits for what they do."""
 
 ROOM_AGAIN_US = 8 * SECOND_US
 """After all disks have room again, no write may be refused for space any more."""
@@ -108,7 +109,7 @@ class Run:
         self.world = World(seed)
         self.random = self.world.random
         self.plan = plan = draw(self.random, list(FAULTS), list(CHORES))
-        self.coverage = Coverage()
+        self.coverage = Coverage(self.world)
         self.strike = self.coverage.strike
         self.network = Network(self.world, plan.weather, self.strike)
         self.nodes: list[Node] = []
@@ -135,7 +136,9 @@ class Run:
         self.families = [*ordinary, self.operator]
         self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
         if plan.chores:
-            self.clients.append(self._client(plan.clients, CHORE_US, [self.operator]))
+            self.clients += [
+                self._client(plan.clients + n, CHORE_US, [self.operator]) for n in range(OPERATORS)
+            ]
         self.actors = [actor for family in self.families for actor in family.actors(self.nodes)]
         self.armed: dict[str, str] = {}
         self.old_metas: dict[str, bytes] = {}

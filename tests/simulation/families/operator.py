@@ -27,12 +27,12 @@ from gemot.server.rpc.message import ArchivePiece, Member, Operate, ReadArchive,
 
 CHORES = {
     "transfer": 0.12,
-    "remove-peer": 0.06,
-    "leave": 0.06,
+    "remove-peer": 0.25,
+    "leave": 0.25,
     "set-autopilot": 0.1,
     "get-autopilot": 0.1,
     "save": 0.12,
-    "restore": 0.12,
+    "restore": 0.25,
 }
 """What may be drawn, and how often it is done beside other operations."""
 
@@ -77,9 +77,9 @@ class OperatorFamily:
             case "remove-peer" if (void := self._atlas.void()) and random.random() < 0.7:
                 client.call(node, OPERATOR, Operate("remove-peer", void[0]))
             case "remove-peer":
-                self._remove(client, node, random.choice(client.nodes))
+                self._remove(client, node)
             case "leave":
-                self._leave(client, node)
+                self._leave(client)
             case "get-autopilot":
                 self._read(client, node)
             case "save":
@@ -89,9 +89,10 @@ class OperatorFamily:
             case _:
                 self._set(client, node)
 
-    def _remove(self, client: Client, node: Node, victim: Node) -> None:
-        """Take its vote, of which it is not told: it stays up, and will be promoted again."""
-        if self.calm or not self._may_go(victim):
+    def _remove(self, client: Client, node: Node) -> None:
+        """Take a vote, of which its server is not told: it stays up, and will be promoted again."""
+        victim = self._one_that_may_go(client.nodes)
+        if victim is None:
             client.end()
             return
         self._atlas.leaves(victim)
@@ -100,13 +101,17 @@ class OperatorFamily:
         else:
             client.call(node, OPERATOR, Operate("remove-peer", address=victim.member.rpc))
 
-    def _may_go(self, node: Node) -> bool:
-        """Few clusters have less than three voters."""
-        return self._atlas.may_leave(node, 1 if self._world.random.random() < 0.2 else 3)
+    def _one_that_may_go(self, nodes: list[Node]) -> Node | None:
+        """Not all clusters keep three voters."""
+        least = 1 if self._world.random.random() < 0.3 else 3
+        candidates = [node for node in nodes if not self.calm and self._atlas.may_leave(node, least)]
+        return self._world.random.choice(candidates) if candidates else None
 
-    def _leave(self, client: Client, node: Node) -> None:
+    def _leave(self, client: Client) -> None:
         """It stops once it is told that it may, and comes back later with its data, as a learner."""
-        if self.calm or node.name in self._atlas.cases or not self._may_go(node):
+        running = [node for node in client.nodes if client.runs(node) and node.name not in self._atlas.cases]
+        node = self._one_that_may_go(running)
+        if node is None:
             client.end()
             return
         self._atlas.leaves(node)
