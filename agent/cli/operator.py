@@ -13,6 +13,7 @@ from gemot.agent.client.connection import Connection
 
 _HEAD = ["Node", "ID", "Address", "State", "Voter", "RaftProtocol", "Commit Index", "Trails Leader By"]
 _CONFIG = "/v1/operator/autopilot/configuration"
+_HEALTH = "/v1/operator/autopilot/health"
 OPERATE_S = 30.0
 UNHEALTHY = 429
 _SETTABLE = (
@@ -74,12 +75,24 @@ def list_peers(connection: Connection, read: dict[str, Any]) -> None:
 @click.option("--address", default="", help="Its address, ip:port, in place of the id.")
 @client_options
 def remove_peer(connection: Connection, peer: str, address: str) -> None:
-    """Take the vote of a server that will not come back. One that still runs comes back as a learner."""
+    """Take the vote of a server that will not come back.
+
+    One that still runs comes back as a non-voter and is promoted once it is stable: stop it first, or have it
+    leave (`gemot leave` on its host).
+    """
     if bool(peer) == bool(address):
         raise click.ClickException("give either -id or -address of the server to remove")
     params = {"id": peer or None, "address": address or None}
+    # Looked at before: a leader that is removed itself leaves a successor that has seen nothing yet.
+    name = _alive(connection, peer, address)
     connection.request("DELETE", "/v1/operator/raft/peer", params=params, timeout_s=OPERATE_S)
     click.echo(f'Removed peer with {"id" if peer else "address"} "{peer or address}"')
+    if name:
+        click.echo(
+            f"{name} was alive a moment ago: it comes back as a non-voter and is promoted again once it is "
+            "stable, unless it is stopped or told to leave",
+            err=True,
+        )
 
 
 @raft.command("transfer-leader")
@@ -176,6 +189,13 @@ def state(connection: Connection, form: str) -> None:
 
 
 command.add_command(recover.command)
+
+
+def _alive(connection: Connection, id: str, address: str) -> str:
+    """The name of that server if the leader hears of it, else ""."""
+    found = connection.request("GET", _HEALTH, ok=(200, UNHEALTHY), timeout_s=OPERATE_S).json()
+    named = (one for one in found["Servers"] if (one["ID"] == id if id else one["Address"] == address))
+    return next((one["Name"] for one in named if one["SerfStatus"] == "alive"), "")
 
 
 def _option(name: str) -> str:

@@ -1,10 +1,42 @@
-"""`gemot operator` against a real agent that is a server by itself."""
+"""`gemot operator` against a real agent that is a server by itself, and against tiers in a bad way."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 
-from support.dev_agent import Shell
+import msgspec
+from support.dev_agent import Ended, Shell
+from support.http_agent import run
+from support.http_families import api_agent
+
+from gemot.server.rpc.message import Operate, ServerSeen, Surveyed
+
+LEADER = ServerSeen(
+    id="id-1", name="srv1", address="10.0.0.1:8300", status="alive", build="0.1.0", voter=True, leader=True,
+    last_contact_ms=0, last_term=3, last_index=40, healthy=True, stable_ms=20_000,
+)  # fmt: skip
+VOTER = msgspec.structs.replace(LEADER, id="id-2", name="srv2", address="10.0.0.2:8300", leader=False)
+DEAD = msgspec.structs.replace(
+    VOTER, id="id-3", name="srv3", address="10.0.0.3:8300", status="failed", last_index=0, healthy=False
+)
+
+
+def of_servers(folder: Path, servers: tuple[ServerSeen, ...], *words: str) -> tuple[Ended, list[Operate]]:
+    """What the command tells of a tier that looks so, and what it had the tier do."""
+    told: list[Ended] = []
+    done: list[Operate] = []
+
+    async def work() -> None:
+        async with api_agent() as (agent, tier):
+            tier.surveyed = Surveyed(servers, 12, all(one.healthy for one in servers), 0, "srv1", "")
+            shell = Shell(f"127.0.0.1:{agent.port}", folder)
+            told.append(await asyncio.to_thread(shell, "operator", *words))
+            done.extend(call for call in tier.operated if isinstance(call, Operate))
+
+    run(work())
+    return told[0], done
 
 
 def test_the_peers_are_told_in_columns(gemot: Shell) -> None:
@@ -28,6 +60,21 @@ def test_a_peer_to_remove_is_named_by_one_of_two_flags_and_must_exist(gemot: She
     unknown = gemot("operator", "raft", "remove-peer", "-address=10.0.0.9:8300")
     assert unknown.code == 1
     assert 'address "10.0.0.9:8300" was not found in the Raft configuration' in unknown.err
+
+
+def test_who_removes_a_peer_that_is_alive_is_told_that_it_comes_back(tmp_path: Path) -> None:
+    servers = (LEADER, VOTER, DEAD)
+    for flag in ("-id=id-2", "-address=10.0.0.2:8300"):
+        told, done = of_servers(tmp_path, servers, "raft", "remove-peer", flag)
+        assert (told.code, len(done)) == (0, 1), told.err
+        assert told.out.startswith("Removed peer with ")
+        assert told.err == (
+            "srv2 was alive a moment ago: it comes back as a non-voter and is promoted again once it is "
+            "stable, unless it is stopped or told to leave\n"
+        )
+    for flag in ("-id=id-3", "-address=10.0.0.3:8300"):
+        told, done = of_servers(tmp_path, servers, "raft", "remove-peer", flag)
+        assert (told.code, len(done), told.err) == (0, 1, ""), "the dead do not come back"
 
 
 def test_the_only_voter_neither_goes_nor_hands_over(gemot: Shell) -> None:

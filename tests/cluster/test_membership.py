@@ -195,6 +195,28 @@ def test_a_wiped_server_that_keeps_its_id_is_refused_until_its_peer_is_removed(s
     stage.expect_voters(stage.cluster.servers[:3])
 
 
+def test_a_server_that_runs_and_is_removed_comes_back_and_votes_again_as_it_was_told(stage: Stage) -> None:
+    stage.grow(3)
+    leader = stage.cluster.leader()
+    runs = next(s for s in stage.cluster.servers[:3] if s is not leader)
+    done = subprocess.run(
+        [GEMOT, "operator", "raft", "remove-peer", f"-id={stage.id(runs)}"],
+        env=os.environ | {"GEMOT_HTTP_ADDR": leader.http},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert f"{runs.name} was alive a moment ago: it comes back as a non-voter" in done.stderr
+
+    def promoted_again() -> bool:
+        _, taken, later = leader.tail().partition(f"server: vote taken by an operator: server={runs.name} ")
+        return bool(taken) and f"autopilot: server promoted to voter: server={runs.name} " in later
+
+    wait_for(promoted_again, PATIENCE_S, "its promotion", [leader])
+    stage.expect_voters(stage.cluster.servers[:3])
+
+
 def test_the_leadership_goes_where_it_is_told(stage: Stage) -> None:
     stage.grow(3)
     leader = stage.cluster.leader()
