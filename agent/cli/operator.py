@@ -14,6 +14,8 @@ from gemot.agent.client.connection import Connection
 _HEAD = ["Node", "ID", "Address", "State", "Voter", "RaftProtocol", "Commit Index", "Trails Leader By"]
 _CONFIG = "/v1/operator/autopilot/configuration"
 _HEALTH = "/v1/operator/autopilot/health"
+_OWN_HEALTH = "/v1/gemot/raft/health"
+_UNKNOWN = "unknown"
 OPERATE_S = 30.0
 UNHEALTHY = 429
 _SETTABLE = (
@@ -49,25 +51,30 @@ def autopilot() -> None:
 @client_options
 @read_options
 def list_peers(connection: Connection, read: dict[str, Any]) -> None:
-    """List the servers and whether they vote. A server that joins is listed before it votes."""
+    """List the servers and whether they vote. A server that joins is listed before it votes.
+
+    What the server that is asked cannot tell is `unknown`: the state of a dead one, and with -stale what
+    others have of the log.
+    """
     servers = connection.request("GET", "/v1/operator/raft/configuration", params=read).json()["Servers"]
-    newest = max((one["LastIndex"] for one in servers), default=0)
-    rows = [_HEAD]
-    for one in servers:
-        behind = newest - one["LastIndex"]
-        rows.append(
-            [
-                one["Node"],
-                one["ID"],
-                one["Address"] or "-",
-                "leader" if one["Leader"] else "follower",
-                str(one["Voter"]).lower(),
-                one["ProtocolVersion"],
-                str(one["LastIndex"]),
-                "-" if one["Leader"] else f"{behind} commit{'' if behind == 1 else 's'}",
-            ]
-        )
-    click.echo(columns(rows))
+    health = _OWN_HEALTH if read["stale"] else _HEALTH
+    seen = connection.request("GET", health, ok=(200, UNHEALTHY)).json()["Servers"]
+    alive = {one["ID"] for one in seen if one["SerfStatus"] == "alive"}
+    leader = next((one for one in servers if one["Leader"]), None)
+    rows = [
+        [
+            one["Node"],
+            one["ID"],
+            one["Address"] or "-",
+            _raft_state(one, leader, alive=one["ID"] in alive),
+            str(one["Voter"]).lower(),
+            one["ProtocolVersion"],
+            str(one["LastIndex"] or _UNKNOWN),
+            _behind(one, leader),
+        ]
+        for one in servers
+    ]
+    click.echo(columns([_HEAD, *rows]))
 
 
 @raft.command("remove-peer")
@@ -112,7 +119,7 @@ def health(connection: Connection) -> int:
 
     The exit code is 1 when any of them is not healthy.
     """
-    found = connection.request("GET", "/v1/gemot/raft/health", ok=(200, UNHEALTHY)).json()
+    found = connection.request("GET", _OWN_HEALTH, ok=(200, UNHEALTHY)).json()
     click.echo(f"Seen by  {found['SeenBy']}")
     click.echo(f"Leader   {found['Leader'] or 'none'}")
     if found["Waiting"]:
@@ -189,6 +196,22 @@ def state(connection: Connection, form: str) -> None:
 
 
 command.add_command(recover.command)
+
+
+def _raft_state(one: dict[str, Any], leader: dict[str, Any] | None, *, alive: bool) -> str:
+    """It follows if it lives, there is somebody to follow, and it has said what it has of the log."""
+    if one["Leader"]:
+        return "leader"
+    return "follower" if alive and leader is not None and one["LastIndex"] else _UNKNOWN
+
+
+def _behind(one: dict[str, Any], leader: dict[str, Any] | None) -> str:
+    if one["Leader"]:
+        return "-"
+    if leader is None or not leader["LastIndex"] or not one["LastIndex"]:
+        return _UNKNOWN
+    behind = max(0, leader["LastIndex"] - one["LastIndex"])
+    return f"{behind} commit{'' if behind == 1 else 's'}"
 
 
 def _alive(connection: Connection, id: str, address: str) -> str:

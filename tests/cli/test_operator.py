@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import msgspec
@@ -49,6 +50,41 @@ def test_the_peers_are_told_in_columns(gemot: Shell) -> None:
     assert peer.split()[3:6] == ["leader", "true", "3"]
     assert peer.split()[-1] == "-"
     assert gemot("operator", "raft", "list-peers", "-stale").code == 0
+
+
+def peers(folder: Path, servers: tuple[ServerSeen, ...], *flags: str) -> dict[str, tuple[str, str, str]]:
+    """State, index and distance of each, by name."""
+    told, _ = of_servers(folder, servers, "raft", "list-peers", *flags)
+    assert told.code == 0, told.err
+    rows = [re.split(r"  +", line) for line in told.out.splitlines()[1:]]
+    return {row[0]: (row[3], row[6], row[7]) for row in rows}
+
+
+def test_a_dead_peer_is_told_with_what_is_known_of_it_alone(tmp_path: Path) -> None:
+    behind = msgspec.structs.replace(VOTER, last_index=39)
+    fell = msgspec.structs.replace(DEAD, id="id-4", name="srv4", last_index=30)
+    assert peers(tmp_path, (LEADER, behind, DEAD, fell)) == {
+        "srv1": ("leader", "40", "-"),
+        "srv2": ("follower", "39", "1 commit"),
+        "srv3": ("unknown", "unknown", "unknown"),
+        "srv4": ("unknown", "30", "10 commits"),
+    }
+
+
+def test_a_server_that_does_not_lead_tells_of_the_log_of_others_that_it_does_not_know_it(
+    tmp_path: Path,
+) -> None:
+    """It knows of the others whether they are connected, and who leads."""
+    leader, other = (msgspec.structs.replace(one, last_index=0) for one in (LEADER, VOTER))
+    own = msgspec.structs.replace(VOTER, id="id-5", name="own", last_index=40)
+    assert peers(tmp_path, (leader, other, own), "-stale") == {
+        "srv1": ("leader", "unknown", "-"),
+        "srv2": ("unknown", "unknown", "unknown"),
+        "own": ("follower", "40", "unknown"),
+    }
+    alone = tuple(msgspec.structs.replace(one, leader=False) for one in (leader, other, own))
+    told = peers(tmp_path, alone, "-stale")
+    assert told["own"] == ("unknown", "40", "unknown"), "there is nobody to follow"
 
 
 def test_a_peer_to_remove_is_named_by_one_of_two_flags_and_must_exist(gemot: Shell) -> None:

@@ -225,9 +225,12 @@ def test_the_leadership_goes_where_it_is_told(stage: Stage) -> None:
     assert stage.cluster.leader() is other
     assert request(leader, "POST", "/v1/operator/raft/transfer-leader") == {"Success": True}
     assert stage.cluster.leader() is not other
-    told = gemot(other, "operator", "raft", "list-peers")
-    assert told.count("leader") == 1
-    assert told.count("follower") == 2
+
+    def parts() -> tuple[int, int]:
+        told = gemot(other, "operator", "raft", "list-peers")
+        return told.count("leader"), told.count("follower")
+
+    wait_for(lambda: parts() == (1, 2), PATIENCE_S, "followers that have answered the new leader", [other])
     assert "Leader" in gemot(other, "operator", "raft", "health")
     for server in stage.cluster.servers[:3]:
         assert f"server: leader: server={other.name} id=" in server.tail(), "who led when is in the log"
