@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gemot.server.members import SERVERS
-from gemot.server.model.catalog import SERF_HEALTH, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.catalog import SERF_HEALTH, Instance, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.health import Check
 from gemot.server.rpc.message import Member
 from gemot.server.state.store import State
 
@@ -16,20 +17,11 @@ class Hosts:
 
     def servers(self) -> list[Member]:
         """The servers that the catalog knows: so a restart finds the others without being told."""
-        instances, _ = self._state.read(SERVERS, "")
-        return [
-            Member(
-                instance.node.id,
-                instance.node.node,
-                instance.node.address,
-                "server",
-                instance.node.datacenter,
-                "",
-                f"{instance.node.address}:{instance.service.port}",
-            )
-            for instance in instances
-            if instance.node.id
-        ]
+        return [_member(instance) for instance in self._instances()]
+
+    def living_servers(self) -> list[Member]:
+        """Those of them that have not failed, as the leader said last."""
+        return [_member(instance) for instance in self._instances() if _lives(instance.checks)]
 
     def node(self, name: str) -> NodeDetail | None:
         detail, _ = self._state.read(NodeInfo(name), "")
@@ -39,9 +31,18 @@ class Hosts:
         """Every node whose serfHealth does not say that it failed."""
         nodes, _ = self._state.read(Nodes(), "")
         details = [self.node(node.node) for node in nodes]
-        return [
-            detail
-            for detail in details
-            if detail is not None
-            and any(c.check_id == SERF_HEALTH and c.status != "critical" for c in detail.checks)
-        ]
+        return [detail for detail in details if detail is not None and _lives(detail.checks)]
+
+    def _instances(self) -> list[Instance]:
+        instances, _ = self._state.read(SERVERS, "")
+        return [instance for instance in instances if instance.node.id]
+
+
+def _member(server: Instance) -> Member:
+    node = server.node
+    rpc = f"{node.address}:{server.service.port}"
+    return Member(node.id, node.node, node.address, "server", node.datacenter, "", rpc)
+
+
+def _lives(checks: tuple[Check, ...]) -> bool:
+    return any(check.check_id == SERF_HEALTH and check.status != "critical" for check in checks)

@@ -18,6 +18,7 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.departed import Departed
 from gemot.server.directory import Directory
+from gemot.server.hosts import Hosts
 from gemot.server.joining import Joining
 from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
 from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
@@ -96,6 +97,7 @@ class Operator:
         self._tier = tier
         self._replica = replica
         self._state = state
+        self._hosts = Hosts(state)
         self._config = defaults
         self._membership = membership
         self._directory = directory
@@ -289,7 +291,9 @@ class Operator:
             self.autopilot.look()
             seen = self.autopilot.servers
         else:
-            seen = tuple(self._glimpse(id) for id in sorted({*raft.voters, me.id}))
+            linked = [self._glimpse(id) for id in sorted({*raft.voters, me.id})]
+            found = [*linked, *self._others_without_a_vote()]
+            seen = tuple(sorted(found, key=lambda server: (server.name, server.id)))
         return Surveyed(
             servers=seen,
             index=raft.voters_index,
@@ -300,6 +304,7 @@ class Operator:
         )
 
     def _glimpse(self, id: str) -> ServerSeen:
+        """A voter, or this server: all servers keep a link to the voters."""
         raft, me = self._replica.raft, self._tier.me
         own = id == me.id
         reached = own or not self._peers.unreached(id)
@@ -319,6 +324,24 @@ class Operator:
             healthy=not raft.repairing and silent_ms < FAILED_AFTER_MS if own else reached,
             stable_ms=0,
         )
+
+    def _others_without_a_vote(self) -> list[ServerSeen]:
+        """As the leader told it in the catalog; without one who is connected, as all such servers try to be.
+
+        Nobody but the leader keeps a link to them, so there is none of our own to judge by.
+        """
+        raft = self._replica.raft
+        if self._replica.held:
+            return []
+        connected = {member.id for member in self._connected.members()}
+        known = {*raft.voters, self._tier.me.id}
+        others = [member for member in self._hosts.living_servers() if member.id not in known]
+        return [
+            _unlinked(
+                self._directory.get(other.id) or other, lives=bool(raft.leader) or other.id in connected
+            )
+            for other in others
+        ]
 
     # -- what operators want -----------------------------------------------------------------------
 
@@ -426,6 +449,23 @@ class Operator:
     def _address(self, id: str) -> str:
         member = self._directory.get(id)
         return member.rpc if member is not None else ""
+
+
+def _unlinked(member: Member, *, lives: bool) -> ServerSeen:
+    return ServerSeen(
+        id=member.id,
+        name=member.name,
+        address=member.rpc,
+        status="alive" if lives else "failed",
+        build=member.build,
+        voter=False,
+        leader=False,
+        last_contact_ms=UNKNOWN_MS,
+        last_term=0,
+        last_index=0,
+        healthy=lives,
+        stable_ms=0,
+    )
 
 
 def _ignore(_result: Any) -> None:

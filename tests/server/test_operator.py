@@ -13,6 +13,7 @@ from simulation.run import SECOND_US, Run
 from support.lossy_vfs import registered
 from support.members import client
 
+from gemot.server.model.autopilot import AutopilotConfig, SetAutopilot
 from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed, Unavailable
 from gemot.server.rpc.message import (
     UNKNOWN_MS,
@@ -113,6 +114,33 @@ def test_a_server_cut_off_from_all_tells_what_it_sees_itself(scene: Scene) -> No
     assert of_others == {UNKNOWN_MS}, "it does not watch them"
     assert [server.leader for server in answer.servers].count(True) == 0
     assert isinstance(scene.ask(scene.others[0], Survey(), us=20 * SECOND_US), GemotError)
+
+
+def test_a_server_that_does_not_lead_tells_of_those_without_a_vote_too(scene: Scene) -> None:
+    """Nobody but the leader sends to them; the leader's word on them is in the catalog of all."""
+    unpromoted = AutopilotConfig(server_stabilization_time_ms=600_000)
+    _server(scene.leader).apply(SetAutopilot(unpromoted), "", None, lambda _: None)
+    scene.pass_us(SECOND_US)
+    one, other = scene.others
+    for gone in scene.others:
+        assert scene.ask(scene.leader, Operate("remove-peer", gone.member.id)) is True
+    scene.pass_us(2 * SECOND_US)
+    assert scene.voters() == (scene.leader.member.id,)
+    assert _seen(scene, one) == _seen(scene, scene.leader)
+    assert _seen(scene, one)[other.member.name] == ("alive", False, True)
+
+    scene.leader.crash()
+    scene.pass_us(5 * SECOND_US)
+    assert _seen(scene, one)[other.member.name] == ("alive", False, True), "they look for each other"
+    other.crash()
+    scene.pass_us(30 * SECOND_US)
+    assert _seen(scene, one)[other.member.name] == ("failed", False, False)
+
+
+def _seen(scene: Scene, node: Node) -> dict[str, tuple[str, bool, bool]]:
+    answer = scene.ask(node, Survey(here=True), us=SECOND_US // 10)
+    assert isinstance(answer, Surveyed)
+    return {server.name: (server.status, server.voter, server.healthy) for server in answer.servers}
 
 
 def test_a_peer_that_is_none_is_told_in_consuls_words(scene: Scene) -> None:
