@@ -18,7 +18,7 @@ from hashlib import sha256
 
 import msgspec
 
-from gemot.server.model.errors import BadRequest, TooLarge
+from gemot.server.model.errors import BadRequest, Corrupt, StorageFailed, TooLarge
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.snapshot import CHUNK_BYTES, MAX_SNAPSHOT_BYTES
 
@@ -27,7 +27,10 @@ MAGIC = b"GEMOT SNAPSHOT\n"
 HEAD_LIMIT = 64 << 10
 """Bytes of the two lines, at most."""
 
+_INSTEAD = "copy or save it again, or take another one"
+
 _LEVEL = 3
+_GZIP_BEGINS = b"\x1f\x8b"
 _GZIP = 31
 """zlib's code for a window of 32 KiB in a gzip wrapper."""
 
@@ -89,8 +92,25 @@ def pack(disk: Disk, state: str, head: Head, archive: str) -> int:
         target.close()
 
 
+def as_damaged(why: str) -> BadRequest:
+    return BadRequest(f"the snapshot is damaged: {why}: {_INSTEAD}")
+
+
+def as_refused(error: StorageFailed) -> BadRequest:
+    """What the checks of a state file found in one that came as a snapshot."""
+    if isinstance(error, Corrupt):
+        return as_damaged(error.message)
+    return BadRequest(f"the snapshot cannot be read: {error.message}")
+
+
+def _as_none_of_ours(why: str) -> BadRequest:
+    return BadRequest(f"not a snapshot of Gemot: {why}: give a file that `gemot snapshot save` wrote")
+
+
 class Unpacker:
     """Takes an archive piece by piece and hands on the state's bytes. Raises BadRequest for what is none.
+
+    Sizes are told as of what: the bytes of the archive as it came, or of the state once unpacked.
 
     `write(data, offset)` gets the state; it gets at most as many bytes as the head declares. `accept` is
     told the head before the first of them, and may refuse.
@@ -102,6 +122,8 @@ class Unpacker:
         self._write = write
         self._accept = accept
         self._inflate = zlib.decompressobj(_GZIP)
+        self._begins = b""
+        self._packed_size = 0
         self._lines = b""
         self._digest = sha256()
         self._first = b""
@@ -110,13 +132,15 @@ class Unpacker:
 
     def feed(self, data: bytes) -> None:
         """The next bytes of the archive. Inflated a MiB at a time, however small they were packed."""
+        self._begins += data[: len(_GZIP_BEGINS) - len(self._begins)]
+        self._packed_size += len(data)
         while data:
             if self._inflate.eof:
-                raise BadRequest("not a snapshot as it was saved: more bytes follow its end")
+                raise as_damaged("more bytes follow its end")
             try:
                 piece = self._inflate.decompress(data, CHUNK_BYTES)
             except zlib.error as error:
-                raise BadRequest(_not_gzip(self.head, error)) from error
+                raise self._explain(error) from error
             data = self._inflate.unconsumed_tail or self._inflate.unused_data
             self._take(piece)
 
@@ -125,13 +149,15 @@ class Unpacker:
         with contextlib.suppress(zlib.error):
             while not self._inflate.eof and (piece := self._inflate.decompress(b"", CHUNK_BYTES)):
                 self._take(piece)
-        if self.head is None or not self._inflate.eof or self.size < self.head.size:
-            of = f"; {self.size} bytes of {self.head.size} are there" if self.head is not None else ""
-            raise BadRequest(f"the snapshot is cut short{of}: save it again, or take another one")
+        if not self._inflate.eof:
+            raise self._cut_short()
+        if self.head is None:
+            raise _as_none_of_ours("it ends within its first lines")
+        if self.size < self.head.size:
+            raise as_damaged(f"{self._held(self.head)}, and that is all of it")
         if self._digest.hexdigest() != self.head.sha256:
-            raise BadRequest(
-                f"the snapshot is damaged: its SHA-256 is {self._digest.hexdigest()[:16]}..., "
-                f"it should be {self.head.sha256[:16]}..."
+            raise as_damaged(
+                f"its SHA-256 is {self._digest.hexdigest()[:16]}..., it should be {self.head.sha256[:16]}..."
             )
         return self.head
 
@@ -139,11 +165,11 @@ class Unpacker:
         if self.head is None:
             self._lines += piece
             if self._lines[: len(MAGIC)] != MAGIC[: len(self._lines)]:
-                raise BadRequest("not a snapshot of Gemot: it begins otherwise")
+                raise _as_none_of_ours("it is a gzip stream that begins otherwise")
             end = self._lines.find(b"\n", len(MAGIC))
             if end < 0:
                 if len(self._lines) > HEAD_LIMIT:
-                    raise BadRequest(f"not a snapshot of Gemot: no head in its first {HEAD_LIMIT} bytes")
+                    raise _as_none_of_ours(f"no head in its first {HEAD_LIMIT} bytes, unpacked")
                 return
             head = _read_head(self._lines[len(MAGIC) : end])
             self._accept(head)
@@ -152,7 +178,7 @@ class Unpacker:
 
     def _take_state(self, head: Head, piece: bytes) -> None:
         if self.size + len(piece) > head.size:
-            raise BadRequest(f"the snapshot is damaged: more than the {head.size} bytes that it should have")
+            raise as_damaged(f"its state has, unpacked, more than the {head.size} bytes that it should have")
         if not piece:
             return
         if len(self._first) < 100:
@@ -162,6 +188,34 @@ class Unpacker:
         self._digest.update(piece)
         self._write(piece, self.size)
         self.size += len(piece)
+
+    def _explain(self, error: zlib.error) -> BadRequest:
+        """Why the stream cannot be unpacked; zlib's own words are for programmers.
+
+        What the same call had unpacked before it came to the damage is lost: that may be a MiB.
+        """
+        if self._begins != _GZIP_BEGINS:
+            return _as_none_of_ours("it is no gzip stream")
+        if any(check in str(error) for check in ("data check", "length check")):
+            return as_damaged("the checksum at the end of its gzip stream does not fit")
+        there = (
+            f": {self.size} of the {self.head.size} bytes of its state are before that" if self.head else ""
+        )
+        return as_damaged(f"its gzip stream holds what cannot be unpacked{there}")
+
+    def _cut_short(self) -> BadRequest:
+        if not self._packed_size:
+            held = "it is empty"
+        elif self.head is None:
+            held = f"its {self._packed_size} bytes end within its first lines"
+        else:
+            held = f"{self._held(self.head)}, and the end is missing"
+        return BadRequest(f"the snapshot is cut short: {held}: {_INSTEAD}")
+
+    def _held(self, head: Head) -> str:
+        return (
+            f"its {self._packed_size} bytes hold, unpacked, {self.size} of the {head.size} bytes of the state"
+        )
 
 
 def _read_head(line: bytes) -> Head:
@@ -174,13 +228,13 @@ def _read_head(line: bytes) -> Head:
             )
         head = msgspec.json.decode(line, type=Head)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(f"the snapshot is damaged: its head cannot be read ({error})") from error
+        raise as_damaged(f"its head cannot be read ({error})") from error
     if head.size > MAX_SNAPSHOT_BYTES:
-        raise TooLarge(f"a snapshot of {head.size} bytes: at most {MAX_SNAPSHOT_BYTES} are taken")
+        raise TooLarge(f"a snapshot of {head.size} bytes, unpacked: at most {MAX_SNAPSHOT_BYTES} are taken")
     numbers = (head.format, head.index, head.size)
     plausible = all(n > 0 for n in numbers) and head.term >= 0 and 0 <= head.epoch < MAX_EPOCH
     if not plausible or head.index > MAX_INDEX or head.size % _PAGE_BYTES or len(head.sha256) != 64:
-        raise BadRequest("the snapshot is damaged: its head says what cannot be")
+        raise as_damaged("its head says what cannot be")
     return head
 
 
@@ -194,12 +248,6 @@ def _check_first_page(first: bytes, size: int) -> None:
     page = int.from_bytes(first[16:18], "big")
     pages = int.from_bytes(first[28:32], "big")
     if first[:16] != _SQLITE or page != _PAGE_BYTES or first[20] != _RESERVED_BYTES:
-        raise BadRequest("the snapshot is damaged: what it holds is no state file")
+        raise as_damaged("what it holds is no state file")
     if pages * _PAGE_BYTES != size:
-        raise BadRequest(f"the snapshot is damaged: a state file of {pages} pages in {size} bytes")
-
-
-def _not_gzip(head: Head | None, error: zlib.error) -> str:
-    if head is None and "header" in str(error):
-        return f"not a snapshot of Gemot: it is no gzip stream ({error})"
-    return f"the snapshot is damaged: {error}"
+        raise as_damaged(f"a state file of {pages} pages in {size} bytes, unpacked")

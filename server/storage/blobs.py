@@ -24,7 +24,7 @@ from gemot.server.model.errors import (
     Unavailable,
 )
 from gemot.server.model.restore import Blob
-from gemot.server.storage.archive import ARCHIVE_FORMAT, Head, Unpacker, pack
+from gemot.server.storage.archive import ARCHIVE_FORMAT, Head, Unpacker, as_damaged, as_refused, pack
 from gemot.server.storage.disk import Disk, read_whole, write_beside
 from gemot.server.storage.snapshot import CHUNK_BYTES, hash_file
 from gemot.server.storage.standing import examine
@@ -156,12 +156,12 @@ class Blobs:
         except DiskFailed:
             raise
         except StorageFailed as error:
-            raise BadRequest(f"the snapshot is damaged: {error.message}") from error
+            raise as_refused(error) from error
         said = (head.index, head.term, head.epoch)
         if (standing.index, standing.applied_term, standing.epoch) != said:
-            raise BadRequest(
-                f"the snapshot is damaged: its head speaks of index {head.index}, term {head.term}, epoch "
-                f"{head.epoch}, its state is of {standing.index}, {standing.applied_term}, {standing.epoch}"
+            raise as_damaged(
+                f"its head speaks of index {head.index}, term {head.term}, epoch {head.epoch}, "
+                f"its state is of {standing.index}, {standing.applied_term}, {standing.epoch}"
             )
         return Blob(head.sha256, head.size, head.index, head.term, head.epoch, head.created_by)
 

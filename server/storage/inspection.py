@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from gemot.server.model.errors import BadRequest, DiskFailed, StorageFailed
+from gemot.server.model.errors import DiskFailed, StorageFailed
 from gemot.server.model.kv import KvEntry
-from gemot.server.storage.archive import Head, Unpacker
+from gemot.server.storage.archive import Head, Unpacker, as_damaged, as_refused
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.standing import examine, opened
 from gemot.server.storage.statefile import CHECKSUM_VFS
@@ -83,7 +83,7 @@ def inspect(
     try:
         standing = examine(Path(state), vfs)
         if (standing.index, standing.applied_term, standing.epoch) != (head.index, head.term, head.epoch):
-            raise BadRequest("the snapshot is damaged: its head and its state do not belong together")
+            raise as_damaged("its head and its state do not belong together")
         with opened(Path(state), vfs) as connection:
             counted = [
                 Count(
@@ -96,7 +96,7 @@ def inspect(
     except DiskFailed:
         raise
     except StorageFailed as error:
-        raise BadRequest(f"the snapshot is damaged: {error.message}") from error
+        raise as_refused(error) from error
     kinds = tuple(sorted((one for one in counted if one.count), key=lambda one: -one.size))
     return Inspection(head, archive_size, kinds, keys)
 

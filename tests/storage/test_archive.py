@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import resource
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -102,6 +103,63 @@ def _unpacked(archive: bytes) -> bytes | None:
         return gzip.decompress(archive)
     except (OSError, EOFError, zlib.error):
         return None
+
+
+INSTEAD = ": copy or save it again, or take another one"
+
+
+def refusal(blobs: Blobs, archive: bytes) -> str:
+    with pytest.raises(BadRequest) as caught:
+        take_in(blobs, archive)
+    return caught.value.message
+
+
+def test_a_cut_archive_is_told_with_its_size_as_it_came_and_as_unpacked(archive: bytes, blobs: Blobs) -> None:
+    head, _ = parts(archive)
+    told = refusal(blobs, archive[: len(archive) // 2])
+    found = re.fullmatch(
+        r"the snapshot is cut short: its (\d+) bytes hold, unpacked, (\d+) of the (\d+) bytes of the state, "
+        rf"and the end is missing{INSTEAD}",
+        told,
+    )
+    assert found, told
+    came, unpacked, whole = map(int, found.groups())
+    assert (came, whole) == (len(archive) // 2, head.size)
+    assert 0 < unpacked < whole
+    assert f"its {len(archive) - 1} bytes hold, unpacked, {whole} of the {whole} bytes of the state, and" in (
+        refusal(blobs, archive[:-1])
+    )
+    assert refusal(blobs, archive[:20]) == (
+        f"the snapshot is cut short: its 20 bytes end within its first lines{INSTEAD}"
+    )
+    assert refusal(blobs, b"") == f"the snapshot is cut short: it is empty{INSTEAD}"
+
+
+def test_what_is_wrong_is_told_in_words_of_ours_and_with_the_way_out(archive: bytes, blobs: Blobs) -> None:
+    ours = "give a file that `gemot snapshot save` wrote"
+    assert refusal(blobs, b"<html>not found</html>") == (
+        f"not a snapshot of Gemot: it is no gzip stream: {ours}"
+    )
+    assert refusal(blobs, gzip.compress(b"meta.json")) == (
+        f"not a snapshot of Gemot: it is a gzip stream that begins otherwise: {ours}"
+    )
+    other_sum = archive[:-8] + bytes((archive[-8] ^ 1,)) + archive[-7:]
+    assert refusal(blobs, other_sum) == (
+        f"the snapshot is damaged: the checksum at the end of its gzip stream does not fit{INSTEAD}"
+    )
+    assert refusal(blobs, archive[:10] + b"\xff" * 64) == (
+        f"the snapshot is damaged: its gzip stream holds what cannot be unpacked{INSTEAD}"
+    )
+
+
+def test_damage_far_behind_is_told_with_how_much_of_the_state_is_before_it(archive: bytes) -> None:
+    head, state = parts(archive)
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    half = packer.compress(MAGIC + msgspec.json.encode(head) + b"\n" + state[:65_536])
+    unpacker = Unpacker(write=lambda data, offset: None)
+    unpacker.feed(half + packer.flush(zlib.Z_FULL_FLUSH))
+    with pytest.raises(BadRequest, match=f": 65536 of the {head.size} bytes of its state are before that"):
+        unpacker.feed(b"\xff" * 64)
 
 
 def test_a_flipped_byte_anywhere_is_refused_and_leaves_nothing(
@@ -255,7 +313,7 @@ def test_a_state_file_made_to_harm_is_refused(
 ) -> None:
     """Its pages, its size and its SHA-256 all fit: whoever made it had SQLite, and our format."""
     made = altered(archive, tmp_path, _sql(HARM[what]))
-    with pytest.raises(BadRequest, match="damaged"):
+    with pytest.raises(BadRequest, match=r"damaged|use the newer release"):
         take_in(blobs, made)
     assert left(tmp_path) == []
 
