@@ -121,7 +121,7 @@ def _read_file(file: str) -> list[dict[str, Any]]:
     try:
         document_of = document.parse(_read(file, document.MAX_BYTES), form)
     except document.Unreadable as error:
-        raise click.ClickException(f"{file}: {error}") from error
+        raise click.ClickException("\n".join(f"{file}: {one}" for one in error.messages)) from error
     found: list[dict[str, Any]] = []
     for key, value in document_of.items():
         if key.lower() not in _STANZAS:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import isfinite
 from typing import Any, Literal
 
 import yaml
+
+from gemot.agent.config.fault import MAX_FAULTS
 
 Form = Literal["json", "yaml"]
 
@@ -30,7 +34,11 @@ _WORDS: dict[str, object] = {
 
 
 class Unreadable(Exception):
-    """The text is not a document we take; the message says where and why."""
+    """The text is not a document we take; each message says where and why."""
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__("\n".join(messages))
+        self.messages = messages
 
 
 def parse(data: bytes, form: Form) -> dict[str, Any]:
@@ -53,22 +61,60 @@ def parse(data: bytes, form: Form) -> dict[str, Any]:
 
 
 def _json(text: str) -> object:
+    doubled: list[_Doubled] = []
+
+    def build(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        doubled.append(_Doubled(pairs))
+        return doubled[-1]
+
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value: object = json.loads(text, object_pairs_hook=build, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise Unreadable(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise Unreadable(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError:  # a number with thousands of digits
         raise Unreadable("not JSON: a number is too long") from None
+    if doubled:
+        raise Unreadable(*_first_of(_told_of_doubled(value, "", 1)))
+    return value
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in pairs:
-        if key in found:
-            raise Unreadable(f"the key {json.dumps(key[:80])} stands twice in one map")
-        found[key] = value
+class _Doubled(dict[str, object]):
+    """A map with keys that stand in it more than once. Where it is itself is not known while it is read."""
+
+    def __init__(self, pairs: list[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        self.pairs = pairs
+
+
+def _told_of_doubled(value: object, place: str, depth: int) -> Iterator[str]:
+    """Each doubled key with the map that holds it, those within the value of another one, too."""
+    if depth > MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _told_of_doubled(inner, f"{place}[{number}]", depth + 1)
+    elif isinstance(value, dict):
+        pairs = value.pairs if isinstance(value, _Doubled) else list(value.items())
+        counts = Counter(key for key, _ in pairs)
+        yield from (_doubled(place, key, count) for key, count in counts.items() if count > 1)
+        for key, inner in pairs:
+            yield from _told_of_doubled(inner, f"{place}.{key[:80]}" if place else key[:80], depth + 1)
+
+
+def _doubled(place: str, key: str, count: int = 2) -> str:
+    often = "twice" if count == 2 else f"{count} times"
+    return (f"{place}: " if place else "") + f"the key {json.dumps(key[:80])} stands {often} in one map"
+
+
+def _first_of(messages: Iterable[str]) -> list[str]:
+    found = list(islice(messages, MAX_FAULTS + 1))
+    if len(found) > MAX_FAULTS:
+        found[-1] = f"these are the first {MAX_FAULTS} mistakes; more follow"
     return found
 
 
@@ -77,9 +123,19 @@ def _no_constant(name: str) -> object:
 
 
 def _yaml(text: str) -> object:
-    events = yaml.parse(text, Loader=yaml.CSafeLoader)
+    builder = _Builder(yaml.parse(text, Loader=yaml.CSafeLoader))
     try:
-        return _Builder(events).document()
+        value = _yaml_value(text, builder)
+    except Unreadable as error:
+        raise Unreadable(*_first_of([*builder.doubled, *error.messages])) from None
+    if builder.doubled:
+        raise Unreadable(*_first_of(builder.doubled))
+    return value
+
+
+def _yaml_value(text: str, builder: _Builder) -> object:
+    try:
+        return builder.document()
     except yaml.MarkedYAMLError as error:
         if "maximum nesting depth" in str(error.problem):  # libyaml's own limit, met while it looks ahead
             raise Unreadable(f"nested deeper than {MAX_DEPTH} levels") from None
@@ -110,6 +166,8 @@ class _Builder:
     def __init__(self, events: Iterator[yaml.Event]) -> None:
         self._events = events
         self._values = 0
+        self.doubled: list[str] = []
+        """What is to be told of keys that stand twice in one map, found so far."""
 
     def document(self) -> object:
         value: object = None
@@ -156,10 +214,8 @@ class _Builder:
             if not isinstance(event, yaml.ScalarEvent):
                 raise Unreadable(f"line {_line(event)}: a key must be text")
             key = event.value
-            if key in found:
-                raise Unreadable(
-                    f"line {_line(event)}: the key {json.dumps(key[:80])} stands twice in one map"
-                )
+            if key in found and len(self.doubled) <= MAX_FAULTS:
+                self.doubled.append(_doubled(f"line {_line(event)}", key))
             found[key] = self._value(next(self._events), depth + 1)
         return found
 

@@ -196,7 +196,7 @@ def _add_file(sources: _Sources, path: str, flags: Flags) -> bool:
         data, status = _read(path)
         raw = document.parse(data, _form(path, flags.config_format))
     except Unreadable as error:
-        sources.faults.append(Fault(path, "", str(error)))
+        sources.faults += (Fault(path, "", message) for message in error.messages)
         return False
     decoded = decode(raw, path)
     sources.files[path] = status

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gemot.agent.config.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES, Form, Unreadable, parse
+from gemot.agent.config.fault import MAX_FAULTS
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
@@ -74,6 +75,52 @@ def test_what_cannot_be_taken_is_refused_in_a_sentence(form: Form, data: bytes, 
         parse(data, form)
     assert message in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def told(data: str, form: Form) -> tuple[str, ...]:
+    with pytest.raises(Unreadable) as caught:
+        parse(data.encode(), form)
+    return caught.value.messages
+
+
+def test_every_doubled_key_is_told_where_it_stands() -> None:
+    text = """
+{"node_name": "a", "node_name": "b", "ports": {"http": 1, "dns": 2, "http": 3, "http": 4},
+ "services": [{"name": "web"}, {"name": "db", "name": "db2", "meta": {"x": "1", "x": "2"}}],
+ "checks": [{"id": "c", "id": "d"}], "checks": [{"name": "e", "name": "f"}]}
+"""
+    assert told(text, "json") == (
+        'the key "node_name" stands twice in one map',
+        'the key "checks" stands twice in one map',
+        'ports: the key "http" stands 3 times in one map',
+        'services[1]: the key "name" stands twice in one map',
+        'services[1].meta: the key "x" stands twice in one map',
+        'checks[0]: the key "id" stands twice in one map',
+        'checks[0]: the key "name" stands twice in one map',
+    )
+    assert told("a: 1\nb: {c: 1, c: 2}\na: 2\nd:\n- e: 1\n  e: 2\na: 3\n", "yaml") == (
+        'line 2: the key "c" stands twice in one map',
+        'line 3: the key "a" stands twice in one map',
+        'line 6: the key "e" stands twice in one map',
+        'line 7: the key "a" stands twice in one map',
+    )
+
+
+def test_doubled_keys_before_another_mistake_are_told_with_it() -> None:
+    assert told("a: 1\na: 2\nb: *c\n", "yaml") == (
+        'line 2: the key "a" stands twice in one map',
+        "line 3: aliases (*c) are not taken: write it out",
+    )
+    doubled, torn = told('a: 1\na: 2\nb: "c\n', "yaml")
+    assert doubled == 'line 2: the key "a" stands twice in one map'
+    assert torn.startswith("not YAML: ")
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_of_very_many_doubled_keys_the_first_are_told(form: Form) -> None:
+    found = told("{" + ", ".join(f'"k{n // 2}":\n{n}' for n in range(1_000)) + "}", form)
+    assert len(found) == MAX_FAULTS + 1
+    assert found[-1] == "these are the first 100 mistakes; more follow"
 
 
 @pytest.mark.parametrize(

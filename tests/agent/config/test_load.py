@@ -210,7 +210,7 @@ def test_every_mistake_of_every_source_is_told_at_once(tmp_path: Path) -> None:
             "services": [{"name": "w", "port": -4}, {"nmae": "x"}],
         },
         b_yaml="retry_interval: 10\nencrypt: Zm9v\n",
-        c_json='{"a": 1, "a": 2}',
+        c_json='{"a": 1, "a": 2, "b": {"c": 1, "c": 2}}',
         d_hcl="node_name = 1",
     )
     told = faults_of(tmp_path, "-dev", "-htp-port=1", "-bind", "here")
@@ -221,6 +221,7 @@ def test_every_mistake_of_every_source_is_told_at_once(tmp_path: Path) -> None:
         'b.yaml: retry_interval: expected a duration such as "10s", got the number 10',
         "b.yaml: encrypt: refused: gossip encryption",
         'c.json: the key "a" stands twice',
+        'c.json: b: the key "c" stands twice',
         "d.hcl: HCL comes in a later release",
         'a.json: services[0] "w": port: ',
         "a.json: services[1]: nmae: unknown field; did you mean name?",
