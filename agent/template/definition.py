@@ -212,6 +212,7 @@ def _account(value: object) -> str:
 
 
 def _command(value: object) -> tuple[str, ...]:
+    """Empty text is consul-template's own word for none, and carries over; an empty list is a slip."""
     if isinstance(value, str):
         line = _argument(value)
         return ("/bin/sh", "-c", line) if line.strip() else ()
@@ -220,7 +221,11 @@ def _command(value: object) -> tuple[str, ...]:
     if len(value) > MAX_ARGS:
         raise BadRequest(f"has {len(value)} arguments, the limit is {MAX_ARGS}")
     command = tuple(_argument(argument) for argument in value)
-    if command and not command[0]:
+    if not command:
+        raise BadRequest(
+            "is an empty list: name the program and its arguments, or leave it out to run nothing"
+        )
+    if not command[0]:
         raise BadRequest("the first argument, the program, is empty")
     return command
 

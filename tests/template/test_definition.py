@@ -73,7 +73,7 @@ def test_every_key_is_read() -> None:
 def test_a_command_given_as_text_is_run_by_the_shell() -> None:
     assert parse_template(LEAST | {"command": "a && b"}).command == ("/bin/sh", "-c", "a && b")
     assert parse_template(LEAST | {"command": " "}).command == ()
-    assert parse_template(LEAST | {"command": []}).command == ()
+    assert parse_template(LEAST | {"command": ""}).command == ()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,7 @@ def test_a_mode_that_lost_its_octal_spelling_is_refused(perms: int) -> None:
         ({"wait": "soon"}, "wait: "),
         ({"wait": {"min": "1s", "mix": "2s"}}, "wait: mix: unknown"),
         ({"wait": {}}, "wait: min is missing"),
+        ({"command": []}, "command: is an empty list: name the program and its arguments, or leave it out"),
         ({"command": [""]}, "command: the first argument"),
         ({"command": ["a", 3]}, "command: must be text, got a number"),
         ({"command": ["x"] * 257}, "command: has 257 arguments, the limit is 256"),

@@ -34,6 +34,7 @@ templates:
   - {{source: {tmp_path}/torn.j2, destination: /b}}
   - {{source: {tmp_path}/gone.j2, destination: /c, user: nobody-of-that-name}}
   - {{contents: "{{{{ nope }}", destination: /d}}
+  - {{contents: x, destination: /e, command: []}}
 """,
     )
     assert faults_of(tmp_path, "-dev") == [
@@ -54,6 +55,8 @@ templates:
         "a.yaml: templates[2] \"/c\": user: there is no user 'nobody-of-that-name' on this host",
         'a.yaml: templates[2] "/c": source: gone.j2: the template cannot be read: No such file or directory',
         "a.yaml: templates[3] \"/d\": contents: contents of /d:1: unexpected '}'",
+        'a.yaml: templates[4] "/e": command: is an empty list: name the program and its arguments, '
+        "or leave it out to run nothing",
     ]
 
 
