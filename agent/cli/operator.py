@@ -154,6 +154,9 @@ def get_config(connection: Connection, read: dict[str, Any]) -> None:
 @client_options
 def set_config(connection: Connection, **given: Any) -> None:
     """Change how the servers are looked after; what is not named stays as it is."""
+    if all(value is None for value in given.values()):
+        options = ", ".join(f"-{_option(name).replace('_', '-')}" for name in _SETTABLE)
+        raise click.UsageError(f"nothing to change: give at least one of {options}")
     found = connection.request("GET", _CONFIG).json()
     body = {name: found[name] for name in _SETTABLE}
     for name in _SETTABLE:

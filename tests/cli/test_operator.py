@@ -144,6 +144,17 @@ def test_how_servers_are_looked_after_is_shown_and_changed(gemot: Shell) -> None
     assert "invalid duration" in refused.err
 
 
+def test_to_change_nothing_is_a_mistake_that_is_told_with_what_may_be_changed(gemot: Shell) -> None:
+    before = gemot("operator", "autopilot", "get-config").out
+    done = gemot("operator", "autopilot", "set-config")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith(
+        "nothing to change: give at least one of -cleanup-dead-servers, -last-contact-threshold, "
+        "-max-trailing-logs, -min-quorum, -server-stabilization-time\n"
+    )
+    assert gemot("operator", "autopilot", "get-config").out == before
+
+
 def test_the_state_is_told_for_people_and_as_json(gemot: Shell) -> None:
     told = gemot("operator", "autopilot", "state")
     assert told.code == 0, told.err
