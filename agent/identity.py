@@ -55,6 +55,8 @@ class DataDir:
         except DiskFailed as error:
             if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _NOT_OURS:
                 raise
+            if found := in_the_way(path):
+                raise BadRequest(f"data_dir: {found}") from error
             if error.__cause__.errno in (errno.EACCES, errno.EPERM):
                 what = "let the agent's user write there, or name another directory"
             else:
@@ -87,6 +89,16 @@ class DataDir:
             kept = wanted or str(uuid.uuid4())
             _keep(file, kept)
         return kept
+
+
+def in_the_way(path: str) -> str:
+    """What keeps this path from being a directory, and what to do; "" when nothing that is seen does."""
+    place = Path(path).absolute()
+    there = next((each for each in (place, *place.parents) if os.path.lexists(each)), place)
+    if os.path.isdir(there) or not os.path.lexists(there):
+        return ""
+    whole = "" if there == place else f"{path} cannot be made: "
+    return f"{whole}{there} is not a directory: move it away, or name another directory"
 
 
 def host_facts() -> HostFacts:

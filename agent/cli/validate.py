@@ -25,7 +25,8 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
     agent reads its files by the same rules, at its start and at SIGHUP. The exit code is 78 for a
     configuration that cannot be used.
 
-    What depends on the addresses of the host is a warning: the configuration may be another one's.
+    What depends on the host, its addresses and directories, is a warning: the configuration may be meant for
+    another one.
 
     The keys are in gemot-config(5), templates in gemot-template(5); in a checkout:
     man -l packaging/man/gemot-config.5
@@ -53,10 +54,13 @@ def _of_this_host(config: Config) -> tuple[str, ...]:
     """What would keep the agent from starting here, and perhaps not where the configuration belongs."""
     from gemot.agent.config.fault import ConfigFaults
     from gemot.agent.config.resolve import resolve
-    from gemot.agent.identity import host_facts
+    from gemot.agent.identity import host_facts, in_the_way
 
+    found: list[str] = []
+    if config.data_dir and (why := in_the_way(config.data_dir)):
+        found.append(f"data_dir: {why}")
     try:
         resolve(config, host_facts())
     except ConfigFaults as error:
-        return tuple(f"on this host the agent would not start: {fault}" for fault in error.faults)
-    return ()
+        found += map(str, error.faults)
+    return tuple(f"on this host the agent would not start: {one}" for one in found)

@@ -100,3 +100,8 @@ def test_validate_warns_of_what_this_host_lacks(tmp_path: Path) -> None:
         'Warning: on this host the agent would not start: bind_addr: {{ GetInterfaceIP "eth99" }}' in done.err
     )
     assert shell("validate", "-quiet", "a.json").err == ""
+    (tmp_path / "b.json").write_text(json.dumps({"data_dir": str(tmp_path / "a.json")}))
+    done = shell("validate", "a.json", "b.json")
+    assert (
+        f"Warning: on this host the agent would not start: data_dir: {tmp_path}/a.json is not a" in done.err
+    )
