@@ -1,0 +1,499 @@
+"""What one member makes of what it hears, word by word: the rules of SWIM and Lifeguard, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+import pytest
+
+from gemot.agent.gossip.message import (
+    Ack,
+    Alive,
+    Dead,
+    Facts,
+    Nack,
+    News,
+    Ping,
+    Record,
+    Relay,
+    Status,
+    Suspect,
+    Word,
+)
+from gemot.agent.gossip.packet import decode
+from gemot.agent.gossip.swim import Change, Output, Place, Swim
+from gemot.agent.gossip.timing import LAN, Timing
+
+SOMEWHERE = Place("10.9.9.9", 8301)
+
+
+def facts(number: int) -> Facts:
+    return Facts(f"id{number}", f"node{number}", f"10.0.0.{number}", 8301)
+
+
+class One:
+    """Member 1, and those that it knows; time goes on in steps."""
+
+    def __init__(self, others: int = 3, timing: Timing = LAN) -> None:
+        self.now_ms = 0
+        self.swim = Swim(me=facts(1), timing=timing, random=Random(1), now_ms=0)
+        self.out = Output([], [], [], [], [], [])
+        self.hear(*(Alive(0, facts(number)) for number in range(2, 2 + others)))
+        self.pass_ms(5_000, answered=True)
+        self.forget()
+
+    def hear(self, *words: Word, source: Place = SOMEWHERE) -> None:
+        self.swim.on_words(words, source, self.now_ms)
+        self._take()
+
+    def pass_ms(self, ms: int, *, answered: bool = False, step_ms: int = 20) -> None:
+        until = self.now_ms + ms
+        while self.now_ms < until:
+            self.now_ms = min(until, self.now_ms + step_ms)
+            self.swim.on_tick(self.now_ms)
+            self._take()
+            if answered:
+                for place, word in self.told(Ping):
+                    self.hear(Ack(word.seq), source=place)
+                self.out.datagrams.clear()
+
+    def _take(self) -> None:
+        for mine, new in zip(self.out, self.swim.take(), strict=True):
+            mine.extend(new)  # type: ignore[attr-defined]
+
+    def forget(self) -> None:
+        self.out = Output([], [], [], [], [], [])
+
+    def told(self, kind: type[Word]) -> list[tuple[Place, Word]]:
+        return [
+            (to, word) for to, data in self.out.datagrams for word in decode(data) if isinstance(word, kind)
+        ]
+
+    def words(self, kind: type[Word]) -> list[Word]:
+        """What was passed on, each once."""
+        return list({repr(word): word for _, word in self.told(kind)}.values())
+
+    @property
+    def changes(self) -> list[tuple[str, str]]:
+        return [(event.change.value, event.record.facts.id) for event in self.out.events]
+
+    def status(self, number: int) -> Status | None:
+        record = self.swim.members.get(f"id{number}")
+        return None if record is None else record.status
+
+
+def test_a_member_it_hears_of_joins_and_is_told_to_others() -> None:
+    one = One()
+    one.hear(Alive(0, facts(7)))
+    one.pass_ms(1_000)
+    assert one.changes == [("joined", "id7")]
+    assert one.words(Alive) == [Alive(0, facts(7))]
+
+
+def test_news_is_told_a_bounded_number_of_times() -> None:
+    one = One()
+    one.hear(Alive(0, facts(7)))
+    one.pass_ms(60_000, step_ms=100)
+    assert len(one.told(Alive)) == LAN.retransmits(5) == 4
+
+
+@pytest.mark.parametrize(
+    ("held", "heard", "then"),
+    [
+        # Newer news of the same kind, and the same again.
+        ([], [Alive(0, facts(2))], ("alive", 0, [])),
+        ([], [Alive(3, facts(2))], ("alive", 3, [])),
+        # A suspicion, its refutation, and a refutation that is too old.
+        ([], [Suspect("id2", 0, "id3")], ("suspect", 0, ["suspected"])),
+        ([Suspect("id2", 0, "id3")], [Alive(0, facts(2))], ("suspect", 0, [])),
+        ([Suspect("id2", 0, "id3")], [Alive(1, facts(2))], ("alive", 1, ["refuted"])),
+        ([Alive(2, facts(2))], [Suspect("id2", 1, "id3")], ("alive", 2, [])),
+        ([], [Suspect("id2", 4, "id3")], ("suspect", 4, ["suspected"])),
+        # A failure; who failed is suspected no more, and comes back by a newer incarnation alone.
+        ([], [Dead("id2", 0, "id3")], ("failed", 0, ["failed"])),
+        ([Dead("id2", 0, "id3")], [Dead("id2", 0, "id4")], ("failed", 0, [])),
+        ([Dead("id2", 0, "id3")], [Suspect("id2", 0, "id4")], ("failed", 0, [])),
+        ([Dead("id2", 0, "id3")], [Alive(0, facts(2))], ("failed", 0, [])),
+        ([Dead("id2", 0, "id3")], [Alive(1, facts(2))], ("alive", 1, ["joined"])),
+        ([Alive(2, facts(2))], [Dead("id2", 1, "id3")], ("alive", 2, [])),
+        # A good-bye; it outlasts a failure, and is not undone by one.
+        ([], [Dead("id2", 0, "id2", left=True)], ("left", 0, ["left"])),
+        ([Dead("id2", 0, "id3")], [Dead("id2", 0, "id3", left=True)], ("left", 0, ["left"])),
+        ([Dead("id2", 0, "id2", left=True)], [Dead("id2", 0, "id3")], ("left", 0, [])),
+        ([Dead("id2", 0, "id2", left=True)], [Alive(1, facts(2))], ("alive", 1, ["joined"])),
+    ],
+)
+def test_what_is_held_of_a_member_after_what_is_heard(
+    held: Sequence[Word], heard: Sequence[Word], then: tuple[str, int, list[str]]
+) -> None:
+    one = One()
+    one.hear(*held)
+    one.forget()
+    one.hear(*heard)
+    record = one.swim.members.get("id2")
+    assert record is not None
+    assert (record.status.name.lower(), record.incarnation, [change for change, _ in one.changes]) == then
+
+
+def test_new_facts_of_a_member_are_an_update() -> None:
+    one = One()
+    moved = msgspec.structs.replace(facts(2), host="10.0.0.99", meta=b"new")
+    one.hear(Alive(1, moved))
+    assert one.changes == [("updated", "id2")]
+    assert one.swim.members.get("id2") == Record(moved, 1)
+
+
+def test_whoever_is_not_known_is_neither_suspected_nor_failed() -> None:
+    one = One()
+    one.hear(Suspect("id9", 0, "id2"), Dead("id9", 0, "id2"))
+    assert one.changes == []
+    assert one.status(9) is None
+
+
+# -- about itself ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        Suspect("id1", 0, "id2"),
+        Dead("id1", 0, "id2"),
+        Dead("id1", 0, "id2", left=True),
+        Suspect("id1", 6, "id2"),
+        Alive(6, facts(1)),
+        Alive(0, msgspec.structs.replace(facts(1), host="10.66.0.1")),
+    ],
+)
+def test_what_is_wrong_about_itself_is_refuted_by_a_newer_incarnation(word: Word) -> None:
+    one = One()
+    one.hear(word)
+    one.pass_ms(1_000)
+    newer = max(word.incarnation, 0) + 1  # type: ignore[union-attr]
+    assert one.words(Alive) == [Alive(newer, facts(1))]
+    assert one.swim.awareness.score == 1, "it is slow, or badly reached"
+
+
+def test_old_news_about_itself_needs_no_answer() -> None:
+    one = One()
+    one.hear(Suspect("id1", 4, "id2"))
+    one.forget()
+    one.hear(Suspect("id1", 3, "id3"), Dead("id1", 4, "id3"), Alive(5, facts(1)))
+    assert one.swim.incarnation == 5
+
+
+def test_own_new_facts_are_told_under_a_new_incarnation() -> None:
+    one = One()
+    new = msgspec.structs.replace(facts(1), meta=b"new")
+    one.swim.update(new, one.now_ms)
+    one.pass_ms(1_000)
+    assert one.words(Alive) == [Alive(1, new)]
+
+
+# -- probing -----------------------------------------------------------------------------------------------
+
+
+def test_everybody_is_probed_in_turn() -> None:
+    one = One(others=4)
+    asked: list[Place] = []
+    for _ in range(400):
+        one.pass_ms(20)
+        for place, ping in one.told(Ping):
+            asked.append(place)
+            one.hear(Ack(ping.seq), source=place)
+        one.forget()
+    assert len(asked) == 8, "one an interval"
+    assert {place.host for place in asked} == {f"10.0.0.{n}" for n in (2, 3, 4, 5)}
+
+
+def test_a_ping_is_answered_to_where_it_came_from() -> None:
+    one = One()
+    one.hear(Ping(77, "id1", "id2"), source=Place("10.0.0.2", 9))
+    assert one.told(Ack) == [(Place("10.0.0.2", 9), Ack(77))]
+
+
+def test_a_ping_for_another_is_not_answered() -> None:
+    one = One()
+    one.hear(Ping(77, "id8", "id2"))
+    assert one.out.datagrams == []
+
+
+def probe(one: One) -> tuple[Place, Ping]:
+    """The next ping it sends."""
+    one.forget()
+    while not one.told(Ping):
+        one.pass_ms(20)
+    place, ping = one.told(Ping)[0]
+    one.forget()
+    return place, ping
+
+
+def test_without_an_answer_in_time_others_and_tcp_are_tried() -> None:
+    one = One(others=5)
+    place, ping = probe(one)
+    one.pass_ms(LAN.probe_timeout_ms - 40)
+    assert one.told(Relay) == []
+    one.pass_ms(40)
+    relays = one.told(Relay)
+    assert len({to for to, _ in relays}) == LAN.indirect_probes
+    assert place not in [to for to, _ in relays]
+    assert {(word.to, word.host, word.seq) for _, word in relays} == {(ping.to, place.host, ping.seq)}
+    assert one.out.streams == [(place, ping)]
+
+
+@pytest.mark.parametrize("way", ["direct", "helper", "stream"])
+def test_any_answer_by_the_end_of_the_interval_will_do(way: str) -> None:
+    one = One()
+    _, ping = probe(one)
+    one.pass_ms(LAN.probe_interval_ms - 60)
+    if way == "stream":
+        one.swim.on_stream_ack(ping.seq, one.now_ms)
+    else:
+        one.hear(Ack(ping.seq))
+    one.pass_ms(100)
+    assert one.changes == []
+
+
+def test_without_any_answer_it_is_suspected_and_fails_when_its_time_is_over() -> None:
+    one = One(others=1)
+    _, ping = probe(one)
+    one.pass_ms(LAN.probe_interval_ms)
+    assert one.changes == [("suspected", ping.to)]
+    one.pass_ms(LAN.suspicion_min_ms(2) - 60)
+    assert len(one.changes) == 1
+    one.pass_ms(60)
+    assert one.changes == [("suspected", ping.to), ("failed", ping.to)]
+    assert Dead(ping.to, 0, "id1") in one.words(Dead) or one.swim.members.here == 1
+
+
+def test_confirmations_shorten_the_wait_and_are_passed_on() -> None:
+    one = One(others=6)
+    one.hear(Suspect("id2", 0, "id3"))
+    one.hear(Suspect("id2", 0, "id4"), Suspect("id2", 0, "id5"))
+    one.pass_ms(LAN.suspicion_min_ms(7) + 40, answered=False)
+    assert ("failed", "id2") in one.changes
+    assert Suspect("id2", 0, "id5") in one.words(Suspect)
+
+
+def test_a_lonely_suspicion_lasts_six_times_as_long() -> None:
+    one = One(others=6)
+    one.hear(Suspect("id2", 0, "id3"))
+    one.pass_ms(LAN.suspicion_max_ms(7) - 60, answered=True)
+    assert ("failed", "id2") not in one.changes
+    one.pass_ms(60, answered=True)
+    assert ("failed", "id2") in one.changes
+
+
+def test_who_is_suspected_is_told_so_by_the_very_next_ping() -> None:
+    one = One(others=1)
+    one.hear(Suspect("id2", 0, "id9"))
+    one.pass_ms(1_000)
+    data = next(data for _, data in one.out.datagrams if any(isinstance(w, Ping) for w in decode(data)))
+    assert Suspect("id2", 0, "id1") in decode(data)
+
+
+def test_who_is_taken_for_failed_and_pings_is_told_so() -> None:
+    one = One()
+    one.hear(Dead("id2", 3, "id3"))
+    one.forget()
+    one.hear(Ping(5, "id1", "id2"))
+    (_, data) = one.out.datagrams[0]
+    assert decode(data)[:2] == [Ack(5), Dead("id2", 3, "id1")]
+
+
+# -- for others --------------------------------------------------------------------------------------------
+
+
+def test_a_probe_for_another_is_passed_on_and_so_is_its_answer() -> None:
+    one = One()
+    asker = Place("10.0.0.3", 8301)
+    one.hear(Relay(9, "id2", "10.0.0.2", 8301, "id3"), source=asker)
+    ((to, ping),) = one.told(Ping)
+    assert (to, ping.to, ping.sender) == (Place("10.0.0.2", 8301), "id2", "id1")
+    one.forget()
+    one.hear(Ack(ping.seq), source=to)
+    assert one.told(Ack) == [(asker, Ack(9))]
+
+
+def test_who_asked_is_told_in_time_that_nothing_was_heard() -> None:
+    one = One()
+    asker = Place("10.0.0.3", 8301)
+    one.hear(Relay(9, "id2", "10.0.0.2", 8301, "id3"), source=asker)
+    one.pass_ms(380)
+    assert one.told(Nack) == []
+    one.pass_ms(40)
+    assert one.told(Nack) == [(asker, Nack(9))]
+
+
+@pytest.mark.parametrize(("nacks", "score"), [(3, 0), (1, 2), (0, 3)])
+def test_whose_helpers_do_not_even_say_no_doubts_itself(nacks: int, score: int) -> None:
+    one = One(others=6)
+    _, ping = probe(one)
+    one.pass_ms(600)
+    one.hear(*[Nack(ping.seq)] * nacks)
+    one.pass_ms(600)
+    assert ("suspected", ping.to) in one.changes
+    assert one.swim.awareness.score == score
+
+
+def test_who_doubts_itself_waits_longer() -> None:
+    one = One(others=5)
+    one.swim.awareness.note(2)
+    probe(one)
+    one.pass_ms(3 * LAN.probe_timeout_ms - 60)
+    assert one.told(Relay) == []
+    one.pass_ms(80)
+    assert one.told(Relay) != []
+
+
+# -- time that was not there -------------------------------------------------------------------------------
+
+
+def test_who_was_stopped_itself_takes_nobody_for_failed() -> None:
+    """SIGSTOP, or a suspended host: it heard no answer and no refutation, because it was not there."""
+    one = One(others=1)
+    probe(one)
+    one.hear(Suspect("id2", 0, "id9"))
+    one.forget()
+    one.pass_ms(60_000, step_ms=60_000)
+    assert one.changes == []
+    one.hear(Alive(1, facts(2)))
+    assert one.changes == [("refuted", "id2")]
+
+
+# -- coming and going --------------------------------------------------------------------------------------
+
+
+def test_a_good_bye_is_told_and_then_nothing_more_is_said() -> None:
+    one = One()
+    one.swim.leave(one.now_ms)
+    assert not one.swim.said_goodbye
+    one.pass_ms(2_000)
+    assert one.swim.said_goodbye
+    assert one.words(Dead) == [Dead("id1", 0, "id1", left=True)]
+    one.hear(Dead("id1", 0, "id2"))
+    one.forget()
+    one.pass_ms(5_000)
+    assert one.told(Alive) == one.told(Ping) == []
+
+
+def test_an_operator_ends_the_waiting_for_one_that_failed_and_for_none_that_lives() -> None:
+    one = One()
+    assert not one.swim.expect_no_more("id2", one.now_ms)
+    assert not one.swim.expect_no_more("id9", one.now_ms)
+    one.hear(Dead("id2", 0, "id3"))
+    one.forget()
+    assert one.swim.expect_no_more("id2", one.now_ms)
+    one.pass_ms(1_000)
+    assert one.changes == [("left", "id2")]
+    assert one.words(Dead) == [Dead("id2", 0, "id1", left=True)]
+
+
+def test_pruned_is_off_the_list_and_does_not_come_back_by_hearsay() -> None:
+    one = One()
+    one.hear(Dead("id2", 2, "id3"))
+    assert one.swim.expect_no_more("id2", one.now_ms, prune=True)
+    one._take()
+    assert one.status(2) is None
+    assert one.changes[-2:] == [("left", "id2"), ("reaped", "id2")]
+    one.forget()
+    one.swim.merge([Record(facts(2), 2, Status.FAILED)], facts(3), one.now_ms)
+    one.hear(Alive(2, facts(2)))
+    assert one.status(2) is None
+    one.hear(Alive(3, facts(2)))
+    assert one.status(2) is Status.ALIVE, "it is alive after all"
+
+
+def test_the_forgotten_are_told_so_when_they_come_themselves() -> None:
+    one = One()
+    one.hear(Dead("id2", 4, "id3", left=True, prune=True))
+    told = one.swim.records(facts(2))
+    assert Record(facts(2), 4, Status.FAILED) in told
+    assert Record(facts(2), 4, Status.FAILED) not in one.swim.records(facts(3))
+
+
+@pytest.mark.parametrize(("left", "hours"), [(False, 72), (True, 24)])
+def test_those_that_are_gone_are_forgotten_in_the_end(left: bool, hours: int) -> None:
+    one = One(others=1)
+    one.hear(Dead("id2", 0, "id3", left=left))
+    one.forget()
+    one.pass_ms((hours * 3_600 - 60) * 1_000, step_ms=10_000)
+    assert one.status(2) is not None
+    one.pass_ms(120_000, step_ms=10_000)
+    assert one.status(2) is None
+    assert one.changes == [("reaped", "id2")]
+
+
+def test_a_member_may_ask_to_be_forgotten_sooner() -> None:
+    one = One(others=0)
+    brief = msgspec.structs.replace(facts(2), reconnect_timeout_ms=600_000)
+    one.hear(Alive(0, brief), Dead("id2", 0, "id3"))
+    one.pass_ms(700_000, step_ms=5_000)
+    assert one.status(2) is None
+
+
+# -- exchanges ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "then"),
+    [
+        (None, Status.ALIVE, ("ALIVE", ["joined"])),
+        (None, Status.SUSPECT, ("SUSPECT", ["joined", "suspected"])),
+        # It was gone before: it stands in the list, and nothing happens to it here.
+        (None, Status.FAILED, ("FAILED", [])),
+        (None, Status.LEFT, ("LEFT", [])),
+        # Whom others take for failed may still refute it here.
+        (Status.ALIVE, Status.FAILED, ("SUSPECT", ["suspected"])),
+        (Status.ALIVE, Status.LEFT, ("LEFT", ["left"])),
+        (Status.FAILED, Status.LEFT, ("LEFT", ["left"])),
+        (Status.FAILED, Status.ALIVE, ("FAILED", [])),
+        (Status.LEFT, Status.FAILED, ("LEFT", [])),
+    ],
+)
+def test_what_an_exchange_makes_of_a_member(
+    mine: Status | None, theirs: Status, then: tuple[str, list[str]]
+) -> None:
+    one = One()
+    if mine is not None:
+        one.hear(Alive(0, facts(8)))
+    if mine is Status.FAILED:
+        one.hear(Dead("id8", 0, "id3"))
+    if mine is Status.LEFT:
+        one.hear(Dead("id8", 0, "id8", left=True))
+    one.forget()
+    one.swim.merge([Record(facts(8), 0, theirs)], facts(3), one.now_ms)
+    one._take()
+    status = one.status(8)
+    assert status is not None
+    assert (status.name, [change for change, _ in one.changes]) == then
+
+
+def test_news_that_is_not_about_members_is_handed_out_and_passed_on_when_told_to() -> None:
+    one = One()
+    one.hear(News(1, b"deploy"))
+    assert one.out.news == [News(1, b"deploy")]
+    one.swim.tell("event", News(1, b"deploy"))
+    one.pass_ms(500)
+    assert one.words(News) == [News(1, b"deploy")]
+
+
+def test_an_answer_tells_how_far_away_the_other_is() -> None:
+    one = One()
+    _, ping = probe(one)
+    one.now_ms += 7
+    one.hear(Ack(ping.seq, b"place"))
+    assert one.out.acks == [(ping.to, pytest.approx(7, abs=20), b"place")]
+
+
+def test_every_change_has_a_word() -> None:
+    assert {change.value for change in Change} == {
+        "joined",
+        "updated",
+        "suspected",
+        "refuted",
+        "failed",
+        "left",
+        "reaped",
+    }
