@@ -10,8 +10,9 @@ SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
 JOBS ?= 2
+PACKETS ?= 1000000
 
-.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points gossip-fuzz
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -54,6 +55,9 @@ model: dev
 
 links: dev
 	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
+
+gossip-fuzz: dev
+	$(BIN)/python tests/gossip/fuzz.py --packets $(PACKETS) --seed $(SEED)
 
 chaos: dev
 	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)
