@@ -16,6 +16,7 @@ from gemot.agent.gossip.limits import DATAGRAM_BYTES, LABEL_BYTES, SEAL_BYTES
 from gemot.agent.gossip.packet import PLAIN_BYTES
 from gemot.agent.gossip.replay import WIDTH, Window, Windows, first_counter
 from gemot.agent.gossip.seal import NONCE_BYTES, Purpose, Seal, Unopened, Why, context_of
+from gemot.agent.gossip.stream import GREETING
 from gemot.server.model.errors import PeerBroke, from_wire, to_wire
 
 A, B = Key(bytes([1]) * 32), Key(bytes([2]) * 16)
@@ -141,7 +142,7 @@ def test_another_format_is_told_by_its_age(version: int, reason: Why) -> None:
         assert why(seal_of("web2", ring), bytes(envelope)) is reason
 
 
-@pytest.mark.parametrize("first", [0x00, 0x01, 0x0C, 0x16, 0x47, 0x67, 0xF4, 0xFF])
+@pytest.mark.parametrize("first", [0x00, 0x01, 0x0C, 0x16, 0x67, GREETING[0], 0xF4, 0xFF])
 def test_what_is_not_ours_is_a_stranger(first: int) -> None:
     """memberlist's types (0 to 13, 244 in front of a label), TLS, and the greetings of our streams."""
     assert why(seal_of(), bytes([first]) + bytes(50)) is Why.STRANGER
