@@ -37,7 +37,7 @@ from gemot.agent.gossip.limits import (
 from gemot.agent.gossip.message import Facts, News, Record
 from gemot.server.model.errors import BadRequest, PeerBroke, TooLarge
 
-GREETING = b"\x47"
+GREETING = b"\xc7"
 """Sent once by the side that connects, before its first frame."""
 
 LENGTH_BYTES = 4

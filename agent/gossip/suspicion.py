@@ -19,6 +19,7 @@ class Suspicion:
         self._expected = expected
         self._least_ms = least_ms
         self._most_ms = most_ms
+        self._lasts_ms = self._time_left()
 
     @property
     def confirmations(self) -> int:
@@ -26,18 +27,20 @@ class Suspicion:
 
     @property
     def deadline_ms(self) -> int:
+        return self._began_ms + self._lasts_ms
+
+    def _time_left(self) -> int:
         if self._expected == 0:
-            return self._began_ms + self._least_ms
+            return self._least_ms
         share = math.log(self.confirmations + 1) / math.log(self._expected + 1)
-        return self._began_ms + round(
-            max(self._least_ms, self._most_ms - share * (self._most_ms - self._least_ms))
-        )
+        return round(max(self._least_ms, self._most_ms - share * (self._most_ms - self._least_ms)))
 
     def confirm(self, by: str) -> bool:
         """True if that is news and counts: it is to be passed on."""
         if by in self._by or self.confirmations >= self._expected:
             return False
         self._by[by] = None
+        self._lasts_ms = self._time_left()
         return True
 
     def put_off(self, ms: int) -> None:

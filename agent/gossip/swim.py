@@ -37,6 +37,12 @@ from gemot.agent.gossip.queue import Broadcasts
 from gemot.agent.gossip.suspicion import Suspicion
 from gemot.agent.gossip.timing import Timing
 
+NEVER_MS = 1 << 62
+
+MOST_AHEAD = 1 << 20
+"""A word whose incarnation is so far beyond what is known of a member is none of that member's, which raises
+it by one at a time: if it were believed, nobody could ever say better."""
+
 
 class Place(NamedTuple):
     host: str
@@ -101,6 +107,9 @@ class Swim:
         self._rounds = Rounds(random)
         self._probing = Probing(timing=timing, awareness=self.awareness, first_seq=random.randrange(1 << 32))
         self._suspicions: dict[str, Suspicion] = {}
+        self._doom_ms = NEVER_MS
+        """No suspicion ends before; the first may have been refuted since."""
+
         self._gone: dict[str, tuple[int, int]] = {}
         self._queue = Broadcasts()
         self._probe_ms = now_ms + random.randrange(timing.probe_interval_ms)
@@ -126,10 +135,9 @@ class Swim:
     @property
     def next_ms(self) -> int:
         """When `on_tick` has something to do, at the latest."""
-        due = [self._probe_ms, self._exchange_ms, self._reconnect_ms]
+        due = [self._probe_ms, self._exchange_ms, self._reconnect_ms, self._doom_ms]
         if len(self._queue):
             due.append(self._gossip_ms)
-        due += [suspicion.deadline_ms for suspicion in self._suspicions.values()]
         if (probing_ms := self._probing.next_ms) is not None:
             due.append(probing_ms)
         return min(due)
@@ -177,10 +185,8 @@ class Swim:
         for relayed in self._probing.silent(now_ms):
             self._send(Place(relayed.host, relayed.port), Nack(relayed.seq))
         self._go_on_probing()
-        for id in [id for id, each in self._suspicions.items() if each.deadline_ms <= now_ms]:
-            record = self.members.get(id)
-            assert record is not None, "who is suspected is known"
-            self._on_dead(Dead(id, record.incarnation, self.me.id))
+        if now_ms >= self._doom_ms:
+            self._end_suspicions()
         if now_ms >= self._exchange_ms:
             self._exchange_ms = now_ms + self.timing.push_pull_ms(self.members.here)
             self._out.exchanges.extend(each.facts for each in self._others(1, HERE))
@@ -191,6 +197,13 @@ class Swim:
         if now_ms >= self._gossip_ms:
             self._gossip_ms = now_ms + self.timing.gossip_interval_ms
             self._gossip()
+
+    def _end_suspicions(self) -> None:
+        for id in [id for id, each in self._suspicions.items() if each.deadline_ms <= self._now]:
+            record = self.members.get(id)
+            assert record is not None, "who is suspected is known"
+            self._on_dead(Dead(id, record.incarnation, self.me.id))
+        self._doom_ms = min((each.deadline_ms for each in self._suspicions.values()), default=NEVER_MS)
 
     def _wake(self, now_ms: int) -> None:
         """Take the time. Whoever was not running heard nobody: that is nothing against the others."""
@@ -291,6 +304,8 @@ class Swim:
 
     def _on_alive(self, word: Alive) -> None:
         facts, incarnation = word.facts, word.incarnation
+        if not self._believable(facts.id, incarnation):
+            return
         if facts.id == self.me.id:
             if incarnation > self.incarnation or (incarnation == self.incarnation and facts != self.me):
                 self._refute(incarnation)
@@ -312,6 +327,8 @@ class Swim:
             self._happened(Change.REFUTED, facts.id)
 
     def _on_suspect(self, word: Suspect) -> None:
+        if not self._believable(word.id, word.incarnation):
+            return
         if word.id == self.me.id:
             if word.incarnation >= self.incarnation:
                 self._refute(word.incarnation)
@@ -321,6 +338,7 @@ class Swim:
             return
         if (suspicion := self._suspicions.get(word.id)) is not None and record.status is Status.SUSPECT:
             if suspicion.confirm(word.by):
+                self._doom_ms = min(self._doom_ms, suspicion.deadline_ms)
                 self._pass_on(word.id, word)
             return
         self._begin_suspicion(word)
@@ -338,15 +356,18 @@ class Swim:
         expected = timing.suspicion_mult - 2 if timing.dynamic_suspicion else 0
         if here - 2 < expected:
             expected = 0  # there are not enough others to confirm it
-        self._suspicions[word.id] = Suspicion(
+        suspicion = self._suspicions[word.id] = Suspicion(
             by=word.by,
             now_ms=self._now,
             expected=expected,
             least_ms=timing.suspicion_min_ms(here),
             most_ms=timing.suspicion_max_ms(here),
         )
+        self._doom_ms = min(self._doom_ms, suspicion.deadline_ms)
 
     def _on_dead(self, word: Dead) -> None:
+        if not self._believable(word.id, word.incarnation):
+            return
         if word.id == self.me.id:
             if word.incarnation >= self.incarnation:
                 self._refute(word.incarnation)
@@ -363,6 +384,10 @@ class Swim:
             self._pass_on(word.id, word)
         if word.prune:
             self._forget(word.id)
+
+    def _believable(self, id: str, incarnation: int) -> bool:
+        record = self.members.get(id)
+        return record is None or incarnation <= record.incarnation + MOST_AHEAD
 
     def _refute(self, incarnation: int) -> None:
         """Somebody is mistaken about this member: a newer incarnation says better."""

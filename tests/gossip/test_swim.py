@@ -8,6 +8,7 @@ from random import Random
 import msgspec
 import pytest
 
+from gemot.agent.gossip.limits import INCARNATION_MAX
 from gemot.agent.gossip.message import (
     Ack,
     Alive,
@@ -23,7 +24,7 @@ from gemot.agent.gossip.message import (
     Word,
 )
 from gemot.agent.gossip.packet import decode
-from gemot.agent.gossip.swim import Change, Output, Place, Swim
+from gemot.agent.gossip.swim import MOST_AHEAD, Change, Output, Place, Swim
 from gemot.agent.gossip.timing import LAN, Timing
 
 SOMEWHERE = Place("10.9.9.9", 8301)
@@ -173,6 +174,19 @@ def test_what_is_wrong_about_itself_is_refuted_by_a_newer_incarnation(word: Word
     newer = max(word.incarnation, 0) + 1  # type: ignore[union-attr]
     assert one.words(Alive) == [Alive(newer, facts(1))]
     assert one.swim.awareness.score == 1, "it is slow, or badly reached"
+
+
+@pytest.mark.parametrize("id", ["id1", "id2"])
+def test_an_incarnation_that_nobody_can_have_reached_is_not_believed(id: str) -> None:
+    """Not of itself, and not of others: nobody could ever refute it."""
+    one = One()
+    known = facts(int(id[2:]))
+    for incarnation in (INCARNATION_MAX, MOST_AHEAD + 1):
+        one.hear(Suspect(id, incarnation, "id3"), Dead(id, incarnation, "id3"), Alive(incarnation, known))
+    one.swim.merge([Record(known, INCARNATION_MAX, Status.FAILED)], facts(3), one.now_ms)
+    one._take()
+    assert one.changes == []
+    assert one.swim.members.get(id) == Record(known)
 
 
 def test_old_news_about_itself_needs_no_answer() -> None:

@@ -1,0 +1,317 @@
+"""Gossip on real sockets: the only part of it that knows asyncio. It drives `swim.py`, and seals what leaves.
+
+Datagrams go by one socket; exchanges and the pings that fall back to TCP are a connection each, with one
+question and one answer (`stream.py`). Every connection is bounded in time and number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+from gemot.agent.gossip import packet, stream
+from gemot.agent.gossip.limits import FRAME_BYTES
+from gemot.agent.gossip.message import Facts, News, Ping
+from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, context_of
+from gemot.agent.gossip.swim import Event, Place, Swim
+from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, Unavailable
+
+log = logging.getLogger("gemot.gossip")
+
+STREAM_S = 10.0
+"""What one connection may take in all."""
+
+MOST_STREAMS = 64
+"""Questions under way, of others and own ones, each; more are dropped, and come again."""
+
+GOODBYE_S = 3.0
+"""How long a good-bye may take to spread (Consul's leave propagation)."""
+
+
+class Gossip:
+    """One member on the network. Everything that happens is told by the callbacks, on the loop.
+
+    `admit` says why an exchange with this one is refused, "" if it is not.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        swim: Swim,
+        datagrams: Seal,
+        frames: Seal,
+        admit: Callable[[stream.Exchange], str],
+        on_event: Callable[[Event], None],
+        on_news: Callable[[News], None] = lambda _news: None,
+        on_distance: Callable[[str, int, bytes], None] = lambda _id, _ms, _payload: None,
+        clock: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._loop = loop
+        self.swim = swim
+        self._datagrams = datagrams
+        self._frames = frames
+        self._admit = admit
+        self._on_event = on_event
+        self._on_news = on_news
+        self._on_distance = on_distance
+        self._clock = clock
+        self._socket: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._answering = 0
+        self._stopped = False
+        self.dropped: Counter[str] = Counter()
+        """What was not taken, by why."""
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self, host: str, port: int) -> None:
+        """Raises OSError when the address is in use."""
+        self._socket, _ = await self._loop.create_datagram_endpoint(
+            lambda: _Datagrams(self), local_addr=(host, port)
+        )
+        self._after()
+
+    @property
+    def port(self) -> int:
+        assert self._socket is not None, "start() comes first"
+        return int(self._socket.get_extra_info("sockname")[1])
+
+    async def leave(self) -> None:
+        """Say good-bye, and wait until it has spread, or for as long as that may take."""
+        self.swim.leave(self.now_ms)
+        self._after()
+        until = self._loop.time() + GOODBYE_S
+        while not self.swim.said_goodbye and self._loop.time() < until:  # noqa: ASYNC110 - it is spread by ticks
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def now_ms(self) -> int:
+        return int(self._loop.time() * 1000)
+
+    # -- what is asked of it -----------------------------------------------------------------------
+
+    def do(self, action: Callable[[Swim, int], Any]) -> Any:
+        """Whatever changes the member's own view; what follows from it is sent at once."""
+        result = action(self.swim, self.now_ms)
+        self._after()
+        return result
+
+    async def exchange(self, host: str, port: int, *, join: bool = False) -> Facts:
+        """Exchange everything with whoever answers there, and tell who it is.
+
+        Raises Unavailable, or BadRequest with why it, or this side, refused.
+        """
+        question = stream.Exchange(join, self.swim.me, self.swim.records(), self._clock(), ())
+        answer = await self._ask(host, port, question)
+        if isinstance(answer, stream.Refused):
+            raise BadRequest(answer.reason)
+        if not isinstance(answer, stream.Exchange):
+            raise Unavailable(f"an exchange was answered by {type(answer).__name__}")
+        if why := self._admit(answer):
+            raise BadRequest(why)
+        self._take_in(answer)
+        return answer.sender
+
+    # -- datagrams ---------------------------------------------------------------------------------
+
+    def on_datagram(self, data: bytes, source: Place) -> None:
+        try:
+            words = packet.decode(self._datagrams.open_(data))
+        except PeerBroke as error:
+            self.refuse(source.host, error)
+        else:
+            self.do(lambda swim, now: swim.on_words(words, source, now))
+
+    def refuse(self, host: str, error: PeerBroke) -> None:
+        """The first of each kind is worth a line; how many there were is counted."""
+        why = error.why.value if isinstance(error, Unopened) else "malformed"
+        self.dropped[why] += 1
+        level = logging.WARNING if self.dropped[why] == 1 else logging.DEBUG
+        log.log(level, "gossip: dropped: from=%s why=%s error=%s", host, why, error.message)
+
+    def _after(self) -> None:
+        """Carry out what follows from what has just happened, and wait for what is due next."""
+        if self._stopped:
+            return
+        out = self.swim.take()
+        for place, data in out.datagrams:
+            self._send(place, data)
+        for place, ping in out.streams:
+            self._begin(self._ping(place, ping))
+        for facts in out.exchanges:
+            self._begin(self._exchange_quietly(facts))
+        for id, ms, payload in out.acks:
+            self._on_distance(id, ms, payload)
+        for event in out.events:
+            self._on_event(event)
+        for news in out.news:
+            self._on_news(news)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self.swim.next_ms / 1000, self._tick)
+
+    def _send(self, place: Place, data: bytes) -> None:
+        if self._socket is not None and not self._socket.is_closing():
+            self._socket.sendto(self._datagrams.seal(data, os.urandom(NONCE_BYTES)), place)
+
+    def _tick(self) -> None:
+        self.do(lambda swim, now: swim.on_tick(now))
+
+    # -- own questions -----------------------------------------------------------------------------
+
+    def _begin(self, work: Any) -> None:
+        if len(self._tasks) >= MOST_STREAMS:
+            work.close()
+            self.dropped["busy"] += 1
+            return
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ping(self, place: Place, ping: Ping) -> None:
+        try:
+            answer = await self._ask(*place, stream.StreamPing(ping.seq, ping.to, ping.sender))
+        except GemotError:
+            return  # no answer is what a probe is prepared for
+        if isinstance(answer, stream.StreamAck) and answer.seq == ping.seq:
+            log.warning("gossip: answers by TCP and not by UDP: member=%s address=%s:%d", ping.to, *place)
+            self.do(lambda swim, now: swim.on_stream_ack(ping.seq, now))
+
+    async def _exchange_quietly(self, facts: Facts) -> None:
+        try:
+            await self.exchange(facts.host, facts.port)
+        except GemotError as error:
+            log.debug("gossip: no exchange: member=%s error=%s", facts.name, error.message)
+
+    async def _ask(self, host: str, port: int, question: stream.StreamWord) -> stream.StreamWord:
+        try:
+            async with asyncio.timeout(STREAM_S):
+                reader, writer = await asyncio.open_connection(host, port)
+                try:
+                    envelope = self._frames.seal(stream.word_bytes(question), os.urandom(NONCE_BYTES))
+                    writer.write(stream.GREETING + stream.frame(envelope))
+                    await writer.drain()
+                    length = int.from_bytes(await reader.readexactly(stream.LENGTH_BYTES), "big")
+                    if not 1 <= length <= FRAME_BYTES:
+                        raise PeerBroke(f"gossip frame of {length} bytes")
+                    answer = await reader.readexactly(length)
+                    return stream.decode(self._frames.open_(answer, context_of(envelope)))
+                finally:
+                    writer.transport.abort()
+        except asyncio.IncompleteReadError as error:
+            raise Unavailable(f"{host}:{port} closed the connection without an answer") from error
+        except (OSError, TimeoutError, ValueError, OverflowError) as error:
+            raise Unavailable(f"{host}:{port}: {error or f'no answer within {STREAM_S:g} s'}") from error
+
+    # -- questions of others -----------------------------------------------------------------------
+
+    def make_answerer(self) -> asyncio.Protocol:
+        """A protocol that answers one question."""
+        return _Answerer(self, self._loop)
+
+    def busy(self) -> bool:
+        return self._answering >= MOST_STREAMS
+
+    def answering(self, by: int) -> None:
+        self._answering += by
+
+    def answer(self, envelope: bytes, host: str) -> bytes | None:
+        """The answer's frame, or None when there is none to give. Raises PeerBroke."""
+        question = stream.decode(self._frames.open_(envelope))
+        answer = self._answer_to(question, host)
+        if answer is None:
+            return None
+        sealed = self._frames.seal(stream.word_bytes(answer), os.urandom(NONCE_BYTES), context_of(envelope))
+        return stream.frame(sealed)
+
+    def _answer_to(self, question: stream.StreamWord, host: str) -> stream.StreamWord | None:
+        match question:
+            case stream.StreamPing() if question.to == self.swim.me.id:
+                return stream.StreamAck(question.seq)
+            case stream.Exchange():
+                if why := self._admit(question):
+                    log.warning(
+                        "gossip: exchange refused: from=%s name=%s why=%s", host, question.sender.name, why
+                    )
+                    return stream.Refused(why)
+                self._take_in(question)
+                return stream.Exchange(
+                    False, self.swim.me, self.swim.records(question.sender), self._clock(), ()
+                )
+            case _:
+                return None
+
+    def _take_in(self, told: stream.Exchange) -> None:
+        self.do(lambda swim, now: swim.merge(told.records, told.sender, now))
+        for news in told.news:
+            self._on_news(news)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, gossip: Gossip) -> None:
+        self._gossip = gossip
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self._gossip.on_datagram(data, Place(addr[0], addr[1]))
+
+    def error_received(self, exc: Exception) -> None:
+        """ICMP says that nobody listens there: so do probes."""
+
+
+class _Answerer(asyncio.Protocol):
+    """One connection of another member: its question, our answer, the end."""
+
+    def __init__(self, gossip: Gossip, loop: asyncio.AbstractEventLoop) -> None:
+        self._gossip = gossip
+        self._loop = loop
+        self._reader = stream.FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._host = "?"
+        self._counted = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        peername = transport.get_extra_info("peername")
+        self._host = str(peername[0]) if peername else "?"
+        if self._gossip.busy():
+            self._gossip.dropped["busy"] += 1
+            self._transport.abort()
+            return
+        self._gossip.answering(1)
+        self._counted = True
+        self._loop.call_later(STREAM_S, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        try:
+            for envelope in self._reader.feed(data):
+                if (answer := self._gossip.answer(envelope, self._host)) is not None:
+                    self._transport.write(answer)
+                self._transport.close()
+                return
+        except PeerBroke as error:
+            self._gossip.refuse(self._host, error)
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._counted:
+            self._counted = False
+            self._gossip.answering(-1)
+        self._transport = None

@@ -1,0 +1,158 @@
+"""Gossip over real sockets: members find, miss and leave each other; strangers change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import pytest
+from support.gossiping import Gossiper, eventually
+
+from gemot.agent.gossip.keyring import Key, Keyring
+from gemot.agent.gossip.message import Status
+from gemot.agent.gossip.stream import GREETING
+from gemot.server.model.errors import BadRequest, GemotError, Unavailable
+
+ONE, OTHER = (Keyring((Key(bytes([number]) * 32),)) for number in (1, 2))
+
+
+def run(test: Callable[[AsyncExitStack], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            await test(stack)
+
+    asyncio.run(main())
+
+
+async def members(stack: AsyncExitStack, count: int, **how: object) -> list[Gossiper]:
+    """So many, each of which has joined the first."""
+    found: list[Gossiper] = []
+    for number in range(1, count + 1):
+        found.append(await started(stack, Gossiper(number, **how)))  # type: ignore[arg-type]
+        if number > 1:
+            await found[-1].join(found[0])
+    await eventually(lambda: all(a.holds(b) is Status.ALIVE for a in found for b in found))
+    return found
+
+
+async def started(stack: AsyncExitStack, member: Gossiper) -> Gossiper:
+    await member.start()
+    stack.push_async_callback(member.stop)
+    return member
+
+
+@pytest.mark.parametrize("ring", [None, ONE], ids=["clear", "sealed"])
+def test_members_know_each_other_and_miss_one_that_was_killed(ring: Keyring | None) -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first, *others = await members(stack, 5, ring=ring)
+        await others[2].stop()
+        rest = [first, *others[:2], others[3]]
+        await eventually(lambda: all(each.holds(others[2]) is Status.FAILED for each in rest))
+        assert all("suspected" in each.changes(others[2]) for each in rest)
+        assert all(a.holds(b) is Status.ALIVE for a in rest for b in rest)
+
+    run(test)
+
+
+def test_a_good_bye_is_known_to_all_before_its_process_ends() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first, second, third = await members(stack, 3)
+        await third.gossip.leave()
+        await third.stop()
+        await eventually(lambda: first.holds(third) is second.holds(third) is Status.LEFT)
+        assert "failed" not in first.changes(third)
+
+    run(test)
+
+
+def test_without_datagrams_a_member_is_kept_by_tcp() -> None:
+    """Its UDP port is closed, as by a firewall; connections still pass."""
+
+    async def test(stack: AsyncExitStack) -> None:
+        first, second = await members(stack, 2)
+        assert second.gossip._socket is not None
+        second.gossip._socket.close()
+        await asyncio.sleep(1.5)
+        assert first.holds(second) is Status.ALIVE
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ({"ring": OTHER}, "no_key_fits"),
+        ({}, "unsealed"),
+        ({"ring": ONE, "label": "blue"}, "wrong_label"),
+    ],
+)
+def test_who_has_another_key_or_label_is_not_let_in(how: dict[str, object], why: str) -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first, second = await members(stack, 2, ring=ONE)
+        stranger = await started(stack, Gossiper(9, **how))  # type: ignore[arg-type]
+        with pytest.raises(GemotError):
+            await stranger.join(first)
+        assert first.gossip.dropped[why] == 1
+        assert first.holds(stranger) is None
+        assert first.holds(second) is Status.ALIVE
+
+    run(test)
+
+
+def test_a_refusal_says_why_on_both_sides() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first = await started(stack, Gossiper(1, admit="datacenter dc2 is not dc1"))
+        second = await started(stack, Gossiper(2))
+        with pytest.raises(BadRequest, match="dc2 is not dc1"):
+            await second.join(first)
+        first.why, second.why = "", "not with you"
+        with pytest.raises(BadRequest, match="not with you"):
+            await second.join(first)
+        assert second.holds(first) is None
+
+    run(test)
+
+
+def test_nobody_there_is_told_as_such() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first = await started(stack, Gossiper(1))
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+            await first.gossip.exchange("127.0.0.1", 1)
+
+    run(test)
+
+
+def test_nonsense_on_both_ports_is_counted_and_changes_nothing() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first, second = await members(stack, 2)
+        with socket.socket(type=socket.SOCK_DGRAM) as udp:
+            for data in (b"", b"\x00", b"\xa1\x00\x01\xff", b"\xa1\x00" + b"\x01\xff\xff", bytes(1_400)):
+                udp.sendto(data, ("127.0.0.1", first.facts.port))
+        for data in (b"GET / HTTP/1.1\r\n\r\n", GREETING + b"\xff" * 4, GREETING + b"\0\0\0\2\xa1\0"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", first.facts.port)
+            writer.write(data)
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b"", "it is answered by nothing"
+            writer.close()
+        await eventually(lambda: sum(first.gossip.dropped.values()) >= 6)
+        assert len(first.refused) == 1
+        assert first.holds(second) is second.holds(first) is Status.ALIVE
+
+    run(test)
+
+
+def test_who_connects_and_says_nothing_keeps_nobody_out() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        first = await started(stack, Gossiper(1))
+        silent = [await asyncio.open_connection("127.0.0.1", first.facts.port) for _ in range(80)]
+        await eventually(lambda: len(first.refused) >= 16)
+        for _, writer in silent:
+            writer.transport.abort()
+        second = await started(stack, Gossiper(2))
+        await second.join(first)
+        assert first.holds(second) is Status.ALIVE
+
+    run(test)
