@@ -28,6 +28,9 @@ NEW_KEY_BYTES = 32
 MOST_KEYS = 16
 """A sealed datagram of strangers costs one try for each."""
 
+MOST_SENDERS = 4_096
+"""Senders whose own keys are kept; to make one anew takes some microseconds."""
+
 FILE_BYTES = 16 << 10
 FILE = "serf/local.keyring"
 
@@ -37,12 +40,12 @@ _WAY_OUT = "give one that `gemot keygen` has made"
 class Key:
     """One key. What has it can seal and open with it; nothing gives it away but `text`."""
 
-    __slots__ = ("_cipher", "_secret", "fingerprint")
+    __slots__ = ("_ciphers", "_secret", "fingerprint")
 
     def __init__(self, secret: bytes) -> None:
         assert len(secret) in KEY_SIZES, f"a key has {KEY_SIZES} bytes"
         self._secret = secret
-        self._cipher = AESGCM(secret)
+        self._ciphers: dict[bytes, AESGCM] = {}
         self.fingerprint = sha256(b"gemot gossip key\0" + secret).hexdigest()[:8]
 
     @classmethod
@@ -59,15 +62,34 @@ class Key:
     def text(self) -> str:
         return b64encode(self._secret).decode()
 
-    def encrypt(self, nonce: bytes, body: bytes, associated: bytes) -> bytes:
-        return self._cipher.encrypt(nonce, body, associated)
+    def encrypt(self, sender: bytes, nonce: bytes, body: bytes, associated: bytes) -> bytes:
+        cipher = self._cipher(sender)
+        self._keep(sender, cipher)
+        return cipher.encrypt(nonce, body, associated)
 
-    def decrypt(self, nonce: bytes, body: bytes, associated: bytes) -> bytes | None:
-        """None if it was not sealed with this key, or is not what was sealed."""
+    def decrypt(self, sender: bytes, nonce: bytes, body: bytes, associated: bytes) -> bytes | None:
+        """None if this sender did not seal it with this key, or it is not what was sealed."""
+        cipher = self._cipher(sender)
         try:
-            return self._cipher.decrypt(nonce, body, associated)
+            opened = cipher.decrypt(nonce, body, associated)
         except InvalidTag:
             return None
+        self._keep(sender, cipher)
+        return opened
+
+    def _cipher(self, sender: bytes) -> AESGCM:
+        """Each sender seals under a key of its own, made of this one: nonces are counted by sender."""
+        if (known := self._ciphers.get(sender)) is not None:
+            return known
+        derived = hmac.digest(self._secret, b"gemot gossip sender\0" + sender, "sha256")
+        return AESGCM(derived[: len(self._secret)])
+
+    def _keep(self, sender: bytes, cipher: AESGCM) -> None:
+        """Only of a sender that has the key: strangers take no room."""
+        if sender not in self._ciphers:
+            if len(self._ciphers) == MOST_SENDERS:
+                del self._ciphers[next(iter(self._ciphers))]
+            self._ciphers[sender] = cipher
 
     def __repr__(self) -> str:
         return f"Key({self.fingerprint})"

@@ -1,16 +1,16 @@
 """The envelope around each datagram and each frame: whose cluster, and if there is a key, sealed. Pure.
 
     clear     `0xA0 + version: u8 | label length: u8 | label | body`
-    sealed    `0xE0 + version: u8 | label length: u8 | label | nonce: 12 | sealed | tag: 16`
-              sealed, by AES-GCM: `hash of the sender's id: 8 | counter: u64 big-endian | body`
+    sealed    `0xE0 + version: u8 | label length: u8 | label | sender: 8 | nonce: 12 | sealed | tag: 16`
+              sender: the beginning of its id's SHA-256; sealed, by AES-GCM: `counter: u64 big-endian | body`
 
 The label tells clusters apart that share a network, whether there is a key or not: it stands in front in
 clear, so packets of another cluster are told from those under a wrong key. All in front, what the envelope is
 for, and a context are associated data: none of it can be exchanged under the seal.
 
 Nonces are handed in, and must come from the system's source of randomness. By NIST SP 800-38D a key is good
-for 2**32 of them, for all members together: about 50 days of a hundred members, an afternoon of twenty
-thousand. What happens beyond is a chance that grows, one in a hundred thousand after 2**40; exchange keys.
+for 2**32 of them. Each sender seals under a key of its own, made of the ring's (`keyring.Key`), so what one
+member sends counts: nine years at fifteen datagrams a second, however many members there are.
 
 Replays: see `replay.py` for what is held and what is not. An answer on a stream takes its question as context
 (`context_of`): so it is the answer to this very question, whatever the receiver remembers.
@@ -38,8 +38,8 @@ SENDER_BYTES = 8
 COUNTER_BYTES = COUNTER_BITS // 8
 _CLEAR = 0xA0
 _SEALED = 0xE0
-_INSIDE_BYTES = SENDER_BYTES + COUNTER_BYTES
-assert SEAL_BYTES == 2 + LABEL_BYTES + NONCE_BYTES + _INSIDE_BYTES + TAG_BYTES, "limits.py counts the same"
+_FRONT_BYTES = SENDER_BYTES + NONCE_BYTES
+assert SEAL_BYTES == 2 + LABEL_BYTES + _FRONT_BYTES + COUNTER_BYTES + TAG_BYTES, "limits.py counts the same"
 
 
 class Purpose(Enum):
@@ -108,9 +108,9 @@ class Seal:
         if self.ring is None or not self.verify_outgoing:
             return self._front(_CLEAR) + body
         self._counter += 1
-        inside = self._sender + self._counter.to_bytes(COUNTER_BYTES, "big") + body
-        front = self._front(_SEALED)
-        sealed = self.ring.primary.encrypt(nonce, inside, self._associated(front, context))
+        inside = self._counter.to_bytes(COUNTER_BYTES, "big") + body
+        front = self._front(_SEALED) + self._sender
+        sealed = self.ring.primary.encrypt(self._sender, nonce, inside, self._associated(front, context))
         return front + nonce + sealed
 
     def open_(self, envelope: bytes, context: bytes = b"") -> bytes:
@@ -123,12 +123,13 @@ class Seal:
             return envelope[at:]
         if self.ring is None:
             raise Unopened("gossip came sealed, and there is no key here: set `encrypt`", Why.SEALED)
-        if len(envelope) < at + NONCE_BYTES + _INSIDE_BYTES + TAG_BYTES:
+        if len(envelope) < at + _FRONT_BYTES + COUNTER_BYTES + TAG_BYTES:
             raise Unopened("sealed gossip breaks off", Why.TRUNCATED)
-        associated = self._associated(envelope[:at], context)
-        inside = _inside(self.ring, envelope[at : at + NONCE_BYTES], envelope[at + NONCE_BYTES :], associated)
-        self._admit(inside[:SENDER_BYTES], int.from_bytes(inside[SENDER_BYTES:_INSIDE_BYTES], "big"))
-        return inside[_INSIDE_BYTES:]
+        sender, nonce = envelope[at : at + SENDER_BYTES], envelope[at + SENDER_BYTES : at + _FRONT_BYTES]
+        associated = self._associated(envelope[: at + SENDER_BYTES], context)
+        inside = _inside(self.ring, sender, nonce, envelope[at + _FRONT_BYTES :], associated)
+        self._admit(sender, int.from_bytes(inside[:COUNTER_BYTES], "big"))
+        return inside[COUNTER_BYTES:]
 
     def forget(self, id: str) -> None:
         """This member is pruned or reaped: under its id may come one whose clock is behind."""
@@ -188,9 +189,9 @@ def _kind(envelope: bytes) -> int:
     return kind
 
 
-def _inside(ring: Keyring, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
+def _inside(ring: Keyring, sender: bytes, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
     for key in ring.keys:
-        if (inside := key.decrypt(nonce, sealed, associated)) is not None:
+        if (inside := key.decrypt(sender, nonce, sealed, associated)) is not None:
             return inside
     raise Unopened(
         f"gossip sealed with none of the keys here ({', '.join(ring.fingerprints)}), or damaged",

@@ -16,6 +16,7 @@ from gemot.agent.gossip.keyring import FILE_BYTES, MOST_KEYS, Key, Keyring, keyg
 from gemot.server.model.errors import BadRequest, GemotError, NotFound
 
 A, B, C = (Key(bytes([number]) * 32) for number in (1, 2, 3))
+SENDER = b"sender 1"
 NONCE = bytes(12)
 
 
@@ -30,8 +31,8 @@ def text(secret: bytes) -> str:
 def test_a_key_of_any_size_of_aes_is_taken_in_base64(size: int) -> None:
     key = Key.parse(text(bytes(size)))
     assert key.text == text(bytes(size))
-    sealed = key.encrypt(NONCE, b"body", b"front")
-    assert key.decrypt(NONCE, sealed, b"front") == b"body"
+    sealed = key.encrypt(SENDER, NONCE, b"body", b"front")
+    assert key.decrypt(SENDER, NONCE, sealed, b"front") == b"body"
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 17, 31, 33, 64, 9_000])
@@ -56,12 +57,27 @@ def test_the_error_names_the_field_it_is_about() -> None:
 
 
 def test_a_key_opens_only_what_was_sealed_with_it_and_is_unchanged() -> None:
-    sealed = A.encrypt(NONCE, b"body", b"front")
-    assert B.decrypt(NONCE, sealed, b"front") is None
-    assert A.decrypt(NONCE, sealed, b"back") is None
-    assert A.decrypt(bytes([1]) * 12, sealed, b"front") is None
-    assert A.decrypt(NONCE, sealed[:-1] + bytes([sealed[-1] ^ 1]), b"front") is None
-    assert A.decrypt(NONCE, b"short", b"front") is None
+    sealed = A.encrypt(SENDER, NONCE, b"body", b"front")
+    assert B.decrypt(SENDER, NONCE, sealed, b"front") is None
+    assert A.decrypt(SENDER, NONCE, sealed, b"back") is None
+    assert A.decrypt(SENDER, bytes([1]) * 12, sealed, b"front") is None
+    assert A.decrypt(SENDER, NONCE, sealed[:-1] + bytes([sealed[-1] ^ 1]), b"front") is None
+    assert A.decrypt(SENDER, NONCE, b"short", b"front") is None
+    assert A.decrypt(b"another.", NONCE, sealed, b"front") is None
+    assert A.decrypt(SENDER, NONCE, sealed, b"front") == b"body"
+
+
+def test_of_senders_only_those_that_have_the_key_take_room_and_only_so_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemot.agent.gossip.keyring.MOST_SENDERS", 3)
+    key = Key(bytes(32))
+    for number in range(50):
+        key.decrypt(number.to_bytes(8, "big"), NONCE, bytes(40), b"")
+    assert key._ciphers == {}
+    sealed = [(each, key.encrypt(each, NONCE, b"body", b"")) for each in (b"%8d" % n for n in range(9))]
+    assert len(key._ciphers) == 3
+    assert all(key.decrypt(each, NONCE, body, b"") == b"body" for each, body in sealed)
 
 
 def test_no_key_shows_itself_by_accident() -> None:
