@@ -1,0 +1,182 @@
+"""User events: short messages that somebody fires and every member hears, if all goes well.
+
+Delivery is by gossip: soon, to all that are there, at most once each, in no promised order, and to nobody who
+comes later. Filters are the receiver's to apply, for it alone knows what runs on it. Consul has the shapes
+(`/v1/event/*`); times are Lamport's, as serf has them.
+
+Regular expressions are RE2's, as Consul's are: whatever a stranger writes, a match takes time in proportion
+to the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+import re2
+
+from gemot.agent.gossip.lamport import LamportClock
+from gemot.agent.gossip.message import News
+from gemot.server.model.errors import BadRequest, TooLarge
+
+TOPIC = 1
+VERSION = 1
+
+MAX_BYTES = 512
+"""One event in all, encoded: what Consul's gossip takes."""
+
+KEPT = 256
+"""Events that are told by `/v1/event/list`."""
+
+REMEMBERED = 512
+"""Lamport times for which events are known from those heard before; what is older is not heard again."""
+
+MOST_AT_ONE_TIME = 64
+"""Members that fire at one Lamport time. More are dropped: that is a flood."""
+
+_PATTERN_BYTES = 1 << 20
+"""Memory for one compiled filter."""
+
+
+class UserEvent(msgspec.Struct, frozen=True, array_like=True):
+    """What is said. `id` is a UUID. An empty filter means everybody; `tag` is one of a matching service."""
+
+    id: str
+    name: str
+    payload: bytes = b""
+    node: str = ""
+    service: str = ""
+    tag: str = ""
+    version: int = VERSION
+
+    @property
+    def index(self) -> int:
+        """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
+        value = int(self.id.replace("-", ""), 16)
+        return (value >> 64) ^ (value & (1 << 64) - 1)
+
+
+class Fired(msgspec.Struct, frozen=True, array_like=True):
+    """An event as it travels: with the Lamport time at which it was fired."""
+
+    time: int
+    event: UserEvent
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Fired)
+
+
+class Events:
+    """What one member has fired and heard. `heard` are the newest, the oldest first."""
+
+    def __init__(self) -> None:
+        self.clock = LamportClock()
+        self.heard: list[Fired] = []
+        self._ids: dict[int, list[str]] = {}
+        self._since = 0
+        self.dropped = 0
+
+    def fire(self, event: UserEvent) -> News:
+        """What to tell everybody; `hear` it here too. Raises BadRequest or TooLarge."""
+        if fault := _fault(event):
+            raise BadRequest(fault)
+        body = _encoder.encode(Fired(self.clock.tick(), event))
+        if len(body) > MAX_BYTES:
+            raise TooLarge(
+                f"the event has {len(body)} bytes with its name and filters, the limit is {MAX_BYTES}: "
+                f"put what is long into the KV store, and its key into the payload"
+            )
+        return News(TOPIC, body)
+
+    def hear(self, news: News) -> Fired | None:
+        """The event if it is new: it is to be passed on, whoever it is meant for. None else."""
+        fired = _decoded(news)
+        if fired is None or not self.clock.witness(fired.time):
+            self.dropped += 1
+            return None
+        if fired.time < max(self._since, self.clock.time - REMEMBERED):
+            return None
+        ids = self._ids.setdefault(fired.time, [])
+        if fired.event.id in ids:
+            return None
+        if len(ids) >= MOST_AT_ONE_TIME:
+            self.dropped += 1
+            return None
+        ids.append(fired.event.id)
+        self._forget_old()
+        return fired
+
+    def accept(self, fired: Fired) -> None:
+        """This member is meant: it shows in the list from now on."""
+        self.heard = [*self.heard, fired][-KEPT:]
+
+    def ignore_before(self, time: int) -> None:
+        """This member has just joined others whose clock shows this: what was fired before is not for it."""
+        if self.clock.witness(time):
+            self._since = max(self._since, time + 1)
+
+    def _forget_old(self) -> None:
+        oldest = self.clock.time - REMEMBERED
+        if len(self._ids) > 2 * REMEMBERED:
+            self._ids = {time: ids for time, ids in self._ids.items() if time >= oldest}
+
+
+def is_meant(event: UserEvent, node: str, services: Iterable[tuple[str, tuple[str, ...]]]) -> bool:
+    """Does a host of this name, with services of these names and tags, pass the filters?"""
+    if event.node and not _matches(event.node, node):
+        return False
+    if not event.service:
+        return True
+    for name, tags in services:
+        if _matches(event.service, name) and (not event.tag or any(_matches(event.tag, tag) for tag in tags)):
+            return True
+    return False
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """A filter that is none, from a stranger, matches nothing."""
+    compiled = _compiled(pattern)
+    return compiled is not None and compiled.search(text) is not None
+
+
+def _compiled(pattern: str) -> re2._Regexp | None:
+    options = re2.Options()
+    options.max_mem = _PATTERN_BYTES
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error:
+        return None
+
+
+def _fault(event: UserEvent) -> str:
+    """What is wrong with an event that is to be fired, "" if nothing is."""
+    if not event.name:
+        return "Missing name"
+    if event.tag and not event.service:
+        return "Cannot provide tag filter without service filter"
+    for field, pattern in (("node", event.node), ("service", event.service), ("tag", event.tag)):
+        if pattern and _compiled(pattern) is None:
+            return f"Invalid {field} filter: {pattern!r} is no regular expression that RE2 takes"
+    return ""
+
+
+def _decoded(news: News) -> Fired | None:
+    if news.topic != TOPIC or len(news.body) > MAX_BYTES:
+        return None
+    try:
+        fired = _decoder.decode(news.body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    event = fired.event
+    whole = fired.time >= 0 and event.name and len(event.id) == 36 and _is_uuid(event.id)
+    return fired if whole else None
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        int(text.replace("-", ""), 16)
+    except ValueError:
+        return False
+    return len(text.replace("-", "")) == 32

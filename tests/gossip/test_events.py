@@ -1,0 +1,187 @@
+"""User events: heard once by those who were there, shown to those who are meant, within bounds."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemot.agent.gossip.events import (
+    KEPT,
+    MAX_BYTES,
+    MOST_AT_ONE_TIME,
+    REMEMBERED,
+    TOPIC,
+    Events,
+    UserEvent,
+    is_meant,
+)
+from gemot.agent.gossip.lamport import MOST_AHEAD, LamportClock
+from gemot.agent.gossip.message import News
+from gemot.server.model.errors import BadRequest, TooLarge
+
+
+def event(number: int = 1, **fields: object) -> UserEvent:
+    return UserEvent(str(UUID(int=number)), "deploy", **fields)  # type: ignore[arg-type]
+
+
+def heard(events: Events, news: News) -> int | None:
+    """The number of the event that this brought, if it is new."""
+    fired = events.hear(news)
+    return None if fired is None else UUID(fired.event.id).int
+
+
+def test_whoever_hears_an_event_a_second_time_has_heard_it() -> None:
+    sender, receiver = Events(), Events()
+    news = sender.fire(event())
+    assert heard(receiver, news) == 1
+    assert heard(receiver, news) is None
+    assert heard(sender, news) == 1, "it hears its own as everybody does"
+
+
+def test_events_of_several_members_at_one_time_are_all_heard() -> None:
+    receiver = Events()
+    assert [heard(receiver, Events().fire(event(n))) for n in range(1, 6)] == [1, 2, 3, 4, 5]
+    assert receiver.clock.time == 1
+
+
+def test_a_later_event_has_a_later_time_wherever_it_is_fired() -> None:
+    one, other = Events(), Events()
+    for number in range(1, 9):
+        other.hear(one.fire(event(number)))
+    fired = one.hear(other.fire(event(99)))
+    assert fired is not None
+    assert fired.time == 9
+
+
+def test_what_was_fired_before_it_joined_is_not_for_it() -> None:
+    old, newcomer = Events(), Events()
+    before = [old.fire(event(n)) for n in (1, 2, 3)]
+    newcomer.ignore_before(old.clock.time)
+    assert [heard(newcomer, news) for news in before] == [None] * 3
+    assert heard(newcomer, old.fire(event(4))) == 4
+
+
+def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() -> None:
+    sender, receiver = Events(), Events()
+    first = sender.fire(event(1))
+    assert heard(receiver, first) == 1
+    for number in range(2, 3 * REMEMBERED):
+        receiver.hear(sender.fire(event(number)))
+    assert heard(receiver, first) is None
+    assert len(receiver._ids) <= 2 * REMEMBERED + 1
+
+
+def test_a_flood_at_one_time_ends() -> None:
+    receiver = Events()
+    new = [heard(receiver, Events().fire(event(n))) for n in range(1, MOST_AT_ONE_TIME + 20)]
+    assert len([each for each in new if each is not None]) == MOST_AT_ONE_TIME
+    assert receiver.dropped == 19
+
+
+def test_the_list_has_the_newest() -> None:
+    events = Events()
+    for number in range(1, KEPT + 9):
+        fired = events.hear(events.fire(event(number)))
+        assert fired is not None
+        events.accept(fired)
+    assert len(events.heard) == KEPT
+    assert UUID(events.heard[0].event.id).int == 9
+
+
+def test_the_index_of_an_event_is_both_halves_of_its_id() -> None:
+    assert event((5 << 64) + 3).index == 5 ^ 3
+    assert (
+        UserEvent("b54fe110-7af5-cafc-d1fb-afc8ba432b1c", "x").index
+        == 0xB54FE1107AF5CAFC ^ 0xD1FBAFC8BA432B1C
+    )
+
+
+# -- what may be fired ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (UserEvent(str(UUID(int=1)), ""), "Missing name"),
+        (event(tag="x"), "tag filter without service filter"),
+        (event(node="("), "node filter"),
+        (event(service="a{9999}"), "service filter"),
+        (event(service="web", tag="(?=x)"), "tag filter"),
+    ],
+)
+def test_what_cannot_be_fired_is_refused_with_the_reason(wrong: UserEvent, told: str) -> None:
+    events = Events()
+    with pytest.raises(BadRequest, match=told):
+        events.fire(wrong)
+    assert events.clock.time == 0
+
+
+def test_an_event_that_is_too_long_says_how_long_it_is_and_what_to_do() -> None:
+    with pytest.raises(TooLarge, match=rf"has \d+ bytes.*limit is {MAX_BYTES}.*KV store"):
+        Events().fire(event(payload=bytes(MAX_BYTES)))
+    assert len(Events().fire(event(payload=bytes(400))).body) <= MAX_BYTES
+
+
+# -- whom it is for ------------------------------------------------------------------------------------------
+
+
+SERVICES = (("web", ("v1", "blue")), ("db", ()))
+
+
+@pytest.mark.parametrize(
+    ("filters", "meant"),
+    [
+        ({}, True),
+        ({"node": "^host7$"}, True),
+        ({"node": "host"}, True),
+        ({"node": "^other"}, False),
+        ({"service": "we."}, True),
+        ({"service": "cache"}, False),
+        ({"service": "web", "tag": "^blue$"}, True),
+        ({"service": "db", "tag": "blue"}, False),
+        ({"node": "host", "service": "cache"}, False),
+        ({"node": "("}, False),
+    ],
+)
+def test_filters_are_regular_expressions_on_the_receiver(filters: dict[str, str], meant: bool) -> None:
+    assert is_meant(event(**filters), "host7", SERVICES) is meant
+
+
+def test_no_filter_of_a_stranger_takes_longer_than_its_text() -> None:
+    """Where a backtracking engine would need longer than anybody lives."""
+    began = time.process_time()
+    assert not is_meant(event(node="(a+)+$"), "a" * 10_000 + "b", ())
+    assert time.process_time() - began < 5
+
+
+# -- what comes from outside ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x92\x01\x90", b"\x92\x01\x97", b"\x00" * 600, b"\x92" * 400, b"\xff" * 40]
+)
+def test_what_is_no_event_is_dropped_and_counted(body: bytes) -> None:
+    events = Events()
+    assert events.hear(News(TOPIC, body)) is None
+    assert events.dropped == 1
+    assert events.clock.time == 0
+
+
+@given(body=st.binary(max_size=600))
+def test_any_bytes_are_an_event_or_none(body: bytes) -> None:
+    Events().hear(News(TOPIC, body))
+
+
+def test_news_of_another_topic_is_no_event() -> None:
+    assert Events().hear(News(TOPIC + 1, Events().fire(event()).body)) is None
+
+
+def test_a_time_that_no_clock_can_have_reached_does_not_use_up_the_numbers() -> None:
+    clock = LamportClock()
+    assert not clock.witness(MOST_AHEAD + 1)
+    assert clock.tick() == 1
+    assert clock.witness(MOST_AHEAD)
