@@ -11,8 +11,9 @@ SEED ?= 1
 KILLS ?= 20
 JOBS ?= 2
 PACKETS ?= 1000000
+MEMBERS ?= 100
 
-.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points gossip-fuzz
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points gossip-sim gossip-fuzz
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -55,6 +56,9 @@ model: dev
 
 links: dev
 	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
+
+gossip-sim: dev
+	$(BIN)/python tests/gossip/sim.py --members $(MEMBERS)
 
 gossip-fuzz: dev
 	$(BIN)/python tests/gossip/fuzz.py --packets $(PACKETS) --seed $(SEED)
