@@ -113,8 +113,8 @@ class Events:
 
     def ignore_before(self, time: int) -> None:
         """This member has just joined others whose clock shows this: what was fired before is not for it."""
-        if self.clock.witness(time):
-            self._since = max(self._since, time + 1)
+        self.clock.catch_up(time)
+        self._since = max(self._since, self.clock.time + 1)
 
     def _forget_old(self) -> None:
         oldest = self.clock.time - REMEMBERED

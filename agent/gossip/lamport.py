@@ -5,8 +5,11 @@ Lamport, "Time, Clocks, and the Ordering of Events in a Distributed System" (197
 
 from __future__ import annotations
 
-MOST_AHEAD = 1 << 40
-"""A time so far ahead is no clock's; it would use up the numbers of all."""
+MOST_AHEAD = 1 << 20
+"""An event so far ahead is nobody's: believed, it would make all others too old."""
+
+MOST = 1 << 62
+"""No clock goes further; a million events a second for a hundred thousand years."""
 
 
 class LamportClock:
@@ -20,7 +23,11 @@ class LamportClock:
 
     def witness(self, time: int) -> bool:
         """Something was heard that was said at this time. False if that cannot be."""
-        if time > self.time + MOST_AHEAD:
+        if time > min(self.time + MOST_AHEAD, MOST):
             return False
         self.time = max(self.time, time)
         return True
+
+    def catch_up(self, time: int) -> None:
+        """The clock of one that was asked, which may be far ahead of one that has just begun."""
+        self.time = max(self.time, min(time, MOST))

@@ -55,6 +55,7 @@ SEQ_MAX = (1 << 32) - 1
 INCARNATION_MAX = (1 << 63) - 1
 TOPIC_MAX = 255
 PROTOCOL_LIMIT = 255
+RECONNECT_MAX_MS = 31 * 86_400_000
 
 RECORDS = 65_536
 NEWS = 1_024
@@ -104,6 +105,7 @@ def facts_fault(facts: Facts) -> str:
         or _place(facts.host, facts.port)
         or _size("meta", facts.meta, META_BYTES)
         or _protocols(facts.protocol_min, facts.protocol_max)
+        or number_fault("reconnect timeout", facts.reconnect_timeout_ms, 0, RECONNECT_MAX_MS)
     )
 
 

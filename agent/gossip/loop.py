@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
 from gemot.agent.gossip import packet, stream
-from gemot.agent.gossip.limits import FRAME_BYTES
+from gemot.agent.gossip.lamport import LamportClock
+from gemot.agent.gossip.limits import FRAME_BYTES, REASON_BYTES
 from gemot.agent.gossip.message import Facts, News, Ping
 from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, context_of
-from gemot.agent.gossip.swim import Event, Place, Swim
+from gemot.agent.gossip.swim import Swim
+from gemot.agent.gossip.view import Change, Event, Place
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, Unavailable
 
 log = logging.getLogger("gemot.gossip")
@@ -27,6 +30,12 @@ STREAM_S = 10.0
 
 MOST_STREAMS = 64
 """Questions under way, of others and own ones, each; more are dropped, and come again."""
+
+MOST_PER_ADDRESS = 8
+"""Of those of others."""
+
+MOST_BUFFERED = 64 << 20
+"""Bytes of questions that have not come whole yet, all together. Who wants more is sent away."""
 
 GOODBYE_S = 3.0
 """How long a good-bye may take to spread (Consul's leave propagation)."""
@@ -49,7 +58,7 @@ class Gossip:
         on_event: Callable[[Event], None],
         on_news: Callable[[News], None] = lambda _news: None,
         on_distance: Callable[[str, int, bytes], None] = lambda _id, _ms, _payload: None,
-        clock: Callable[[], int] = lambda: 0,
+        clock: LamportClock | None = None,
     ) -> None:
         self._loop = loop
         self.swim = swim
@@ -59,11 +68,12 @@ class Gossip:
         self._on_event = on_event
         self._on_news = on_news
         self._on_distance = on_distance
-        self._clock = clock
+        self.clock = clock or LamportClock()
         self._socket: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._answering = 0
+        self._answerers: dict[_Answerer, None] = {}
+        self.buffered = 0
         self._stopped = False
         self.dropped: Counter[str] = Counter()
         """What was not taken, by why."""
@@ -73,7 +83,7 @@ class Gossip:
     async def start(self, host: str, port: int) -> None:
         """Raises OSError when the address is in use."""
         self._socket, _ = await self._loop.create_datagram_endpoint(
-            lambda: _Datagrams(self), local_addr=(host, port)
+            lambda: _Datagrams(self), sock=_bound(host, port)
         )
         self._after()
 
@@ -96,6 +106,8 @@ class Gossip:
             self._timer.cancel()
         if self._socket is not None:
             self._socket.close()
+        for answerer in list(self._answerers):
+            answerer.end()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -112,12 +124,14 @@ class Gossip:
         self._after()
         return result
 
-    async def exchange(self, host: str, port: int, *, join: bool = False) -> Facts:
+    async def exchange(
+        self, host: str, port: int, *, join: bool = False, known: Facts | None = None
+    ) -> Facts:
         """Exchange everything with whoever answers there, and tell who it is.
 
         Raises Unavailable, or BadRequest with why it, or this side, refused.
         """
-        question = stream.Exchange(join, self.swim.me, self.swim.records(), self._clock(), ())
+        question = stream.Exchange(join, self.swim.me, self.swim.records(known), self.clock.time, ())
         answer = await self._ask(host, port, question)
         if isinstance(answer, stream.Refused):
             raise BadRequest(answer.reason)
@@ -125,7 +139,8 @@ class Gossip:
             raise Unavailable(f"an exchange was answered by {type(answer).__name__}")
         if why := self._admit(answer):
             raise BadRequest(why)
-        self._take_in(answer)
+        self.clock.catch_up(answer.clock)
+        self._take_in(answer, Place(host, port))
         return answer.sender
 
     # -- datagrams ---------------------------------------------------------------------------------
@@ -149,6 +164,9 @@ class Gossip:
         """Carry out what follows from what has just happened, and wait for what is due next."""
         if self._stopped:
             return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self.swim.next_ms / 1000, self._tick)
         out = self.swim.take()
         for place, data in out.datagrams:
             self._send(place, data)
@@ -159,12 +177,12 @@ class Gossip:
         for id, ms, payload in out.acks:
             self._on_distance(id, ms, payload)
         for event in out.events:
+            if event.change is Change.REAPED:
+                self._datagrams.forget(event.record.facts.id)
+                self._frames.forget(event.record.facts.id)
             self._on_event(event)
         for news in out.news:
             self._on_news(news)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(self.swim.next_ms / 1000, self._tick)
 
     def _send(self, place: Place, data: bytes) -> None:
         if self._socket is not None and not self._socket.is_closing():
@@ -195,7 +213,7 @@ class Gossip:
 
     async def _exchange_quietly(self, facts: Facts) -> None:
         try:
-            await self.exchange(facts.host, facts.port)
+            await self.exchange(facts.host, facts.port, known=facts)
         except GemotError as error:
             log.debug("gossip: no exchange: member=%s error=%s", facts.name, error.message)
 
@@ -225,11 +243,17 @@ class Gossip:
         """A protocol that answers one question."""
         return _Answerer(self, self._loop)
 
-    def busy(self) -> bool:
-        return self._answering >= MOST_STREAMS
+    def lets_in(self, answerer: _Answerer) -> bool:
+        """May this connection ask something, too?"""
+        of_one = sum(each.host == answerer.host for each in self._answerers)
+        if len(self._answerers) >= MOST_STREAMS or of_one >= MOST_PER_ADDRESS:
+            self.dropped["busy"] += 1
+            return False
+        self._answerers[answerer] = None
+        return True
 
-    def answering(self, by: int) -> None:
-        self._answering += by
+    def lets_go(self, answerer: _Answerer) -> None:
+        self._answerers.pop(answerer, None)
 
     def answer(self, envelope: bytes, host: str) -> bytes | None:
         """The answer's frame, or None when there is none to give. Raises PeerBroke."""
@@ -249,16 +273,15 @@ class Gossip:
                     log.warning(
                         "gossip: exchange refused: from=%s name=%s why=%s", host, question.sender.name, why
                     )
-                    return stream.Refused(why)
+                    return stream.Refused(_one_line(why))
                 self._take_in(question)
-                return stream.Exchange(
-                    False, self.swim.me, self.swim.records(question.sender), self._clock(), ()
-                )
+                records = self.swim.records(question.sender)
+                return stream.Exchange(False, self.swim.me, records, self.clock.time, ())
             case _:
                 return None
 
-    def _take_in(self, told: stream.Exchange) -> None:
-        self.do(lambda swim, now: swim.merge(told.records, told.sender, now))
+    def _take_in(self, told: stream.Exchange, dialled: Place | None = None) -> None:
+        self.do(lambda swim, now: swim.merge(told.records, told.sender, now, dialled=dialled))
         for news in told.news:
             self._on_news(news)
 
@@ -282,36 +305,72 @@ class _Answerer(asyncio.Protocol):
         self._loop = loop
         self._reader = stream.FrameReader()
         self._transport: asyncio.Transport | None = None
-        self._host = "?"
-        self._counted = False
+        self._over: asyncio.TimerHandle | None = None
+        self._buffered = 0
+        self.host = "?"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         peername = transport.get_extra_info("peername")
-        self._host = str(peername[0]) if peername else "?"
-        if self._gossip.busy():
-            self._gossip.dropped["busy"] += 1
-            self._transport.abort()
-            return
-        self._gossip.answering(1)
-        self._counted = True
-        self._loop.call_later(STREAM_S, self._transport.abort)
+        self.host = str(peername[0]) if peername else "?"
+        if self._gossip.lets_in(self):
+            self._over = self._loop.call_later(STREAM_S, self.end)
+        else:
+            self.end()
 
     def data_received(self, data: bytes) -> None:
         if self._transport is None or self._transport.is_closing():
             return
+        self._buffered += len(data)
+        self._gossip.buffered += len(data)
         try:
+            if self._gossip.buffered > MOST_BUFFERED:
+                raise PeerBroke(f"more than {MOST_BUFFERED} bytes of unfinished questions at a time")
             for envelope in self._reader.feed(data):
-                if (answer := self._gossip.answer(envelope, self._host)) is not None:
+                if (answer := self._gossip.answer(envelope, self.host)) is not None:
                     self._transport.write(answer)
                 self._transport.close()
                 return
         except PeerBroke as error:
-            self._gossip.refuse(self._host, error)
-            self._transport.abort()
+            self._gossip.refuse(self.host, error)
+            self.end()
+        except GemotError as error:
+            log.error("gossip: no answer can be given: to=%s error=%s", self.host, error.message)
+            self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._counted:
-            self._counted = False
-            self._gossip.answering(-1)
+        self._gossip.buffered -= self._buffered
+        self._gossip.lets_go(self)
+        if self._over is not None:
+            self._over.cancel()
         self._transport = None
+
+    def end(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """For one family of addresses, as the door to the same port is."""
+    family, kind, number, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, number)
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.setblocking(False)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _one_line(reason: str) -> str:
+    """As a refusal may be: strangers' names stand in it."""
+    return (
+        "".join(each if each.isprintable() else "?" for each in reason)
+        .encode()[:REASON_BYTES]
+        .decode(errors="ignore")
+    )

@@ -117,7 +117,8 @@ class Members:
                 for _ in range(min(count, len(all_that_fit)))
             ]
         found: dict[str, Record] = {}
-        for _ in range(count * DRAWS):
+        # Those that are gone keep their places for days: as many more draws as there are more places.
+        for _ in range(count * DRAWS * math.ceil(places / max(1, self.here))):
             record = self.at(random.randrange(places))
             if record is not None and fits(record):
                 found[record.facts.id] = record

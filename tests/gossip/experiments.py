@@ -15,8 +15,8 @@ from gossip.laws import Laws
 from gossip.virtual import Member, Network
 
 from gemot.agent.gossip.message import Status
-from gemot.agent.gossip.swim import Change
 from gemot.agent.gossip.timing import LAN, Timing
+from gemot.agent.gossip.view import Change
 
 WARM_MS = 10_000
 LIMIT_MS = 300_000

@@ -5,28 +5,29 @@ from __future__ import annotations
 from gossip.virtual import Member, Network
 
 from gemot.agent.gossip.message import Status
-from gemot.agent.gossip.swim import Change, Event
+from gemot.agent.gossip.view import Change, Event
 
 AFTER: dict[Change | None, tuple[Change, ...]] = {
     # Whoever was there from the beginning, or was told of in an exchange when it was gone already.
     None: (Change.JOINED, Change.SUSPECTED, Change.UPDATED, Change.FAILED, Change.LEFT, Change.REAPED),
     Change.JOINED: (Change.SUSPECTED, Change.UPDATED, Change.FAILED, Change.LEFT),
-    Change.UPDATED: (Change.SUSPECTED, Change.UPDATED, Change.FAILED, Change.LEFT),
+    Change.UPDATED: (Change.SUSPECTED, Change.REFUTED, Change.UPDATED, Change.FAILED, Change.LEFT),
     Change.SUSPECTED: (Change.REFUTED, Change.UPDATED, Change.FAILED, Change.LEFT),
     Change.REFUTED: (Change.SUSPECTED, Change.UPDATED, Change.FAILED, Change.LEFT),
     Change.FAILED: (Change.JOINED, Change.LEFT, Change.REAPED),
     Change.LEFT: (Change.JOINED, Change.FAILED, Change.REAPED),
-    Change.REAPED: (Change.JOINED,),
+    # It may be listed again without a word, if it was gone anew when that was heard of.
+    Change.REAPED: (Change.JOINED, Change.FAILED, Change.LEFT, Change.REAPED),
 }
 """What may become of a member next: so each thing happens to it once."""
 
 STATUS = {
-    Change.JOINED: Status.ALIVE,
-    Change.UPDATED: Status.ALIVE,
-    Change.REFUTED: Status.ALIVE,
-    Change.SUSPECTED: Status.SUSPECT,
-    Change.FAILED: Status.FAILED,
-    Change.LEFT: Status.LEFT,
+    Change.JOINED: (Status.ALIVE,),
+    Change.UPDATED: (Status.ALIVE, Status.SUSPECT),
+    Change.REFUTED: (Status.ALIVE,),
+    Change.SUSPECTED: (Status.SUSPECT,),
+    Change.FAILED: (Status.FAILED,),
+    Change.LEFT: (Status.LEFT,),
 }
 
 
@@ -61,6 +62,6 @@ class Laws:
             and record.incarnation <= before.record.incarnation
         ):
             raise Broken(f"{member.id} forgot {before.record}, and sees {record} {change.value}")
-        if change is not Change.REAPED and record.status is not STATUS[change]:
+        if change is not Change.REAPED and record.status not in STATUS[change]:
             raise Broken(f"{member.id} sees {record} {change.value}")
         self._last[key] = event

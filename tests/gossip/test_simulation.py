@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import pytest
 from gossip.experiments import (
     LIFEGUARD,
@@ -21,9 +22,10 @@ from gossip.experiments import (
 from gossip.laws import Broken, Laws
 from gossip.virtual import Member, Network
 
+from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import Facts, Record, Status
-from gemot.agent.gossip.swim import Change, Event
 from gemot.agent.gossip.timing import LAN
+from gemot.agent.gossip.view import Change, Event
 
 MANY = 100
 
@@ -107,6 +109,20 @@ def test_after_a_loss_of_power_of_all_they_find_each_other_by_what_they_are_told
     assert took is not None
 
 
+def test_one_that_begins_anew_and_is_told_of_nobody_is_found_by_those_who_know_it() -> None:
+    """The first server of a cluster: others were told to join it, and it nobody."""
+    network = Network(6)
+    Laws(network)
+    members = network.grown(12)
+    network.run_for(5_000)
+    members[0].crash()
+    network.run_for(1_000)
+    again = network.add(1)
+    took = network.run_until(lambda: again.swim.members.here == 12, 30_000)
+    assert took is not None
+    assert took < 15_000
+
+
 def test_one_that_restarts_quickly_was_never_gone() -> None:
     network = Network(3)
     Laws(network)
@@ -156,41 +172,56 @@ def test_who_was_pruned_and_lives_comes_back() -> None:
     assert took is not None
 
 
-@pytest.mark.parametrize("seed", range(6))
+SHORT = msgspec.structs.replace(LAN, reconnect_timeout_ms=300_000, tombstone_timeout_ms=200_000)
+"""Those that are gone are forgotten within minutes."""
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_no_law_is_broken_and_all_agree_in_the_end(seed: int) -> None:
-    """Loss, crashes, restarts, good-byes, partitions, hosts that hang: then calm, and one view."""
-    network = Network(seed, loss=0.05)
+    """Loss, crashes, restarts, good-byes, new facts, prunes, partitions, hosts that hang; then calm.
+
+    In the end everybody holds the same of those that are here, to the incarnation, and nobody remembers the
+    others.
+    """
+    network = Network(seed, loss=0.05, timing=SHORT)
     Laws(network)
     random = Random(seed)
     members = network.grown(25)
-    gone: dict[str, Status] = {}
     network.run_for(5_000)
-    for _ in range(25):
-        _befall(network, random, members, gone)
+    for _ in range(40):
+        _befall(network, random, members)
         network.run_for(random.randrange(8_000))
     network.apart = lambda _a, _b: False
     for member in network.running:
         member.go_on()
-    took = network.run_until(lambda: _agreed(network, members, gone), 400_000, 500)
+    took = network.run_until(lambda: _agreed(network), 400_000, 500)
     assert took is not None
+    network.run_for(2 * SHORT.reconnect_timeout_ms)
+    here = {member.id for member in network.running}
+    assert all({r.facts.id for r in member.swim.members} == here for member in network.running)
+    assert _agreed(network)
 
 
-def _befall(network: Network, random: Random, members: list[Member], gone: dict[str, Status]) -> None:
+WHAT = ("crash", "restart", "leave", "hang", "go on", "apart", "together", "update", "prune")
+
+
+def _befall(network: Network, random: Random, members: list[Member]) -> None:
     number = random.randrange(len(members))
     member = members[number]
-    match random.choice(["crash", "restart", "leave", "hang", "go on", "apart", "together"]):
-        case "crash" if member.up and len(gone) < 8:
+    some_left = sum(each.up for each in members) > 14
+    now = network.now_ms
+    match random.choice(
+        ["crash", "restart", "leave", "hang", "go on", "apart", "together", "update", "prune"]
+    ):
+        case "crash" if member.up and some_left:
             member.crash()
-            gone.setdefault(member.id, Status.FAILED)
         case "restart" if not member.up:
             members[number] = network.add(number + 1)
-            gone.pop(member.id, None)
-            network.exchange(members[number], random.choice(network.running).place)
-        case "leave" if member.up and not member.hangs and len(gone) < 8:
-            member.do(lambda: member.swim.leave(network.now_ms))
+            _join(network, members[number], random)
+        case "leave" if member.up and not member.hangs and some_left:
+            member.do(lambda: member.swim.leave(now))
             network.run_until(lambda: member.swim.said_goodbye, 5_000)
             member.crash()
-            gone[member.id] = Status.LEFT
         case "hang":
             member.hang()
         case "go on":
@@ -200,14 +231,27 @@ def _befall(network: Network, random: Random, members: list[Member], gone: dict[
             network.apart = lambda a, b: (a.id in some) != (b.id in some)
         case "together":
             network.apart = lambda _a, _b: False
+        case "update" if member.up:
+            facts = msgspec.structs.replace(member.swim.me, meta=str(now).encode())
+            member.do(lambda: member.swim.update(facts, now))
+        case "prune":
+            operator = random.choice(network.running)
+            operator.do(lambda: operator.swim.expect_no_more(member.id, now, prune=random.random() < 0.7))
 
 
-def _agreed(network: Network, members: list[Member], gone: dict[str, Status]) -> bool:
-    """Those that run hold each other for alive, and those that do not for gone, in one way or the other."""
-    away = (Status.FAILED, Status.LEFT, None)
+def _join(network: Network, member: Member, random: Random) -> None:
+    """Ask one that may know the others, until it is not alone, as `retry_join` does."""
+    if member.up and member.swim.members.here <= 1:
+        network.exchange(member, random.choice(network.running).place)
+        network.at(network.now_ms + 5_000, _join, network, member, random)
+
+
+def _agreed(network: Network) -> bool:
+    """Of those that run everybody holds the same, and nobody holds anybody else for alive."""
+    here = {member.id: Record(member.swim.me, member.swim.incarnation) for member in network.running}
     return all(
-        network.everyone_holds(each.id, *((Status.ALIVE,) if each.id not in gone else away))
-        for each in members
+        {record.facts.id: record for record in member.swim.members if record.status in HERE} == here
+        for member in network.running
     )
 
 

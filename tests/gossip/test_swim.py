@@ -24,8 +24,9 @@ from gemot.agent.gossip.message import (
     Word,
 )
 from gemot.agent.gossip.packet import decode
-from gemot.agent.gossip.swim import MOST_AHEAD, Change, Output, Place, Swim
+from gemot.agent.gossip.swim import Output, Swim
 from gemot.agent.gossip.timing import LAN, Timing
+from gemot.agent.gossip.view import CEILING, MOST_MEMBERS, Change, Place
 
 SOMEWHERE = Place("10.9.9.9", 8301)
 
@@ -176,25 +177,44 @@ def test_what_is_wrong_about_itself_is_refuted_by_a_newer_incarnation(word: Word
     assert one.swim.awareness.score == 1, "it is slow, or badly reached"
 
 
-@pytest.mark.parametrize("id", ["id1", "id2"])
-def test_an_incarnation_that_nobody_can_have_reached_is_not_believed(id: str) -> None:
-    """Not of itself, and not of others: nobody could ever refute it."""
+def test_a_lie_that_could_never_be_refuted_is_not_believed_about_itself() -> None:
     one = One()
-    known = facts(int(id[2:]))
-    for incarnation in (INCARNATION_MAX, MOST_AHEAD + 1):
-        one.hear(Suspect(id, incarnation, "id3"), Dead(id, incarnation, "id3"), Alive(incarnation, known))
-    one.swim.merge([Record(known, INCARNATION_MAX, Status.FAILED)], facts(3), one.now_ms)
+    one.hear(Suspect("id1", INCARNATION_MAX, "id3"), Dead("id1", CEILING + 1, "id3"))
+    one.swim.merge([Record(facts(1), INCARNATION_MAX, Status.FAILED)], facts(3), one.now_ms)
+    assert one.swim.incarnation == 0
+    one.hear(Suspect("id1", CEILING, "id3"))
+    assert one.swim.incarnation == CEILING + 1
+
+
+def test_hearsay_that_is_far_ahead_is_not_believed_but_its_subject_is_asked() -> None:
+    """One lie made it go so far; what it says itself, at its own place, is believed."""
+    one = One()
+    far = CEILING + 1
+    one.hear(Suspect("id2", far, "id3"), Dead("id2", far, "id3"), Alive(far, facts(2)))
+    one.swim.merge([Record(facts(2), INCARNATION_MAX, Status.FAILED)], facts(3), one.now_ms)
     one._take()
     assert one.changes == []
-    assert one.swim.members.get(id) == Record(known)
+    assert one.swim.members.get("id2") == Record(facts(2))
+    assert one.out.exchanges == [facts(2)], "once, whatever is said"
+    one.swim.merge([Record(facts(2), far)], facts(2), one.now_ms)
+    assert one.swim.members.get("id2") == Record(facts(2)), "anybody can say so who comes here"
+    one.swim.merge([Record(facts(2), far)], facts(2), one.now_ms, dialled=Place("10.0.0.2", 8301))
+    assert one.swim.members.get("id2") == Record(facts(2), far)
 
 
-def test_old_news_about_itself_needs_no_answer() -> None:
+def test_old_doubts_about_itself_are_answered_by_what_it_said_already() -> None:
+    """Whoever has them has not heard its refutation yet."""
     one = One()
     one.hear(Suspect("id1", 4, "id2"))
+    one.pass_ms(20_000, answered=True)
     one.forget()
     one.hear(Suspect("id1", 3, "id3"), Dead("id1", 4, "id3"), Alive(5, facts(1)))
+    one.pass_ms(1_000, answered=True)
     assert one.swim.incarnation == 5
+    assert one.swim.awareness.score == 0
+    one.hear(Dead("id1", 4, "id3"))
+    one.pass_ms(500)
+    assert one.words(Alive) == [Alive(5, facts(1))]
 
 
 def test_own_new_facts_are_told_under_a_new_incarnation() -> None:
@@ -225,6 +245,14 @@ def test_a_ping_is_answered_to_where_it_came_from() -> None:
     one = One()
     one.hear(Ping(77, "id1", "id2"), source=Place("10.0.0.2", 9))
     assert one.told(Ack) == [(Place("10.0.0.2", 9), Ack(77))]
+
+
+def test_who_pings_and_is_not_known_is_asked_who_else_there_is_but_not_by_each_ping() -> None:
+    one = One()
+    source = Place("10.0.0.8", 8301)
+    one.hear(Ping(77, "id1", "id8"), Ping(78, "id1", "id9"), source=source)
+    assert [(each.id, each.host, each.port) for each in one.out.exchanges] == [("id8", *source)]
+    assert len(one.told(Ack)) == 2
 
 
 def test_a_ping_for_another_is_not_answered() -> None:
@@ -288,6 +316,39 @@ def test_confirmations_shorten_the_wait_and_are_passed_on() -> None:
     one.pass_ms(LAN.suspicion_min_ms(7) + 40, answered=False)
     assert ("failed", "id2") in one.changes
     assert Suspect("id2", 0, "id5") in one.words(Suspect)
+
+
+def test_a_newer_incarnation_that_is_suspected_has_all_its_time() -> None:
+    """It proves that the older suspicion was refuted, though the refutation was not heard here."""
+    one = One(others=6)
+    one.hear(Suspect("id2", 0, "id3"))
+    one.pass_ms(3_900, answered=True)
+    one.hear(Suspect("id2", 1, "id4"), Suspect("id2", 1, "id5"), Suspect("id2", 1, "id6"))
+    one.pass_ms(LAN.suspicion_min_ms(7) - 100, answered=True)
+    assert one.swim.members.get("id2") == Record(facts(2), 1, Status.SUSPECT)
+    one.pass_ms(200, answered=True)
+    assert one.changes == [("suspected", "id2"), ("failed", "id2")]
+
+
+@pytest.mark.parametrize("theirs", [Status.SUSPECT, Status.FAILED])
+def test_an_exchange_begins_a_suspicion_and_confirms_none(theirs: Status) -> None:
+    """The sender may have it from hearsay, too."""
+    one = One(others=6)
+    for number in (3, 4, 5, 6):
+        one.swim.merge([Record(facts(2), 0, theirs)], facts(number), one.now_ms)
+    one.pass_ms(LAN.suspicion_max_ms(7) - 100, answered=True)
+    assert one.status(2) is Status.SUSPECT
+
+
+def test_facts_that_come_after_later_news_are_taken_all_the_same() -> None:
+    one = One()
+    moved = msgspec.structs.replace(facts(2), host="10.0.0.99")
+    one.hear(Suspect("id2", 1, "id3"), Alive(1, moved))
+    assert one.swim.members.get("id2") == Record(moved, 1, Status.SUSPECT)
+    one.hear(Dead("id2", 3, "id2", left=True))
+    again = msgspec.structs.replace(facts(2), meta=b"again")
+    one.swim.merge([Record(again, 3, Status.LEFT)], facts(3), one.now_ms)
+    assert one.swim.members.get("id2") == Record(again, 3, Status.LEFT)
 
 
 def test_a_lonely_suspicion_lasts_six_times_as_long() -> None:
@@ -392,6 +453,28 @@ def test_a_good_bye_is_told_and_then_nothing_more_is_said() -> None:
     assert one.told(Alive) == one.told(Ping) == []
 
 
+def test_new_facts_do_not_take_a_good_bye_back() -> None:
+    one = One()
+    one.swim.leave(one.now_ms)
+    one.swim.update(msgspec.structs.replace(facts(1), meta=b"new"), one.now_ms)
+    one.pass_ms(1_000)
+    assert one.told(Alive) == []
+    assert one.words(Dead) == [Dead("id1", 0, "id1", left=True)]
+
+
+def test_strangers_are_let_in_as_far_as_there_is_room_and_they_are_admitted() -> None:
+    swim = Swim(me=facts(1), timing=LAN, random=Random(1), now_ms=0, admits=lambda one: one.name != "node7")
+    swim.on_words([Alive(0, facts(7)), Alive(0, facts(8))], SOMEWHERE, 10)
+    swim.merge([Record(facts(7), 0, Status.FAILED)], facts(8), 10)
+    assert [record.facts.id for record in swim.members] == ["id1", "id8"]
+    many = [
+        Record(msgspec.structs.replace(facts(9), id=f"x{n}"), 0, Status.FAILED) for n in range(MOST_MEMBERS)
+    ]
+    swim.merge(many, facts(8), 20)
+    assert len(swim.members) == MOST_MEMBERS
+    assert swim.view.turned_away == 4
+
+
 def test_an_operator_ends_the_waiting_for_one_that_failed_and_for_none_that_lives() -> None:
     one = One()
     assert not one.swim.expect_no_more("id2", one.now_ms)
@@ -421,10 +504,51 @@ def test_pruned_is_off_the_list_and_does_not_come_back_by_hearsay() -> None:
 
 def test_the_forgotten_are_told_so_when_they_come_themselves() -> None:
     one = One()
-    one.hear(Dead("id2", 4, "id3", left=True, prune=True))
+    one.hear(Dead("id2", 4, "id3"), Dead("id2", 4, "id3", left=True, prune=True))
     told = one.swim.records(facts(2))
     assert Record(facts(2), 4, Status.FAILED) in told
     assert Record(facts(2), 4, Status.FAILED) not in one.swim.records(facts(3))
+
+
+def test_a_wiped_host_takes_the_place_of_its_former_self() -> None:
+    """Its name, under a new id, once the old one has failed; while that lives both stand in the list."""
+    one = One()
+    wiped = msgspec.structs.replace(facts(8), name="node2")
+    one.hear(Alive(0, wiped))
+    assert one.status(2) is one.status(8) is Status.ALIVE
+    one.hear(Dead("id2", 0, "id3"), Dead("id8", 0, "id3"))
+    one.forget()
+    one.hear(Alive(1, wiped))
+    assert one.status(2) is None
+    assert one.changes == [("joined", "id8"), ("reaped", "id2")]
+
+
+def test_one_that_is_here_is_not_forgotten_by_a_word_but_may_refute_it() -> None:
+    one = One()
+    one.hear(Dead("id2", 0, "id3", left=True, prune=True))
+    assert one.status(2) is Status.LEFT
+    one.hear(Alive(1, facts(2)))
+    assert one.changes == [("left", "id2"), ("joined", "id2")]
+
+
+def test_whoever_did_not_hear_of_a_prune_is_told_when_it_brings_the_pruned_back() -> None:
+    one = One()
+    one.hear(Dead("id2", 3, "id3"), Dead("id2", 3, "id3", left=True, prune=True))
+    one.pass_ms(30_000, answered=True)
+    one.forget()
+    one.swim.merge([Record(facts(2), 3, Status.FAILED)], facts(3), one.now_ms)
+    one.pass_ms(500)
+    assert one.status(2) is None
+    assert one.words(Dead) == [Dead("id2", 3, "id1", left=True, prune=True)]
+
+
+def test_the_forgotten_that_ping_are_told_what_they_are_taken_for() -> None:
+    one = One()
+    one.hear(Dead("id2", 3, "id3"), Dead("id2", 3, "id3", left=True, prune=True))
+    one.forget()
+    one.hear(Ping(5, "id1", "id2"))
+    (_, data) = one.out.datagrams[0]
+    assert decode(data)[:2] == [Ack(5), Dead("id2", 3, "id1")]
 
 
 @pytest.mark.parametrize(("left", "hours"), [(False, 72), (True, 24)])

@@ -14,8 +14,9 @@ from random import Random
 from gemot.agent.gossip.members import Members
 from gemot.agent.gossip.message import Facts, Ping, Record, Status
 from gemot.agent.gossip.packet import decode
-from gemot.agent.gossip.swim import Change, Event, Place, Swim
+from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.timing import LAN, Timing
+from gemot.agent.gossip.view import Change, Event, Place
 
 LATENCY_MS = (1, 4)
 STREAM_TIMES = 3
@@ -238,7 +239,7 @@ class Network:
             answer = member.swim.records(sender.facts)
             if not self.apart(member, sender):
                 ms = self.random.randint(*LATENCY_MS)
-                merge = lambda: sender.swim.merge(answer, member.facts, self.now_ms)  # noqa: E731
+                merge = lambda: sender.swim.merge(answer, member.facts, self.now_ms, dialled=to)  # noqa: E731
                 self.at(self.now_ms + ms, lambda: sender.hear(merge))
 
         self._stream(sender, to, asked)

@@ -13,8 +13,9 @@ from gemot.agent.gossip.loop import Gossip
 from gemot.agent.gossip.message import Facts, Status
 from gemot.agent.gossip.seal import Purpose, Seal
 from gemot.agent.gossip.stream import GREETING, Exchange
-from gemot.agent.gossip.swim import Event, Swim
+from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.timing import LOCAL, Timing
+from gemot.agent.gossip.view import Event
 
 PATIENCE_S = 30.0
 
