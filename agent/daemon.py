@@ -25,6 +25,7 @@ from gemot.agent.config.reload import Reload, difference
 from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
+from gemot.agent.gossip.timing import LAN, LOCAL
 from gemot.agent.http import agent as agent_api
 from gemot.agent.http import catalog, health, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
@@ -228,6 +229,7 @@ class Daemon:
                 max_per_client=config.limits.rpc_max_conns_per_client,
                 handshake_s=config.limits.rpc_handshake_timeout_s,
             ),
+            gossip=LOCAL if config.dev_mode else LAN,
         )
         if not config.server:
             return ClientTier(config=tier, loop=loop, fatal=self._fatal)
@@ -369,7 +371,13 @@ class Daemon:
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
             *snapshot.routes(servers=servers, datacenter=datacenter),
-            *self_api.routes(servers=servers, facts=self._facts(), metrics=self._metrics, stats=self._stats),
+            *self_api.routes(
+                servers=servers,
+                facts=self._facts(),
+                metrics=self._metrics,
+                stats=self._stats,
+                known=self._tier.lan.known if self._tier.lan is not None else None,
+            ),
             *agent_api.routes(
                 local=self._local,
                 sync=self._sync,

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from gemot.agent.lan import Lan
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
@@ -105,6 +106,7 @@ class Joiner:
         interval_s: float = 30.0,
         tries_max: int = 0,
         given_up: Callable[[GemotError], None] | None = None,
+        lan: Lan | None = None,
     ) -> None:
         self._loop = loop
         self._timer = timer
@@ -116,6 +118,7 @@ class Joiner:
         self._interval_s = interval_s
         self._tries_max = tries_max
         self._given_up = given_up
+        self._lan = lan
         self._answered = False
         self._task: asyncio.Task[None] | None = None
         self._errors: dict[str, tuple[str, float]] = {}
@@ -184,3 +187,12 @@ class Joiner:
         self._answered = True
         self._errors.pop(where, None)
         self._on_joined(joined)
+        if self._lan is not None and self._lan.alone:
+            await self._meet(self._lan, address)
+
+    async def _meet(self, lan: Lan, address: tuple[str, int]) -> None:
+        """Gossip with whoever is there: once is enough to know all the others, and to be known."""
+        try:
+            await lan.gossip.exchange(*address, join=True)
+        except GemotError as error:
+            log.info("agent: no gossip yet: address=%s:%d error=%s", *address, error.message)

@@ -14,11 +14,15 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gemot.agent.gossip.timing import LAN, Timing
+from gemot.agent.gossip.view import Change
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
+from gemot.agent.lan import Lan, LanConfig
 from gemot.agent.remote import RemoteServers
 from gemot.agent.servers import Servers
+from gemot.server.members import Standing
 from gemot.server.model.errors import NoLeader, NotLeader, OutcomeUnknown, Unavailable
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
@@ -41,6 +45,7 @@ class TierConfig(msgspec.Struct, frozen=True):
     retry_interval_s: float = 30.0
     retry_max: int = 0
     listener: ListenerLimits = ListenerLimits()
+    gossip: Timing = LAN
 
 
 class Tier(Protocol):
@@ -51,6 +56,10 @@ class Tier(Protocol):
 
     @property
     def known_servers(self) -> int: ...
+
+    @property
+    def lan(self) -> Lan | None:
+        """Gossip with all other agents; None if its port is off."""
 
     async def start(self) -> None:
         """Listen and begin. Raises ListenFailed; `stop` is to be called then too."""
@@ -85,6 +94,9 @@ class ServerTier:
         self._own = InProcessServers(server=self.node.server, loop=loop)
         self.servers: Servers = self._own
         server = self.node.server
+        self.lan = _make_lan(loop, server, config, self._heard)
+        if self.lan is not None:
+            server.membership.gossip = self.lan
         self._joiner = Joiner(
             loop=loop,
             timer=LoopTimer(loop),
@@ -96,14 +108,14 @@ class ServerTier:
             interval_s=config.retry_interval_s,
             tries_max=config.retry_max,
             given_up=fatal,
+            lan=self.lan,
         )
-        self._listener = _join_listener(loop, server, config)
         self._loop = loop
 
     async def start(self) -> None:
         await _listen(self.node.start, self._config.bind, self._rpc_port)
-        if self._listener is not None:
-            await _listen(self._listener.start, self._config.bind, self._config.join_port)
+        if self.lan is not None:
+            await _listen(self.lan.start, self._config.bind, self._config.join_port)
         self._joiner.start()
 
     def on_new_cluster(self, callback: Callable[[], None]) -> None:
@@ -121,6 +133,7 @@ class ServerTier:
         """
         server, raft = self.node.server, self.node.server.replica.raft
         if raft.voters in ((), (self._config.me.id,)):
+            await _say_goodbye(self.lan)
             return
         if server.leads and (refusal := server.operator.voting.refusal(self._config.me.id)) is not None:
             raise refusal
@@ -131,6 +144,7 @@ class ServerTier:
         except BaseException:
             server.operator.leaving = ""
             raise
+        await _say_goodbye(self.lan)
 
     async def _leave(self, until_s: float) -> None:
         """Ask whoever leads, again while that changes: leaving twice is leaving once."""
@@ -147,8 +161,8 @@ class ServerTier:
 
     async def stop(self) -> None:
         await self._joiner.stop()
-        if self._listener is not None:
-            await self._listener.stop()
+        if self.lan is not None:
+            await self.lan.stop()
         await self.node.hand_over()
         await self.node.stop()
 
@@ -158,6 +172,10 @@ class ServerTier:
         if not waiting or server.hello().cluster:
             return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
+
+    def _heard(self, change: Change, member: Member) -> None:
+        if (standing := _STANDINGS.get(change)) is not None:
+            self.node.on_gossip(member, standing)
 
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
@@ -190,6 +208,7 @@ class ClientTier:
             shuffle=chance.shuffle,
         )
         self.servers: Servers = self.remote
+        self.lan = _make_lan(loop, _Pointer(self.remote, self._hello), config, self._heard)
         self._joiner = Joiner(
             loop=loop,
             timer=timer,
@@ -201,12 +220,12 @@ class ClientTier:
             interval_s=config.retry_interval_s,
             tries_max=config.retry_max,
             given_up=fatal,
+            lan=self.lan,
         )
-        self._listener = _join_listener(loop, _Pointer(self.remote, self._hello), config)
 
     async def start(self) -> None:
-        if self._listener is not None:
-            await _listen(self._listener.start, self._config.bind, self._config.join_port)
+        if self.lan is not None:
+            await _listen(self.lan.start, self._config.bind, self._config.join_port)
         self._joiner.start()
         self.remote.start()
 
@@ -219,11 +238,12 @@ class ClientTier:
 
     async def leave(self) -> None:
         await self.remote.leave(self._config.me.name)
+        await _say_goodbye(self.lan)
 
     async def stop(self) -> None:
         await self._joiner.stop()
-        if self._listener is not None:
-            await self._listener.stop()
+        if self.lan is not None:
+            await self.lan.stop()
         await self.remote.stop()
 
     def waiting_for(self) -> str:
@@ -231,6 +251,10 @@ class ClientTier:
         if not waiting or self.remote.known():
             return waiting
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
+
+    def _heard(self, change: Change, member: Member) -> None:
+        if _STANDINGS.get(change) == "alive" and member.role == "server":
+            self.remote.learn((member,))
 
     def _hello(self) -> Hello:
         return Hello(PROTOCOL_MIN, PROTOCOL_MAX, "", self._config.me)
@@ -255,10 +279,26 @@ class _Pointer:
     def on_disconnected(self, member: Member) -> None: ...
 
 
-def _join_listener(loop: asyncio.AbstractEventLoop, tier: Any, config: TierConfig) -> Listener | None:
+_STANDINGS: dict[Change, Standing] = {
+    Change.JOINED: "alive",
+    Change.UPDATED: "alive",
+    Change.REFUTED: "alive",
+    Change.FAILED: "failed",
+    Change.LEFT: "left",
+    Change.REAPED: "left",
+}
+"""What the servers make of a change; a suspicion is nothing yet."""
+
+
+def _make_lan(
+    loop: asyncio.AbstractEventLoop,
+    tier: Any,
+    config: TierConfig,
+    heard: Callable[[Change, Member], None],
+) -> Lan | None:
     if config.join_port < 0:
         return None
-    return Listener(
+    joins = Listener(
         loop=loop,
         tier=tier,
         host=config.bind,
@@ -266,6 +306,13 @@ def _join_listener(loop: asyncio.AbstractEventLoop, tier: Any, config: TierConfi
         join_only=True,
         limits=config.listener,
     )
+    lan = LanConfig(config.bind, config.join_port, config.gossip)
+    return Lan(loop=loop, config=lan, me=config.me, joins=joins, heard=heard)
+
+
+async def _say_goodbye(lan: Lan | None) -> None:
+    if lan is not None:
+        await lan.gossip.leave()
 
 
 async def _listen(start: Callable[[], Awaitable[None]], host: str, port: int) -> None:

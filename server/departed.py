@@ -1,8 +1,9 @@
 """Servers that will not come back: one that failed and has no vote any more goes out of the catalog.
 
 A chore of the leader, and the end of what autopilot or an operator began by taking the vote: in Consul the
-clean-up of a dead server has its member leave, which takes its node out. A server that lives without a vote
-stays, and so does a host that is no server: it may be started again. Whoever comes back is registered anew.
+clean-up of a dead server has its member leave, which takes its node out; here gossip is told of it. A server
+that lives without a vote stays, and so does a host that is no server: it may be started again. Whoever comes
+back is registered anew.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Departed:
             if now - self._since_ms[id] >= due_ms:
                 self._since_ms[id] = now
                 self._replica.propose(Deregister(name), "", None, _ignore)
+                self._membership.gossip.expect_no_more(id)
 
     def _gone(self) -> dict[str, str]:
         """Name by id."""

@@ -1,14 +1,18 @@
-"""Who is here: the agents connected to this server, and what the leader makes of everyone's reports.
+"""Who is here: the agents connected to this server, what gossip says, and what the leader makes of both.
 
-Until gossip lands, an RPC connection is the only sign of life. Each server reports once a second to the
-leader who is connected to it; the leader keeps the catalog in line: a host heard of is registered with a
-passing `serfHealth`, one not heard of for `FAILED_AFTER_MS` turns critical, one that leaves is taken out.
+Each server reports once a second to the leader who is connected to it. The leader keeps the catalog in line:
+a host that lives by either word is registered with a passing `serfHealth`; one that gossip takes for failed
+turns critical as soon as no connection contradicts, one of which gossip knows nothing (an older release, or
+gossip is off) after `FAILED_AFTER_MS` without a report; one that leaves is taken out.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Literal, Protocol
+
+import msgspec
 
 from gemot.server.model.catalog import (
     SERF_HEALTH,
@@ -46,6 +50,36 @@ ending, with connections to them. A new connection to the leader itself brings i
 
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
+
+CONTRADICTS_MS = 2_500
+"""A report so fresh says that a host lives, whatever gossip says: it is gossip that is cut off."""
+
+Standing = Literal["alive", "failed", "left"]
+
+
+class Gossip(Protocol):
+    """What the agent in this process hears from all the others."""
+
+    def standing(self, id: str) -> Standing | None:
+        """How this member stands; None if nothing is known of it."""
+
+    def everyone(self) -> Iterable[tuple[Member, Standing]]: ...
+
+    def expect_no_more(self, id: str) -> None:
+        """This member has failed and will not come back: all are to hold it for one that left."""
+
+
+class NoGossip:
+    """Gossip that is off."""
+
+    def standing(self, id: str) -> Standing | None:
+        return None
+
+    def everyone(self) -> Iterable[tuple[Member, Standing]]:
+        return ()
+
+    def expect_no_more(self, id: str) -> None: ...
+
 
 ALIVE_OUTPUT = "Agent alive and reachable"
 FAILED_OUTPUT = "Agent not live or unreachable"
@@ -90,12 +124,14 @@ class Membership:
         look: Callable[[str], NodeDetail | None],
         alive_in_catalog: Callable[[], list[NodeDetail]],
         former_leader: Callable[[], tuple[str, int]],
+        take_out: Callable[[str], None],
         now_ms: Callable[[], int],
     ) -> None:
         self._propose = propose
         self._look = look
         self._alive_in_catalog = alive_in_catalog
         self._former_leader = former_leader
+        self._take_out = take_out
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
@@ -103,6 +139,10 @@ class Membership:
         self._refused: set[str] = set()
         self._reconciled_ms = 0
         self._ticked_ms = now_ms()
+        self._doubted: dict[str, str] = {}
+        """Whom gossip takes for failed: names, with the id."""
+
+        self.gossip: Gossip = NoGossip()
 
     def begin(self) -> None:
         """This server leads from now on: every host the catalog calls alive has a full period to report.
@@ -121,6 +161,7 @@ class Membership:
         self._left = {}
         self._refused = set()
         self._reconciled_ms = self._ticked_ms = now
+        self._listen()
 
     def compare_anew(self) -> None:
         """The catalog was replaced by another (a restore): who lives is as it was.
@@ -201,13 +242,67 @@ class Membership:
         if pause_ms >= ASLEEP_MS:
             self._heard = {name: (member, at + pause_ms) for name, (member, at) in self._heard.items()}
         for name in [n for n, (_, at) in self._heard.items() if now - at >= FAILED_AFTER_MS]:
-            self.failed(name)
+            if (member := self._alive_by_gossip(name)) is not None:
+                self.joined(member)
+            else:
+                self.failed(name)
+        self._look_at_doubted(now)
         if now - self._reconciled_ms >= RECONCILE_EVERY_MS:
             self._reconciled_ms = now
             self._settled = {}
+            self._listen()
 
     def alive(self) -> int:
         return len(self._heard)
+
+    # -- gossip ------------------------------------------------------------------------------------
+
+    def on_gossip(self, member: Member, standing: Standing) -> None:
+        """Something has become known of this member."""
+        before, at = self._heard.get(member.name, (None, 0))
+        if standing == "failed":
+            self._doubted[member.name] = member.id
+        elif standing == "alive" and member.name not in self._heard:
+            self.joined(self._with_its_meta(member))
+        elif standing == "left" and not (before is not None and self._now_ms() - at < CONTRADICTS_MS):
+            known = self._look(member.name)
+            if known is not None and known.node.id == member.id:
+                self._take_out(member.name)
+
+    def _listen(self) -> None:
+        """All that gossip knows: a new leader was told of it before it led."""
+        for member, standing in self.gossip.everyone():
+            self.on_gossip(member, standing)
+
+    def _alive_by_gossip(self, name: str) -> Member | None:
+        """This host, of which no server has said anything for too long, if it lives all the same."""
+        member, _ = self._heard[name]
+        if member is not None:
+            return member if self.gossip.standing(member.id) == "alive" else None
+        known = self._look(name)
+        if known is None or self.gossip.standing(known.node.id) != "alive":
+            return None
+        alive = (each for each, _ in self.gossip.everyone() if each.id == known.node.id)
+        return next((self._with_its_meta(each) for each in alive), None)
+
+    def _look_at_doubted(self, now: int) -> None:
+        """Whom gossip takes for failed has failed, once no fresh report contradicts."""
+        for name, id in list(self._doubted.items()):
+            member, at = self._heard.get(name, (None, now))
+            is_another = member is not None and member.id != id
+            if name not in self._heard or is_another or self.gossip.standing(id) != "failed":
+                del self._doubted[name]
+            elif now - at >= CONTRADICTS_MS:
+                del self._doubted[name]
+                self.failed(name)
+
+    def _with_its_meta(self, member: Member) -> Member:
+        """Gossip does not carry what only the servers are told: that stays as they know it."""
+        known = self._look(member.name)
+        if known is None or known.node.id != member.id:
+            return member
+        node = known.node
+        return msgspec.structs.replace(member, meta=node.meta, tagged_addresses=node.tagged_addresses)
 
 
 def register_alive(member: Member, known: NodeDetail | None) -> Register | None:

@@ -21,7 +21,7 @@ from gemot.server.install import Installer
 from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
-from gemot.server.members import Connected, Membership
+from gemot.server.members import Connected, Membership, Standing
 from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
@@ -165,6 +165,7 @@ class Server:
             look=hosts.node,
             alive_in_catalog=hosts.alive,
             former_leader=lambda: self.replica.former_leader,
+            take_out=lambda name: self.operator.leave(name, _ignore),
             now_ms=timer.now_ms,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
@@ -557,6 +558,13 @@ class Server:
         self.directory.hint(member)
         if self.replica.leads:
             self._joined(member)
+
+    def on_gossip(self, member: Member, standing: Standing) -> None:
+        """What the agent of this host hears of another one: the leader makes something of it."""
+        if standing == "alive":
+            self.directory.hint(member)
+        if self.replica.leads and not self.replica.held:
+            self.membership.on_gossip(member, standing)
 
     def _joined(self, member: Member, *, afresh: bool = False) -> None:
         """Told again each second: what comes while the state is replaced is not missed."""

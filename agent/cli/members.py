@@ -28,8 +28,9 @@ def command(connection: Connection, detailed: bool, wanted: str, wan: bool) -> i
     Which hosts are gone:
       gemot members -status="failed|left"
 
-    Without a leader the list is old; how old is told on the error output. The exit code is 2 when no host
-    matches.
+    It is the list of the agent that is asked, by gossip: of now, without a leader too. Agents that gossip
+    does not reach stand in it as the servers knew them; how old that is, is told on the error output. The
+    exit code is 2 when no host matches.
     """
     try:
         pattern = re.compile(wanted)

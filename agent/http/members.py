@@ -1,19 +1,25 @@
-"""The cluster's members as Consul's gossip would list them, told from the catalog.
+"""The cluster's members, as this agent knows them: by gossip, and by the catalog where that knows more.
 
-A node with the check `serfHealth` is a member; it is a server when the servers' own service stands on it.
+In the catalog a node with the check `serfHealth` is a member; it is a server when the servers' own service
+stands on it. Source: Consul, agent API.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gemot.agent.gossip.message import Record, Status
 from gemot.agent.http.facts import API_LEVEL, Facts
 from gemot.agent.servers import Servers
 from gemot.server.model.catalog import SERF_HEALTH, SERVER_SERVICE, Node, Nodes, ServiceNodes
+from gemot.server.model.errors import GemotError
 from gemot.server.model.health import HealthState
 from gemot.server.model.query import Answer, Options
+from gemot.server.rpc.message import Member
 
 ALIVE, FAILED = 1, 4
+_STATUS = {Status.ALIVE: ALIVE, Status.SUSPECT: ALIVE, Status.FAILED: FAILED, Status.LEFT: 3}
 _PROTOCOL = {
     "ProtocolMin": 1,
     "ProtocolMax": 5,
@@ -24,11 +30,40 @@ _PROTOCOL = {
 }
 
 
-async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool) -> Answer:
+Known = Callable[[], Iterable[tuple[Member, Record]]]
+
+
+async def list_members(
+    servers: Servers, facts: Facts, known: Known | None, *, token: str, wan: bool
+) -> Answer:
     """Every member by name; with `wan` the servers alone, under their names in the wide-area pool.
 
-    It is as old as the oldest of the answers that it was told from.
+    It is as old as the oldest of the answers that it was told from: of now, where gossip knows them all.
     """
+    heard = list(known()) if known is not None else []
+    found = [_heard(member, record, facts, wan=wan) for member, record in heard if member.rpc or not wan]
+    ids = {member.id for member, _ in heard}
+    try:
+        others = await _in_catalog(servers, facts, ids, token=token, wan=wan)
+    except GemotError:
+        if not heard:
+            raise
+        others = Answer([], 0, True, 0)
+    if not others.value:
+        return Answer(found, others.index, True, 0)
+    rows = sorted([*found, *others.value], key=lambda row: str(row["Name"]))
+    return Answer(rows, others.index, others.known_leader, others.last_contact_ms)
+
+
+def _heard(member: Member, record: Record, facts: Facts, *, wan: bool) -> dict[str, Any]:
+    row = Node(member.name, member.address, member.id, member.datacenter)
+    rpc_port = int(member.rpc.rpartition(":")[2]) if member.rpc else None
+    status = _STATUS[record.status]
+    return _member(row, status, rpc_port, facts, wan=wan, release=member.build, port=record.facts.port)
+
+
+async def _in_catalog(servers: Servers, facts: Facts, heard: set[str], *, token: str, wan: bool) -> Answer:
+    """Those that gossip does not know: agents of an older release, and all of them where it is off."""
     # Membership is each agent's own view in Consul, and must be seen without a leader too: so it is stale.
     options = Options(consistency="stale", token=token)
     health = await servers.query(HealthState("any"), options)
@@ -44,9 +79,11 @@ async def list_members(servers: Servers, facts: Facts, *, token: str, wan: bool)
     releases = {row.node.node: row.service.meta.get("version", "") for row in tier.value}
     releases[facts.node] = facts.version
     found = [
-        member(row, status[row.node], ports.get(row.node), facts, wan=wan, release=releases.get(row.node, ""))
+        _member(
+            row, status[row.node], ports.get(row.node), facts, wan=wan, release=releases.get(row.node, "")
+        )
         for row in nodes.value
-        if row.node in status and (row.node in ports or not wan)
+        if row.node in status and row.id not in heard and (row.node in ports or not wan)
     ]
     answers: list[Answer] = [health, nodes, tier]
     return Answer(
@@ -61,11 +98,11 @@ def own_member(facts: Facts) -> dict[str, Any]:
     """This agent as a member: the same words, from its own knowledge."""
     row = Node(facts.node, facts.address, facts.node_id, facts.datacenter)
     rpc_port = facts.rpc_port if facts.server else None
-    return member(row, ALIVE, rpc_port, facts, wan=False, release=facts.version)
+    return _member(row, ALIVE, rpc_port, facts, wan=False, release=facts.version)
 
 
-def member(
-    row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: bool, release: str
+def _member(
+    row: Node, status: int, rpc_port: int | None, facts: Facts, *, wan: bool, release: str, port: int = 0
 ) -> dict[str, Any]:
     """`release` is Gemot's own version on that host, "" where it is not known.
 
@@ -88,7 +125,7 @@ def member(
     return {
         "Name": f"{row.node}.{row.datacenter}" if wan else row.node,
         "Addr": row.address,
-        "Port": facts.serf_port,
+        "Port": port or facts.serf_port,
         "Tags": tags,
         "Status": status,
         **_PROTOCOL,

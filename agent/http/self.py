@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from gemot.agent.http import parse, render
 from gemot.agent.http.facts import API_LEVEL, Facts
 from gemot.agent.http.host import describe_host
-from gemot.agent.http.members import list_members, own_member
+from gemot.agent.http.members import Known, list_members, own_member
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.servers import Servers
 
@@ -25,10 +25,15 @@ class Figures(Protocol):
 
 
 def routes(
-    *, servers: Servers, facts: Facts, metrics: Figures, stats: Callable[[], Stats] = dict
+    *,
+    servers: Servers,
+    facts: Facts,
+    metrics: Figures,
+    stats: Callable[[], Stats] = dict,
+    known: Known | None = None,
 ) -> list[Route]:
-    """`stats` are the agent's own figures for people, put beside those of the servers."""
-    family = _Self(servers=servers, facts=facts, metrics=metrics, stats=stats)
+    """`stats` are the agent's own figures for people, put beside those of the servers; `known` is gossip."""
+    family = _Self(servers=servers, facts=facts, metrics=metrics, stats=stats, known=known)
     table: list[tuple[str, Handler, Permission]] = [
         ("/v1/agent/self", family.self, "agent:read"),
         ("/v1/agent/members", family.members, "node:read"),
@@ -42,12 +47,19 @@ def routes(
 
 class _Self:
     def __init__(
-        self, *, servers: Servers, facts: Facts, metrics: Figures, stats: Callable[[], Stats]
+        self,
+        *,
+        servers: Servers,
+        facts: Facts,
+        metrics: Figures,
+        stats: Callable[[], Stats],
+        known: Known | None,
     ) -> None:
         self._servers = servers
         self._facts = facts
         self._metrics = metrics
         self._stats = stats
+        self._known = known
         self._headers = {"X-Gemot-Version": facts.version}
 
     def self(self, request: Request) -> Response:
@@ -82,7 +94,7 @@ class _Self:
         if request.query:
             parse.read_options(request, datacenter=self._facts.datacenter)
         wan = parse.boolean(request, "wan")
-        found = await list_members(self._servers, self._facts, token=request.token, wan=wan)
+        found = await list_members(self._servers, self._facts, self._known, token=request.token, wan=wan)
         headers = {**render.age_headers(found), "X-Consul-Effective-Consistency": "stale"}
         return render.json_response(request, found.value, headers=headers)
 

@@ -189,8 +189,12 @@ class Listener:
     async def start(self) -> None:
         """Raises OSError when the address is in use."""
         self._server = await self._loop.create_server(
-            self._make, self._host, self._port, reuse_address=True, backlog=1024
+            self.make, self._host, self._port, reuse_address=True, backlog=1024
         )
+        self._ticker.start()
+
+    def start_unbound(self) -> None:
+        """Somebody else listens, and brings connections by `make`."""
         self._ticker.start()
 
     @property
@@ -211,7 +215,8 @@ class Listener:
         for connection in list(self._sessions):
             connection.close("the server stops")
 
-    def _make(self) -> Connection:
+    def make(self) -> Connection:
+        """What is to take a connection."""
         return Connection(
             loop=self._loop,
             reader=FrameReader(),

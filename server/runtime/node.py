@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from gemot.server.copies import Copy, Incoming, chunk_of, copy_state, keep_copy
+from gemot.server.members import Standing
 from gemot.server.model.errors import DiskFailed, GemotError, StorageFailed, Unavailable
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Message, RaftConfig, SnapshotMeta
@@ -245,6 +246,10 @@ class Node:
     def sync_s(self) -> tuple[float, int]:
         """Seconds spent syncing the log, and how often."""
         return self._log.sync_s, self._log.syncs
+
+    def on_gossip(self, member: Member, standing: Standing) -> None:
+        """What the agent of this host hears of another one."""
+        self._guard(lambda: self.server.on_gossip(member, standing))
 
     # -- Peers -------------------------------------------------------------------------------------
 

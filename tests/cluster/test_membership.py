@@ -89,8 +89,12 @@ def unhealthy(agent: Agent) -> bool:
     return False
 
 
+LEFT = 3
+
+
 def member_names(agent: Agent) -> list[str]:
-    return [one["Name"] for one in agent.get("/v1/agent/members")]
+    """Those that are expected here."""
+    return [one["Name"] for one in agent.get("/v1/agent/members") if one["Status"] != LEFT]
 
 
 def request(agent: Agent, method: str, path: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.members import client, server
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
 from gemot.server.members import (
+    CONTRADICTS_MS,
     FAIL_AGAIN_MS,
     FAILED_AFTER_MS,
     FORMER_LEADER_MS,
@@ -18,10 +20,29 @@ from gemot.server.members import (
     RECONCILE_EVERY_MS,
     Connected,
     Membership,
+    Standing,
     register_alive,
 )
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
 from gemot.server.model.command import Command
+from gemot.server.rpc.message import Member
+
+
+class Heard:
+    """What gossip says: members and how they stand, as the test has it."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, tuple[Member, Standing]] = {}
+        self.expected_no_more: list[str] = []
+
+    def standing(self, id: str) -> Standing | None:
+        return self.members[id][1] if id in self.members else None
+
+    def everyone(self) -> list[tuple[Member, Standing]]:
+        return list(self.members.values())
+
+    def expect_no_more(self, id: str) -> None:
+        self.expected_no_more.append(id)
 
 
 class Scene:
@@ -33,21 +54,34 @@ class Scene:
         self.proposed: list[Command] = []
         self.refuses = False
         self.former_leader = ("", 0)
+        self.heard = Heard()
         self.membership = self.new_leader()
 
+    def gossip(self, member: Member, standing: Standing) -> None:
+        """Gossip comes to hold this of a member, and tells so."""
+        self.heard.members[member.id] = member, standing
+        self.membership.on_gossip(member, standing)
+
     def new_leader(self) -> Membership:
-        return Membership(
+        membership = Membership(
             propose=self._propose,
             look=lambda name: self.one.value(NodeInfo(name)),
             alive_in_catalog=self._alive,
             former_leader=lambda: self.former_leader,
+            take_out=self._take_out,
             now_ms=self.timer.now_ms,
         )
+        membership.gossip = self.heard
+        return membership
 
     def _propose(self, command: Command) -> None:
         self.proposed.append(command)
         if not self.refuses:
             self.one.apply(command)
+
+    def _take_out(self, name: str) -> None:
+        self.membership.left(name)
+        self.one.apply(Deregister(name))
 
     def _alive(self) -> list[NodeDetail]:
         details: list[NodeDetail] = [self.one.value(NodeInfo(n.node)) for n in self.one.value(Nodes())]
@@ -289,3 +323,91 @@ def test_of_the_servers_those_count_that_were_heard_of_lately(scene: Scene) -> N
     assert list(scene.membership.servers()) == [server(1).id]
     scene.pass_ms(FAILED_AFTER_MS)
     assert scene.membership.servers() == {}
+
+
+# -- by gossip -----------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_no_server_reports_lives_as_long_as_gossip_says_so(scene: Scene) -> None:
+    """Its connections to the servers are broken, and it is there."""
+    scene.membership.joined(client(1))
+    scene.gossip(client(1), "alive")
+    scene.pass_ms(5 * FAILED_AFTER_MS)
+    assert scene.health("web1") == "passing"
+    scene.gossip(client(1), "failed")
+    scene.pass_ms(FAILED_AFTER_MS)
+    assert scene.health("web1") == "critical"
+
+
+def test_one_that_only_gossip_knows_is_registered(scene: Scene) -> None:
+    scene.gossip(client(1), "alive")
+    assert scene.health("web1") == "passing"
+
+
+def test_what_gossip_does_not_carry_stays_as_the_servers_were_told(scene: Scene) -> None:
+    """Node metadata and tagged addresses."""
+    told = msgspec.structs.replace(client(1), meta={"rack": "r7"}, tagged_addresses={"wan": "192.0.2.1"})
+    scene.membership.joined(told)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.gossip(client(1), "alive")
+    scene.pass_ms(2 * FAILED_AFTER_MS)
+    detail = scene.one.value(NodeInfo("web1"))
+    assert (detail.node.meta, detail.node.tagged_addresses) == (told.meta, told.tagged_addresses)
+
+
+def test_whom_gossip_misses_turns_critical_as_soon_as_no_fresh_report_contradicts(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.pass_ms(CONTRADICTS_MS - 500)
+    scene.gossip(client(1), "failed")
+    scene.pass_ms(400)
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(200)
+    assert scene.health("web1") == "critical"
+
+
+def test_a_leader_that_is_cut_off_in_gossip_alone_turns_nobody_critical(scene: Scene) -> None:
+    """All have failed in its list, and all report each second."""
+    for number in (1, 2, 3):
+        scene.membership.joined(client(number))
+        scene.gossip(client(number), "failed")
+    for _ in range(60):
+        scene.pass_ms(1_000)
+        for number in (1, 2, 3):
+            scene.membership.joined(client(number))
+    assert [scene.health(f"web{number}") for number in (1, 2, 3)] == ["passing"] * 3
+
+
+def test_a_new_leader_takes_up_what_gossip_knew_before_it_led(scene: Scene) -> None:
+    for number in (1, 2):
+        scene.membership.joined(client(number))
+    scene.heard.members = {client(1).id: (client(1), "failed"), client(3).id: (client(3), "alive")}
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.membership.joined(client(2))
+    scene.pass_ms(CONTRADICTS_MS)
+    assert [scene.health(f"web{number}") for number in (1, 2, 3)] == ["critical", "passing", "passing"]
+
+
+def test_a_good_bye_by_gossip_takes_the_node_out_but_none_of_another_id(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.pass_ms(CONTRADICTS_MS)
+    other = msgspec.structs.replace(client(1), id=client(7).id)
+    scene.gossip(other, "left")
+    assert scene.health("web1") == "passing"
+    scene.gossip(client(1), "left")
+    assert scene.health("web1") == ""
+
+
+def test_a_fresh_report_is_better_than_a_good_bye_by_hearsay(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.gossip(client(1), "left")
+    assert scene.health("web1") == "passing"
+
+
+def test_who_failed_and_came_back_is_doubted_no_more(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.gossip(client(1), "failed")
+    scene.gossip(client(1), "alive")
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert scene.health("web1") == "passing"

@@ -116,9 +116,7 @@ def test_a_refused_value_is_never_shown() -> None:
 
 def test_an_ignored_key_is_told_once_with_its_reason() -> None:
     found = decode({"gossip_lan": {"probe_interval": "1s", "gossip_nodes": 9}}, "a.json")
-    assert found.warnings == (
-        "a.json: gossip_lan: ignored: membership comes from the agents' connections to the servers",
-    )
+    assert found.warnings == ("a.json: gossip_lan: ignored: gossip goes at Consul's timings for a LAN",)
 
 
 @pytest.mark.parametrize("empty", [None, "", [], {}])

@@ -1,0 +1,197 @@
+"""This agent among all agents: port 8301, with gossip on it, and what gossip says in the tier's own words.
+
+Gossip carries of an agent what everybody needs: its role, its release, its RPC address. Node metadata and
+tagged addresses are told to the servers (`rpc/message.py`), for they may be long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+
+from gemot.agent.gossip import stream
+from gemot.agent.gossip.door import Door
+from gemot.agent.gossip.loop import Gossip
+from gemot.agent.gossip.members import HERE
+from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
+from gemot.agent.gossip.seal import Purpose, Seal
+from gemot.agent.gossip.swim import Swim
+from gemot.agent.gossip.timing import LAN, Timing
+from gemot.agent.gossip.view import Change, Event
+from gemot.server.members import Standing
+from gemot.server.rpc import frame
+from gemot.server.rpc.message import Member, fault_of
+from gemot.server.runtime.connection import Listener
+
+log = logging.getLogger("gemot.gossip")
+
+_STANDINGS: dict[Status, Standing] = {
+    Status.ALIVE: "alive",
+    Status.SUSPECT: "alive",
+    Status.FAILED: "failed",
+    Status.LEFT: "left",
+}
+_LOUD = (Change.JOINED, Change.FAILED, Change.LEFT, Change.REAPED)
+
+
+class _Meta(msgspec.Struct, frozen=True, array_like=True):
+    """What an agent tells of itself by gossip, beside its name and address."""
+
+    role: Literal["server", "client"]
+    datacenter: str
+    build: str
+    rpc: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Meta)
+
+
+class LanConfig(msgspec.Struct, frozen=True):
+    """Where gossip listens and how fast it goes."""
+
+    bind: str
+    port: int
+    timing: Timing = LAN
+
+
+class Lan:
+    """Gossip on its port. `heard` is told each member of which something has become known, on the loop."""
+
+    def __init__(
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        config: LanConfig,
+        me: Member,
+        joins: Listener,
+        heard: Callable[[Change, Member], None],
+    ) -> None:
+        self._config = config
+        self._me = me
+        self._joins = joins
+        self._heard = heard
+        wall_ms = int(time.time() * 1000)
+        datagrams, frames = (
+            Seal(purpose=purpose, label="", sender=me.id, wall_ms=wall_ms)
+            for purpose in (Purpose.DATAGRAM, Purpose.FRAME)
+        )
+        self.gossip = Gossip(
+            loop=loop,
+            swim=Swim(
+                me=facts_of(me, config.port),
+                timing=config.timing,
+                # Whom each member asks and tells must differ between hosts.
+                random=random.Random(os.urandom(16)),
+                now_ms=int(loop.time() * 1000),
+                admits=lambda facts: not self._foreign(facts),
+            ),
+            datagrams=datagrams,
+            frames=frames,
+            admit=self._refusal,
+            on_event=self._on_event,
+        )
+        self._door = Door(
+            loop=loop,
+            protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joins.make},
+            refused=lambda host, why: log.warning("gossip: connection refused: from=%s why=%s", host, why),
+        )
+
+    async def start(self) -> None:
+        """Raises OSError when the port is in use, for connections or for datagrams."""
+        await self._door.start(self._config.bind, self._config.port)
+        self._joins.start_unbound()
+        await self.gossip.start(self._config.bind, self._config.port)
+
+    async def stop(self) -> None:
+        self._door.stop()
+        await self._joins.stop()
+        await self.gossip.stop()
+
+    @property
+    def alone(self) -> bool:
+        """Nobody else is here, as far as this agent knows."""
+        return self.gossip.swim.members.here <= 1
+
+    # -- what the tier asks ----------------------------------------------------------------------------
+
+    def standing(self, id: str) -> Standing | None:
+        record = self.gossip.swim.members.get(id)
+        return None if record is None else _STANDINGS[record.status]
+
+    def everyone(self) -> Iterator[tuple[Member, Standing]]:
+        """All that gossip knows, this agent among them."""
+        for member, record in self.known():
+            yield member, _STANDINGS[record.status]
+
+    def expect_no_more(self, id: str) -> None:
+        self.gossip.do(lambda swim, now: swim.expect_no_more(id, now))
+
+    def known(self) -> Iterator[tuple[Member, Record]]:
+        for record in self.gossip.swim.members:
+            if (member := member_of(record.facts)) is not None:
+                yield member, record
+
+    # -- what gossip asks ------------------------------------------------------------------------------
+
+    def _refusal(self, exchange: stream.Exchange) -> str:
+        """Why there is to be no exchange with this one, "" if there is."""
+        return self._foreign(exchange.sender) or self._name_taken(exchange.sender)
+
+    def _foreign(self, facts: Facts) -> str:
+        """Why this one can be no member here, whoever tells of it; "" if it can."""
+        member = member_of(facts)
+        if member is None:
+            return f"{facts.name} says of itself what is not understood here"
+        if member.datacenter != self._me.datacenter:
+            return f"{facts.name} is of datacenter {member.datacenter}, this is {self._me.datacenter}"
+        if facts.protocol_min > PROTOCOL_MAX or facts.protocol_max < PROTOCOL_MIN:
+            spoken = f"{facts.protocol_min} to {facts.protocol_max}"
+            return f"{facts.name} speaks gossip {spoken}, this member {PROTOCOL_MIN} to {PROTOCOL_MAX}"
+        return ""
+
+    def _name_taken(self, sender: Facts) -> str:
+        """A host that was wiped gets its name once its former self has failed."""
+        for record in self.gossip.swim.members:
+            facts = record.facts
+            if facts.name == sender.name and facts.id != sender.id and record.status is Status.ALIVE:
+                return f"the name {sender.name} is taken: {facts.host} has it (id {facts.id})"
+        return ""
+
+    def _on_event(self, event: Event) -> None:
+        facts = event.record.facts
+        if event.change in _LOUD:
+            told = "gossip: member %s: node=%s address=%s id=%s"
+            log.info(told, event.change.value, facts.name, facts.host, facts.id)
+        if event.change is Change.REAPED and self._has_namesake(facts):
+            return  # its name goes on
+        if (member := member_of(facts)) is not None:
+            self._heard(event.change, member)
+
+    def _has_namesake(self, facts: Facts) -> bool:
+        members = self.gossip.swim.members
+        return any(
+            r.facts.name == facts.name and r.facts.id != facts.id and r.status in HERE for r in members
+        )
+
+
+def facts_of(me: Member, port: int) -> Facts:
+    meta = _encoder.encode(_Meta(me.role, me.datacenter, me.build, me.rpc))
+    return Facts(me.id, me.name, me.address, port, meta)
+
+
+def member_of(facts: Facts) -> Member | None:
+    """The same member in the tier's words; None for what cannot be one."""
+    try:
+        meta = _decoder.decode(facts.meta)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    member = Member(facts.id, facts.name, facts.host, meta.role, meta.datacenter, meta.build, meta.rpc)
+    return None if fault_of(member) else member

@@ -1,0 +1,123 @@
+"""An agent among all agents: what gossip carries of it, who is let in, and what the tier hears."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+from support.gossiping import eventually, free_port
+from support.members import client, server
+
+from gemot.agent.gossip.message import META_BYTES, Facts, Record
+from gemot.agent.gossip.timing import LOCAL
+from gemot.agent.gossip.view import Change
+from gemot.agent.lan import Lan, LanConfig, facts_of, member_of
+from gemot.server.model.errors import BadRequest
+from gemot.server.rpc.message import Hello, Member
+from gemot.server.runtime.connection import Listener
+
+
+class NoTier:
+    """Nobody asks the servers anything here."""
+
+    def hello(self) -> Hello:
+        raise AssertionError("nobody greets")
+
+
+class Agent:
+    def __init__(self, member: Member) -> None:
+        loop = asyncio.get_running_loop()
+        self.member = msgspec.structs.replace(member, address="127.0.0.1")
+        self.port = free_port()
+        self.heard: list[tuple[str, str]] = []
+        tier: Any = NoTier()
+        self.lan = Lan(
+            loop=loop,
+            config=LanConfig("127.0.0.1", self.port, LOCAL),
+            me=self.member,
+            joins=Listener(loop=loop, tier=tier, host="127.0.0.1", port=self.port, join_only=True),
+            heard=lambda change, one: self.heard.append((change.value, one.name)),
+        )
+
+    async def join(self, other: Agent) -> None:
+        await self.lan.gossip.exchange("127.0.0.1", other.port, join=True)
+
+
+def run(test: Callable[[Callable[[Member], Awaitable[Agent]]], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+
+            async def start(member: Member) -> Agent:
+                agent = Agent(member)
+                await agent.lan.start()
+                stack.push_async_callback(agent.lan.stop)
+                return agent
+
+            await test(start)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("member", [client(1), server(1)])
+def test_gossip_carries_what_everybody_needs_of_an_agent(member: Member) -> None:
+    facts = facts_of(member, 8301)
+    assert len(facts.meta) <= META_BYTES
+    assert member_of(facts) == msgspec.structs.replace(member, meta={}, tagged_addresses={})
+
+
+@pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x90", b"\x94\xa6client\xa3dc1\xa1x\xa8no:where"])
+def test_what_is_no_agent_of_ours_is_none(meta: bytes) -> None:
+    assert member_of(Facts("id", "name", "10.0.0.1", 8301, meta)) is None
+
+
+def test_the_tier_hears_who_comes_and_who_goes() -> None:
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        first, second = await start(server(1)), await start(client(2))
+        assert first.lan.alone
+        await second.join(first)
+        await eventually(lambda: not first.lan.alone)
+        assert first.heard == [(Change.JOINED.value, second.member.name)]
+        assert second.lan.standing(first.member.id) == "alive"
+        await second.lan.gossip.leave()
+        await eventually(lambda: (Change.LEFT.value, second.member.name) in first.heard)
+        assert dict((m.name, s) for m, s in first.lan.everyone()) == {
+            first.member.name: "alive",
+            second.member.name: "left",
+        }
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"datacenter": "dc2"}, "is of datacenter dc2, this is dc1"),
+        ({"name": server(1).name}, f"the name {server(1).name} is taken: 127.0.0.1 has it"),
+    ],
+)
+def test_who_cannot_belong_here_is_told_why(changed: dict[str, str], told: str) -> None:
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        first = await start(server(1))
+        stranger = await start(msgspec.structs.replace(client(2), **changed))
+        with pytest.raises(BadRequest, match=told):
+            await stranger.join(first)
+        assert first.lan.alone
+
+    run(test)
+
+
+def test_an_agent_of_another_datacenter_comes_in_by_no_hearsay_either() -> None:
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        first = await start(server(1))
+        foreign = facts_of(msgspec.structs.replace(client(2), datacenter="dc2"), 8301)
+        known = facts_of(client(3), 8301)
+        told = (Record(foreign), Record(known))
+        first.lan.gossip.do(lambda swim, now: swim.merge(told, known, now))
+        assert first.lan.standing(foreign.id) is None
+        assert first.lan.standing(known.id) == "alive"
+
+    run(test)
