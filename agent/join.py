@@ -114,7 +114,7 @@ class Joiner:
         self._hello = hello
         self._expect = expect
         self._on_joined = on_joined
-        self._settled = settled
+        self._servers_known = settled
         self._interval_s = interval_s
         self._tries_max = tries_max
         self._given_up = given_up
@@ -148,6 +148,10 @@ class Joiner:
                 return
             if await self._pause(quick_until):
                 quick_until = self._loop.time() + QUICK_FOR_S
+
+    def _settled(self) -> bool:
+        """Is enough known, of the servers and of everybody?"""
+        return self._servers_known() and not (self._lan is not None and self._lan.alone)
 
     async def _pause(self, quick_until: float) -> bool:
         """Wait until the next round is due. True when the servers were lost meanwhile."""
