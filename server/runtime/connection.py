@@ -358,6 +358,9 @@ class Dialler:
             return False
         self._where = f"{address[0]}:{address[1]}"
         try:
+            if not 0 < address[1] < 1 << 16:
+                # uvloop would dial what 16 bits leave of it, and somebody may listen there.
+                raise OverflowError("there is no such port")
             async with asyncio.timeout(DIAL_TIMEOUT_S):
                 await self._loop.create_connection(self._make, address[0], address[1])
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
