@@ -29,12 +29,16 @@ class _Peers:
         self, raft: Raft, directory: Directory, call: Callable[[str, Call, Callable[[Any], None]], None]
     ) -> None:
         self._raft = raft
+        self._directory = directory
         self.ask = call
         self.name = directory.name
         self.voters_at = raft.voters_at
 
     def voters(self) -> tuple[str, ...]:
         return self._raft.voters
+
+    def servers(self) -> tuple[str, ...]:
+        return tuple(server.id for server in self._directory.servers())
 
 
 class Keeping:

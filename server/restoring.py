@@ -57,6 +57,9 @@ class Peers(Protocol):
 
     def voters(self) -> tuple[str, ...]: ...
 
+    def servers(self) -> tuple[str, ...]:
+        """All that are known, this one among them, whether they vote or not."""
+
     def voters_at(self, index: int) -> tuple[str, ...]: ...
 
     def ask(self, id: str, call: Call, done: Callable[[Any], None]) -> None: ...
@@ -365,8 +368,8 @@ class Restoring:
             )
 
     def _fetch_due(self, due: RestoreDue) -> None:
-        """From one server after the other, until one has it."""
-        others = [id for id in self._peers.voters() if id != self._me]
+        """From one server after the other, until one has it: who gave its vote back may be the only one."""
+        others = [id for id in self._peers.servers() if id != self._me]
         command = due.command
         blob = Blob(command.sha256, command.size, command.index, 0, command.blob_epoch, "")
 

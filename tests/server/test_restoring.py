@@ -33,6 +33,7 @@ class Scene:
         self.did: list[Any] = []
         self.logged: list[Callable[[Any], None]] = []
         self.kept: dict[str, Blob] = {}
+        self.without_a_vote: tuple[str, ...] = ()
         self.ids = ("a", "b", "c")
         self.busy = False
         self.inbox_data = b""
@@ -58,6 +59,9 @@ class Scene:
 
     def voters(self) -> tuple[str, ...]:
         return self.ids
+
+    def servers(self) -> tuple[str, ...]:
+        return (*self.ids, *self.without_a_vote)
 
     def voters_at(self, index: int) -> tuple[str, ...]:
         return self.ids
@@ -247,6 +251,15 @@ def test_what_is_due_is_fetched_from_one_after_the_other_until_one_has_it() -> N
     scene.timer.pass_ms(100)
     assert scene.did[2:] == ["replacing", "restored", 100]
     assert scene.part.waiting_for == ""
+
+
+def test_what_is_due_is_fetched_from_servers_without_a_vote_too() -> None:
+    """The last voter comes to a restore whose blob it lost: those without a vote still have it."""
+    scene = Scene()
+    scene.ids, scene.without_a_vote = ("a",), ("b",)
+    scene.part.on_restore(DUE)
+    id, call = scene.answer(BlobPiece(0, DATA[:500]))
+    assert (id, type(call)) == ("b", FetchBlob)
 
 
 def test_nothing_is_replaced_while_something_else_works_on_the_files() -> None:
