@@ -9,7 +9,8 @@ name of the write that a compare was sent with.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, MutableSequence
+from collections.abc import Collection, Iterable, Mapping, MutableSequence
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -35,6 +36,8 @@ class Story(msgspec.Struct, frozen=True):
     effects: Collection[Effect]
     unanswered: Collection[Seen]
     refused: Collection[Seen]
+    restores: Mapping[int, tuple[int, int]] = {}
+    """When each restore that was told as done was asked for, and told; by the name of its effect."""
 
 
 def check_sample(story: Story, keys: Iterable[bytes], random: Shuffles, most: int = SAMPLE) -> Report:
@@ -46,7 +49,9 @@ def check_sample(story: Story, keys: Iterable[bytes], random: Shuffles, most: in
         if left <= 0:
             break
         part = _of_key(story, key, left)
-        found = check_seen(part.history, part.effects, part.unanswered, part.refused, SAMPLE_BUDGET)
+        found = check_seen(
+            part.history, part.effects, part.unanswered, part.refused, SAMPLE_BUDGET, part.restores
+        )
         report.operations += found.operations
         report.keys += found.keys
         report.steps += found.steps
@@ -65,12 +70,16 @@ def _of_key(story: Story, key: bytes, most: int) -> Story:
         for ops in (story.history, story.unanswered, story.refused)
     )
     seen.sort(key=lambda op: op.ended)
+    effects, restores = story.effects, story.restores
     if len(seen) > most:
         until = seen[most - 1].ended
         unanswered += [op for op in seen[most:] if op.kind not in READS]
         seen = seen[:most]
         unanswered = [op for op in unanswered if op.began <= until]
-    return Story(seen, story.effects, unanswered, refused)
+        later = {index for index, (began, _) in restores.items() if began > until}
+        effects = [effect for effect in effects if effect.index not in later]
+        restores = {i: (began, ended if ended <= until else NEVER) for i, (began, ended) in restores.items()}
+    return Story(seen, effects, unanswered, refused, restores)
 
 
 def _touches(op: Seen, key: bytes) -> bool:
@@ -91,6 +100,7 @@ def check_seen(
     unanswered: Iterable[Seen] | None = None,
     refused: Iterable[Seen] = (),
     budget: int = BUDGET,
+    restores: Mapping[int, tuple[int, int]] = MappingProxyType({}),
 ) -> Report:
     """Raises Violation when no order explains the history; a key that is undecided is reported.
 
@@ -111,14 +121,19 @@ def check_seen(
             for e in lost
         ]
     ops += [_op(op, names, Outcome.REFUSED) for op in refused]
-    report = explain(ops + _restored(seen, effects, names), budget)
+    report = explain(ops + _restored(seen, effects, names, restores), budget)
     if report.bad:
         raise Violation("not linearizable: " + "; ".join(report.bad))
     return report
 
 
-def _restored(seen: list[Seen], effects: Iterable[Effect], names: dict[int, bytes]) -> list[Op]:
-    """A restore is a write of every key, at some time or other."""
+def _restored(
+    seen: list[Seen],
+    effects: Iterable[Effect],
+    names: dict[int, bytes],
+    restores: Mapping[int, tuple[int, int]],
+) -> list[Op]:
+    """A restore is a write of every key, between its call and its answer if it has one."""
     ops: list[Op] = []
     keys = sorted({op.key for op in seen})
     for effect in effects:
@@ -127,7 +142,9 @@ def _restored(seen: list[Seen], effects: Iterable[Effect], names: dict[int, byte
         for key in keys:
             value = effect.state[key][0] if key in effect.state else None
             kind = "delete" if value is None else "set"
-            ops.append(_op(Seen(kind, key, 0, 0, effect.index, value, None, None), names, Outcome.UNKNOWN))
+            began, ended = restores.get(effect.index, (0, NEVER))
+            outcome = Outcome.UNKNOWN if ended == NEVER else Outcome.DONE
+            ops.append(_op(Seen(kind, key, began, ended, effect.index, value, None, None), names, outcome))
     return ops
 
 

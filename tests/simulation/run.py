@@ -354,7 +354,7 @@ class Run:
         check_real_time([seen for family in self.families for seen in family.history])
         operations = sum(family.check() for family in self.families)
         # Chance of its own: what is looked at changes nothing of the run.
-        self._sample = self.kv.check_black_box(Random(self.seed))
+        self._sample = self.kv.check_black_box(Random(self.seed), self.operator.restores())
         self._watched = self.kv.check_watches()
         # A wiped voter stays out for as long as its old id has a vote.
         self.core = [node for node in self.core if self._may_serve(node)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -180,10 +180,13 @@ class KvFamily:
         lost = self._unanswered.values()
         return check(self.history, self._effects, unanswered=lost, refused=self._refused)
 
-    def check_black_box(self, random: Random) -> Report:
-        """The same history again, some keys of it, by a check that believes no index."""
+    def check_black_box(self, random: Random, restores: Mapping[int, tuple[int, int]]) -> Report:
+        """The same history again, some keys of it, by a check that believes no index.
+
+        `restores`: when those that were told as done were asked for, and told.
+        """
         return blackbox.check_sample(
-            blackbox.Story(self.history, self._effects, self._unanswered.values(), self._refused),
+            blackbox.Story(self.history, self._effects, self._unanswered.values(), self._refused, restores),
             self._keys,
             random,
         )

@@ -196,6 +196,10 @@ class OperatorFamily:
         if isinstance(command, SetAutopilot | Restore):
             self._effects.append((index, command, result.value is True))
 
+    def restores(self) -> dict[int, tuple[int, int]]:
+        """Those that were told as done: when they were asked for, and told."""
+        return {op.index: (op.began, op.ended) for op in self.history if op.kind == "restore"}
+
     def check(self) -> int:
         """Every read is of what was set last before it, every setting was done where it was said to be."""
         done = {index: command for index, command, _ in self._effects}
