@@ -11,9 +11,10 @@ from gemot.server import machine, recovery
 from gemot.server.compaction import Compaction
 from gemot.server.consensus import Replica
 from gemot.server.install import Installer
-from gemot.server.machine import Machine
+from gemot.server.machine import Machine, RestoreDue
 from gemot.server.raft.log import RaftLog
 from gemot.server.raft.types import SnapshotMeta
+from gemot.server.restoring import Restoring
 from gemot.server.state import restore
 from gemot.server.state.restore import Placement
 from gemot.server.storage.durable import DurableLog
@@ -25,6 +26,7 @@ SNAPSHOTS = "tests/storage/test_snapshot.py"
 INSTALL = "tests/server/test_install.py"
 RECOVERY = "tests/server/test_recovery.py"
 RESTORE = "tests/server/test_restore.py"
+RESTORING = "tests/server/test_restoring.py"
 
 
 @bug(22, tests=(SNAPSHOTS,))
@@ -204,6 +206,18 @@ def a_restore_is_done_twice(patch: Patch) -> None:
     """A restore that was logged twice is carried out again, and takes away what was written between."""
     patch.setattr(Machine, "_done", staticmethod(lambda writing, command: False))
     patch.setattr(machine.restore, "check", lambda cursor, meta, command: None)
+
+
+@bug(40, tests=(RESTORING,), simulated=False)
+def a_lost_blob_is_asked_of_voters_alone(patch: Patch) -> None:
+    """The last voter comes to a restore again, and asks nobody of those that gave their votes back."""
+    fetch_due = Restoring._fetch_due
+
+    def of_voters(self: Restoring, due: RestoreDue) -> None:
+        patch.setattr(self._peers, "servers", self._peers.voters)
+        fetch_due(self, due)
+
+    patch.setattr(Restoring, "_fetch_due", of_voters)
 
 
 @bug(40, tests=(RESTORE,), simulated=False)
