@@ -415,6 +415,8 @@ class Daemon:
     def _start_figures(self) -> None:
         figures = Figures(metrics=self._metrics, loop=asyncio.get_running_loop())
         figures.watch_tier(self._tier)
+        if self._tier.lan is not None:
+            figures.watch_lan(self._tier.lan)
         if isinstance(self._tier, ServerTier):
             figures.watch_server(self._tier.node)
             figures.watch_snapshots(self._snapshots)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+from gemot.agent.gossip.message import Status as MemberStatus
 from gemot.agent.metrics import Metrics, watch_process
 from gemot.agent.why import TemplateStatus, template_state
 from gemot.checks.status import Status
@@ -68,6 +69,17 @@ class Tier(Protocol):
     def waiting_for(self) -> str: ...
 
 
+class Lan(Protocol):
+    DROPS: tuple[str, ...]
+
+    def count(self, status: MemberStatus) -> int: ...
+
+    @property
+    def awareness(self) -> int: ...
+
+    def dropped(self, why: str) -> int: ...
+
+
 class Figures:
     """Feeds `metrics` from `start` to `stop`. Parts are handed in as they come to be."""
 
@@ -86,6 +98,13 @@ class Figures:
     def watch_tier(self, tier: Tier) -> None:
         self._metrics.gauge("gemot_servers", lambda: tier.known_servers)
         self._metrics.gauge("gemot_cluster_reachable", lambda: not tier.waiting_for())
+
+    def watch_lan(self, lan: Lan) -> None:
+        for status in MemberStatus:
+            self._metrics.gauge("gemot_members", partial(lan.count, status), (status.name.lower(),))
+        self._metrics.gauge("gemot_gossip_awareness", lambda: lan.awareness)
+        for why in lan.DROPS:
+            self._follow("gemot_gossip_dropped_total", partial(lan.dropped, why), (why,))
 
     def watch_server(self, node: Node) -> None:
         """The figures that a server has beyond those of every agent."""

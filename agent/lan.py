@@ -21,7 +21,7 @@ from gemot.agent.gossip.door import Door
 from gemot.agent.gossip.loop import Gossip
 from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
-from gemot.agent.gossip.seal import Purpose, Seal
+from gemot.agent.gossip.seal import Purpose, Seal, Why
 from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.gossip.view import Change, Event
@@ -138,6 +138,20 @@ class Lan:
         for record in self.gossip.swim.members:
             if (member := member_of(record.facts)) is not None:
                 yield member, record
+
+    # -- for metrics -----------------------------------------------------------------------------------
+
+    DROPS = ("malformed", "busy", *(why.value for why in Why))
+
+    def count(self, status: Status) -> int:
+        return sum(record.status is status for record in self.gossip.swim.members)
+
+    @property
+    def awareness(self) -> int:
+        return self.gossip.swim.awareness.score
+
+    def dropped(self, why: str) -> int:
+        return self.gossip.dropped[why]
 
     # -- what gossip asks ------------------------------------------------------------------------------
 

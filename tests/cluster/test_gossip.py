@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -76,6 +77,19 @@ def test_a_host_that_falls_silent_is_missed_in_every_list_and_its_services_are_g
         stage.web.signal(signal.SIGCONT)
     stage.until(lambda: passing(stage.cluster.servers[0]) == [stage.web.name], "it is back")
     stage.await_whole()
+
+
+def test_metrics_tell_how_many_members_there_are_and_what_was_dropped(stage: Stage) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"hello", (stage.web.host, stage.web.ports["serf_lan"]))
+
+    def told() -> bool:
+        with closing(stage.web.connect()) as connection:
+            text = connection.request("GET", "/metrics").body.decode()
+        members = 'gemot_members{status="alive"} 6.0' in text
+        return members and 'gemot_gossip_dropped_total{why="stranger"} 1.0' in text
+
+    stage.until(told, "six members, and one stranger's datagram")
 
 
 def test_a_pause_of_two_seconds_is_no_failure(stage: Stage) -> None:
