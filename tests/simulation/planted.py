@@ -38,7 +38,7 @@ def _stale_watch() -> None:
     PLANTS["stale-read"].plant(Patch())
     _black_box_alone()
     KvFamily.check_watches = _check_watches  # type: ignore[method-assign]
-    KvFamily.check_black_box = lambda self, random: Report()  # type: ignore[method-assign]
+    KvFamily.check_black_box = lambda self, random, restores: Report()  # type: ignore[method-assign]
 
 
 BUGS: dict[str, Callable[[], None]] = {
