@@ -12,6 +12,7 @@ import pytest
 from support.gossiping import Gossiper, eventually
 
 from gemot.agent.gossip.keyring import Key, Keyring
+from gemot.agent.gossip.loop import MOST_PER_ADDRESS, MOST_STREAMS
 from gemot.agent.gossip.message import Status
 from gemot.agent.gossip.stream import GREETING
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
@@ -154,5 +155,30 @@ def test_who_connects_and_says_nothing_keeps_nobody_out() -> None:
         second = await started(stack, Gossiper(2))
         await second.join(first)
         assert first.holds(second) is Status.ALIVE
+
+    run(test)
+
+
+def test_who_greets_and_says_nothing_more_keeps_nobody_else_out() -> None:
+    """One address has only so many questions; what it leaves open ends with the member that was asked."""
+
+    async def test(stack: AsyncExitStack) -> None:
+        first = await started(stack, Gossiper(1))
+        silent = [
+            await asyncio.open_connection("127.0.0.1", first.facts.port, local_addr=("127.0.0.2", 0))
+            for _ in range(MOST_STREAMS)
+        ]
+        for _, writer in silent:
+            writer.write(GREETING)
+        await eventually(lambda: first.gossip.dropped["busy"] == MOST_STREAMS - MOST_PER_ADDRESS)
+        second = await started(stack, Gossiper(2))
+        await second.join(first)
+        assert first.holds(second) is Status.ALIVE
+        await first.stop()
+        async with asyncio.timeout(10):
+            for reader, writer in silent:
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
 
     run(test)
