@@ -38,7 +38,21 @@ _STANDINGS: dict[Status, Standing] = {
     Status.FAILED: "failed",
     Status.LEFT: "left",
 }
+_BECAME: dict[Change, Standing] = {
+    Change.JOINED: "alive",
+    Change.UPDATED: "alive",
+    Change.REFUTED: "alive",
+    Change.FAILED: "failed",
+    Change.LEFT: "left",
+    Change.REAPED: "left",
+}
+"""What the tier makes of a change; a suspicion is nothing yet."""
+
 _LOUD = (Change.JOINED, Change.FAILED, Change.LEFT, Change.REAPED)
+
+
+TURNED_AWAY = "turned_away"
+"""Strangers of another datacenter, or more members than there is room for (`view.MOST_MEMBERS`)."""
 
 
 class _Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -63,7 +77,7 @@ class LanConfig(msgspec.Struct, frozen=True):
 
 
 class Lan:
-    """Gossip on its port. `heard` is told each member of which something has become known, on the loop."""
+    """Gossip on its port. `heard` is told on the loop how a member stands from now on."""
 
     def __init__(
         self,
@@ -72,7 +86,7 @@ class Lan:
         config: LanConfig,
         me: Member,
         joins: Listener,
-        heard: Callable[[Change, Member], None],
+        heard: Callable[[Member, Standing], None],
     ) -> None:
         self._config = config
         self._me = me
@@ -141,17 +155,25 @@ class Lan:
 
     # -- for metrics -----------------------------------------------------------------------------------
 
-    DROPS = ("malformed", "busy", *(why.value for why in Why))
+    DROPS = ("malformed", "busy", TURNED_AWAY, *(why.value for why in Why))
 
     def count(self, status: Status) -> int:
-        return sum(record.status is status for record in self.gossip.swim.members)
+        swim = self.gossip.swim
+        suspected = len(swim.view.suspicions)
+        match status:
+            case Status.ALIVE:
+                return swim.members.here - suspected
+            case Status.SUSPECT:
+                return suspected
+            case _:
+                return len(swim.members.gone[status])
 
     @property
     def awareness(self) -> int:
         return self.gossip.swim.awareness.score
 
     def dropped(self, why: str) -> int:
-        return self.gossip.dropped[why]
+        return self.gossip.swim.view.turned_away if why == TURNED_AWAY else self.gossip.dropped[why]
 
     # -- what gossip asks ------------------------------------------------------------------------------
 
@@ -186,8 +208,9 @@ class Lan:
             log.info(told, event.change.value, facts.name, facts.host, facts.id)
         if event.change is Change.REAPED and self._has_namesake(facts):
             return  # its name goes on
-        if (member := member_of(facts)) is not None:
-            self._heard(event.change, member)
+        member, standing = member_of(facts), _BECAME.get(event.change)
+        if member is not None and standing is not None:
+            self._heard(member, standing)
 
     def _has_namesake(self, facts: Facts) -> bool:
         members = self.gossip.swim.members

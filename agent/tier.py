@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import msgspec
 
 from gemot.agent.gossip.timing import LAN, Timing
-from gemot.agent.gossip.view import Change
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
@@ -94,7 +93,7 @@ class ServerTier:
         self._own = InProcessServers(server=self.node.server, loop=loop)
         self.servers: Servers = self._own
         server = self.node.server
-        self.lan = _make_lan(loop, server, config, self._heard)
+        self.lan = _make_lan(loop, server, config, self.node.on_gossip)
         if self.lan is not None:
             server.membership.gossip = self.lan
         self._joiner = Joiner(
@@ -173,10 +172,6 @@ class ServerTier:
             return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
 
-    def _heard(self, change: Change, member: Member) -> None:
-        if (standing := _STANDINGS.get(change)) is not None:
-            self.node.on_gossip(member, standing)
-
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
         server.operator.joining.met(joined.servers, joined.cluster)
@@ -252,8 +247,8 @@ class ClientTier:
             return waiting
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
 
-    def _heard(self, change: Change, member: Member) -> None:
-        if _STANDINGS.get(change) == "alive" and member.role == "server":
+    def _heard(self, member: Member, standing: Standing) -> None:
+        if standing == "alive" and member.role == "server":
             self.remote.learn((member,))
 
     def _hello(self) -> Hello:
@@ -279,22 +274,11 @@ class _Pointer:
     def on_disconnected(self, member: Member) -> None: ...
 
 
-_STANDINGS: dict[Change, Standing] = {
-    Change.JOINED: "alive",
-    Change.UPDATED: "alive",
-    Change.REFUTED: "alive",
-    Change.FAILED: "failed",
-    Change.LEFT: "left",
-    Change.REAPED: "left",
-}
-"""What the servers make of a change; a suspicion is nothing yet."""
-
-
 def _make_lan(
     loop: asyncio.AbstractEventLoop,
     tier: Any,
     config: TierConfig,
-    heard: Callable[[Change, Member], None],
+    heard: Callable[[Member, Standing], None],
 ) -> Lan | None:
     if config.join_port < 0:
         return None

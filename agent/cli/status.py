@@ -13,6 +13,9 @@ from gemot.agent.client.connection import Connection, ConnectionBroke, Refused
 ASK_S = 1.0
 """What each part may take: without servers there is no better answer later."""
 
+MEMBERS_S = 3.0
+"""The agent knows them itself; it asks servers a second for those of which it does not."""
+
 
 @click.command(name="status")
 @client_options
@@ -40,10 +43,7 @@ def command(connection: Connection) -> None:
         click.echo(f"Scrub    last pass ended {scrub}")
     if snapshots := stats.get("snapshot_agent"):
         click.echo(f"Backup   {_backup(snapshots)}")
-    if leader is None:
-        click.echo("Members  unknown, no server answers")
-    else:
-        _print_members(connection)
+    _print_members(connection)
 
 
 def _backup(stats: dict[str, str]) -> str:
@@ -64,7 +64,7 @@ def _leader(connection: Connection) -> str | None:
 
 def _print_members(connection: Connection) -> None:
     try:
-        reply = connection.request("GET", "/v1/agent/members", timeout_s=ASK_S)
+        reply = connection.request("GET", "/v1/agent/members", timeout_s=MEMBERS_S)
     except (Refused, ConnectionBroke) as error:
         click.echo(f"Members  unknown: {error}")
         return

@@ -36,11 +36,6 @@ class Door:
         make = lambda: _Entry(self)  # noqa: E731
         self._server = await self._loop.create_server(make, host, port, reuse_address=True, backlog=1024)
 
-    @property
-    def port(self) -> int:
-        assert self._server is not None, "start() comes first"
-        return int(self._server.sockets[0].getsockname()[1])
-
     def stop(self) -> None:
         """Nobody new comes in. Who was handed on is not this one's any more."""
         if self._server is not None:

@@ -80,9 +80,9 @@ def word_fault(word: Word) -> str:
     """What is out of bounds in a word of a datagram, "" if nothing is."""
     match word:
         case Ping():
-            return seq_fault(word.seq) or id_fault("to", word.to) or id_fault("sender", word.sender)
+            return ping_fault(word.seq, word.to, word.sender)
         case Relay():
-            fault = seq_fault(word.seq) or id_fault("to", word.to) or id_fault("sender", word.sender)
+            fault = ping_fault(word.seq, word.to, word.sender)
             return fault or _place(word.host, word.port)
         case Ack():
             return seq_fault(word.seq) or _size("payload", word.payload, PAYLOAD_BYTES)
@@ -115,6 +115,10 @@ def record_fault(record: Record) -> str:
 
 def news_fault(news: News) -> str:
     return number_fault("topic", news.topic, 0, TOPIC_MAX) or _size("body", news.body, BODY_BYTES)
+
+
+def ping_fault(seq: int, to: str, sender: str) -> str:
+    return seq_fault(seq) or id_fault("to", to) or id_fault("sender", sender)
 
 
 def id_fault(field: str, text: str) -> str:

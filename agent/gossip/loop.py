@@ -87,11 +87,6 @@ class Gossip:
         )
         self._after()
 
-    @property
-    def port(self) -> int:
-        assert self._socket is not None, "start() comes first"
-        return int(self._socket.get_extra_info("sockname")[1])
-
     async def leave(self) -> None:
         """Say good-bye, and wait until it has spread, or for as long as that may take."""
         self.swim.leave(self.now_ms)

@@ -41,7 +41,7 @@ class Members:
         """How many are held for alive, suspected ones among them."""
 
         self.gone: dict[Status, dict[str, None]] = {Status.FAILED: {}, Status.LEFT: {}}
-        """The ids of those that are expected no more, or not for now."""
+        """The ids of those that failed, and of those that left."""
 
     def get(self, id: str) -> Record | None:
         record = self._own.get(id)

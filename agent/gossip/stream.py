@@ -27,9 +27,9 @@ from gemot.agent.gossip.limits import (
     REASON_BYTES,
     RECORDS,
     facts_fault,
-    id_fault,
     news_fault,
     number_fault,
+    ping_fault,
     record_fault,
     seq_fault,
     text_fault,
@@ -155,7 +155,7 @@ class FrameReader:
 def _fault(word: StreamWord) -> str:
     match word:
         case StreamPing():
-            return seq_fault(word.seq) or id_fault("to", word.to) or id_fault("sender", word.sender)
+            return ping_fault(word.seq, word.to, word.sender)
         case StreamAck():
             return seq_fault(word.seq)
         case Exchange():

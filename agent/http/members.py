@@ -6,6 +6,7 @@ stands on it. Source: Consul, agent API.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,6 +18,9 @@ from gemot.server.model.errors import GemotError
 from gemot.server.model.health import HealthState
 from gemot.server.model.query import Answer, Options
 from gemot.server.rpc.message import Member
+
+CATALOG_S = 1.0
+"""What the servers may take to add those that gossip does not know: they may all be away."""
 
 ALIVE, FAILED = 1, 4
 _STATUS = {Status.ALIVE: ALIVE, Status.SUSPECT: ALIVE, Status.FAILED: FAILED, Status.LEFT: 3}
@@ -44,14 +48,15 @@ async def list_members(
     found = [_heard(member, record, facts, wan=wan) for member, record in heard if member.rpc or not wan]
     ids = {member.id for member, _ in heard}
     try:
-        others = await _in_catalog(servers, facts, ids, token=token, wan=wan)
-    except GemotError:
+        async with asyncio.timeout(CATALOG_S if heard else None):
+            others = await _in_catalog(servers, facts, ids, token=token, wan=wan)
+    except (GemotError, TimeoutError):
         if not heard:
             raise
         others = Answer([], 0, True, 0)
-    if not others.value:
-        return Answer(found, others.index, True, 0)
     rows = sorted([*found, *others.value], key=lambda row: str(row["Name"]))
+    if not others.value:
+        return Answer(rows, others.index, True, 0)
     return Answer(rows, others.index, others.known_leader, others.last_contact_ms)
 
 

@@ -14,7 +14,6 @@ from support.members import client, server
 
 from gemot.agent.gossip.message import META_BYTES, Facts, Record
 from gemot.agent.gossip.timing import LOCAL
-from gemot.agent.gossip.view import Change
 from gemot.agent.lan import Lan, LanConfig, facts_of, member_of
 from gemot.server.model.errors import BadRequest
 from gemot.server.rpc.message import Hello, Member
@@ -40,7 +39,7 @@ class Agent:
             config=LanConfig("127.0.0.1", self.port, LOCAL),
             me=self.member,
             joins=Listener(loop=loop, tier=tier, host="127.0.0.1", port=self.port, join_only=True),
-            heard=lambda change, one: self.heard.append((change.value, one.name)),
+            heard=lambda one, standing: self.heard.append((standing, one.name)),
         )
 
     async def join(self, other: Agent) -> None:
@@ -80,10 +79,10 @@ def test_the_tier_hears_who_comes_and_who_goes() -> None:
         assert first.lan.alone
         await second.join(first)
         await eventually(lambda: not first.lan.alone)
-        assert first.heard == [(Change.JOINED.value, second.member.name)]
+        assert first.heard == [("alive", second.member.name)]
         assert second.lan.standing(first.member.id) == "alive"
         await second.lan.gossip.leave()
-        await eventually(lambda: (Change.LEFT.value, second.member.name) in first.heard)
+        await eventually(lambda: ("left", second.member.name) in first.heard)
         assert dict((m.name, s) for m, s in first.lan.everyone()) == {
             first.member.name: "alive",
             second.member.name: "left",
