@@ -12,14 +12,17 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 from simulation.coverage import Totals
-from simulation.faults.every import KNOWN
+from simulation.families.operator import CHORES
+from simulation.faults.every import FAULTS, KNOWN
 from simulation.planted import BUGS
 from simulation.run import Result, run_seed
+from simulation.swarm import Aim
 from support.lossy_vfs import LossyVfs, registered
 
 HERE = Path(__file__).parent
@@ -99,7 +102,7 @@ def main() -> int:
     else:
         _tell(report, table=not options.trace)
     if options.campaign:
-        _keep(report, commit, options.first)
+        _keep(report, commit, options.first, _aimed(options))
     return 1 if report.failed else 0
 
 
@@ -113,9 +116,31 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--campaign", action="store_true", help="add a row to RESULTS.md")
     parser.add_argument("--plant", choices=sorted(BUGS), help="plant this bug first: the run must fail")
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first seed that fails")
+    parser.add_argument("--faults", type=_some_of(FAULTS), default=(), help="these and no others, a,b,c")
+    parser.add_argument("--chores", type=_some_of(CHORES), default=(), help="what operators do, a,b,c")
     parser.add_argument("--within", type=float, default=0.0, help="begin no seed after so many seconds")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def _some_of(known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    def split(names: str) -> tuple[str, ...]:
+        some = tuple(names.split(","))
+        if unknown := [name for name in some if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(sorted(known))}")
+        return some
+
+    return split
+
+
+def _aim(options: argparse.Namespace) -> Aim:
+    return Aim(options.faults, options.chores)
+
+
+def _aimed(options: argparse.Namespace) -> str:
+    """The same aim as options of a command."""
+    aim = {"--faults": options.faults, "--chores": options.chores}
+    return "".join(f" {option} {','.join(names)}" for option, names in aim.items() if names)
 
 
 # -- one process -----------------------------------------------------------------------------------
@@ -131,15 +156,15 @@ def _work(options: argparse.Namespace) -> int:
         for seed in range(options.first + number, options.first + options.seeds, step):
             if options.within and time.monotonic() > until:
                 break
-            line = _one(seed, vfs)
+            line = _one(seed, vfs, _aim(options))
             sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
             sys.stdout.flush()
     return 0
 
 
-def _one(seed: int, vfs: LossyVfs) -> Line:
+def _one(seed: int, vfs: LossyVfs, aim: Aim) -> Line:
     try:
-        return Line(seed, run_seed(seed, vfs), rss_mb=_rss_mb())
+        return Line(seed, run_seed(seed, vfs, aim=aim), rss_mb=_rss_mb())
     except Exception as error:
         return Line(seed, None, f"{type(error).__name__}: {error}", _rss_mb())
 
@@ -191,7 +216,7 @@ def _traced(options: argparse.Namespace, report: Report) -> Report:
         BUGS[options.plant]()
     with registered("gemot-sim") as vfs:
         for seed in range(options.first, options.first + options.seeds):
-            line = Line(seed, run_seed(seed, vfs, trace=True))
+            line = Line(seed, run_seed(seed, vfs, trace=True, aim=_aim(options)))
             report.add(line)
             _tell_seed(line, options)
     return report
@@ -207,7 +232,8 @@ def _tell_seed(line: Line, options: argparse.Namespace) -> None:
     if result is None:
         plant = f" --plant {options.plant}" if options.plant else ""
         print(f"seed {line.seed}: {line.error}")
-        print(f"  replay: python tests/simulation/run.py --from {line.seed} --trace{plant}", flush=True)
+        again = f"--from {line.seed} --trace{plant}{_aimed(options)}"
+        print(f"  replay: python tests/simulation/run.py {again}", flush=True)
         return
     invalid = f"; INVALID: {result.invalid}" if result.invalid else ""
     print(
@@ -274,7 +300,7 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False).stdout.strip()
 
 
-def _keep(report: Report, commit: str, first: int) -> None:
+def _keep(report: Report, commit: str, first: int, aimed: str) -> None:
     if not RESULTS.exists():
         RESULTS.write_text(_HEAD)
     seeds = report.passed + len(report.failed) + len(report.invalid)
@@ -288,10 +314,11 @@ def _keep(report: Report, commit: str, first: int) -> None:
         f"{report.virtual_s / 3600:.1f} | {os.cpu_count()} cores {platform.machine()}, "
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )
+    target = f"Aimed with `{aimed.strip()}`.\n\n" if aimed else ""
     head, _, tail = RESULTS.read_text().partition("\n\n## ")
     rarest = ", ".join(f"{a} x {b} {count}" for count, a, b in report.totals.rarest(KNOWN, RAREST))
     detail = (
-        f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{fired}.\n\n{_damage(report)}.\n\n"
+        f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{target}{fired}.\n\n{_damage(report)}.\n\n"
         f"Operation x fault, the rarest of all cells: {rarest}.\n"
     )
     RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))

@@ -76,6 +76,21 @@ class Plan(msgspec.Struct, frozen=True):
     """What operators do now and then."""
 
 
+class Aim(msgspec.Struct, frozen=True):
+    """What a run is to try in place of what it drew, for pairs that chance brings too seldom."""
+
+    faults: tuple[str, ...] = ()
+    chores: tuple[str, ...] = ()
+
+    def at(self, plan: Plan) -> Plan:
+        return msgspec.structs.replace(
+            plan, faults=self.faults or plan.faults, chores=self.chores or plan.chores
+        )
+
+
+AS_DRAWN = Aim()
+
+
 def draw(random: Random, faults: list[str], chores: list[str]) -> Plan:
     """The sizes first: a new fault leaves them as they were, seed by seed."""
     servers = random.choice([3, 3, 5])
