@@ -22,7 +22,7 @@ from gemot import __version__
 from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
-from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening
+from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening, mass_failure_settings
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.gossip.timing import LAN, LOCAL
@@ -51,13 +51,13 @@ from gemot.agent.views import Views
 from gemot.agent.why import Why
 from gemot.dns.config import DnsConfig
 from gemot.dns.server import DnsServer
+from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import Node as CatalogNode
 from gemot.server.model.errors import BadRequest, GemotError
 from gemot.server.rpc.message import Member
 from gemot.server.runtime.connection import ListenerLimits
 from gemot.server.runtime.node import NodeConfig
 from gemot.server.runtime.timer import Ticker
-from gemot.server.server import ServerConfig
 from gemot.server.space import SpaceConfig
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.realdisk import RealDisk
@@ -248,6 +248,7 @@ class Daemon:
                 default_wait_ms=int(config.default_query_time_s * 1000),
                 max_wait_ms=int(config.max_query_time_s * 1000),
                 autopilot=autopilot_settings(config),
+                mass_failure=mass_failure_settings(config),
                 space=SpaceConfig(
                     reserve=config.limits.disk_reserve_bytes, segment=config.raft_log_segment_bytes
                 ),

@@ -119,6 +119,7 @@ class Figures:
         gauge("gemot_raft_peers", lambda: len(raft.voters))
         gauge("gemot_autopilot_healthy", lambda: server.operator.autopilot.healthy)
         gauge("gemot_autopilot_failure_tolerance", lambda: server.operator.autopilot.tolerance)
+        gauge("gemot_mass_failure_suspects", lambda: server.membership.guard.held)
         gauge("gemot_watches", lambda: server.reads.waiting)
         self._follow("gemot_watch_wakeups_total", lambda: server.reads.woken)
         self._follow("gemot_raft_log_syncs_total", lambda: node.sync_s[1])

@@ -34,7 +34,7 @@ log = logging.getLogger("gemot.gossip")
 
 _STANDINGS: dict[Status, Standing] = {
     Status.ALIVE: "alive",
-    Status.SUSPECT: "alive",
+    Status.SUSPECT: "suspect",
     Status.FAILED: "failed",
     Status.LEFT: "left",
 }

@@ -67,6 +67,11 @@ TABLE = (
     Metric("gemot_scrub_bytes_total", "counter", "Bytes read to find damage in what lies still on the disk."),
     Metric("gemot_scrub_passes_total", "counter", "Times all of it was read."),
     Metric("gemot_scrub_damage_total", "counter", "Damage found so.", ("part",)),
+    Metric(
+        "gemot_mass_failure_suspects",
+        "gauge",
+        "On the leader: unreachable hosts that are kept in service because many are at once.",
+    ),
     Metric("gemot_epoch", "gauge", "Restores that the state went through, or the epoch given to the last."),
     Metric("gemot_snapshots_saved_total", "counter", "Snapshots that this server gave out."),
     Metric(

@@ -18,6 +18,7 @@ from gemot.dns.records import keep_healthy
 from gemot.server.model.catalog import SERF_HEALTH, HealthService, Instance, Services
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
 from gemot.server.model.query import Answer, Options, Query
+from gemot.server.serf_health import SUSPECT_OUTPUT
 
 MAX_OUTPUT = 300
 """Characters of a check's output that an explanation shows."""
@@ -202,7 +203,10 @@ def _explain_instance(row: Instance, *, in_dns: bool) -> InstanceWhy:
     label = row.service.service if row.service.id == row.service.service else row.service.id
     where = f"{label} on {row.node.node} ({_joined(address, port)})"
     reasons = "; ".join(_reason(one) for one in failing)
-    if not failing:
+    suspect = any(check.output == SUSPECT_OUTPUT for check in row.checks if check.check_id == SERF_HEALTH)
+    if suspect and not failing:
+        told = f"{where} is in the answers though {row.node.node} is unreachable: many hosts are, at once"
+    elif not failing:
         told = f"{where} is in the answers: {_passing(row.checks)}"
     elif in_dns:
         told = f"{where} is in DNS answers, left out of passing-only ones: {reasons}"

@@ -3,7 +3,8 @@
 Each server reports once a second to the leader who is connected to it. The leader keeps the catalog in line:
 a host that lives by either word is registered with a passing `serfHealth`; one that gossip takes for failed
 turns critical as soon as no connection contradicts, one of which gossip knows nothing (an older release, or
-gossip is off) after `FAILED_AFTER_MS` without a report; one that leaves is taken out.
+gossip is off) after `FAILED_AFTER_MS` without a report; one that leaves is taken out. Where many fail at once
+they are kept in service at first (`mass_failure.py`).
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gemot.server.mass_failure import MassFailure
 from gemot.server.model.catalog import (
-    SERF_HEALTH,
     SERVER_SERVICE,
     HealthService,
-    Node,
     NodeDetail,
-    Register,
-    Service,
 )
 from gemot.server.model.command import Command
-from gemot.server.model.health import Check, Status
 from gemot.server.rpc.message import Member
+from gemot.server.serf_health import (
+    SUSPECT_OUTPUT,
+    output_of,
+    register_alive,
+    register_failed,
+    register_suspect,
+)
 
 log = logging.getLogger("gemot.server")
 
@@ -51,10 +55,13 @@ ending, with connections to them. A new connection to the leader itself brings i
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
 
+NAMED = 10
+"""Hosts that are named when many fail."""
+
 CONTRADICTS_MS = 2_500
 """A report so fresh says that a host lives, whatever gossip says: it is gossip that is cut off."""
 
-Standing = Literal["alive", "failed", "left"]
+Standing = Literal["alive", "suspect", "failed", "left"]
 
 
 class Gossip(Protocol):
@@ -79,10 +86,6 @@ class NoGossip:
         return ()
 
     def expect_no_more(self, id: str) -> None: ...
-
-
-ALIVE_OUTPUT = "Agent alive and reachable"
-FAILED_OUTPUT = "Agent not live or unreachable"
 
 
 class Connected:
@@ -125,8 +128,10 @@ class Membership:
         alive_in_catalog: Callable[[], list[NodeDetail]],
         former_leader: Callable[[], tuple[str, int]],
         take_out: Callable[[str], None],
+        guard: MassFailure,
         now_ms: Callable[[], int],
     ) -> None:
+        self.guard = guard
         self._propose = propose
         self._look = look
         self._alive_in_catalog = alive_in_catalog
@@ -142,6 +147,11 @@ class Membership:
         self._doubted: dict[str, str] = {}
         """Whom gossip takes for failed: names, with the id."""
 
+        self._worse: set[str] = set()
+        """Of whom something bad is proposed that the catalog may not show yet."""
+
+        self._mark_again_ms = 0
+
         self.gossip: Gossip = NoGossip()
 
     def begin(self) -> None:
@@ -153,13 +163,15 @@ class Membership:
         now = self._now_ms()
         former, heard_ms = self._former_leader()
         former_ms = min(now, max(heard_ms, now - FAILED_AFTER_MS + FORMER_LEADER_MS))
+        alive = self._alive_in_catalog()
         self._heard = {
-            detail.node.node: (None, former_ms if detail.node.id == former else now)
-            for detail in self._alive_in_catalog()
+            detail.node.node: (None, former_ms if detail.node.id == former else now) for detail in alive
         }
+        self.guard.begin(detail.node.node for detail in alive if output_of(detail) == SUSPECT_OUTPUT)
         self._settled = {}
         self._left = {}
         self._refused = set()
+        self._worse = set()
         self._reconciled_ms = self._ticked_ms = now
         self._listen()
 
@@ -187,23 +199,30 @@ class Membership:
                 log.warning(told, member.name, member.address, member.id, holder)
             return
         self._heard[member.name] = (member, self._now_ms())
+        self.guard.lives(member.name)
         if self._settled.get(member.name) != member:
             self._settled[member.name] = member
-            if (command := register_alive(member, self._look(member.name))) is not None:
+            known = None if member.name in self._worse else self._look(member.name)
+            self._worse.discard(member.name)
+            if (command := register_alive(member, known)) is not None:
                 self._propose(command)
 
     def failed(self, name: str) -> None:
         """Nothing was heard of this member for too long. Proposed until the catalog says so."""
         self._heard.pop(name, None)
         self._settled.pop(name, None)
+        self._worse.discard(name)
         if (command := register_failed(self._look(name))) is not None:
             self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
+            self._worse.add(name)
             self._propose(command)
 
     def left(self, name: str) -> None:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
         self._heard.pop(name, None)
         self._settled.pop(name, None)
+        self._worse.discard(name)
+        self.guard.lives(name)
         self._left[name] = self._now_ms() + LEFT_FOR_MS
 
     def holder(self, member: Member) -> str:
@@ -241,12 +260,9 @@ class Membership:
         pause_ms, self._ticked_ms = now - self._ticked_ms, now
         if pause_ms >= ASLEEP_MS:
             self._heard = {name: (member, at + pause_ms) for name, (member, at) in self._heard.items()}
-        for name in [n for n, (_, at) in self._heard.items() if now - at >= FAILED_AFTER_MS]:
-            if (member := self._alive_by_gossip(name)) is not None:
-                self.joined(member)
-            else:
-                self.failed(name)
-        self._look_at_doubted(now)
+        if failing := [*self._silent_for_too_long(now), *self._doubted_for_good(now)]:
+            self._judge(dict.fromkeys(failing), now)
+        self._mark_again(now)
         if now - self._reconciled_ms >= RECONCILE_EVERY_MS:
             self._reconciled_ms = now
             self._settled = {}
@@ -255,6 +271,68 @@ class Membership:
     def alive(self) -> int:
         return len(self._heard)
 
+    # -- failure -----------------------------------------------------------------------------------
+
+    def _silent_for_too_long(self, now: int) -> list[str]:
+        """Those of whom nothing was heard, unless gossip hears them."""
+        silent = [
+            name
+            for name, (_, at) in self._heard.items()
+            if now - at >= FAILED_AFTER_MS and not self.guard.holds(name, now)
+        ]
+        alive = {name: member for name in silent if (member := self._alive_by_gossip(name)) is not None}
+        for member in alive.values():
+            self.joined(member)
+        return [name for name in silent if name not in alive]
+
+    def _doubted_for_good(self, now: int) -> list[str]:
+        """Whom gossip takes for failed has failed, once no fresh report contradicts."""
+        failing = []
+        for name, id in list(self._doubted.items()):
+            member, at = self._heard.get(name, (None, now))
+            is_another = member is not None and member.id != id
+            if name not in self._heard or is_another or self.gossip.standing(id) != "failed":
+                del self._doubted[name]
+            elif now - at >= CONTRADICTS_MS:
+                del self._doubted[name]
+                if not self.guard.holds(name, now):
+                    failing.append(name)
+        return failing
+
+    def _judge(self, failing: Iterable[str], now: int) -> None:
+        """These have failed, unless so many do at once that the guard keeps them in service."""
+        kept = self.guard.judge(failing, self._heard, self._silent(now), now)
+        if kept:
+            told = "server: mass failure: %d hosts of %d are unreachable at once, kept in service for now: %s"
+            log.warning(told, self.guard.held, len(self._heard), ", ".join(sorted(kept)[:NAMED]))
+        for name in {*failing}.difference(kept):
+            self.failed(name)
+        for name in kept:
+            self._heard.setdefault(name, (None, now - FAILED_AFTER_MS))
+            self._settled.pop(name, None)
+            self._mark(name)
+
+    def _silent(self, now: int) -> Iterable[str]:
+        """Those that fail soon unless they are heard."""
+        for name, (member, at) in self._heard.items():
+            standing = self.gossip.standing(member.id) if member is not None else None
+            if now - at >= CONTRADICTS_MS and standing != "alive":
+                yield name
+
+    def _mark(self, name: str) -> None:
+        """Proposed until the catalog says so."""
+        self._worse.discard(name)
+        if (command := register_suspect(self._look(name))) is not None:
+            self._worse.add(name)
+            self._propose(command)
+
+    def _mark_again(self, now: int) -> None:
+        if now - self._mark_again_ms < FAIL_AGAIN_MS:
+            return
+        self._mark_again_ms = now
+        for name in [name for name in self._worse if self.guard.holds(name, now)]:
+            self._mark(name)
+
     # -- gossip ------------------------------------------------------------------------------------
 
     def on_gossip(self, member: Member, standing: Standing) -> None:
@@ -262,7 +340,7 @@ class Membership:
         before, at = self._heard.get(member.name, (None, 0))
         if standing == "failed":
             self._doubted[member.name] = member.id
-        elif standing == "alive" and member.name not in self._heard:
+        elif standing == "alive" and self._is_missed(member.name):
             self.joined(self._with_its_meta(member))
         elif standing == "left" and not (before is not None and self._now_ms() - at < CONTRADICTS_MS):
             known = self._look(member.name)
@@ -278,23 +356,18 @@ class Membership:
         """This host, of which no server has said anything for too long, if it lives all the same."""
         member, _ = self._heard[name]
         if member is not None:
-            return member if self.gossip.standing(member.id) == "alive" else None
+            return member if self._is_in_gossip(member.id) else None
         known = self._look(name)
-        if known is None or self.gossip.standing(known.node.id) != "alive":
+        if known is None or not self._is_in_gossip(known.node.id):
             return None
         alive = (each for each, _ in self.gossip.everyone() if each.id == known.node.id)
         return next((self._with_its_meta(each) for each in alive), None)
 
-    def _look_at_doubted(self, now: int) -> None:
-        """Whom gossip takes for failed has failed, once no fresh report contradicts."""
-        for name, id in list(self._doubted.items()):
-            member, at = self._heard.get(name, (None, now))
-            is_another = member is not None and member.id != id
-            if name not in self._heard or is_another or self.gossip.standing(id) != "failed":
-                del self._doubted[name]
-            elif now - at >= CONTRADICTS_MS:
-                del self._doubted[name]
-                self.failed(name)
+    def _is_in_gossip(self, id: str) -> bool:
+        return self.gossip.standing(id) in ("alive", "suspect")
+
+    def _is_missed(self, name: str) -> bool:
+        return name not in self._heard or self.guard.holds(name, self._now_ms())
 
     def _with_its_meta(self, member: Member) -> Member:
         """Gossip does not carry what only the servers are told: that stays as they know it."""
@@ -303,60 +376,6 @@ class Membership:
             return member
         node = known.node
         return msgspec.structs.replace(member, meta=node.meta, tagged_addresses=node.tagged_addresses)
-
-
-def register_alive(member: Member, known: NodeDetail | None) -> Register | None:
-    """What makes the catalog say that this member lives; None when it says so already."""
-    node = Node(
-        node=member.name,
-        address=member.address,
-        id=member.id,
-        datacenter=member.datacenter,
-        tagged_addresses=member.tagged_addresses,
-        meta=member.meta,
-    )
-    check = _serf_health(member.name, "passing", ALIVE_OUTPUT)
-    services = (_server_service(member),) if member.role == "server" else ()
-    if known is not None and _says(known, node, check, services):
-        return None
-    return Register(node=node, services=services, checks=(check,))
-
-
-def register_failed(known: NodeDetail | None) -> Register | None:
-    """What makes the catalog say that this node failed; None when it does, or does not know it."""
-    if known is None:
-        return None
-    for check in known.checks:
-        if check.check_id == SERF_HEALTH and check.status != "critical":
-            failed = _serf_health(known.node.node, "critical", FAILED_OUTPUT)
-            return Register(node=known.node, checks=(failed,), skip_node_update=True)
-    return None
-
-
-def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, ...]) -> bool:
-    same_node = (
-        known.node.address == node.address
-        and known.node.id == node.id
-        and known.node.meta == node.meta
-        and known.node.tagged_addresses == node.tagged_addresses
-    )
-    passing = any(c.check_id == SERF_HEALTH and c.status == check.status for c in known.checks)
-    served = {(s.id, s.address, s.port) for s in known.services}
-    return same_node and passing and all((s.id, s.address, s.port) in served for s in services)
-
-
-def _serf_health(node: str, status: Status, output: str) -> Check:
-    return Check(node=node, check_id=SERF_HEALTH, name="Serf Health Status", status=status, output=output)
-
-
-def _server_service(member: Member) -> Service:
-    port = int(member.rpc.rpartition(":")[2] or 0)
-    return Service(
-        id=SERVER_SERVICE,
-        service=SERVER_SERVICE,
-        port=port,
-        meta={"version": member.build, "raft_version": "3"},
-    )
 
 
 SERVERS = HealthService(SERVER_SERVICE)

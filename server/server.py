@@ -13,6 +13,7 @@ import msgspec
 
 from gemot.server.bootstrap import Bootstrap, decode_pledge, encode_pledge
 from gemot.server.compaction import Compaction
+from gemot.server.config import ServerConfig
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
@@ -21,16 +22,16 @@ from gemot.server.install import Installer
 from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
+from gemot.server.mass_failure import MassFailure
 from gemot.server.members import Connected, Membership, Standing
-from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
-from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
+from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.operator import Operator
 from gemot.server.ports import Archives, DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import Message, ReadState, SnapshotOffer
-from gemot.server.reads import LIST_ROWS, Reads
+from gemot.server.reads import Reads
 from gemot.server.rpc.message import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -61,7 +62,7 @@ from gemot.server.rpc.message import (
     Upload,
     fault_of,
 )
-from gemot.server.space import Room, Space, SpaceConfig
+from gemot.server.space import Room, Space
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
@@ -70,23 +71,6 @@ SECOND_MS = 1_000
 STALLED = (
     "no sync of the log has ended for an election timeout; until one does, this server does not lead or vote"
 )
-
-
-class ServerConfig(msgspec.Struct, frozen=True):
-    """Limits and paces of one server. Times in milliseconds, sizes in entries or bytes."""
-
-    bootstrap_expect: int = 0
-    hold_ms: int = 7_000
-    snapshot_entries: int = 16_384
-    snapshot_rest_ms: int = 30_000
-    trailing_entries: int = 10_240
-    checkpoint_wal_bytes: int = 16 << 20
-    default_wait_ms: int = DEFAULT_WAIT_MS
-    max_wait_ms: int = MAX_WAIT_MS
-    list_rows: int = LIST_ROWS
-    tick_ms: int = 50
-    autopilot: AutopilotConfig = AutopilotConfig()
-    space: SpaceConfig = SpaceConfig()
 
 
 class Server:
@@ -166,6 +150,7 @@ class Server:
             alive_in_catalog=hosts.alive,
             former_leader=lambda: self.replica.former_leader,
             take_out=lambda name: self.operator.leave(name, _ignore),
+            guard=MassFailure(config.mass_failure),
             now_ms=timer.now_ms,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
@@ -350,6 +335,7 @@ class Server:
             "waiting": self.waiting_for(),
             "state_hash": self.state.state_hash.hex(),
             "space": self.space.told,
+            "suspects": str(self.membership.guard.held),
             "epoch": str(self.state.epoch),
         }
         return {"raft": raft, "consul": tier}

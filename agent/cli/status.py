@@ -34,6 +34,8 @@ def command(connection: Connection) -> None:
         click.echo(f"Waiting  {waiting}")
     if space := stats.get("consul", {}).get("space"):
         click.echo(f"Space    {space}")
+    if (suspects := stats.get("consul", {}).get("suspects", "0")) != "0":
+        click.echo(f"Suspect  {suspects} unreachable hosts are kept in service: many at once (mass_failure)")
     if raft := stats.get("raft"):
         click.echo(
             f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "

@@ -11,6 +11,7 @@ from gemot.agent.config.address import HostFacts, expand, listed, private_ipv4
 from gemot.agent.config.fault import Fault, refuse
 from gemot.agent.config.schema import Config
 from gemot.dns import config as dns
+from gemot.server.mass_failure import MassFailureConfig
 from gemot.server.model.autopilot import AutopilotConfig
 
 DEV: dict[str, Any] = {
@@ -68,6 +69,16 @@ def autopilot_settings(config: Config) -> AutopilotConfig:
         max_trailing_logs=given.max_trailing_logs,
         min_quorum=given.min_quorum,
         server_stabilization_time_ms=round(given.server_stabilization_time_s * 1000),
+    )
+
+
+def mass_failure_settings(config: Config) -> MassFailureConfig:
+    given = config.mass_failure
+    return MassFailureConfig(
+        share=given.percent / 100,
+        least=given.least,
+        window_ms=round(given.window_s * 1000),
+        hold_ms=round(given.hold_s * 1000),
     )
 
 

@@ -3,7 +3,8 @@
 Keys are Consul's; where the word here differs from the key (a unit at its end) the key stands in `name=`.
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
 `known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync`,
-`limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts` and what is below `snapshot_agent`.
+`limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts`, and what is below `snapshot_agent`
+and `mass_failure`.
 """
 
 from __future__ import annotations
@@ -135,6 +136,20 @@ class Autopilot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a new server must be healthy before it votes, and a dead one be dead before it is removed."""
 
 
+class MassFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When so many hosts fail at once that the network is more likely at fault: they stay in service for a
+    while, marked in the output of their serfHealth. The servers' values count."""
+
+    percent: Annotated[int, Meta(ge=1, le=100)] = 30
+    """More than this share of all hosts is many. Less keeps sooner what cannot be reached; 100 is off."""
+    least: Annotated[int, Meta(ge=2, le=1_000_000)] = 5
+    """And so many hosts at least: in a small cluster a few that die together are no rare thing."""
+    window_s: Annotated[float, Meta(ge=1.0, le=600.0)] = field(default=30.0, name="window")
+    """Within this time they count as failing together; shorter than failures take to be seen, none do."""
+    hold_s: Annotated[float, Meta(ge=1.0, le=600.0)] = field(default=60.0, name="hold")
+    """How long each is kept: long enough to put a switch back, and all that time callers may reach nobody."""
+
+
 class SnapshotAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Snapshots of the whole state, saved to files by whichever server leads."""
 
@@ -187,6 +202,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Wait for so many servers before the first election. 3 is usual; unused once there is Raft data."""
     performance: Performance = Performance()
     autopilot: Autopilot = Autopilot()
+    mass_failure: MassFailure = MassFailure()
     raft_snapshot_threshold: Annotated[int, Meta(ge=16, le=100_000_000)] = 16_384
     """Entries between snapshots: fewer make restarts quick, more make snapshots rare."""
     raft_trailing_logs: Annotated[int, Meta(ge=16, le=100_000_000)] = 10_240

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gemot.server.config import ServerConfig
 from gemot.server.copies import Copy, Incoming, chunk_of, copy_state, keep_copy
 from gemot.server.members import Standing
 from gemot.server.model.errors import DiskFailed, GemotError, StorageFailed, Unavailable
@@ -27,7 +28,7 @@ from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.scrubber import DAY_S, Scrubber
 from gemot.server.runtime.space import DiskWatch
 from gemot.server.runtime.timer import LoopTimer, Ticker
-from gemot.server.server import STALLED, Server, ServerConfig
+from gemot.server.server import STALLED, Server
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk

@@ -15,6 +15,7 @@ from support.members import client, hello
 
 from gemot.agent import remote as remote_module
 from gemot.agent.remote import RemoteServers
+from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import NodeInfo
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, Unavailable
@@ -26,7 +27,7 @@ from gemot.server.rpc.message import Apply, Call, Hello, Member, Status, Subscri
 from gemot.server.runtime.connection import Listener
 from gemot.server.runtime.node import Node, NodeConfig
 from gemot.server.runtime.timer import LoopTimer
-from gemot.server.server import Server, ServerConfig
+from gemot.server.server import Server
 from gemot.server.storage.realdisk import RealDisk
 
 HOLD_MS = 2_000

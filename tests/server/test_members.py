@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.members import client, server
-from support.one_state import OneState
-from support.virtual import VirtualTimer
+from support.membership import Scene
 
 from gemot.server.members import (
     CONTRADICTS_MS,
@@ -19,80 +18,9 @@ from gemot.server.members import (
     LEFT_FOR_MS,
     RECONCILE_EVERY_MS,
     Connected,
-    Membership,
-    Standing,
     register_alive,
 )
-from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
-from gemot.server.model.command import Command
-from gemot.server.rpc.message import Member
-
-
-class Heard:
-    """What gossip says: members and how they stand, as the test has it."""
-
-    def __init__(self) -> None:
-        self.members: dict[str, tuple[Member, Standing]] = {}
-        self.expected_no_more: list[str] = []
-
-    def standing(self, id: str) -> Standing | None:
-        return self.members[id][1] if id in self.members else None
-
-    def everyone(self) -> list[tuple[Member, Standing]]:
-        return list(self.members.values())
-
-    def expect_no_more(self, id: str) -> None:
-        self.expected_no_more.append(id)
-
-
-class Scene:
-    """Membership over a real catalog: what it proposes is applied at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.one = OneState(folder)
-        self.timer = VirtualTimer()
-        self.proposed: list[Command] = []
-        self.refuses = False
-        self.former_leader = ("", 0)
-        self.heard = Heard()
-        self.membership = self.new_leader()
-
-    def gossip(self, member: Member, standing: Standing) -> None:
-        """Gossip comes to hold this of a member, and tells so."""
-        self.heard.members[member.id] = member, standing
-        self.membership.on_gossip(member, standing)
-
-    def new_leader(self) -> Membership:
-        membership = Membership(
-            propose=self._propose,
-            look=lambda name: self.one.value(NodeInfo(name)),
-            alive_in_catalog=self._alive,
-            former_leader=lambda: self.former_leader,
-            take_out=self._take_out,
-            now_ms=self.timer.now_ms,
-        )
-        membership.gossip = self.heard
-        return membership
-
-    def _propose(self, command: Command) -> None:
-        self.proposed.append(command)
-        if not self.refuses:
-            self.one.apply(command)
-
-    def _take_out(self, name: str) -> None:
-        self.membership.left(name)
-        self.one.apply(Deregister(name))
-
-    def _alive(self) -> list[NodeDetail]:
-        details: list[NodeDetail] = [self.one.value(NodeInfo(n.node)) for n in self.one.value(Nodes())]
-        return [d for d in details if any(c.status != "critical" for c in d.checks)]
-
-    def health(self, name: str) -> str:
-        detail = self.one.value(NodeInfo(name))
-        return "" if detail is None else next(c.status for c in detail.checks if c.check_id == SERF_HEALTH)
-
-    def pass_ms(self, ms: int) -> None:
-        self.timer.pass_ms(ms, tick=self.membership.on_tick)
+from gemot.server.model.catalog import Deregister, NodeInfo
 
 
 @pytest.fixture

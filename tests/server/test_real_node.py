@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support.http_agent import run_uvloop, until
 
+from gemot.server.config import ServerConfig
 from gemot.server.model.errors import Corrupt, DiskFailed, GemotError
 from gemot.server.model.kv import KvList, KvSet
 from gemot.server.model.query import Applied, Options
@@ -19,7 +20,6 @@ from gemot.server.raft.types import SnapshotMeta
 from gemot.server.reads import LIST_ROWS
 from gemot.server.rpc.message import Member
 from gemot.server.runtime.node import Node, NodeConfig
-from gemot.server.server import ServerConfig
 from gemot.server.state.store import Found, State
 from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.statefile import StateFile

@@ -27,13 +27,14 @@ from simulation.world import World
 from support.lossy_disk import Fenced, LossyDisk
 from support.lossy_vfs import LossyVfs
 
+from gemot.server.config import ServerConfig
 from gemot.server.machine import Machine, Outcome
 from gemot.server.model.errors import GemotError, OutcomeUnknown, StorageFailed, Unavailable
 from gemot.server.model.restore import Blob
 from gemot.server.raft.types import Batch, Entry, Message, RaftConfig
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.rpc.message import Apply, Call, Forward, Member
-from gemot.server.server import Server, ServerConfig
+from gemot.server.server import Server
 from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.state.restore import Placement
 

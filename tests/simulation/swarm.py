@@ -11,9 +11,9 @@ from random import Random
 import msgspec
 from simulation.network import Weather
 
+from gemot.server.config import ServerConfig
 from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.raft.types import RaftConfig
-from gemot.server.server import ServerConfig
 from gemot.server.space import SpaceConfig
 
 OFTEN = (

@@ -15,10 +15,10 @@ from simulation.crash.stage import Stage
 from simulation.crash.trap import Trap
 from support.lossy_vfs import LossyVfs
 
+from gemot.server.config import ServerConfig
 from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.model.restore import Restored
 from gemot.server.rpc.message import ArchivePiece, Operate, ReadArchive, Upload
-from gemot.server.server import ServerConfig
 
 NEVER = 1 << 30
 PIECE_BYTES = 1 << 14

@@ -14,11 +14,11 @@ from simulation.upkeep import SimulatedUpkeep
 from simulation.witness import Violation
 from support.lossy_disk import LossyDisk
 
+from gemot.server.config import ServerConfig
 from gemot.server.model.errors import GemotError
 from gemot.server.ports import Inbox
 from gemot.server.raft.types import Batch, HardState, SnapshotMeta
 from gemot.server.recovery import Opened
-from gemot.server.server import ServerConfig
 from gemot.server.state.restore import Placement
 
 AWAY_US = 900_000

@@ -22,10 +22,11 @@ from simulation.witness import Violation
 from simulation.world import World
 from support.lossy_vfs import LossyVfs
 
+from gemot.server.config import ServerConfig
 from gemot.server.model.kv import KvList
 from gemot.server.raft.types import RaftConfig
 from gemot.server.rpc.message import Call
-from gemot.server.server import Server, ServerConfig
+from gemot.server.server import Server
 from gemot.server.state.meta import RestoreMark
 
 SECOND_US = 1_000_000

@@ -1,0 +1,83 @@
+"""What the catalog says of a host's life, by the check `serfHealth`, and the commands that make it say so.
+
+Source: Consul, reconciliation of members with the catalog.
+"""
+
+from __future__ import annotations
+
+from gemot.server.model.catalog import SERF_HEALTH, SERVER_SERVICE, Node, NodeDetail, Register, Service
+from gemot.server.model.health import Check, Status
+from gemot.server.rpc.message import Member
+
+ALIVE_OUTPUT = "Agent alive and reachable"
+FAILED_OUTPUT = "Agent not live or unreachable"
+SUSPECT_OUTPUT = "Suspect: unreachable like many other hosts at once, and kept in service for now"
+
+
+def register_alive(member: Member, known: NodeDetail | None) -> Register | None:
+    """What makes the catalog say that this member lives; None when it says so already."""
+    node = Node(
+        node=member.name,
+        address=member.address,
+        id=member.id,
+        datacenter=member.datacenter,
+        tagged_addresses=member.tagged_addresses,
+        meta=member.meta,
+    )
+    check = _serf_health(member.name, "passing", ALIVE_OUTPUT)
+    services = (_server_service(member),) if member.role == "server" else ()
+    if known is not None and _says(known, node, check, services):
+        return None
+    return Register(node=node, services=services, checks=(check,))
+
+
+def register_failed(known: NodeDetail | None) -> Register | None:
+    """What makes the catalog say that this node failed; None when it does, or does not know it."""
+    if known is None:
+        return None
+    for check in known.checks:
+        if check.check_id == SERF_HEALTH and check.status != "critical":
+            failed = _serf_health(known.node.node, "critical", FAILED_OUTPUT)
+            return Register(node=known.node, checks=(failed,), skip_node_update=True)
+    return None
+
+
+def register_suspect(known: NodeDetail | None) -> Register | None:
+    """What marks this node as suspect and keeps it in service; None when it is, or is not known."""
+    if known is None or output_of(known) in ("", SUSPECT_OUTPUT):
+        return None
+    suspect = _serf_health(known.node.node, "passing", SUSPECT_OUTPUT)
+    return Register(node=known.node, checks=(suspect,), skip_node_update=True)
+
+
+def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, ...]) -> bool:
+    same_node = (
+        known.node.address == node.address
+        and known.node.id == node.id
+        and known.node.meta == node.meta
+        and known.node.tagged_addresses == node.tagged_addresses
+    )
+    passing = any(
+        c.check_id == SERF_HEALTH and (c.status, c.output) == (check.status, check.output)
+        for c in known.checks
+    )
+    served = {(s.id, s.address, s.port) for s in known.services}
+    return same_node and passing and all((s.id, s.address, s.port) in served for s in services)
+
+
+def output_of(known: NodeDetail) -> str:
+    return next((check.output for check in known.checks if check.check_id == SERF_HEALTH), "")
+
+
+def _serf_health(node: str, status: Status, output: str) -> Check:
+    return Check(node=node, check_id=SERF_HEALTH, name="Serf Health Status", status=status, output=output)
+
+
+def _server_service(member: Member) -> Service:
+    port = int(member.rpc.rpartition(":")[2] or 0)
+    return Service(
+        id=SERVER_SERVICE,
+        service=SERVER_SERVICE,
+        port=port,
+        meta={"version": member.build, "raft_version": "3"},
+    )
