@@ -13,7 +13,7 @@ JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points gossip-sim gossip-fuzz
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -56,6 +56,9 @@ model: dev
 
 links: dev
 	$(BIN)/python tests/raft/link_check.py --graphs $(GRAPHS)
+
+mixed: dev
+	$(BIN)/python tests/simulation/mixed.py --seeds $(SEEDS) --from $(FROM)
 
 gossip-sim: dev
 	$(BIN)/python tests/gossip/sim.py --members $(MEMBERS)

@@ -122,6 +122,7 @@ class Joiner:
         self._answered = False
         self._task: asyncio.Task[None] | None = None
         self._errors: dict[str, tuple[str, float]] = {}
+        self._unmet: dict[str, str] = {}
 
     def start(self) -> None:
         if self._addresses:
@@ -191,12 +192,19 @@ class Joiner:
         self._answered = True
         self._errors.pop(where, None)
         self._on_joined(joined)
-        if self._lan is not None and self._lan.alone:
-            await self._meet(self._lan, address)
+        if self._lan is not None and (self._lan.alone or self._lan.misses(joined.servers)):
+            await self._meet(self._lan, where, address)
 
-    async def _meet(self, lan: Lan, address: tuple[str, int]) -> None:
-        """Gossip with whoever is there: once is enough to know all the others, and to be known."""
+    async def _meet(self, lan: Lan, where: str, address: tuple[str, int]) -> None:
+        """Gossip with whoever is there: once is enough to know all the others, and to be known.
+
+        Those who began apart, while the rest was away, are two clusters of gossip until one of each meets.
+        """
+        error = ""
         try:
             await lan.gossip.exchange(*address, join=True)
-        except GemotError as error:
-            log.info("agent: no gossip yet: address=%s:%d error=%s", *address, error.message)
+        except GemotError as refused:
+            error = refused.message
+        if error and self._unmet.get(where) != error:
+            log.info("agent: no gossip yet: address=%s error=%s", where, error)
+        self._unmet[where] = error

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -32,13 +32,13 @@ from gemot.server.runtime.connection import Listener
 
 log = logging.getLogger("gemot.gossip")
 
-_STANDINGS: dict[Status, Standing] = {
+STANDINGS: dict[Status, Standing] = {
     Status.ALIVE: "alive",
     Status.SUSPECT: "suspect",
     Status.FAILED: "failed",
     Status.LEFT: "left",
 }
-_BECAME: dict[Change, Standing] = {
+BECAME: dict[Change, Standing] = {
     Change.JOINED: "alive",
     Change.UPDATED: "alive",
     Change.REFUTED: "alive",
@@ -134,16 +134,20 @@ class Lan:
         """Nobody else is here, as far as this agent knows."""
         return self.gossip.swim.members.here <= 1
 
+    def misses(self, servers: Iterable[Member]) -> bool:
+        """Is one of these servers not here, as far as this agent knows?"""
+        return any(self.standing(server.id) not in ("alive", "suspect") for server in servers)
+
     # -- what the tier asks ----------------------------------------------------------------------------
 
     def standing(self, id: str) -> Standing | None:
         record = self.gossip.swim.members.get(id)
-        return None if record is None else _STANDINGS[record.status]
+        return None if record is None else STANDINGS[record.status]
 
     def everyone(self) -> Iterator[tuple[Member, Standing]]:
         """All that gossip knows, this agent among them."""
         for member, record in self.known():
-            yield member, _STANDINGS[record.status]
+            yield member, STANDINGS[record.status]
 
     def expect_no_more(self, id: str) -> None:
         self.gossip.do(lambda swim, now: swim.expect_no_more(id, now))
@@ -208,7 +212,7 @@ class Lan:
             log.info(told, event.change.value, facts.name, facts.host, facts.id)
         if event.change is Change.REAPED and self._has_namesake(facts):
             return  # its name goes on
-        member, standing = member_of(facts), _BECAME.get(event.change)
+        member, standing = member_of(facts), BECAME.get(event.change)
         if member is not None and standing is not None:
             self._heard(member, standing)
 

@@ -232,6 +232,7 @@ class Swim:
     def on_words(self, words: Sequence[Word], source: Place, now_ms: int) -> None:
         """What one datagram from there held."""
         self._wake(now_ms)
+        self.view.unheard = None
         for word in words:
             match word:
                 case Ping():
@@ -250,6 +251,8 @@ class Swim:
                     self._probing.on_nack(word.seq)
                 case News():
                     self._out.news.append(word)
+        if self.view.unheard is not None:
+            self._send(source, self.view.unheard)
 
     def _on_ping(self, ping: Ping, source: Place) -> None:
         if ping.to != self.me.id:

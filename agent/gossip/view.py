@@ -91,6 +91,9 @@ class View:
         self.forgotten: dict[str, tuple[int, int]] = {}
         """Of which incarnation they were, and until when that is remembered."""
 
+        self.unheard: Alive | None = None
+        """What whoever spoke last has not heard, by what it said."""
+
         self._behind: dict[str, int] = {}
         """Whose facts are of an older incarnation than what is known of them, and of which."""
 
@@ -179,7 +182,7 @@ class View:
             self._answer_for_itself(word.incarnation)
             return
         record = self.members.get(word.id)
-        if record is None or word.incarnation < record.incarnation or record.status not in HERE:
+        if record is None or self._is_outdated(word, record) or record.status not in HERE:
             return
         suspicion = self.suspicions.get(word.id)
         if suspicion is not None and word.incarnation == record.incarnation:
@@ -227,7 +230,7 @@ class View:
             self._answer_for_itself(word.incarnation)
             return
         record = self.members.get(word.id)
-        if record is None or word.incarnation < record.incarnation:
+        if record is None or self._is_outdated(word, record):
             return
         status = Status.LEFT if word.left else Status.FAILED
         if status > record.status:
@@ -239,6 +242,14 @@ class View:
         if word.prune and record.status not in HERE:
             # One that is here may refute it first; it is forgotten in its time, or by the next word.
             self._forget(word.id)
+
+    def _is_outdated(self, word: Suspect | Dead, record: Record) -> bool:
+        """Who says so has missed that the member refuted it, and may miss it for long: it is told."""
+        if word.incarnation >= record.incarnation:
+            return False
+        if record.status in HERE and record.facts.id not in self._behind:
+            self.unheard = Alive(record.incarnation, record.facts)
+        return True
 
     def _newer(self, record: Record, incarnation: int, status: Status) -> Record:
         """What is known of it now; its facts may be of a later incarnation than those that are known."""
@@ -259,7 +270,8 @@ class View:
         if incarnation >= self.incarnation:
             self._refute(incarnation)
         elif not self.leaving:
-            self._pass_on(self.me.id, Alive(self.incarnation, self.me))
+            self.unheard = Alive(self.incarnation, self.me)
+            self._pass_on(self.me.id, self.unheard)
 
     def _refute(self, incarnation: int) -> None:
         """Somebody is mistaken about this member: a newer incarnation says better."""

@@ -10,21 +10,31 @@ from typing import Any
 import msgspec
 import pytest
 from support.gossiping import eventually, free_port
-from support.members import client, server
+from support.members import client, hello, server
 
 from gemot.agent.gossip.message import META_BYTES, Facts, Record
 from gemot.agent.gossip.timing import LOCAL
+from gemot.agent.join import Joiner
 from gemot.agent.lan import Lan, LanConfig, facts_of, member_of
 from gemot.server.model.errors import BadRequest
-from gemot.server.rpc.message import Hello, Member
+from gemot.server.rpc.message import Call, Hello, Joined, Member
 from gemot.server.runtime.connection import Listener
+from gemot.server.runtime.timer import LoopTimer
 
 
-class NoTier:
-    """Nobody asks the servers anything here."""
+class Tier:
+    """It knows that server 1 is the only server."""
 
     def hello(self) -> Hello:
-        raise AssertionError("nobody greets")
+        return hello(client(1))
+
+    def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
+        reply(Joined((server(1),), 1, "c1"))
+        return lambda: None
+
+    def on_connected(self, member: Member) -> None: ...
+
+    def on_disconnected(self, member: Member) -> None: ...
 
 
 class Agent:
@@ -33,7 +43,7 @@ class Agent:
         self.member = msgspec.structs.replace(member, address="127.0.0.1")
         self.port = free_port()
         self.heard: list[tuple[str, str]] = []
-        tier: Any = NoTier()
+        tier: Any = Tier()
         self.lan = Lan(
             loop=loop,
             config=LanConfig("127.0.0.1", self.port, LOCAL),
@@ -44,6 +54,20 @@ class Agent:
 
     async def join(self, other: Agent) -> None:
         await self.lan.gossip.exchange("127.0.0.1", other.port, join=True)
+
+    def joiner(self, other: Agent) -> Joiner:
+        """As the agent asks an address of its `retry_join`; of the servers it knows enough."""
+        loop = asyncio.get_running_loop()
+        return Joiner(
+            loop=loop,
+            timer=LoopTimer(loop),
+            addresses=(f"127.0.0.1:{other.port}",),
+            hello=lambda: hello(self.member),
+            expect=0,
+            on_joined=lambda _joined: None,
+            settled=lambda: True,
+            lan=self.lan,
+        )
 
 
 def run(test: Callable[[Callable[[Member], Awaitable[Agent]]], Awaitable[None]]) -> None:
@@ -118,5 +142,22 @@ def test_an_agent_of_another_datacenter_comes_in_by_no_hearsay_either() -> None:
         first.lan.gossip.do(lambda swim, now: swim.merge(told, known, now))
         assert first.lan.standing(foreign.id) is None
         assert first.lan.standing(known.id) == "alive"
+
+    run(test)
+
+
+def test_two_that_began_apart_become_one_by_retry_join() -> None:
+    """Each has somebody, so neither is alone; but a server that the tier knows of is not in its list."""
+
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        agents = [await start(member) for member in (server(1), client(2), client(3), client(4))]
+        await agents[1].join(agents[0])
+        await agents[3].join(agents[2])
+        await eventually(lambda: not any(agent.lan.alone for agent in agents))
+        assert agents[3].lan.standing(server(1).id) is None
+        joiner = agents[3].joiner(agents[0])
+        joiner.start()
+        await eventually(lambda: all(len(list(agent.lan.everyone())) == 4 for agent in agents))
+        await joiner.stop()
 
     run(test)

@@ -73,7 +73,7 @@ def test_each_part_of_lifeguard_has_slow_members_blame_fewer_others() -> None:
     assert fp["SWIM"] > 50
     assert fp["LHA-Probe"] < fp["SWIM"] / 2
     assert fp["LHA-Suspicion"] < fp["SWIM"] / 2
-    assert fp["Buddy System"] <= 1.1 * fp["SWIM"]
+    assert fp["Buddy System"] <= 1.25 * fp["SWIM"], "by itself it changes little, one way or the other"
     assert fp["Lifeguard"] < fp["SWIM"] / 10
 
 

@@ -105,6 +105,8 @@ class Result(msgspec.Struct):
 class Run:
     """A cluster of 3 or 5 with its clients and its faults, all drawn from one seed."""
 
+    node_type: type[Node] = Node
+
     def __init__(self, seed: int, directory: Path, vfs: LossyVfs, aim: Aim = AS_DRAWN) -> None:
         self.seed = seed
         self.world = World(seed)
@@ -153,7 +155,7 @@ class Run:
     def _make(self, number: int, directory: Path, vfs: LossyVfs) -> Node:
         plan, founds = self.plan, number <= self.plan.servers
         config = plan.server if founds else msgspec.structs.replace(plan.server, bootstrap_expect=0)
-        return Node(
+        return self.node_type(
             world=self.world,
             network=self.network,
             number=number,
