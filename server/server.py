@@ -19,6 +19,7 @@ from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
 from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
+from gemot.server.joining import KNOWN
 from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
@@ -546,9 +547,15 @@ class Server:
             self._joined(member)
 
     def on_gossip(self, member: Member, standing: Standing) -> None:
-        """What the agent of this host hears of another one: the leader makes something of it."""
+        """What the agent of this host hears of another one: the leader makes something of it.
+
+        A server that belongs nowhere yet asks whoever is heard of, and joins, or begins with them.
+        """
         if standing == "alive":
             self.directory.hint(member)
+            if member.role == "server":
+                self.operator.joining.met((member,), KNOWN)
+                self.bootstrap.rumoured(member)
         if self.replica.leads and not self.replica.held:
             self.membership.on_gossip(member, standing)
 
