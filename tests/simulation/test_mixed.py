@@ -26,6 +26,7 @@ class Scene:
         run.begin_hosts()
         for node in run.nodes:
             node.start()
+        self.pass_s(3)  # until all have begun
         self.within(45, lambda: not run.wrong())
 
     def pass_s(self, seconds: int) -> None:
