@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gemot.server.members import SERVERS
-from gemot.server.model.catalog import SERF_HEALTH, Instance, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.catalog import SERF_HEALTH, Instance, Node, NodeDetail, NodeInfo
 from gemot.server.model.health import Check
 from gemot.server.rpc.message import Member
 from gemot.server.state.store import State
@@ -27,11 +27,9 @@ class Hosts:
         detail, _ = self._state.read(NodeInfo(name), "")
         return detail if detail is not None and detail.node.node == name else None
 
-    def alive(self) -> list[NodeDetail]:
-        """Every node whose serfHealth does not say that it failed."""
-        nodes, _ = self._state.read(Nodes(), "")
-        details = [self.node(node.node) for node in nodes]
-        return [detail for detail in details if detail is not None and _lives(detail.checks)]
+    def alive(self) -> list[tuple[Node, Check]]:
+        """Every node whose serfHealth does not say that it failed, with that check."""
+        return [(node, check) for node, check in self._state.with_check(SERF_HEALTH) if _passes(check)]
 
     def _instances(self) -> list[Instance]:
         instances, _ = self._state.read(SERVERS, "")
@@ -45,4 +43,8 @@ def _member(server: Instance) -> Member:
 
 
 def _lives(checks: tuple[Check, ...]) -> bool:
-    return any(check.check_id == SERF_HEALTH and check.status != "critical" for check in checks)
+    return any(check.check_id == SERF_HEALTH and _passes(check) for check in checks)
+
+
+def _passes(check: Check) -> bool:
+    return check.status != "critical"

@@ -19,13 +19,15 @@ from gemot.server.mass_failure import MassFailure
 from gemot.server.model.catalog import (
     SERVER_SERVICE,
     HealthService,
+    Node,
     NodeDetail,
 )
 from gemot.server.model.command import Command
+from gemot.server.model.health import Check
 from gemot.server.rpc.message import Member
 from gemot.server.serf_health import (
+    ALIVE_OUTPUT,
     SUSPECT_OUTPUT,
-    output_of,
     register_alive,
     register_failed,
     register_suspect,
@@ -54,6 +56,10 @@ ending, with connections to them. A new connection to the leader itself brings i
 
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
+
+TURNS = 50
+"""Hosts that are compared with the catalog in one tick, where nothing is known to have changed. A look costs
+some 100 microseconds, so all of a large cluster at once would cost the leader its office."""
 
 NAMED = 10
 """Hosts that are named when many fail."""
@@ -125,7 +131,7 @@ class Membership:
         *,
         propose: Callable[[Command], None],
         look: Callable[[str], NodeDetail | None],
-        alive_in_catalog: Callable[[], list[NodeDetail]],
+        alive_in_catalog: Callable[[], list[tuple[Node, Check]]],
         former_leader: Callable[[], tuple[str, int]],
         take_out: Callable[[str], None],
         guard: MassFailure,
@@ -140,6 +146,13 @@ class Membership:
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
         self._settled: dict[str, Member] = {}
+        self._in_turn: set[str] = set()
+        """Hosts that need not be compared at once: by all that is known nothing has changed."""
+
+        self._turns = TURNS
+        self._as_it_began: dict[str, Node] = {}
+        """Hosts as the catalog had them when this server began to lead, until they are heard of."""
+
         self._left: dict[str, int] = {}
         self._refused: set[str] = set()
         self._reconciled_ms = 0
@@ -164,11 +177,11 @@ class Membership:
         former, heard_ms = self._former_leader()
         former_ms = min(now, max(heard_ms, now - FAILED_AFTER_MS + FORMER_LEADER_MS))
         alive = self._alive_in_catalog()
-        self._heard = {
-            detail.node.node: (None, former_ms if detail.node.id == former else now) for detail in alive
-        }
-        self.guard.begin(detail.node.node for detail in alive if output_of(detail) == SUSPECT_OUTPUT)
+        self._heard = {node.node: (None, former_ms if node.id == former else now) for node, _ in alive}
+        self.guard.begin(node.node for node, check in alive if check.output == SUSPECT_OUTPUT)
         self._settled = {}
+        self._in_turn = {node.node for node, check in alive if check.output == ALIVE_OUTPUT}
+        self._as_it_began = {node.node: node for node, _ in alive}
         self._left = {}
         self._refused = set()
         self._worse = set()
@@ -181,9 +194,9 @@ class Membership:
         All of them are compared with it, and a host of which only it knows has a full period to report.
         """
         now = self._now_ms()
-        for detail in self._alive_in_catalog():
-            self._heard.setdefault(detail.node.node, (None, now))
-        self._settled = {}
+        for node, _ in self._alive_in_catalog():
+            self._heard.setdefault(node.node, (None, now))
+        self._compare_all()
 
     def joined(self, member: Member, *, afresh: bool = False) -> None:
         """This member is alive (membership's `member_joined`). Costs nothing while all is as it was.
@@ -199,8 +212,9 @@ class Membership:
                 log.warning(told, member.name, member.address, member.id, holder)
             return
         self._heard[member.name] = (member, self._now_ms())
+        self._as_it_began.pop(member.name, None)
         self.guard.lives(member.name)
-        if self._settled.get(member.name) != member:
+        if self._settled.get(member.name) != member and self._is_its_turn(member.name):
             self._settled[member.name] = member
             known = None if member.name in self._worse else self._look(member.name)
             self._worse.discard(member.name)
@@ -210,7 +224,7 @@ class Membership:
     def failed(self, name: str) -> None:
         """Nothing was heard of this member for too long. Proposed until the catalog says so."""
         self._heard.pop(name, None)
-        self._settled.pop(name, None)
+        self._unsettle(name)
         self._worse.discard(name)
         if (command := register_failed(self._look(name))) is not None:
             self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
@@ -220,7 +234,7 @@ class Membership:
     def left(self, name: str) -> None:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
         self._heard.pop(name, None)
-        self._settled.pop(name, None)
+        self._unsettle(name)
         self._worse.discard(name)
         self.guard.lives(name)
         self._left[name] = self._now_ms() + LEFT_FOR_MS
@@ -235,10 +249,10 @@ class Membership:
             return ""
         if before is not None:
             return f"{before.address} (id {before.id})" if before.id != member.id else ""
-        known = self._look(member.name)
-        if known is None or known.node.id in ("", member.id):
+        node = self._as_it_began.get(member.name) or self._node(member.name)
+        if node is None or node.id in ("", member.id):
             return ""
-        return f"{known.node.address} (id {known.node.id})"
+        return f"{node.address} (id {node.id})"
 
     def _welcome(self, name: str, afresh: bool) -> bool:
         if afresh or self._left.get(name, 0) <= self._now_ms():
@@ -257,6 +271,7 @@ class Membership:
 
     def on_tick(self) -> None:
         now = self._now_ms()
+        self._turns = TURNS
         pause_ms, self._ticked_ms = now - self._ticked_ms, now
         if pause_ms >= ASLEEP_MS:
             self._heard = {name: (member, at + pause_ms) for name, (member, at) in self._heard.items()}
@@ -265,8 +280,33 @@ class Membership:
         self._mark_again(now)
         if now - self._reconciled_ms >= RECONCILE_EVERY_MS:
             self._reconciled_ms = now
-            self._settled = {}
+            self._compare_all()
             self._listen()
+
+    # -- comparing with the catalog ----------------------------------------------------------------
+
+    def _compare_all(self) -> None:
+        self._in_turn |= self._settled.keys()
+        self._settled = {}
+
+    def _unsettle(self, name: str) -> None:
+        """Something happens to it: it is compared as soon as it is heard of."""
+        self._settled.pop(name, None)
+        self._in_turn.discard(name)
+        self._as_it_began.pop(name, None)
+
+    def _node(self, name: str) -> Node | None:
+        known = self._look(name)
+        return None if known is None else known.node
+
+    def _is_its_turn(self, name: str) -> bool:
+        if name not in self._in_turn:
+            return True
+        if not self._turns:
+            return False
+        self._turns -= 1
+        self._in_turn.discard(name)
+        return True
 
     def alive(self) -> int:
         return len(self._heard)
@@ -309,7 +349,7 @@ class Membership:
             self.failed(name)
         for name in kept:
             self._heard.setdefault(name, (None, now - FAILED_AFTER_MS))
-            self._settled.pop(name, None)
+            self._unsettle(name)
             self._mark(name)
 
     def _silent(self, now: int) -> Iterable[str]:

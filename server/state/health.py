@@ -95,6 +95,15 @@ def check_of(cursor: Cursor, node: str, check_id: str) -> Check | None:
     return _decode(row) if row is not None else None
 
 
+def of_nodes(cursor: Cursor, check_id: str) -> list[tuple[Node, Check]]:
+    """Every node that has this check, with it, by name: one pass, however many there are."""
+    rows = cursor.execute(
+        "select n.row, c.row from node n cross join health c on c.node = n.name and c.id = ? order by n.name",
+        (fold(check_id),),
+    )
+    return [(_decode_node(node), _decode(check)) for node, check in rows]
+
+
 # -- queries ---------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gemot.server.model.catalog import Node
 from gemot.server.model.errors import Corrupt, StorageFailed
+from gemot.server.model.health import Check
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
 from gemot.server.state import autopilot, catalog, changes, digest, health, kv, retries
@@ -228,6 +230,12 @@ class State:
         self.settle()
         with self._file.explained:
             return len(self.retries) > 0 or retries.keys_exist(self._file.cursor)
+
+    def with_check(self, check_id: str) -> list[tuple[Node, Check]]:
+        """Every node that has this check, with it, by name."""
+        self.settle()
+        with self._file.explained:
+            return health.of_nodes(self._file.cursor, check_id)
 
     def masked_rows_left(self) -> bool:
         """Are there rows that a range delete hid and that are not purged yet?"""

@@ -17,6 +17,7 @@ from gemot.server.members import (
     FORMER_LEADER_MS,
     LEFT_FOR_MS,
     RECONCILE_EVERY_MS,
+    TURNS,
     Connected,
     register_alive,
 )
@@ -146,6 +147,24 @@ def test_what_somebody_else_changed_is_put_right_by_the_next_comparison(scene: S
         scene.pass_ms(1_000)
         scene.membership.joined(client(1))
     assert scene.health("web1") == "passing"
+
+
+def test_a_new_leader_compares_so_many_a_tick_that_it_can_still_lead(scene: Scene) -> None:
+    """Its own look at each of thousands of hosts, all at once, took longer than an election timeout."""
+    hosts = [client(number, name=f"web{number}") for number in range(3 * TURNS)]
+    for host in hosts:
+        scene.membership.joined(host)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    looks = scene.looks
+    for ticks in (1, 2, 3):
+        for host in hosts:
+            scene.membership.joined(host)
+        assert scene.looks - looks == ticks * TURNS
+        scene.pass_ms(50)
+    for host in hosts:
+        scene.membership.joined(host)
+    assert scene.looks - looks == len(hosts), "once each"
 
 
 def test_a_member_with_two_connections_is_there_until_both_are_gone() -> None:

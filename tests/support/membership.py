@@ -7,9 +7,10 @@ from pathlib import Path
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
+from gemot.server.hosts import Hosts
 from gemot.server.mass_failure import MassFailure, MassFailureConfig
 from gemot.server.members import Membership, Standing
-from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo, Nodes
+from gemot.server.model.catalog import SERF_HEALTH, Deregister, NodeDetail, NodeInfo
 from gemot.server.model.command import Command
 from gemot.server.rpc.message import Member
 
@@ -41,6 +42,7 @@ class Scene:
         self.one = OneState(folder)
         self.timer = VirtualTimer()
         self.proposed: list[Command] = []
+        self.looks = 0
         self.refuses = False
         self.late: list[Command] | None = None
         self.former_leader = ("", 0)
@@ -55,8 +57,8 @@ class Scene:
     def new_leader(self) -> Membership:
         membership = Membership(
             propose=self._propose,
-            look=lambda name: self.one.value(NodeInfo(name)),
-            alive_in_catalog=self._alive,
+            look=self._look,
+            alive_in_catalog=Hosts(self.one.state).alive,
             former_leader=lambda: self.former_leader,
             take_out=self._take_out,
             guard=MassFailure(self._config),
@@ -64,6 +66,11 @@ class Scene:
         )
         membership.gossip = self.heard
         return membership
+
+    def _look(self, name: str) -> NodeDetail | None:
+        self.looks += 1
+        detail: NodeDetail | None = self.one.value(NodeInfo(name))
+        return detail
 
     def _propose(self, command: Command) -> None:
         self.proposed.append(command)
@@ -75,10 +82,6 @@ class Scene:
     def _take_out(self, name: str) -> None:
         self.membership.left(name)
         self.one.apply(Deregister(name))
-
-    def _alive(self) -> list[NodeDetail]:
-        details: list[NodeDetail] = [self.one.value(NodeInfo(n.node)) for n in self.one.value(Nodes())]
-        return [d for d in details if any(c.status != "critical" for c in d.checks)]
 
     def health(self, name: str) -> str:
         detail = self.one.value(NodeInfo(name))
