@@ -27,7 +27,7 @@ from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.gossip.timing import LAN, LOCAL
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, kv, operations, operator, snapshot, status
+from gemot.agent.http import catalog, event, health, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -47,6 +47,7 @@ from gemot.agent.snapshots import Plan, SnapshotAgent
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
 from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
+from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
 from gemot.agent.why import Why
 from gemot.dns.config import DnsConfig
@@ -123,10 +124,12 @@ class Daemon:
         self._node_id = self._data.node_id(config.node_id)
         self._tier = self._make_tier(self._node_id)
         self._on_stop(self._tier.stop)
+        self._make_local(self._node_id)
+        self._events.start()
         await self._tier.start()
         self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
         self._on_stop(_at_once(self._views.stop))
-        await self._start_local(self._node_id)
+        self._start_local()
         self._metrics = Metrics()
         self._names = Names(views=self._views)
         self._on_stop(_at_once(self._names.stop))
@@ -263,7 +266,8 @@ class Daemon:
 
     # -- what is registered here -------------------------------------------------------------------
 
-    async def _start_local(self, node_id: str) -> None:
+    def _make_local(self, node_id: str) -> None:
+        """What is registered, before gossip asks for it: events are for those hosts that run something."""
         config = self.config
         node = CatalogNode(
             node=config.node_name,
@@ -286,6 +290,14 @@ class Daemon:
         )
         self._local.restore()
         self._local.reload(config.services, config.checks)
+        self._events = UserEvents(
+            node=config.node_name,
+            services=self._local.services,
+            now_s=time.monotonic,
+            gossip=self._tier.lan.gossip if self._tier.lan is not None else None,
+        )
+
+    def _start_local(self) -> None:
         self._sync = Sync(local=self._local, servers=self._tier.servers)
         self._checking = Checking(local=self._local)
         self._tier.on_new_cluster(self._begin_anew)
@@ -386,6 +398,7 @@ class Daemon:
                 policy=policy,
                 datacenter=datacenter,
             ),
+            *event.routes(events=self._events, datacenter=datacenter),
             *self._operations,
         ]
 
@@ -423,6 +436,7 @@ class Daemon:
             figures.watch_snapshots(self._snapshots)
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
+        figures.watch_events(self._events)
         if (transport := self._transport) is not None:
             figures.watch_http(lambda: transport.connections)
         figures.start()

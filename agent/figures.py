@@ -51,6 +51,17 @@ class Templates(Protocol):
     def status(self) -> Sequence[TemplateStatus]: ...
 
 
+class Events(Protocol):
+    @property
+    def fired(self) -> int: ...
+
+    @property
+    def heard(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+
 class Snapshots(Protocol):
     @property
     def taken(self) -> int: ...
@@ -158,6 +169,11 @@ class Figures:
             self._metrics.gauge("gemot_templates", partial(_in_state, templates, state), label)
         self._follow("gemot_template_writes_total", lambda: templates.writes)
         self._follow("gemot_template_failures_total", lambda: templates.failures)
+
+    def watch_events(self, events: Events) -> None:
+        self._follow("gemot_events_fired_total", lambda: events.fired)
+        self._follow("gemot_events_heard_total", lambda: events.heard)
+        self._follow("gemot_events_dropped_total", lambda: events.dropped)
 
     def watch_snapshots(self, snapshots: Snapshots | None) -> None:
         """None where no snapshot agent runs: then it took none."""

@@ -17,6 +17,7 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run the agent: the daemon of this host."),
     "catalog": ("catalog", "List datacenters, nodes and services."),
+    "event": ("event", "Tell every agent that something has happened."),
     "info": ("info", "Show figures of the local agent."),
     "kv": ("kv", "Read and write configuration."),
     "leave": ("leave", "Leave the cluster on purpose and stop the agent."),

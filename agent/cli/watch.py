@@ -16,9 +16,9 @@ from gemot.agent.cli.main import normalise, read_switches
 from gemot.agent.cli.options import client_options, read_options
 from gemot.agent.client.connection import ClientError, Connection, Refused
 from gemot.agent.client.path import escape
-from gemot.agent.client.watch import Seen, Watch, back_off_s
+from gemot.agent.client.watch import EventWatch, Seen, Watch, back_off_s
 
-TYPES = ("key", "keyprefix", "service", "services", "nodes", "checks")
+TYPES = ("key", "keyprefix", "service", "services", "nodes", "checks", "event")
 _NEEDS = {"key": "key", "keyprefix": "prefix", "service": "service"}
 _TAKES = {
     "key": ("key",),
@@ -27,6 +27,7 @@ _TAKES = {
     "services": (),
     "nodes": (),
     "checks": ("service", "state"),
+    "event": ("name",),
 }
 
 
@@ -64,6 +65,7 @@ def _split(args: Sequence[str], valued: set[str]) -> tuple[list[str], list[str]]
 @click.option("--tag", multiple=True, help="Only instances with this tag; may be repeated.")
 @click.option("--passingonly", default=False, is_flag=True, help="Only instances whose checks all pass.")
 @click.option("--state", default="", help="any, passing, warning or critical, for -type=checks.")
+@click.option("--name", default="", help="Only events of this name, for -type=event.")
 @click.option("--shell", is_flag=True, help="Run COMMAND, one text, by /bin/sh.")
 @client_options
 @read_options
@@ -78,6 +80,7 @@ def command(
     tag: tuple[str, ...],
     passingonly: bool,
     state: str,
+    name: str,
     shell: bool,
 ) -> int:
     """Print what is watched as JSON and exit, or run COMMAND now and at each change.
@@ -89,11 +92,14 @@ def command(
     COMMAND gets the JSON on standard input and the index in $CONSUL_INDEX, one run at a time. It is run
     without a shell; what changes meanwhile is told in one run after it. It ends with Ctrl-C. While the agent
     is away it waits, longer each time, up to 3 minutes.
+
+    Of events (gemot event) COMMAND gets those that the agent still has when it begins, a list that may be
+    empty, and from then on the new ones alone.
     """
     given: dict[str, Any] = {"key": key, "prefix": prefix, "service": service, "tag": tag}
-    given |= {"passingonly": passingonly, "state": state}
+    given |= {"passingonly": passingonly, "state": state, "name": name}
     path, params = _locate(kind, given)
-    watch = Watch(connection, path, **params, **read)
+    watch = (EventWatch if kind == "event" else Watch)(connection, path, **params, **read)
     if not child:
         click.echo(json.dumps(_shown(kind, watch.look().value), indent=4, ensure_ascii=False))
         return 0
@@ -125,6 +131,8 @@ def _locate(kind: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             return f"/v1/health/checks/{escape(given['service'])}", {}
         case "checks":
             return f"/v1/health/state/{escape(given['state'] or 'any')}", {}
+        case "event":
+            return "/v1/event/list", {"name": given["name"] or None}
     return f"/v1/catalog/{kind}", {}
 
 
@@ -135,7 +143,7 @@ def _shown(kind: str, value: Any) -> Any:
     return [] if kind == "keyprefix" and value is None else value
 
 
-def _follow(watch: Watch, kind: str, child: Sequence[str]) -> int:
+def _follow(watch: Watch | EventWatch, kind: str, child: Sequence[str]) -> int:
     failures = 0
     while True:
         try:

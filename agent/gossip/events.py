@@ -124,20 +124,17 @@ class Events:
 
 def is_meant(event: UserEvent, node: str, services: Iterable[tuple[str, tuple[str, ...]]]) -> bool:
     """Does a host of this name, with services of these names and tags, pass the filters?"""
-    if event.node and not _matches(event.node, node):
+    on_node, on_service, on_tag = (_compiled(each) for each in (event.node, event.service, event.tag))
+    if on_node is None or on_service is None or on_tag is None:
+        return False  # a filter that is none, from a stranger, matches nothing
+    if event.node and not on_node.search(node):
         return False
     if not event.service:
         return True
-    for name, tags in services:
-        if _matches(event.service, name) and (not event.tag or any(_matches(event.tag, tag) for tag in tags)):
-            return True
-    return False
-
-
-def _matches(pattern: str, text: str) -> bool:
-    """A filter that is none, from a stranger, matches nothing."""
-    compiled = _compiled(pattern)
-    return compiled is not None and compiled.search(text) is not None
+    return any(
+        on_service.search(name) and (not event.tag or any(on_tag.search(tag) for tag in tags))
+        for name, tags in services
+    )
 
 
 def _compiled(pattern: str) -> re2._Regexp | None:

@@ -29,5 +29,8 @@ class LamportClock:
         return True
 
     def catch_up(self, time: int) -> None:
-        """The clock of one that was asked, which may be far ahead of one that has just begun."""
-        self.time = max(self.time, min(time, MOST))
+        """The clock of one that was asked, which may be far ahead of one that has just begun.
+
+        Whatever it shows, this one can go on from there.
+        """
+        self.time = max(self.time, min(time, MOST - MOST_AHEAD))

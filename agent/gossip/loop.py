@@ -12,10 +12,9 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from gemot.agent.gossip import packet, stream
-from gemot.agent.gossip.lamport import LamportClock
 from gemot.agent.gossip.limits import FRAME_BYTES, REASON_BYTES
 from gemot.agent.gossip.message import Facts, News, Ping
 from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, context_of
@@ -41,6 +40,22 @@ GOODBYE_S = 3.0
 """How long a good-bye may take to spread (Consul's leave propagation)."""
 
 
+class Freight(Protocol):
+    """What is carried for others, beside what members tell of each other. `clock` is a Lamport time."""
+
+    @property
+    def clock(self) -> int: ...
+
+    def recent(self) -> tuple[News, ...]:
+        """What goes with each exchange, for those that missed the datagrams."""
+
+    def on_news(self, news: News) -> None:
+        """A datagram brought this."""
+
+    def on_exchange(self, clock: int, news: tuple[News, ...]) -> None:
+        """An exchange brought these, from one whose clock shows that."""
+
+
 class Gossip:
     """One member on the network. Everything that happens is told by the callbacks, on the loop.
 
@@ -56,9 +71,7 @@ class Gossip:
         frames: Seal,
         admit: Callable[[stream.Exchange], str],
         on_event: Callable[[Event], None],
-        on_news: Callable[[News], None] = lambda _news: None,
         on_distance: Callable[[str, int, bytes], None] = lambda _id, _ms, _payload: None,
-        clock: LamportClock | None = None,
     ) -> None:
         self._loop = loop
         self.swim = swim
@@ -66,9 +79,8 @@ class Gossip:
         self._frames = frames
         self._admit = admit
         self._on_event = on_event
-        self._on_news = on_news
         self._on_distance = on_distance
-        self.clock = clock or LamportClock()
+        self._freight: Freight | None = None
         self._socket: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -107,6 +119,14 @@ class Gossip:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def carry(self, freight: Freight) -> None:
+        """Carry this too, from now on."""
+        self._freight = freight
+
+    def tell(self, subject: str, news: News) -> None:
+        """Pass this on to everybody, in place of what `subject` told before."""
+        self.do(lambda swim, _now: swim.tell(subject, news))
+
     @property
     def now_ms(self) -> int:
         return int(self._loop.time() * 1000)
@@ -126,7 +146,7 @@ class Gossip:
 
         Raises Unavailable, or BadRequest with why it, or this side, refused.
         """
-        question = stream.Exchange(join, self.swim.me, self.swim.records(known), self.clock.time, ())
+        question = self._told(join, known)
         answer = await self._ask(host, port, question)
         if isinstance(answer, stream.Refused):
             raise BadRequest(answer.reason)
@@ -134,7 +154,6 @@ class Gossip:
             raise Unavailable(f"an exchange was answered by {type(answer).__name__}")
         if why := self._admit(answer):
             raise BadRequest(why)
-        self.clock.catch_up(answer.clock)
         self._take_in(answer, Place(host, port))
         return answer.sender
 
@@ -176,8 +195,9 @@ class Gossip:
                 self._datagrams.forget(event.record.facts.id)
                 self._frames.forget(event.record.facts.id)
             self._on_event(event)
-        for news in out.news:
-            self._on_news(news)
+        if self._freight is not None:
+            for news in out.news:
+                self._freight.on_news(news)
 
     def _send(self, place: Place, data: bytes) -> None:
         if self._socket is not None and not self._socket.is_closing():
@@ -270,15 +290,19 @@ class Gossip:
                     )
                     return stream.Refused(_one_line(why))
                 self._take_in(question)
-                records = self.swim.records(question.sender)
-                return stream.Exchange(False, self.swim.me, records, self.clock.time, ())
+                return self._told(False, question.sender)
             case _:
                 return None
 
     def _take_in(self, told: stream.Exchange, dialled: Place | None = None) -> None:
         self.do(lambda swim, now: swim.merge(told.records, told.sender, now, dialled=dialled))
-        for news in told.news:
-            self._on_news(news)
+        if self._freight is not None:
+            self._freight.on_exchange(told.clock, told.news)
+
+    def _told(self, join: bool, to: Facts | None) -> stream.Exchange:
+        """All this member knows, for that one."""
+        clock, news = (self._freight.clock, self._freight.recent()) if self._freight is not None else (0, ())
+        return stream.Exchange(join, self.swim.me, self.swim.records(to), clock, news)
 
 
 class _Datagrams(asyncio.DatagramProtocol):

@@ -87,6 +87,9 @@ class Swim:
         self._rounds = Rounds(random)
         self._probing = Probing(timing=timing, awareness=self.awareness, first_seq=random.randrange(1 << 32))
         self._queue = Broadcasts(me.id)
+        self._news = Broadcasts()
+        """What is not about members: told in the room that is left, so no flood of it hides a failure."""
+
         self._probe_ms = now_ms + random.randrange(timing.probe_interval_ms)
         self._gossip_ms = now_ms + random.randrange(timing.gossip_interval_ms)
         self._exchange_ms = now_ms + random.randrange(timing.push_pull_interval_ms)
@@ -124,7 +127,7 @@ class Swim:
     def next_ms(self) -> int:
         """When `on_tick` has something to do, at the latest."""
         due = [self._probe_ms, self._exchange_ms, self._reconnect_ms, self.view.doom_ms]
-        if len(self._queue):
+        if len(self._queue) or len(self._news):
             due.append(self._gossip_ms)
         if (probing_ms := self._probing.next_ms) is not None:
             due.append(probing_ms)
@@ -156,7 +159,8 @@ class Swim:
 
     def tell(self, subject: str, news: News) -> None:
         """Pass this on to everybody, in place of what `subject` told before."""
-        self._pass_on(subject, news)
+        self._gossip_soon()
+        self._news.put(subject, word_bytes(news))
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -291,12 +295,16 @@ class Swim:
     # -- spreading ---------------------------------------------------------------------------------
 
     def _pass_on(self, subject: str, word: Word) -> None:
-        if not len(self._queue):
-            self._gossip_ms = max(self._gossip_ms, self.view.now_ms)
+        self._gossip_soon()
         self._queue.put(subject, word_bytes(word))
 
+    def _gossip_soon(self) -> None:
+        """Where nothing waited to be told, its time has long come: it is now."""
+        if not len(self._queue) and not len(self._news):
+            self._gossip_ms = max(self._gossip_ms, self.view.now_ms)
+
     def _gossip(self) -> None:
-        if not len(self._queue):
+        if not len(self._queue) and not len(self._news):
             return
         for each in self._others(self.timing.gossip_nodes, HERE, lately_failed=True):
             self._send(Place(each.facts.host, each.facts.port))
@@ -305,7 +313,11 @@ class Swim:
         """These words, and as much of the news as fits beside them."""
         parts = [word_bytes(word) for word in words]
         room = ROOM - sum(len(part) + PART_BYTES for part in parts)
-        parts += self._queue.take(room, PART_BYTES, self.timing.retransmits(self.members.here))
+        limit = self.timing.retransmits(self.members.here)
+        about_members = self._queue.take(room, PART_BYTES, limit)
+        room -= sum(len(part) + PART_BYTES for part in about_members)
+        parts += about_members
+        parts += self._news.take(room, PART_BYTES, limit)
         if parts:
             self._out.datagrams.append((to, pack(parts)))
 

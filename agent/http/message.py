@@ -19,6 +19,8 @@ Permission = Literal[
     "node:write",
     "service:read",
     "service:write",
+    "event:read",
+    "event:write",
     "agent:read",
     "agent:write",
     "operator:read",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell, dev_agent, free_ports, until
 
-from gemot.agent.client.watch import back_off_s
+from gemot.agent.client.watch import back_off_s, event_index
 
 
 def recorder(folder: Path) -> str:
@@ -121,3 +121,38 @@ def test_a_pipe_that_ends_early_ends_the_watch_without_a_word(gemot: Shell) -> N
         ["/bin/sh", "-c", line], env=gemot.environ, capture_output=True, timeout=PATIENCE_S, check=False
     )
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_events_are_told_once_and_only_those_of_the_name(gemot: Shell, tmp_path: Path) -> None:
+    assert gemot("event", "-name=watched", "before").out.startswith("Event ID: ")
+    with gemot.running("watch", "-type=event", "-name=watched", recorder(tmp_path)):
+        until(lambda: len(runs(tmp_path)) == 1, "what there was")
+        gemot("event", "-name=watched", "first")
+        until(lambda: len(runs(tmp_path)) == 2, "the run after an event")
+        gemot("event", "-name=other")
+        gemot("event", "-name", "watched", "-node", "^nobody$")
+        gemot("event", "-name=watched")
+        until(lambda: len(runs(tmp_path)) == 3, "the run after the last")
+    told = [json.loads(line.partition(" ")[2]) for line in runs(tmp_path)]
+    assert [[one["Payload"] and base64.b64decode(one["Payload"]) for one in run] for run in told] == [
+        [b"before"],
+        [b"first"],
+        [None],
+    ]
+    listed = json.loads(gemot("watch", "-type=event", "-name=watched").out)
+    assert [one["ID"] for one in listed] == [one["ID"] for run in told for one in run]
+    assert [int(line.partition(" ")[0]) for line in runs(tmp_path)] == [
+        event_index(one["ID"]) for one in listed
+    ]
+    assert json.loads(gemot("watch", "-type=event", "-name=none").out) == []
+
+
+def test_an_event_that_cannot_be_fired_says_why(gemot: Shell) -> None:
+    for flags, why in [
+        ([], "-name is missing"),
+        (["-name=x", "-tag=v1"], "give that too"),
+        (["-name=x", "-node=("], "Invalid node filter"),
+        (["-name=x", "y" * 600], "the limit is 512"),
+    ]:
+        done = gemot("event", *flags)
+        assert (done.code, why in done.err) == (1, True), done.err

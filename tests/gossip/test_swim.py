@@ -617,6 +617,17 @@ def test_news_that_is_not_about_members_is_handed_out_and_passed_on_when_told_to
     assert one.words(News) == [News(1, b"deploy")]
 
 
+def test_a_flood_of_other_news_does_not_hold_up_word_of_a_member() -> None:
+    one = One()
+    for number in range(5_000):
+        one.swim.tell(f"event {number}", News(1, bytes(500)))
+    one.hear(Dead("id3", 0, "id2"))
+    one.forget()
+    one.pass_ms(250)
+    assert one.words(Dead) == [Dead("id3", 0, "id2")]
+    assert decode(one.out.datagrams[0][1])[0] == Dead("id3", 0, "id2"), "before all else"
+
+
 def test_an_answer_tells_how_far_away_the_other_is() -> None:
     one = One()
     _, ping = probe(one)

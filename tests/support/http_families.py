@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, health, kv, operator, status
+from gemot.agent.http import catalog, event, health, kv, operator, status
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
 from gemot.agent.metrics import Metrics
+from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
 
 WALL_S = 1_700_000_000.0
@@ -35,6 +36,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
     with local_servers() as servers:
         views = Views(servers=servers, limit=100)
         figures = Metrics()
+        events = UserEvents(node="n1", services=dict, now_s=lambda: 0.0, gossip=None)
         stats = {"agent": {"checks": "0"}}
         routes = [
             *kv.routes(servers=servers, datacenter="dc1"),
@@ -42,6 +44,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *health.routes(servers=servers, datacenter="dc1", views=views),
             *status.routes(servers=servers, datacenter="dc1"),
             *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
+            *event.routes(events=events, datacenter="dc1"),
             *own.routes(
                 servers=servers,
                 facts=FACTS,

@@ -1,0 +1,218 @@
+"""User events between agents: heard once by those that are members, late or not, and kept by those meant."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemot.agent.gossip.events import KEPT, TOPIC
+from gemot.agent.gossip.loop import Freight
+from gemot.agent.gossip.message import News
+from gemot.agent.user_events import AGED, UserEvents
+from gemot.server.model.catalog import Service
+from gemot.server.model.errors import BadRequest, TooLarge
+
+
+class Host:
+    """One agent's events, and what it wants told by datagram. Time is stepped."""
+
+    def __init__(self, name: str = "host", services: tuple[Service, ...] = ()) -> None:
+        self.now_s = 1_000.0
+        self.told: list[News] = []
+        self.freight: Freight | None = None
+        self.events = UserEvents(
+            node=name,
+            services=lambda: {each.id: each for each in services},
+            now_s=lambda: self.now_s,
+            gossip=self,
+        )
+        self.events.start()
+        assert self.freight is self.events
+
+    def carry(self, freight: Freight) -> None:
+        self.freight = freight
+
+    def tell(self, subject: str, news: News) -> None:
+        self.told.append(news)
+
+    def names(self) -> list[str]:
+        return [each.event.name for each in self.events.list()]
+
+
+def exchange(one: Host, other: Host) -> None:
+    clock, news = one.events.clock, one.events.recent()
+    one.events.on_exchange(other.events.clock, other.events.recent())
+    other.events.on_exchange(clock, news)
+
+
+def members(*names: str) -> list[Host]:
+    hosts = [Host(name) for name in names]
+    for host in hosts[1:]:
+        exchange(hosts[0], host)
+    return hosts
+
+
+def test_what_is_fired_is_told_to_others_and_kept_here() -> None:
+    host = Host()
+    host.events.fire("deploy", b"7")
+    assert [news.topic for news in host.told] == [TOPIC]
+    assert host.names() == ["deploy"]
+    assert (host.events.fired, host.events.heard) == (1, 1)
+
+
+def test_what_is_heard_is_passed_on_once_and_kept_once_however_often_it_comes() -> None:
+    one, other = members("a", "b")
+    one.events.fire("deploy")
+    for _ in range(3):
+        other.events.on_news(one.told[0])
+        exchange(one, other)
+    assert other.names() == ["deploy"]
+    assert other.told == one.told
+    assert other.events.heard == 1
+
+
+def test_a_member_that_missed_the_datagrams_hears_it_in_an_exchange() -> None:
+    one, other, third = members("a", "b", "c")
+    one.events.fire("deploy")
+    exchange(one, other)
+    assert other.names() == ["deploy"]
+    exchange(other, third)
+    assert third.names() == ["deploy"]
+
+
+def test_it_is_passed_on_though_it_is_not_meant_for_this_host() -> None:
+    one, other = members("a", "b")
+    one.events.fire("deploy", node="^c$")
+    other.events.on_news(one.told[0])
+    assert other.names() == []
+    assert other.told == one.told
+
+
+def test_services_and_their_tags_are_those_of_the_moment() -> None:
+    host = Host(services=(Service("web-1", "web", ("v1",)),))
+    host.events.fire("by-name", service="^web$")
+    host.events.fire("by-id", service="^web-1$")
+    host.events.fire("by-tag", service="web", tag="^v1$")
+    host.events.fire("by-other-tag", service="web", tag="v2")
+    assert host.names() == ["by-name", "by-tag"]
+
+
+# -- who comes later -----------------------------------------------------------------------------------------
+
+
+def test_a_newcomer_does_not_hear_what_was_fired_before_it_joined() -> None:
+    old, newcomer = Host("old"), Host("new")
+    old.events.fire("before")
+    newcomer.events.on_news(old.told[0])
+    exchange(old, newcomer)
+    newcomer.events.on_news(old.told[0])
+    exchange(old, newcomer)
+    assert newcomer.names() == []
+    old.events.fire("after")
+    newcomer.events.on_news(old.told[1])
+    assert newcomer.names() == ["after"]
+
+
+def test_nor_from_one_whom_it_asks_later() -> None:
+    """Two that begin at once meet each other first, and an old member afterwards."""
+    old, one, other = Host("old"), Host("a"), Host("b")
+    old.events.fire("before")
+    old.now_s += 5
+    exchange(one, other)
+    for host in (old, one, other):
+        host.now_s += 4
+    exchange(one, old)
+    exchange(other, one)
+    assert one.names() == other.names() == []
+    old.events.fire("after")
+    exchange(old, one)
+    exchange(one, other)
+    assert one.names() == other.names() == ["after"]
+
+
+def test_an_agent_that_was_started_again_does_not_hear_again_what_it_heard() -> None:
+    one, other = members("a", "b")
+    one.events.fire("deploy")
+    exchange(one, other)
+    other_again = Host("b")
+    for host in (one, other_again):
+        host.now_s += 60
+    other_again.events.on_news(one.told[0])
+    exchange(other_again, one)
+    other_again.events.on_news(one.told[0])
+    exchange(other_again, one)
+    assert other_again.names() == []
+
+
+def test_what_was_fired_while_a_member_was_cut_off_is_told_when_it_is_back() -> None:
+    one, other = members("a", "b")
+    for host in (one, other):
+        host.now_s += 3_600
+    one.events.fire("deploy")
+    for host in (one, other):
+        host.now_s += 3_000
+    exchange(one, other)
+    assert other.names() == ["deploy"]
+
+
+def test_the_last_events_go_with_an_exchange_and_no_more() -> None:
+    one, other = members("a", "b")
+    for number in range(KEPT + 40):
+        one.events.fire(f"e{number}")
+    exchange(one, other)
+    assert sorted(other.names()) == sorted(f"e{number}" for number in range(40, KEPT + 40))
+
+
+# -- bounds --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_fired_is_neither_told_nor_kept() -> None:
+    host = Host()
+    with pytest.raises(TooLarge):
+        host.events.fire("deploy", bytes(512))
+    with pytest.raises(BadRequest):
+        host.events.fire("deploy", node="(")
+    assert (host.told, host.names(), host.events.fired) == ([], [], 0)
+
+
+@given(st.binary(max_size=600), st.integers(0, 3), st.integers(0, 1 << 63))
+def test_no_news_of_a_stranger_does_more_than_being_counted(body: bytes, topic: int, clock: int) -> None:
+    host = Host()
+    host.events.on_exchange(0, ())
+    host.events.on_news(News(topic, body))
+    host.events.on_exchange(clock, (News(topic, body), News(AGED, body)))
+    assert host.names() == []
+    host.events.fire("still")
+    assert host.names() == ["still"]
+
+
+def test_one_member_that_lies_about_its_clock_does_not_silence_the_others() -> None:
+    one, other = members("a", "b")
+    for _ in range(3):
+        one.events.on_exchange(1 << 62, ())
+    one.events.fire("deploy")
+    other.events.on_news(one.told[0])
+    exchange(one, other)
+    assert one.names() == ["deploy"]
+    assert other.names() == ["deploy"]
+    newcomer = Host("c")
+    newcomer.events.on_exchange(1 << 63, ())
+    newcomer.events.fire("mine")
+    assert newcomer.names() == ["mine"]
+
+
+def test_a_reader_waits_for_the_next_one_that_is_kept() -> None:
+    async def work() -> None:
+        host = Host("a")
+        waiting = asyncio.ensure_future(host.events.wait())
+        await asyncio.sleep(0)
+        host.events.fire("elsewhere", node="^b$")
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        host.events.fire("here")
+        await waiting
+
+    asyncio.run(work())
