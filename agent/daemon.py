@@ -27,7 +27,7 @@ from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
 from gemot.agent.gossip.timing import LAN, LOCAL
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, event, health, kv, operations, operator, snapshot, status
+from gemot.agent.http import catalog, coordinate, event, health, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -49,11 +49,13 @@ from gemot.agent.template.runner import TemplateRunner
 from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
 from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
+from gemot.agent.whereabouts import Whereabouts
 from gemot.agent.why import Why
 from gemot.dns.config import DnsConfig
 from gemot.dns.server import DnsServer
 from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import Node as CatalogNode
+from gemot.server.model.coordinate import Coordinate
 from gemot.server.model.errors import BadRequest, GemotError
 from gemot.server.rpc.message import Member
 from gemot.server.runtime.connection import ListenerLimits
@@ -126,6 +128,7 @@ class Daemon:
         self._on_stop(self._tier.stop)
         self._make_local(self._node_id)
         self._events.start()
+        self._make_whereabouts()
         await self._tier.start()
         self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
         self._on_stop(_at_once(self._views.stop))
@@ -306,6 +309,20 @@ class Daemon:
         self._checking.start()
         self._edges.append(self._checking.stop)
 
+    def _make_whereabouts(self) -> None:
+        """Before the first probe; gossip knows by then whom it measures for."""
+        self._whereabouts: Whereabouts | None = None
+        if not self.config.disable_coordinates:
+            self._whereabouts = Whereabouts(
+                node=self.config.node_name,
+                servers=self._tier.servers,
+                gossip=self._tier.lan,
+                file=self._data.path / "coordinate",
+                random=random.Random(),
+            )
+            self._whereabouts.start()
+            self._on_stop(self._whereabouts.stop)
+
     def _begin_anew(self) -> None:
         """The servers are another cluster: its indexes are others, and it was told nothing yet."""
         self._views.begin_anew()
@@ -379,8 +396,12 @@ class Daemon:
             *kv.routes(
                 servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
             ),
-            *catalog.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
-            *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
+            *catalog.routes(
+                servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits
+            ),
+            *health.routes(
+                servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits
+            ),
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
             *snapshot.routes(servers=servers, datacenter=datacenter),
@@ -390,6 +411,7 @@ class Daemon:
                 metrics=self._metrics,
                 stats=self._stats,
                 known=self._tier.lan.known if self._tier.lan is not None else None,
+                where=self._where,
             ),
             *agent_api.routes(
                 local=self._local,
@@ -398,9 +420,13 @@ class Daemon:
                 policy=policy,
                 datacenter=datacenter,
             ),
+            *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
             *event.routes(events=self._events, datacenter=datacenter),
             *self._operations,
         ]
+
+    def _where(self) -> Coordinate | None:
+        return self._whereabouts.coordinate if self._whereabouts is not None else None
 
     def _stats(self) -> dict[str, dict[str, str]]:
         counts = {name: str(count) for name, count in self._local.counts().items()}
@@ -437,6 +463,8 @@ class Daemon:
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
         figures.watch_events(self._events)
+        if self._whereabouts is not None:
+            figures.watch_whereabouts(self._whereabouts)
         if (transport := self._transport) is not None:
             figures.watch_http(lambda: transport.connections)
         figures.start()

@@ -15,6 +15,7 @@ from gemot.agent.gossip.message import Status as MemberStatus
 from gemot.agent.metrics import Metrics, watch_process
 from gemot.agent.why import TemplateStatus, template_state
 from gemot.checks.status import Status
+from gemot.server.model.coordinate import Coordinate
 from gemot.server.runtime.node import Node
 from gemot.server.runtime.timer import Ticker
 from gemot.server.storage.scrub import PARTS
@@ -57,6 +58,14 @@ class Events(Protocol):
 
     @property
     def heard(self) -> int: ...
+
+    @property
+    def dropped(self) -> int: ...
+
+
+class Whereabouts(Protocol):
+    @property
+    def coordinate(self) -> Coordinate: ...
 
     @property
     def dropped(self) -> int: ...
@@ -174,6 +183,10 @@ class Figures:
         self._follow("gemot_events_fired_total", lambda: events.fired)
         self._follow("gemot_events_heard_total", lambda: events.heard)
         self._follow("gemot_events_dropped_total", lambda: events.dropped)
+
+    def watch_whereabouts(self, whereabouts: Whereabouts) -> None:
+        self._metrics.gauge("gemot_coordinate_error", lambda: whereabouts.coordinate.error)
+        self._follow("gemot_coordinates_dropped_total", lambda: whereabouts.dropped)
 
     def watch_snapshots(self, snapshots: Snapshots | None) -> None:
         """None where no snapshot agent runs: then it took none."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.rpc.message import Bookmark, Call, Operate, Survey
@@ -51,6 +52,11 @@ class InProcessServers:
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._server.operator.handle(self._server.me, call, settle(future))
+        return future
+
+    def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._server.locate(row, token, settle(future))
         return future
 
     def leave(self, node: str) -> asyncio.Future[bool]:

@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -48,6 +48,7 @@ BECAME: dict[Change, Standing] = {
 }
 """What the tier makes of a change; a suspicion is nothing yet."""
 
+_GONE = (Change.FAILED, Change.LEFT, Change.REAPED)
 _LOUD = (Change.JOINED, Change.FAILED, Change.LEFT, Change.REAPED)
 
 
@@ -76,6 +77,16 @@ class LanConfig(msgspec.Struct, frozen=True):
     timing: Timing = LAN
 
 
+class Surveyor(Protocol):
+    """Finds out where this agent stands (`whereabouts.py`)."""
+
+    def payload(self) -> bytes: ...
+
+    def on_distance(self, id: str, rtt_s: float, payload: bytes) -> None: ...
+
+    def forget(self, id: str) -> None: ...
+
+
 class Lan:
     """Gossip on its port. `heard` is told on the loop how a member stands from now on."""
 
@@ -92,6 +103,7 @@ class Lan:
         self._me = me
         self._joins = joins
         self._heard = heard
+        self._surveyor: Surveyor | None = None
         wall_ms = int(time.time() * 1000)
         datagrams, frames = (
             Seal(purpose=purpose, label="", sender=me.id, wall_ms=wall_ms)
@@ -105,12 +117,14 @@ class Lan:
                 # Whom each member asks and tells must differ between hosts.
                 random=random.Random(os.urandom(16)),
                 now_ms=int(loop.time() * 1000),
+                payload=lambda: self._surveyor.payload() if self._surveyor is not None else b"",
                 admits=lambda facts: not self._foreign(facts),
             ),
             datagrams=datagrams,
             frames=frames,
             admit=self._refusal,
             on_event=self._on_event,
+            on_distance=self._on_distance,
         )
         self._door = Door(
             loop=loop,
@@ -132,7 +146,20 @@ class Lan:
     @property
     def alone(self) -> bool:
         """Nobody else is here, as far as this agent knows."""
-        return self.gossip.swim.members.here <= 1
+        return self.here <= 1
+
+    @property
+    def here(self) -> int:
+        """How many members there are, this agent among them."""
+        return self.gossip.swim.members.here
+
+    def survey(self, surveyor: Surveyor) -> None:
+        """Have this one measure, from now on."""
+        self._surveyor = surveyor
+
+    def _on_distance(self, id: str, rtt_s: float, payload: bytes) -> None:
+        if self._surveyor is not None:
+            self._surveyor.on_distance(id, rtt_s, payload)
 
     def misses(self, servers: Iterable[Member]) -> bool:
         """Is one of these servers not here, as far as this agent knows?"""
@@ -210,6 +237,8 @@ class Lan:
         if event.change in _LOUD:
             told = "gossip: member %s: node=%s address=%s id=%s"
             log.info(told, event.change.value, facts.name, facts.host, facts.id)
+        if self._surveyor is not None and event.change in _GONE:
+            self._surveyor.forget(facts.id)
         if event.change is Change.REAPED and self._has_namesake(facts):
             return  # its name goes on
         member, standing = member_of(facts), BECAME.get(event.change)

@@ -92,6 +92,8 @@ TABLE = (
     Metric("gemot_events_fired_total", "counter", "User events fired on this agent."),
     Metric("gemot_events_heard_total", "counter", "User events that were new here, meant for it or not."),
     Metric("gemot_events_dropped_total", "counter", "User events that were malformed, or part of a flood."),
+    Metric("gemot_coordinate_error", "gauge", "How wrong this agent takes its distances to be, relatively."),
+    Metric("gemot_coordinates_dropped_total", "counter", "Coordinates of others that were none."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),
     Metric("gemot_watch_wakeups_total", "counter", "Groups of equal waiters woken."),
     Metric("gemot_views", "gauge", "Local copies of watched state."),

@@ -19,15 +19,18 @@ from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
 from gemot.agent.join import ask
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.errors import GemotError
+from gemot.server.model.coordinate import NodeCoordinate
+from gemot.server.model.errors import GemotError, RuleFailed
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.rpc.message import (
+    COORDINATES,
     Apply,
     Ask,
     Bookmark,
     Call,
     Hello,
     Leave,
+    Locate,
     Member,
     Operate,
     ReadArchive,
@@ -173,6 +176,17 @@ class RemoteServers:
         future: asyncio.Future[Any] = self._loop.create_future()
         hold_ms = min(STATUS_HOLD_MS, self._hold_ms) if isinstance(call, Survey) and call.here else None
         self._ask(lambda _hold_ms: call, future, hold_ms=hold_ms)
+        return future
+
+    def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
+        future: asyncio.Future[bool] = self._loop.create_future()
+        peer = self._dialler.peer
+        if peer is not None and COORDINATES not in peer.features:
+            # It would take the call for nonsense, and break the link.
+            told = f"{peer.member.name} is of an older release without coordinates: upgrade it"
+            future.set_exception(RuleFailed(told))
+        else:
+            self._send_once(Locate(row, token), future, self._timer.now_ms())
         return future
 
     def archive(self, call: Call) -> asyncio.Future[Any]:

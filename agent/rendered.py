@@ -29,6 +29,7 @@ from gemot.server.model.catalog import (
     Services,
     Weights,
 )
+from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
@@ -159,6 +160,10 @@ def locate(query: Query) -> str:
             return f"/v1/health/state/{escape(state)}" + _params(meta)
         case GetAutopilot():
             return "/v1/operator/autopilot/configuration"
+        case Coordinates():
+            return "/v1/coordinate/nodes"
+        case CoordinateOf(node=node):
+            return f"/v1/coordinate/node/{escape(node)}"
 
 
 def read_back(query: Query, body: bytes) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.rpc.message import Call, Operate, Survey
 
@@ -50,6 +51,13 @@ class Servers(Protocol):
 
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
         """What only the servers themselves can do or tell: True, or Surveyed. Held as a write is."""
+
+    def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
+        """A node stands there. True once a server knows; the leader writes it within seconds, all being well.
+
+        Fails with Unavailable at once without a server, RuleFailed where that is of a release without
+        coordinates.
+        """
 
     def archive(self, call: Call) -> asyncio.Future[Any]:
         """One step of saving or restoring a snapshot (`archives.py`), asked of one server.

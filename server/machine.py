@@ -16,6 +16,7 @@ import msgspec
 from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.command import Command, Envelope, IdempotencyKey, decode
+from gemot.server.model.coordinate import SetCoordinates
 from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
@@ -23,7 +24,7 @@ from gemot.server.model.restore import Restore
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.raft.voters import by_hand
-from gemot.server.state import autopilot, catalog, changes, kv, restore
+from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -71,6 +72,7 @@ class Machine:
             VerifyState: compare_hash,
             SetAutopilot: autopilot.set_config,
             Restore: _repeat_restore,
+            SetCoordinates: coordinate.set_all,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:

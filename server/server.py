@@ -16,6 +16,7 @@ from gemot.server.compaction import Compaction
 from gemot.server.config import ServerConfig
 from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
+from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
 from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
@@ -26,6 +27,7 @@ from gemot.server.machine import Machine, RestoreDue
 from gemot.server.mass_failure import MassFailure
 from gemot.server.members import Connected, Membership, Standing
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.operator import Operator
@@ -33,7 +35,9 @@ from gemot.server.ports import Archives, DiskSpace, Identity, Log, Peers, Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import Message, ReadState, SnapshotOffer
 from gemot.server.reads import Reads
+from gemot.server.reports import Reports
 from gemot.server.rpc.message import (
+    FEATURES,
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     Apply,
@@ -49,6 +53,7 @@ from gemot.server.rpc.message import (
     Join,
     Joined,
     Leave,
+    Locate,
     Member,
     Operate,
     Passed,
@@ -63,7 +68,7 @@ from gemot.server.rpc.message import (
     Upload,
     fault_of,
 )
-from gemot.server.space import Room, Space
+from gemot.server.space import Space
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
 from gemot.server.writes import Name, RetryIds, Writes
@@ -153,6 +158,26 @@ class Server:
             take_out=lambda name: self.operator.leave(name, _ignore),
             guard=MassFailure(config.mass_failure),
             now_ms=timer.now_ms,
+        )
+        self.coordinates = CoordinateBatches(
+            me=me.id,
+            voters=lambda: raft.voters,
+            propose=lambda command: self.replica.propose(command, "", None, _ignore),
+            look=hosts.node,
+            written=state.any_coordinate,
+            now_ms=timer.now_ms,
+        )
+        self.reports = Reports(
+            me=me,
+            tier=self,
+            connected=self.connected,
+            directory=self.directory,
+            space=self.space,
+            peers=peers,
+            coordinates=self.coordinates,
+            leaving=lambda: self.operator.leaving,
+            joined=self._joined,
+            heard_of=self._heard_of,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
         self.installer = Installer(
@@ -251,9 +276,11 @@ class Server:
             self.bootstrap.on_tick()
         self.operator.on_second()
         self.space.look(replacing=self.installer.replacing or self.replica.held)
-        self._report()
+        self.reports.send()
         self._tell_bookmarks()
         self.compaction.on_second()
+        if self.replica.leads and not self.replica.held:
+            self.coordinates.on_second()
 
     def _tell_bookmarks(self) -> None:
         """Everything up to here was told."""
@@ -297,6 +324,11 @@ class Server:
     ) -> Callable[[], None]:
         """Answers to `query` as it changes, with a Bookmark each second between them."""
         return self.reads.subscribe(query, _accessor(token), from_index, done)
+
+    def locate(self, row: NodeCoordinate, token: str, done: Callable[[Any], None]) -> None:
+        """A node stands there: the leader will write it, with what others say."""
+        self.coordinates.take((row,))
+        done(True)
 
     def leave(self, node: str, done: Callable[[Any], None]) -> None:
         """A node leaves on purpose; told to the leader. Done means that the catalog says so durably."""
@@ -368,7 +400,7 @@ class Server:
     # -- Tier: what sessions ask ---------------------------------------------------------------------
 
     def hello(self) -> Hello:
-        return Hello(PROTOCOL_MIN, PROTOCOL_MAX, self._identity.cluster(), self.me)
+        return Hello(PROTOCOL_MIN, PROTOCOL_MAX, self._identity.cluster(), self.me, FEATURES)
 
     def on_connected(self, member: Member) -> None:
         self.connected.add(member)
@@ -376,7 +408,7 @@ class Server:
         if self.replica.leads:
             self._joined(member, afresh=True)
         else:
-            self._report()
+            self.reports.send()
 
     def on_disconnected(self, member: Member) -> None:
         self.connected.remove(member)
@@ -401,10 +433,10 @@ class Server:
             case Subscribe():
                 return self.subscribe(call.query, call.token, call.from_index, reply)
             case Report():
-                self.space.hear(member, Room(call.free_bytes, call.reserve_bytes, call.applied))
-                for each in call.members:
-                    self._heard_of(each)
+                self.reports.hear(member, call)
                 reply(True)
+            case Locate():
+                self.locate(call.row, call.token, reply)
             case Leave():
                 self.operator.leave(call.node, reply, asked_by=member)
             case FetchSnapshot():
@@ -451,7 +483,7 @@ class Server:
         self.leader.on_leadership(leads)
         self.operator.on_leadership(leads)
         if leads:
-            self._report()
+            self.reports.send()
 
     def on_install(self, offer: SnapshotOffer) -> None:
         self.installer.on_install(offer)
@@ -521,23 +553,6 @@ class Server:
         """Belong to this cluster, for good."""
         self._identity.adopt(cluster)
         self._peers.greet_again()
-
-    def _report(self) -> None:
-        """Tell the leader who is connected here; without one, tell every server that this one is here.
-
-        One that repairs does not campaign: nobody would hear of it, and it not that it was removed.
-        """
-        room = msgspec.structs.astuple(self.space.own)
-        members = [m for m in self.connected.members() if m.name != self.operator.leaving]
-        if self.replica.leads:
-            for member in members:
-                self._joined(member)
-        elif (leader := self.directory.get(self._raft.leader)) is not None:
-            self._peers.call(leader, Report(tuple(members), *room), _ignore)
-        elif self.me in members and self.hello().cluster:
-            for server in self.directory.servers():
-                if server.id != self.me.id:
-                    self._peers.call(server, Report((self.me,), *room), _ignore)
 
     def _heard_of(self, member: Member) -> None:
         if fault_of(member):

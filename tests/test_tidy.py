@@ -44,7 +44,6 @@ PURE = (
     "agent/gossip/limits.py",
     "agent/gossip/members.py",
     "agent/gossip/message.py",
-    "agent/gossip/near.py",
     "agent/gossip/packet.py",
     "agent/gossip/probing.py",
     "agent/gossip/queue.py",

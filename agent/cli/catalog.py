@@ -35,26 +35,33 @@ def datacenters(connection: Connection) -> None:
 @command.command()
 @click.option("--service", default="", help="Only nodes that run this service.")
 @click.option("--node-meta", multiple=True, help="Only nodes with this pair, key=value; may be repeated.")
+@click.option("--near", default="", help="The nearest to this node first; _agent is the agent's own.")
 @click.option("--detailed", is_flag=True, help="Tagged addresses and meta too.")
 @client_options
 @read_options
 def nodes(
-    connection: Connection, read: dict[str, Any], service: str, node_meta: tuple[str, ...], detailed: bool
+    connection: Connection,
+    read: dict[str, Any],
+    service: str,
+    node_meta: tuple[str, ...],
+    near: str,
+    detailed: bool,
 ) -> int:
-    """List the nodes.
+    """List the nodes, by name.
 
     \b
-    Those in rack 7:
+    Those in rack 7, and those that run web, the nearest to this host first:
       gemot catalog nodes -node-meta=rack=7
+      gemot catalog nodes -service=web -near=_agent
     """
     path = f"/v1/catalog/service/{escape(service)}" if service else "/v1/catalog/nodes"
-    params = {"node-meta": [_pair(text) for text in node_meta]} | read
+    params = {"node-meta": [_pair(text) for text in node_meta], "near": near or None} | read
     found = {one["Node"]: one for one in connection.request("GET", path, params=params).json()}
     if not found:
         click.echo("No nodes match the given query", err=True)
         return 0
     rows = [["Node", "ID", "Address", "DC", *(("TaggedAddresses", "Meta") if detailed else ())]]
-    for name in sorted(found):
+    for name in found if near else sorted(found):
         one = found[name]
         # A node's id is long and only its begin is needed to tell nodes apart.
         row = [name, one["ID"] if detailed else one["ID"][:8], one["Address"], one["Datacenter"]]

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Look after the servers: who votes, who leads, who is healthy.",
     ),
     "reload": ("reload", "Have the agent read its configuration again."),
+    "rtt": ("rtt", "Estimate the round trip between two hosts."),
     "services": ("services", "Register or deregister a service on this host."),
     "snapshot": ("snapshot", "Save, restore and inspect the whole state."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),

@@ -210,7 +210,6 @@ KNOWN: dict[str, Known] = {
     "disable_remote_exec": _ignored("nothing can be run from afar", True),
     "disable_update_check": _ignored("no one is asked for updates", True),
     "disable_anonymous_signature": _ignored("no one is asked for updates"),
-    "disable_coordinates": _ignored("there are no network coordinates", True),
     "telemetry.metrics_prefix": _ignored("metrics have one name each, which begins with gemot_", "consul"),
     "telemetry.prefix_filter": _ignored("every metric is shown: choose where they are collected"),
     "telemetry.enable_host_metrics": _ignored("host figures are not among the metrics", False),

@@ -238,6 +238,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     skip_leave_on_interrupt: bool = True
     """SIGINT does not leave either; false makes Ctrl-C a goodbye."""
 
+    disable_coordinates: bool = False
+    """Do not measure where this host stands in the network: `near` puts it last, and `rtt` knows it not."""
+
     # Services, checks, files
     services: tuple[Registration, ...] = ()
     """Services of this host; the files are their owner, the API cannot keep them removed."""

@@ -27,22 +27,17 @@ from typing import Protocol
 
 import msgspec
 
+from gemot.server.model.coordinate import (
+    DIMENSIONS,
+    ERROR_MAX,
+    HEIGHT_MIN_S,
+    Coordinate,
+    unadjusted,
+)
 from gemot.server.model.errors import BadRequest, PeerBroke
-
-DIMENSIONS = 8
-"""More than the world has: a point finds its way round others on the way to its place."""
-
-ERROR_MAX = 1.5
-"""What a member that knows nothing says; others move it far, and it moves them little."""
-
-HEIGHT_MIN_S = 10e-6
-"""No host is nearer to its network; and if all heights were 0 none could grow, for they share by size."""
 
 RTT_MAX_S = 10.0
 """A longer round trip is a stopped host or a clock that jumped, and says nothing of the network."""
-
-FAR_S = 100.0
-"""No number of a coordinate is larger: ten of the longest round trips. Keeps every distance finite."""
 
 WIRE_BYTES_MAX = 128
 """An answer to a probe carries a coordinate, beside news. Ours are 101 bytes; some room for a field."""
@@ -76,40 +71,6 @@ class Random(Protocol):
         """In [0, 1)."""
 
 
-class Coordinate(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A point, all in seconds but `error`; as made without arguments, of a member that has measured nothing.
-
-    `error`: by how much, relatively, its distances are off by its own account. Raises BadRequest for what
-    cannot be: another number of dimensions, and what is not finite, too far, or below 0 without a sense.
-    """
-
-    vec: tuple[float, ...] = (0.0,) * DIMENSIONS
-    error: float = ERROR_MAX
-    adjustment: float = 0.0
-    height: float = HEIGHT_MIN_S
-
-    def __post_init__(self) -> None:
-        if len(self.vec) != DIMENSIONS:
-            raise BadRequest(f"a coordinate has {DIMENSIONS} dimensions, not {len(self.vec)}")
-        for number in (*self.vec, self.adjustment):
-            if not -FAR_S <= number <= FAR_S:
-                raise BadRequest(f"{number} in a coordinate is outside -{FAR_S} to {FAR_S}")
-        for number in (self.error, self.height):
-            if not 0 <= number <= FAR_S:
-                raise BadRequest(f"{number} as error or height of a coordinate is outside 0 to {FAR_S}")
-
-
-def distance(one: Coordinate, other: Coordinate) -> float:
-    """The estimated round trip in seconds, the same both ways; adjusted if that leaves anything of it."""
-    unadjusted = _unadjusted(one, other)
-    adjusted = unadjusted + (one.adjustment + other.adjustment)
-    return adjusted if adjusted > 0 else unadjusted
-
-
-def _unadjusted(one: Coordinate, other: Coordinate) -> float:
-    return math.dist(one.vec, other.vec) + (one.height + other.height)
-
-
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Coordinate)
 
@@ -124,7 +85,7 @@ def decode(data: bytes) -> Coordinate:
         raise PeerBroke(f"a coordinate of {len(data)} bytes, the limit is {WIRE_BYTES_MAX}")
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, BadRequest) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PeerBroke(f"no coordinate: {error}") from error
 
 
@@ -157,7 +118,7 @@ class Position:
         usual_s = max(_TOGETHER_S, self._usual(peer, rtt_s))
         try:
             self.coordinate = self._adjusted(self._stepped(there, usual_s), there, usual_s)
-        except BadRequest:
+        except ValueError:
             self._begin_anew()
 
     def forget(self, peer: str) -> None:
@@ -175,7 +136,7 @@ class Position:
     def _stepped(self, there: Coordinate, rtt_s: float) -> Coordinate:
         """One step of Vivaldi: the longer, the less is known here and the more there."""
         here = self.coordinate
-        missing_s = rtt_s - _unadjusted(here, there)
+        missing_s = rtt_s - unadjusted(here, there)
         before = max(_ERROR_MIN, here.error)
         weight = before / (before + there.error)
         gain = _ERROR_GAIN * weight
@@ -210,7 +171,7 @@ class Position:
 
         Over a full window, even while there are fewer measurements: the first ones say little.
         """
-        self._misses.append(rtt_s - _unadjusted(stepped, there))
+        self._misses.append(rtt_s - unadjusted(stepped, there))
         return msgspec.structs.replace(stepped, adjustment=sum(self._misses) / (2 * _ADJUSTED))
 
     def _begin_anew(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -71,7 +72,7 @@ class Gossip:
         frames: Seal,
         admit: Callable[[stream.Exchange], str],
         on_event: Callable[[Event], None],
-        on_distance: Callable[[str, int, bytes], None] = lambda _id, _ms, _payload: None,
+        on_distance: Callable[[str, float, bytes], None] = lambda _id, _rtt_s, _payload: None,
     ) -> None:
         self._loop = loop
         self.swim = swim
@@ -81,6 +82,9 @@ class Gossip:
         self._on_event = on_event
         self._on_distance = on_distance
         self._freight: Freight | None = None
+        self._asked: tuple[int | None, float] = (None, 0.0)
+        """The probe under way, and since when: round trips are shorter than the milliseconds of `swim.py`."""
+
         self._socket: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -182,14 +186,16 @@ class Gossip:
             self._timer.cancel()
         self._timer = self._loop.call_at(self.swim.next_ms / 1000, self._tick)
         out = self.swim.take()
+        for id, _, payload in out.acks:
+            self._on_distance(id, time.perf_counter() - self._asked[1], payload)
+        if self.swim.asks != self._asked[0]:
+            self._asked = (self.swim.asks, time.perf_counter())
         for place, data in out.datagrams:
             self._send(place, data)
         for place, ping in out.streams:
             self._begin(self._ping(place, ping))
         for facts in out.exchanges:
             self._begin(self._exchange_quietly(facts))
-        for id, ms, payload in out.acks:
-            self._on_distance(id, ms, payload)
         for event in out.events:
             if event.change is Change.REAPED:
                 self._datagrams.forget(event.record.facts.id)

@@ -109,6 +109,11 @@ class Swim:
         return self.view.me
 
     @property
+    def asks(self) -> int | None:
+        """The number of the own probe under way."""
+        return self._probing.probe.seq if self._probing.probe is not None else None
+
+    @property
     def incarnation(self) -> int:
         return self.view.incarnation
 

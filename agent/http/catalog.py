@@ -88,10 +88,16 @@ class DeregisterBody(msgspec.Struct, rename="pascal"):
 
 
 def routes(
-    *, servers: Servers, datacenter: str, views: Views | None = None, waits: Waits = CONSULS_WAITS
+    *,
+    servers: Servers,
+    datacenter: str,
+    node: str = "",
+    views: Views | None = None,
+    waits: Waits = CONSULS_WAITS,
 ) -> list[Route]:
+    """`node` is this agent's own: `near=_agent` means it."""
     reading = Reads(servers=servers, datacenter=datacenter, views=views, waits=waits)
-    family = _Catalog(servers=servers, reads=reading)
+    family = _Catalog(servers=servers, reads=reading, node=node)
     reads: list[tuple[str, Handler, Permission]] = [
         ("/v1/catalog/datacenters", family.datacenters, "none"),
         ("/v1/catalog/nodes", family.nodes, "node:read"),
@@ -110,15 +116,17 @@ def routes(
 
 
 class _Catalog:
-    def __init__(self, *, servers: Servers, reads: Reads) -> None:
+    def __init__(self, *, servers: Servers, reads: Reads, node: str) -> None:
         self._servers = servers
+        self._node = node
         self._reads = reads
 
     def datacenters(self, request: Request) -> Response:
         return render.json_response(request, [self._reads.datacenter])
 
     async def nodes(self, request: Request) -> Response:
-        answer, headers = await self._reads.read(request, words.Nodes(parse.node_meta(request)))
+        query = words.Nodes(parse.node_meta(request), parse.near(request, self._node))
+        answer, headers = await self._reads.read(request, query)
         return await listing.json_rows(request, answer.value, render.node, headers=headers)
 
     async def services(self, request: Request) -> Response:
@@ -128,7 +136,8 @@ class _Catalog:
 
     async def service(self, request: Request) -> Response:
         name = parse.name_in(request, "Missing service name")
-        query = words.ServiceNodes(name, parse.every(request, "tag"), parse.node_meta(request))
+        near = parse.near(request, self._node)
+        query = words.ServiceNodes(name, parse.every(request, "tag"), parse.node_meta(request), near)
         answer, headers = await self._reads.read(request, query, cacheable=True)
         return await listing.json_rows(request, answer.value, render.service_node, headers=headers)
 

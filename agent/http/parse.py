@@ -151,6 +151,12 @@ def node_meta(request: Request) -> dict[str, str]:
     return pairs
 
 
+def near(request: Request, node: str) -> str:
+    """The node to which the nearest come first, "" for none: `near`, where `_agent` means `node`."""
+    wanted = first(request, "near") or ""
+    return node if wanted == "_agent" else wanted
+
+
 def idempotency_key(request: Request) -> IdempotencyKey | None:
     """The caller's own name for this write (header `Idempotency-Key`), bound to all that it asks for."""
     key = request.headers.get("idempotency-key")

@@ -10,6 +10,7 @@ import msgspec
 
 from gemot.agent.http.message import Request, Response
 from gemot.server.model.catalog import Instance, Node, Service, ServiceNode
+from gemot.server.model.coordinate import Coordinate, NodeCoordinate
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvEntry
 from gemot.server.model.query import Answer, Applied, Options
@@ -173,6 +174,14 @@ def check(row: Check) -> dict[str, Any]:
         "CreateIndex": row.create_index,
         "ModifyIndex": row.modify_index,
     }
+
+
+def coordinate(at: Coordinate) -> dict[str, Any]:
+    return {"Vec": at.vec, "Error": at.error, "Adjustment": at.adjustment, "Height": at.height}
+
+
+def node_coordinate(row: NodeCoordinate) -> dict[str, Any]:
+    return {"Node": row.node, "Segment": "", "Coord": coordinate(row.coordinate)}
 
 
 def instance(row: Instance) -> dict[str, Any]:

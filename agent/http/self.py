@@ -12,6 +12,7 @@ from gemot.agent.http.host import describe_host
 from gemot.agent.http.members import Known, list_members, own_member
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.servers import Servers
+from gemot.server.model.coordinate import Coordinate
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -31,9 +32,13 @@ def routes(
     metrics: Figures,
     stats: Callable[[], Stats] = dict,
     known: Known | None = None,
+    where: Callable[[], Coordinate | None] = lambda: None,
 ) -> list[Route]:
-    """`stats` are the agent's own figures for people, put beside those of the servers; `known` is gossip."""
-    family = _Self(servers=servers, facts=facts, metrics=metrics, stats=stats, known=known)
+    """`stats` are the agent's own figures for people, put beside those of the servers; `known` is gossip.
+
+    `where` this agent stands; None if coordinates are off.
+    """
+    family = _Self(servers=servers, facts=facts, metrics=metrics, stats=stats, known=known, where=where)
     table: list[tuple[str, Handler, Permission]] = [
         ("/v1/agent/self", family.self, "agent:read"),
         ("/v1/agent/members", family.members, "node:read"),
@@ -54,20 +59,22 @@ class _Self:
         metrics: Figures,
         stats: Callable[[], Stats],
         known: Known | None,
+        where: Callable[[], Coordinate | None],
     ) -> None:
         self._servers = servers
         self._facts = facts
         self._metrics = metrics
         self._stats = stats
         self._known = known
+        self._where = where
         self._headers = {"X-Gemot-Version": facts.version}
 
     def self(self, request: Request) -> Response:
-        facts = self._facts
+        facts, where = self._facts, self._where()
         shown = {
             "Config": self._config(),
             "DebugConfig": facts.config,
-            "Coord": {"Vec": [0.0] * 8, "Error": 1.5, "Adjustment": 0.0, "Height": 0.00001},
+            "Coord": render.coordinate(where) if where is not None else None,
             "Member": own_member(facts),
             "Stats": {**self._servers.stats(), **self._stats()},
             "Meta": facts.meta,

@@ -99,9 +99,13 @@ class Deregister(msgspec.Struct, frozen=True, array_like=True, tag=11):
 
 
 class Nodes(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """All nodes by name whose meta holds every pair of `meta`. Value: list of Node."""
+    """All nodes by name whose meta holds every pair of `meta`. Value: list of Node.
+
+    Here and below, with `near` those nearest to that node come first (`coordinate.py`).
+    """
 
     meta: dict[str, str] = {}
+    near: str = ""
 
 
 class NodeInfo(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -122,6 +126,7 @@ class ServiceNodes(msgspec.Struct, frozen=True, array_like=True, tag=13):
     service: str
     tags: tuple[str, ...] = ()
     node_meta: dict[str, str] = {}
+    near: str = ""
 
 
 class HealthService(msgspec.Struct, frozen=True, array_like=True, tag=14):
@@ -134,3 +139,4 @@ class HealthService(msgspec.Struct, frozen=True, array_like=True, tag=14):
     tags: tuple[str, ...] = ()
     node_meta: dict[str, str] = {}
     passing: bool = False
+    near: str = ""

@@ -10,6 +10,7 @@ import msgspec
 
 from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
+from gemot.server.model.coordinate import SetCoordinates
 from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.restore import Restore
@@ -35,6 +36,7 @@ Command = (
     | VerifyState
     | SetAutopilot
     | Restore
+    | SetCoordinates
 )
 
 ENVELOPE_VERSION = 1

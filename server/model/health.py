@@ -45,6 +45,7 @@ class HealthChecks(msgspec.Struct, frozen=True, array_like=True, tag=21):
 
     service: str
     node_meta: dict[str, str] = {}
+    near: str = ""
 
 
 class HealthState(msgspec.Struct, frozen=True, array_like=True, tag=22):
@@ -52,3 +53,4 @@ class HealthState(msgspec.Struct, frozen=True, array_like=True, tag=22):
 
     state: str
     node_meta: dict[str, str] = {}
+    near: str = ""

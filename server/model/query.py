@@ -18,6 +18,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 
@@ -34,6 +35,8 @@ Query = (
     | HealthChecks
     | HealthState
     | GetAutopilot
+    | Coordinates
+    | CoordinateOf
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -85,6 +88,8 @@ VALUES: dict[type, Any] = {
     HealthChecks: list[Check],
     HealthState: list[Check],
     GetAutopilot: AutopilotRow | None,
+    Coordinates: list[NodeCoordinate],
+    CoordinateOf: NodeCoordinate | None,
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
@@ -18,6 +19,10 @@ from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
+
+COORDINATES = "coordinates"
+FEATURES = (COORDINATES,)
+"""What servers of this release take beyond the first one's calls and commands: `Locate`, `SetCoordinates`."""
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -47,7 +52,10 @@ def fault_of(member: Member) -> str:
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):
-    """Opens a connection, both ways. `cluster` is "" for a client agent or an unbootstrapped server."""
+    """Opens a connection, both ways. `cluster` is "" for a client agent or an unbootstrapped server.
+
+    `features` are a server's: one that does not name what a call needs is not asked it.
+    """
 
     protocol_min: int
     protocol_max: int
@@ -104,13 +112,16 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=5):
     """A server tells the leader which agents are connected to it now. Reply: True.
 
     `free_bytes` of its disk (-1: not known), of which it keeps `reserve_bytes`, measured when it had applied
-    the entry `applied`; older releases say none of them.
+    the entry `applied`; `features` as in its hello; `coordinates` it was told since the last report. Older
+    releases say none of them, and read over those that they do not know.
     """
 
     members: tuple[Member, ...]
     free_bytes: int = -1
     reserve_bytes: int = 0
     applied: int = -1
+    features: tuple[str, ...] = ()
+    coordinates: tuple[NodeCoordinate, ...] = ()
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -232,6 +243,13 @@ class Passed(msgspec.Struct, frozen=True, array_like=True, tag=20):
     index: int
 
 
+class Locate(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """A node stands there; the leader will hear of it. Reply: True, whatever becomes of it."""
+
+    row: NodeCoordinate
+    token: str = ""
+
+
 class TierStatus(msgspec.Struct, frozen=True, array_like=True):
     leader: Member | None
     voters: tuple[Member, ...]
@@ -324,6 +342,7 @@ Call = (
     | Stage
     | FetchBlob
     | Passed
+    | Locate
 )
 
 

@@ -29,7 +29,7 @@ from gemot.server.model.catalog import (
 )
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check
-from gemot.server.state import digest, health
+from gemot.server.state import coordinate, digest, health
 from gemot.server.state.instances import has_meta, instances_of
 from gemot.server.state.latest import (
     forget_node,
@@ -203,7 +203,7 @@ def deregister(writing: Writing, command: Deregister) -> bool:
 
 
 def remove_node(writing: Writing, node: str) -> None:
-    """The node with all its services and checks."""
+    """The node with all its services and checks, and its coordinate."""
     cursor, name = writing.cursor, fold(node)
     row: bytes | None = cursor.execute("select row from node where name = ?", (name,)).get
     if row is None:
@@ -214,6 +214,7 @@ def remove_node(writing: Writing, node: str) -> None:
     ids = cursor.execute("select id from health where node = ? order by id", (name,)).fetchall()
     for (check_id,) in ids:
         health.remove_check(writing, name, check_id)
+    coordinate.remove(writing, name)
     cursor.execute("delete from node where name = ?", (name,))
     writing.take(_NODE, row)
     writing.record("node", topic_key(name), "delete", None)
@@ -286,6 +287,7 @@ def nodes(reading: Reading, query: Nodes) -> tuple[list[Node], int]:
         found = [node for node in found if has_meta(node, query.meta)]
     if (allowed := reading.allowed) is not None:
         found = [node for node in found if allowed(readable("node", node.node))]
+    found = coordinate.near(reading, found, query.near, lambda node: node.node)
     return found, max(reading.meta.nodes_index, 1)
 
 
@@ -332,6 +334,7 @@ def services(reading: Reading, query: Services) -> tuple[dict[str, list[str]], i
 
 def service_nodes(reading: Reading, query: ServiceNodes) -> tuple[list[ServiceNode], int]:
     rows = instances_of(reading, fold(query.service), query.node_meta, query.tags)
+    rows = coordinate.near(reading, rows, query.near, lambda row: row.node.node)
     return rows, service_index(reading, query.service)
 
 

@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from gemot.server.state.tables import Cursor
+from gemot.server.state.tables import FORMAT, SINCE, Cursor
 
 _MASK = (1 << 128) - 1
 _NUMBERS = msgspec.msgpack.Encoder().encode
@@ -30,6 +30,7 @@ _HASHED = (
     (b"latest", "select kind, name, idx from latest"),
     (b"idempotency", "select row from idempotency"),
     (b"autopilot", "select row from autopilot"),
+    (b"coordinate", "select row from coordinate"),
 )
 
 
@@ -60,14 +61,14 @@ def of_state(rows_sum: int, scalars: tuple[int, ...]) -> bytes:
     return blake2b(pack(rows_sum) + _NUMBERS(scalars), digest_size=16).digest()
 
 
-def sum_from_scratch(cursor: Cursor, *, autopilot: bool = True) -> int:
+def sum_from_scratch(cursor: Cursor, version: int = FORMAT) -> int:
     """The sum over every row as it stands in the tables, but for the retry results (see `retries`).
 
-    A state of the first format has no table `autopilot`.
+    `version` is the format of the state: those before the present one lack some tables.
     """
     total = 0
     for table, statement in _HASHED:
-        if table == b"autopilot" and not autopilot:
+        if SINCE.get(table.decode(), 1) > version:
             continue
         for columns in cursor.execute(statement):
             total += of_row(table, columns[0]) if len(columns) == 1 else of_values(table, *columns)

@@ -9,6 +9,7 @@ import msgspec
 
 from gemot.server.model.catalog import HealthService, Instance, Node, Service
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.state import coordinate
 from gemot.server.state.instances import has_meta, instances_of
 from gemot.server.state.latest import (
     node_index,
@@ -119,7 +120,7 @@ def service(reading: Reading, query: HealthService) -> tuple[list[Instance], int
         checks = (*of_node.get(node, ()), *of_instance.get((node, fold(entry.service.id)), ()))
         if not query.passing or all(check.status == "passing" for check in checks):
             found.append(Instance(entry.node, entry.service, checks))
-    return found, index
+    return coordinate.near(reading, found, query.near, lambda row: row.node.node), index
 
 
 def _checks_for(
@@ -153,7 +154,7 @@ def checks(reading: Reading, query: HealthChecks) -> tuple[list[Check], int]:
         where c.service = ? and c.service_id <> '' order by c.node, c.id limit ?""",
         (name,),
     )
-    return _seen(reading, rows, query.node_meta), service_index(reading, name)
+    return _nearest(reading, _seen(reading, rows, query.node_meta), query.near), service_index(reading, name)
 
 
 def state(reading: Reading, query: HealthState) -> tuple[list[Check], int]:
@@ -165,7 +166,11 @@ def state(reading: Reading, query: HealthState) -> tuple[list[Check], int]:
         rows = reading.rows(f"{join} where c.status = ? order by c.node, c.id limit ?", (query.state,))
     meta = reading.meta
     index = max(meta.checks_index, meta.nodes_index if query.node_meta else 0, 1)
-    return _seen(reading, rows, query.node_meta), index
+    return _nearest(reading, _seen(reading, rows, query.node_meta), query.near), index
+
+
+def _nearest(reading: Reading, found: list[Check], near: str) -> list[Check]:
+    return coordinate.near(reading, found, near, lambda check: check.node)
 
 
 def checks_of_node(reading: Reading, node: str) -> list[Check]:

@@ -1,4 +1,7 @@
-"""The index of each single node and service: which command last changed anything that belongs to it."""
+"""The index of each single node and service: which command last changed anything that belongs to it.
+
+And that of all coordinates together, under a kind of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
+_Kind = Literal["node", "service", "coordinates"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -49,6 +53,15 @@ def touch_left_service(writing: Writing, service: str) -> None:
     _forget(writing, "service", name)
 
 
+def touch_coordinates(writing: Writing) -> None:
+    writing.touched.append(("coordinates", b""))
+    _put(writing, "coordinates", "")
+
+
+def coordinates_index(reading: Reading) -> int:
+    return max(_get(reading.cursor, "coordinates", ""), 1)
+
+
 def service_index(reading: Reading, service: str) -> int:
     """The index of one service's reads; of an absent one, the last extinction's or the whole catalog's."""
     meta = reading.meta
@@ -61,7 +74,7 @@ def node_index(reading: Reading, node: str) -> int:
     return max(_get(reading.cursor, "node", fold(node)) or reading.meta.nodes_index, 1)
 
 
-def _put(writing: Writing, kind: Literal["node", "service"], name: str) -> None:
+def _put(writing: Writing, kind: _Kind, name: str) -> None:
     before = _get(writing.cursor, kind, name)
     if before == writing.index:
         return
@@ -71,12 +84,12 @@ def _put(writing: Writing, kind: Literal["node", "service"], name: str) -> None:
     writing.cursor.execute("insert or replace into latest values (?, ?, ?)", (kind, name, writing.index))
 
 
-def _forget(writing: Writing, kind: Literal["node", "service"], name: str) -> None:
+def _forget(writing: Writing, kind: _Kind, name: str) -> None:
     if before := _get(writing.cursor, kind, name):
         writing.meta.rows_sum -= digest.of_values(_TABLE, kind, name, before)
         writing.cursor.execute("delete from latest where kind = ? and name = ?", (kind, name))
 
 
-def _get(cursor: Cursor, kind: Literal["node", "service"], name: str) -> int:
+def _get(cursor: Cursor, kind: _Kind, name: str) -> int:
     found: int | None = cursor.execute("select idx from latest where kind = ? and name = ?", (kind, name)).get
     return found or 0

@@ -27,6 +27,7 @@ from gemot.server.model.catalog import (
     Services,
 )
 from gemot.server.model.command import Command
+from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordinates
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
@@ -84,6 +85,8 @@ def operations(
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
+        case SetCoordinates():  # the leader's own: who may say where a node stands is asked when it is said
+            return ()
         case SetAutopilot():
             return (Operation("operator", b"", "write"),)
         case GetAutopilot():
@@ -92,7 +95,7 @@ def operations(
             return (Operation("key", key, "read"),)
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
             return ()
-        case HealthNode() | HealthChecks() | HealthState():
+        case HealthNode() | HealthChecks() | HealthState() | Coordinates() | CoordinateOf():
             return ()
     raise AssertionError(f"no permission is declared for {type(asked).__name__}")
 

@@ -19,7 +19,7 @@ from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.health import Check
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
-from gemot.server.state import autopilot, catalog, changes, digest, health, kv, retries
+from gemot.server.state import autopilot, catalog, changes, coordinate, digest, health, kv, retries
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta, RestoreMark
 from gemot.server.state.pages import Transaction
@@ -237,6 +237,11 @@ class State:
         with self._file.explained:
             return health.of_nodes(self._file.cursor, check_id)
 
+    def any_coordinate(self) -> bool:
+        """Does any node have one?"""
+        with self._file.explained:
+            return self._file.cursor.execute("select 1 from coordinate limit 1").get is not None
+
     def masked_rows_left(self) -> bool:
         """Are there rows that a range delete hid and that are not purged yet?"""
         return self._masks.hiding > 0
@@ -387,5 +392,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **catalog.READERS,
     **health.READERS,
     **autopilot.READERS,
+    **coordinate.READERS,
 }
 """Who answers which query."""

@@ -155,12 +155,21 @@ alter table meta add column restored_index integer not null default 0;
 alter table meta add column restores blob not null default x'90';
 """
 
-MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT, _FORMAT_RESTORE)
+_FORMAT_COORDINATES = """
+create table coordinate (
+    node text primary key,
+    row blob not null
+) without rowid;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT, _FORMAT_RESTORE, _FORMAT_COORDINATES)
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
-AUTOPILOT_FORMAT = 2
 RESTORE_FORMAT = 3
-"""The formats that brought what their names say."""
+"""The format that brought restores."""
+
+SINCE: dict[str, int] = {"autopilot": 2, "coordinate": 4}
+"""The format that brought a table; of those that are not here, the first."""
 
 FORMAT = len(MIGRATIONS)
 """`PRAGMA user_version` of a state file that this release writes."""

@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 
 from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
+from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
@@ -20,7 +21,18 @@ from gemot.server.state.names import topic_key
 from gemot.server.state.prefixes import Prefixes
 
 Kind = Literal[
-    "kv", "kv-prefix", "nodes", "services", "checks", "node", "service", "node-id", "autopilot", "all"
+    "kv",
+    "kv-prefix",
+    "nodes",
+    "services",
+    "checks",
+    "node",
+    "service",
+    "node-id",
+    "autopilot",
+    "coordinates",
+    "coordinate",
+    "all",
 ]
 Topic = tuple[Kind, bytes]
 
@@ -46,6 +58,10 @@ def topics(query: Query) -> tuple[Topic, ...]:
         return (("node", name), *by_id)
     if isinstance(query, GetAutopilot):
         return (("autopilot", b""),)
+    if isinstance(query, Coordinates):
+        return (("coordinates", b""),)
+    if isinstance(query, CoordinateOf):
+        return (("coordinate", topic_key(query.node)),)
     if isinstance(query, Nodes):
         return (("nodes", b""),)
     table: Topic = ("services", b"") if isinstance(query, Services) else ("checks", b"")

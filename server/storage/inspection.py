@@ -23,6 +23,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("Node", "node", "length(row)"),
     ("Service", "service", "length(row)"),
     ("Check", "health", "length(row)"),
+    ("Coordinate", "coordinate", "length(row)"),
     ("Tombstone", "tombstone", "length(key) + 8"),
     ("DeletedPrefix", "mask", "length(prefix) + 8"),
     ("Index", "latest", "length(kind) + length(name) + 8"),

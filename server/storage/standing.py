@@ -19,12 +19,13 @@ import msgspec
 
 from gemot.server.model.autopilot import AutopilotRow
 from gemot.server.model.catalog import Node, Service
+from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvEntry
 from gemot.server.state import digest
 from gemot.server.state.retries import Retries
-from gemot.server.state.tables import APPLICATION_ID, AUTOPILOT_FORMAT, FORMAT, MIGRATIONS, RESTORE_FORMAT
+from gemot.server.state.tables import APPLICATION_ID, FORMAT, MIGRATIONS, RESTORE_FORMAT, SINCE
 from gemot.server.storage.statefile import CHECKSUM_VFS, explain, load_checksums
 
 _WORDS: dict[str, msgspec.msgpack.Decoder[Any]] = {
@@ -33,6 +34,7 @@ _WORDS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "service": msgspec.msgpack.Decoder(Service),
     "health": msgspec.msgpack.Decoder(Check),
     "autopilot": msgspec.msgpack.Decoder(AutopilotRow),
+    "coordinate": msgspec.msgpack.Decoder(NodeCoordinate),
 }
 """Tables whose rows a read decodes: one that cannot be would stop every server."""
 
@@ -128,14 +130,12 @@ def _standing(cursor: apsw.Cursor, version: int) -> Standing:
 def _check_rows(cursor: apsw.Cursor, path: Path, version: int) -> None:
     """Each row can be read, and all together are those that the hash was made of."""
     for table, words in _WORDS.items():
-        if table == "autopilot" and version < AUTOPILOT_FORMAT:
+        if SINCE.get(table, 1) > version:
             continue
         for (row,) in cursor.execute(f"select row from {table}"):
             words.decode(row)
     retries = Retries()
     retries.load(cursor)
-    total = digest.wrap(
-        digest.sum_from_scratch(cursor, autopilot=version >= AUTOPILOT_FORMAT) + retries.rows_sum()
-    )
+    total = digest.wrap(digest.sum_from_scratch(cursor, version) + retries.rows_sum())
     if total != digest.wrap(digest.unpack(cursor.execute("select rows_sum from meta").get)):
         raise Corrupt(f"the rows of {path} do not fit its own hash: some were lost or altered")

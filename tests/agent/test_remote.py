@@ -18,12 +18,23 @@ from gemot.agent.remote import RemoteServers
 from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import NodeInfo
 from gemot.server.model.command import IdempotencyKey
-from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, Unavailable
+from gemot.server.model.coordinate import Coordinate, NodeCoordinate
+from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.upkeep import PruneRetries
 from gemot.server.raft.types import Message
-from gemot.server.rpc.message import Apply, Call, Hello, Member, Status, Subscribe, TierStatus
+from gemot.server.rpc.message import (
+    FEATURES,
+    Apply,
+    Call,
+    Hello,
+    Locate,
+    Member,
+    Status,
+    Subscribe,
+    TierStatus,
+)
 from gemot.server.runtime.connection import Listener
 from gemot.server.runtime.node import Node, NodeConfig
 from gemot.server.runtime.timer import LoopTimer
@@ -45,6 +56,7 @@ class Face:
         self.asked: list[Call] = []
         self.cluster = "c1"
         self.knows_leader = False
+        self.features = FEATURES
         self.lose: Callable[[Call], bool] = lambda call: False
 
     async def start(self) -> None:
@@ -55,7 +67,7 @@ class Face:
         )
 
     def hello(self) -> Hello:
-        return hello(self.member, cluster=self.cluster)
+        return hello(self.member, cluster=self.cluster, features=self.features)
 
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         self.asked.append(call)
@@ -420,5 +432,49 @@ def test_a_key_whose_answer_is_forgotten_is_not_asked_again_and_again(tmp_path: 
             error = await _error(scene.remote.apply(KvSet(b"k", b"v"), key=key))
             assert isinstance(error, OutcomeForgotten)
             assert sum(isinstance(call, Apply) for face in scene.faces for call in face.asked) == asked + 1
+
+    run_uvloop(work())
+
+
+# -- coordinates -----------------------------------------------------------------------------------
+
+PLACE = NodeCoordinate("web1", Coordinate())
+
+
+def test_a_server_hears_where_this_host_stands(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            await scene.ready()
+            assert await scene.remote.locate(PLACE, token="t") is True
+            assert scene.faces[0].asked[-1] == Locate(PLACE, "t")
+            assert len(scene.node.server.coordinates) == 1
+
+    run_uvloop(work())
+
+
+def test_a_server_of_an_older_release_is_not_asked_what_it_would_take_for_nonsense(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            scene.faces[0].features = ()
+            scene.faces[0].break_all()
+            await until(lambda: scene.remote.connected_to is None)
+            await scene.ready()
+            with pytest.raises(RuleFailed, match="f1 is of an older release without coordinates: upgrade it"):
+                await scene.remote.locate(PLACE)
+            assert not any(isinstance(call, Locate) for call in scene.faces[0].asked)
+            assert scene.remote.connected_to is not None
+
+    run_uvloop(work())
+
+
+def test_without_a_server_nobody_is_waited_for(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            await scene.ready()
+            await scene.faces[0].listener.stop()
+            scene.faces[0].break_all()
+            await until(lambda: scene.remote.connected_to is None)
+            with pytest.raises(Unavailable):
+                await scene.remote.locate(PLACE)
 
     run_uvloop(work())

@@ -13,18 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gemot.agent.gossip.coordinate import (
+    PEERS_MAX,
+    RTT_MAX_S,
+    WIRE_BYTES_MAX,
+    Position,
+    decode,
+    encode,
+)
+from gemot.server.model.coordinate import (
     DIMENSIONS,
     ERROR_MAX,
     FAR_S,
     HEIGHT_MIN_S,
-    PEERS_MAX,
-    RTT_MAX_S,
-    WIRE_BYTES_MAX,
     Coordinate,
-    Position,
-    decode,
     distance,
-    encode,
 )
 from gemot.server.model.errors import BadRequest, PeerBroke
 
@@ -91,7 +93,7 @@ IMPOSSIBLE = [
 def test_what_cannot_be_is_refused_when_it_is_made(
     good: Coordinate, change: dict[str, object], said: str
 ) -> None:
-    with pytest.raises(BadRequest, match=said):
+    with pytest.raises(ValueError, match=said):
         msgspec.structs.replace(good, **change)
 
 

@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import (
     Busy,
     Conflict,
@@ -160,6 +161,7 @@ def test_a_refusal_that_cannot_be_read_is_a_broken_peer(body: bytes) -> None:
 NODE = Node("n1", "10.0.0.9", id="x" * 36, meta={"rack": "4"}, create_index=3, modify_index=4)
 SERVICE = Service("w1", "web", tags=("a", "b"), port=80, meta={"v": "1"})
 CHECK = Check("n1", "c1", "alive", status="passing", output="fine")
+PLACE = NodeCoordinate("n1", Coordinate((1.5, *(-0.25,) * 7), 0.5, -0.001, 0.0001), 3, 4)
 FOUND: list[tuple[Query, list[Any]]] = [
     (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4)]),
     (KvList(b""), [[], [KvEntry(b"\xff", b"", 0, 1, "s", 3, 4)]]),
@@ -173,6 +175,8 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (HealthChecks("web"), [[], [CHECK]]),
     (HealthState("any"), [[], [CHECK]]),
     (GetAutopilot(), [None, AutopilotRow(AutopilotConfig(min_quorum=3), 7, 9)]),
+    (Coordinates(), [[], [PLACE]]),
+    (CoordinateOf("n1"), [None, PLACE]),
 ]
 
 

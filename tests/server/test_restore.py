@@ -224,7 +224,8 @@ def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes
     def back(connection: apsw.Connection) -> None:
         for column in ("restores", "restored_index", "shift"):
             connection.execute(f"alter table meta drop column {column}")
-        connection.execute("drop table autopilot")
+        for table in ("autopilot", "coordinate"):
+            connection.execute(f"drop table {table}")
         connection.execute("pragma user_version=1")
 
     first = altered(archive, tmp_path, back)

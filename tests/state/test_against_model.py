@@ -24,6 +24,13 @@ from gemot.server.model.catalog import (
     Services,
 )
 from gemot.server.model.command import Command
+from gemot.server.model.coordinate import (
+    Coordinate,
+    CoordinateOf,
+    Coordinates,
+    NodeCoordinate,
+    SetCoordinates,
+)
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
@@ -86,9 +93,19 @@ _catalog_commands: st.SearchStrategy[Command] = st.one_of(
         check_id=st.sampled_from(["", "c1", "c2"]),
     ),
 )
-_commands = st.lists(st.one_of(_kv_commands, _catalog_commands, _upkeep), min_size=1, max_size=40)
+_place = st.builds(
+    NodeCoordinate,
+    node=st.sampled_from(NODES),
+    coordinate=st.sampled_from([Coordinate(), Coordinate(error=0.5), Coordinate((1.0, *(0.0,) * 7))]),
+)
+_coordinates: st.SearchStrategy[Command] = st.builds(
+    SetCoordinates, rows=st.lists(_place, max_size=3, unique_by=lambda row: row.node).map(tuple)
+)
+_commands = st.lists(
+    st.one_of(_kv_commands, _catalog_commands, _coordinates, _upkeep), min_size=1, max_size=40
+)
 _kv_only = st.lists(st.one_of(_kv_commands, _kv_commands, _upkeep), min_size=1, max_size=50)
-_catalog_only = st.lists(_catalog_commands, min_size=1, max_size=40)
+_catalog_only = st.lists(st.one_of(_catalog_commands, _coordinates), min_size=1, max_size=40)
 
 KV_QUERIES: list[Query] = [
     *(KvGet(key) for key in KEYS),
@@ -110,6 +127,8 @@ CATALOG_QUERIES: list[Query] = [
     HealthChecks("db", {"rack": "1"}),
     *(HealthState(state) for state in ("any", "passing", "critical", "nonsense")),
     HealthState("any", {"rack": "2"}),
+    Coordinates(),
+    *(CoordinateOf(node) for node in NODES),
 ]
 
 _bounded = settings(

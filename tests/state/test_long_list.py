@@ -19,6 +19,13 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.coordinate import (
+    Coordinate,
+    CoordinateOf,
+    Coordinates,
+    NodeCoordinate,
+    SetCoordinates,
+)
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Query
@@ -43,6 +50,8 @@ LISTS: list[tuple[Query, int]] = [
     (HealthChecks("web"), ROWS),
     (HealthState("any"), ROWS * 2),
     (HealthState("critical"), ROWS * 2),
+    (Coordinates(), ROWS),
+    (Nodes(near="n0"), ROWS),
 ]
 """Each query, and how many rows it looks at."""
 
@@ -57,13 +66,18 @@ def one(tmp_path: Path) -> Iterator[OneState]:
             Check(node, "web", "web", "passing", service_id="web"),
         )
         service = Service("web", "web")
-        one.apply(KvSet(b"k%d" % number, b"v"), Register(Node(node, "10.0.0.1"), (service,), checks))
+        place = NodeCoordinate(node, Coordinate((number / 1_000, *(0.0,) * 7)))
+        one.apply(
+            KvSet(b"k%d" % number, b"v"),
+            Register(Node(node, "10.0.0.1"), (service,), checks),
+            SetCoordinates((place,)),
+        )
     yield one
     one.close()
 
 
 def test_every_query_but_of_one_row_is_bounded() -> None:
-    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot} == set(VALUES)
+    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot, CoordinateOf} == set(VALUES)
 
 
 @pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))

@@ -22,6 +22,13 @@ from gemot.server.model.catalog import (
     Services,
 )
 from gemot.server.model.command import Command
+from gemot.server.model.coordinate import (
+    Coordinate,
+    CoordinateOf,
+    Coordinates,
+    NodeCoordinate,
+    SetCoordinates,
+)
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
@@ -53,10 +60,12 @@ COMMANDS: list[tuple[Command, str]] = [
     (VerifyState(1, b""), ""),
     (SetAutopilot(AutopilotConfig()), "operator:write "),
     (Restore(b"", "", 1, 1, 0), "operator:write "),
+    (SetCoordinates((NodeCoordinate("n1", Coordinate()),)), ""),
 ]
 QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
+    Coordinates(), CoordinateOf("n1"),
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
+from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import VALUES, Query
@@ -25,6 +26,9 @@ from gemot.server.state.watch import Hub, Topic, topics
         (NodeInfo("DB01"), (("node", b"db01"), ("node-id", b"db01"))),
         (Services(), (("services", b""),)),
         (GetAutopilot(), (("autopilot", b""),)),
+        (Coordinates(), (("coordinates", b""),)),
+        (CoordinateOf("Web1"), (("coordinate", b"web1"),)),
+        (Nodes(near="web1"), (("nodes", b""),)),
         (Services({"a": "b"}), (("services", b""), ("nodes", b""))),
         (ServiceNodes("Web", ("v1",)), (("service", b"web"),)),
         (HealthService("web", passing=True), (("service", b"web"),)),
@@ -42,6 +46,7 @@ def test_every_kind_of_query_has_topics() -> None:
     samples: list[Query] = [
         KvGet(b""), KvList(b""), KvKeys(b""), Nodes(), NodeInfo(""), Services(), ServiceNodes(""),
         HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""), GetAutopilot(),
+        Coordinates(), CoordinateOf(""),
     ]  # fmt: skip
     assert {type(query) for query in samples} == set(VALUES)
     assert all(topics(query) for query in samples)

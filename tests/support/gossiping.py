@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from random import Random
 
 from gemot.agent.gossip.door import Door
@@ -31,6 +32,8 @@ class Gossiper:
         ring: Keyring | None = None,
         label: str = "",
         admit: str = "",
+        on_distance: Callable[[str, float, bytes], None] = lambda _id, _rtt_s, _payload: None,
+        payload: Callable[[], bytes] = bytes,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.facts = Facts(f"id{number}", f"node{number}", "127.0.0.1", free_port())
@@ -38,7 +41,13 @@ class Gossiper:
         self.refused: list[str] = []
         self.why = admit
         wall_ms = int(time.time() * 1000)
-        swim = Swim(me=self.facts, timing=timing, random=Random(number), now_ms=int(loop.time() * 1000))
+        swim = Swim(
+            me=self.facts,
+            timing=timing,
+            random=Random(number),
+            now_ms=int(loop.time() * 1000),
+            payload=payload,
+        )
         seals = {
             purpose: Seal(purpose=purpose, label=label, sender=self.facts.id, wall_ms=wall_ms, ring=ring)
             for purpose in Purpose
@@ -50,6 +59,7 @@ class Gossiper:
             frames=seals[Purpose.FRAME],
             admit=self._admit,
             on_event=self.events.append,
+            on_distance=on_distance,
         )
         self.door = Door(
             loop=loop,

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, event, health, kv, operator, status
+from gemot.agent.http import catalog, coordinate, event, health, kv, operator, status
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
 from gemot.agent.metrics import Metrics
 from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
+from gemot.server.model.coordinate import Coordinate
 
 WALL_S = 1_700_000_000.0
 """The time of day, as the operator family is told it."""
@@ -40,16 +41,18 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
         stats = {"agent": {"checks": "0"}}
         routes = [
             *kv.routes(servers=servers, datacenter="dc1"),
-            *catalog.routes(servers=servers, datacenter="dc1", views=views),
-            *health.routes(servers=servers, datacenter="dc1", views=views),
+            *catalog.routes(servers=servers, datacenter="dc1", node="n1", views=views),
+            *health.routes(servers=servers, datacenter="dc1", node="n1", views=views),
             *status.routes(servers=servers, datacenter="dc1"),
             *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
+            *coordinate.routes(servers=servers, datacenter="dc1"),
             *event.routes(events=events, datacenter="dc1"),
             *own.routes(
                 servers=servers,
                 facts=FACTS,
                 metrics=figures,
                 stats=lambda: stats,
+                where=lambda: Coordinate(error=0.25),
             ),
         ]
         try:

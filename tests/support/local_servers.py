@@ -17,6 +17,7 @@ from gemot.agent.in_process import deliver, settle
 from gemot.agent.servers import Subscription
 from gemot.server.machine import Machine
 from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, encode
+from gemot.server.model.coordinate import NodeCoordinate, SetCoordinates
 from gemot.server.model.errors import GemotError, Unavailable
 from gemot.server.model.kv import KvEntry, KvList
 from gemot.server.model.query import Answer, Applied, Options, Query
@@ -76,6 +77,7 @@ class LocalServers:
         self.operated: list[Operate | Survey] = []
         self.surveyed = Surveyed((), 7, True, 0, "srv1", "")
         self.applied: list[Command] = []
+        self.located: list[tuple[NodeCoordinate, str]] = []
         self.asked: list[tuple[str, IdempotencyKey | None]] = []
         noop = (Entry(1, index, EntryKind.NOOP, b"") for index in range(1, FIRST_INDEX + 1))
         self._machine.apply(tuple(noop))
@@ -154,6 +156,15 @@ class LocalServers:
         self.operated.append(call)
         future: asyncio.Future[Any] = self._loop.create_future()
         settle(future)(self.failure or (self.surveyed if isinstance(call, Survey) else True))
+        return future
+
+    def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
+        """Written at once, as the leader does in its time."""
+        self.located.append((row, token))
+        future: asyncio.Future[bool] = self._loop.create_future()
+        if self.failure is None:
+            self.apply(SetCoordinates((row,)))
+        settle(future)(self.failure or True)
         return future
 
     def leader(self) -> asyncio.Future[str]:

@@ -27,9 +27,16 @@ def client(number: int, **changes: str) -> Member:
     return _member("client", fields)
 
 
-def hello(member: Member, *, cluster: str = "", protocols: tuple[int, int] | None = None) -> Hello:
+def hello(
+    member: Member,
+    *,
+    cluster: str = "",
+    protocols: tuple[int, int] | None = None,
+    features: tuple[str, ...] = (),
+) -> Hello:
+    """Without `features`, one of the first release."""
     low, high = protocols or (PROTOCOL_MIN, PROTOCOL_MAX)
-    return Hello(low, high, cluster, member)
+    return Hello(low, high, cluster, member, features)
 
 
 def _member(role: Literal["server", "client"], fields: dict[str, str]) -> Member:

@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
     Services,
 )
 from gemot.server.model.command import Command
+from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate, SetCoordinates
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import Query
@@ -37,8 +38,9 @@ class NaiveState:
         self.nodes: dict[str, Node] = {}
         self.services: dict[tuple[str, str], Service] = {}
         self.checks: dict[tuple[str, str], Check] = {}
+        self.places: dict[str, NodeCoordinate] = {}
 
-    def apply(self, command: Command, index: int) -> bool:
+    def apply(self, command: Command, index: int) -> bool | int:
         self.index = index
         if isinstance(command, KvSet):
             return self._set(command)
@@ -53,7 +55,15 @@ class NaiveState:
             return self._register(command)
         elif isinstance(command, Deregister):
             self._deregister(command)
+        elif isinstance(command, SetCoordinates):
+            return sum([self._place(row) for row in command.rows])
         return True
+
+    def _place(self, row: NodeCoordinate) -> bool:
+        before = self.places.get(row.node)
+        if row.node in self.nodes:
+            self._put(self.places, row.node, row)
+        return self.places.get(row.node) != before
 
     def _set(self, command: KvSet) -> bool:
         old = self.kv.get(command.key)
@@ -107,6 +117,7 @@ class NaiveState:
             self.checks.pop((name, command.check_id), None)
         else:
             self.nodes.pop(name, None)
+            self.places.pop(name, None)
             self.services = {k: v for k, v in self.services.items() if k[0] != name}
             self.checks = {k: v for k, v in self.checks.items() if k[0] != name}
 
@@ -131,6 +142,10 @@ class NaiveState:
         return found
 
     def _read_catalog(self, query: Query) -> Any:
+        if isinstance(query, Coordinates):
+            return [self.places[name] for name in sorted(self.places)]
+        if isinstance(query, CoordinateOf):
+            return self.places.get(query.node)
         if isinstance(query, Nodes):
             return [self.nodes[name] for name in sorted(self.nodes) if self._on(name, query.meta)]
         if isinstance(query, NodeInfo):

@@ -13,8 +13,8 @@ from gemot.server.autopilot import Standing, Step
 from gemot.server.bootstrap import Bootstrap
 from gemot.server.model.errors import NotLeader
 from gemot.server.operator import Operator
+from gemot.server.reports import Reports
 from gemot.server.rpc.message import Enlisted, Member
-from gemot.server.server import Server
 from gemot.server.state import restore
 from gemot.server.storage.meta import MetaFile
 from gemot.server.voting import Voting
@@ -95,13 +95,13 @@ def whoever_is_heard_of_is_a_founder(patch: Patch) -> None:
 @bug(13, tests=("tests/simulation/test_repair.py",))
 def without_a_leader_a_server_says_nothing(patch: Patch) -> None:
     """One that repairs, and was removed while it was away, is never heard of again."""
-    report = Server._report
+    send = Reports.send
 
-    def to_a_leader_only(self: Server) -> None:
-        if self.replica.leads or self.directory.get(self._raft.leader) is not None:
-            report(self)
+    def to_a_leader_only(self: Reports) -> None:
+        if self._tier.leads or self._directory.get(self._tier.leader_id()) is not None:
+            send(self)
 
-    patch.setattr(Server, "_report", to_a_leader_only)
+    patch.setattr(Reports, "send", to_a_leader_only)
 
 
 @bug(13, tests=("tests/server/test_voting.py",), simulated=False)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from gemot.agent.gossip.coordinate import Coordinate
-from gemot.agent.gossip.near import nearest_first
+from gemot.server.model.coordinate import Coordinate
+from gemot.server.state.near import nearest_first
 
 
 def at_ms(x_ms: float, height_ms: float = 0.01) -> Coordinate:

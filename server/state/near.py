@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from gemot.agent.gossip.coordinate import Coordinate, distance
+from gemot.server.model.coordinate import Coordinate, distance
 
 _T = TypeVar("_T")
 

@@ -1,0 +1,93 @@
+"""Where nodes stand, on its way from the agents to the state: gathered by each server, written by the leader.
+
+Agents say it to the server that they are connected to, which hands it on with its next report; the leader
+proposes what has come in one command, at most so many and so often. What is lost on the way is said again
+soon. Only the last word of a node counts, and only of nodes that the catalog has.
+
+Servers of an older release would stop at the command: it is proposed once every voter has said that it knows
+it, or where the log has had one already. Source: Consul's figures (batches of 128, at most 5 in 5 s).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from gemot.server.model.catalog import NodeDetail
+from gemot.server.model.command import Command
+from gemot.server.model.coordinate import NodeCoordinate, SetCoordinates
+from gemot.server.rpc.message import COORDINATES
+
+log = logging.getLogger("gemot.server")
+
+WRITE_EVERY_MS = 5_000
+MOST_AT_ONCE = 640
+"""In one command, about 80 KB; and in one report to the leader."""
+
+MOST_WAITING = 8_192
+"""Nodes; of more the last ones are not heard, and say it again."""
+
+NAME_MAX = 1_024
+
+
+class CoordinateBatches:
+    """`look` finds a node as the catalog has it, `written` tells whether any coordinate is in the state."""
+
+    def __init__(
+        self,
+        *,
+        me: str,
+        voters: Callable[[], Iterable[str]],
+        propose: Callable[[Command], None],
+        look: Callable[[str], NodeDetail | None],
+        written: Callable[[], bool],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._me = me
+        self._voters = voters
+        self._propose = propose
+        self._look = look
+        self._written = written
+        self._now_ms = now_ms
+        self._waiting: dict[str, NodeCoordinate] = {}
+        self._able: dict[str, bool] = {}
+        self._due_ms = now_ms()
+        self._told = False
+
+    def __len__(self) -> int:
+        """Nodes whose word waits to be handed on."""
+        return len(self._waiting)
+
+    def take(self, rows: Iterable[NodeCoordinate]) -> None:
+        """These stand there now. Of a node the last word holds."""
+        for row in rows:
+            known = row.node in self._waiting
+            if known or (len(self._waiting) < MOST_WAITING and len(row.node) <= NAME_MAX):
+                self._waiting[row.node] = row
+
+    def hand_on(self) -> tuple[NodeCoordinate, ...]:
+        """Some of what has come, for the leader; it is its affair from now on."""
+        some = list(self._waiting)[:MOST_AT_ONCE]
+        return tuple([self._waiting.pop(node) for node in some])
+
+    def hear(self, server: str, features: tuple[str, ...]) -> None:
+        """What another server knows."""
+        self._able[server] = COORDINATES in features
+
+    def on_second(self) -> None:
+        """For the leader: write what there is, if it is time."""
+        now = self._now_ms()
+        if now < self._due_ms or not self._waiting or not self._all_know_it():
+            return
+        self._due_ms = now + WRITE_EVERY_MS
+        rows = [row for row in self.hand_on() if self._look(row.node) is not None]
+        if rows:
+            self._propose(SetCoordinates(tuple(rows)))
+
+    def _all_know_it(self) -> bool:
+        if self._written() or all(self._able.get(id) for id in self._voters() if id != self._me):
+            return True
+        if not self._told:
+            self._told = True
+            log.info("server: coordinates wait until every voter has said that its release knows them")
+        return False

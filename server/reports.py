@@ -1,0 +1,88 @@
+"""What each server tells the leader once a second: who is connected to it, its room, what it gathered.
+
+And what is made of it where it arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gemot.server.coordinates import CoordinateBatches
+from gemot.server.directory import Directory
+from gemot.server.members import Connected
+from gemot.server.model.coordinate import NodeCoordinate
+from gemot.server.ports import Peers
+from gemot.server.rpc.message import FEATURES, Hello, Member, Report
+from gemot.server.space import Room, Space
+
+
+class Tier(Protocol):
+    """The server whose reports these are."""
+
+    @property
+    def leads(self) -> bool: ...
+
+    def leader_id(self) -> str: ...
+
+    def hello(self) -> Hello: ...
+
+
+class Reports:
+    """`joined` hears of agents connected here while this server leads, `heard_of` of those of others."""
+
+    def __init__(
+        self,
+        *,
+        me: Member,
+        tier: Tier,
+        connected: Connected,
+        directory: Directory,
+        space: Space,
+        peers: Peers,
+        coordinates: CoordinateBatches,
+        leaving: Callable[[], str],
+        joined: Callable[[Member], None],
+        heard_of: Callable[[Member], None],
+    ) -> None:
+        self._me = me
+        self._tier = tier
+        self._connected = connected
+        self._directory = directory
+        self._space = space
+        self._peers = peers
+        self._coordinates = coordinates
+        self._leaving = leaving
+        self._joined = joined
+        self._heard_of = heard_of
+
+    def send(self) -> None:
+        """Tell the leader who is connected here; without one, tell every server that this one is here.
+
+        One that repairs does not campaign: nobody would hear of it, and it not that it was removed.
+        """
+        members = tuple(m for m in self._connected.members() if m.name != self._leaving())
+        if self._tier.leads:
+            for member in members:
+                self._joined(member)
+        elif (leader := self._directory.get(self._tier.leader_id())) is not None:
+            self._peers.call(leader, self._report(members, self._coordinates.hand_on()), _ignore)
+        elif self._me in members and self._tier.hello().cluster:
+            for server in self._directory.servers():
+                if server.id != self._me.id:
+                    self._peers.call(server, self._report((self._me,)), _ignore)
+
+    def _report(self, members: tuple[Member, ...], coordinates: tuple[NodeCoordinate, ...] = ()) -> Report:
+        room = self._space.own
+        return Report(members, room.free, room.reserve, room.applied, FEATURES, coordinates)
+
+    def hear(self, member: Member, report: Report) -> None:
+        self._space.hear(member, Room(report.free_bytes, report.reserve_bytes, report.applied))
+        self._coordinates.hear(member.id, report.features)
+        self._coordinates.take(report.coordinates)
+        for each in report.members:
+            self._heard_of(each)
+
+
+def _ignore(_result: Any) -> None:
+    """It is told again in a second."""
