@@ -74,6 +74,7 @@ EXAMPLES = {
     "retry_max": "retry_max: 20",
     "leave_on_terminate": "leave_on_terminate: true",
     "skip_leave_on_interrupt": "skip_leave_on_interrupt: false",
+    "disable_coordinates": "disable_coordinates: true",
     "services": "services: [{name: web, port: 80}]",
     "checks": "checks: [{name: backup, ttl: 25h}]",
     "templates": "templates: [{contents: '{{ key(\"motd\") }}', destination: /etc/motd}]",

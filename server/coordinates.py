@@ -4,8 +4,8 @@ Agents say it to the server that they are connected to, which hands it on with i
 proposes what has come in one command, at most so many and so often. What is lost on the way is said again
 soon. Only the last word of a node counts, and only of nodes that the catalog has.
 
-Servers of an older release would stop at the command: it is proposed once every voter has said that it knows
-it, or where the log has had one already. Source: Consul's figures (batches of 128, at most 5 in 5 s).
+Servers of an older release would stop at the command: it is proposed once all that are sent the log have said
+that they know it, or where the log has had one already. Source: Consul's figures (5 batches of 128 in 5 s).
 """
 
 from __future__ import annotations
@@ -31,20 +31,23 @@ NAME_MAX = 1_024
 
 
 class CoordinateBatches:
-    """`look` finds a node as the catalog has it, `written` tells whether any coordinate is in the state."""
+    """`servers` are those that are sent the log, by id; `look` finds a node as the catalog has it.
+
+    `written` tells whether any coordinate is in the state.
+    """
 
     def __init__(
         self,
         *,
         me: str,
-        voters: Callable[[], Iterable[str]],
+        servers: Callable[[], Iterable[str]],
         propose: Callable[[Command], None],
         look: Callable[[str], NodeDetail | None],
         written: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
         self._me = me
-        self._voters = voters
+        self._servers = servers
         self._propose = propose
         self._look = look
         self._written = written
@@ -85,9 +88,9 @@ class CoordinateBatches:
             self._propose(SetCoordinates(tuple(rows)))
 
     def _all_know_it(self) -> bool:
-        if self._written() or all(self._able.get(id) for id in self._voters() if id != self._me):
+        if self._written() or all(self._able.get(id) for id in self._servers() if id != self._me):
             return True
         if not self._told:
             self._told = True
-            log.info("server: coordinates wait until every voter has said that its release knows them")
+            log.info("server: coordinates wait until all servers have said that their release knows them")
         return False

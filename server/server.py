@@ -161,7 +161,7 @@ class Server:
         )
         self.coordinates = CoordinateBatches(
             me=me.id,
-            voters=lambda: raft.voters,
+            servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers)),
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
             look=hosts.node,
             written=state.any_coordinate,

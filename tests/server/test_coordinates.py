@@ -23,7 +23,7 @@ from gemot.server.model.coordinate import Coordinate, CoordinateOf, NodeCoordina
 from gemot.server.rpc.message import COORDINATES, FEATURES, Locate, Report, decode_call, encode
 from gemot.server.server import Server
 
-VOTERS = ("id1", "id2", "id3")
+SERVERS = ("id1", "id2", "id3")
 
 
 class Leader:
@@ -35,7 +35,7 @@ class Leader:
         self.written = False
         self.batches = CoordinateBatches(
             me="id1",
-            voters=lambda: VOTERS,
+            servers=lambda: SERVERS,
             propose=self.proposed.append,
             look=lambda name: NodeDetail(Node(name, "10.0.0.1"), (), ()) if name[:1] == "n" else None,
             written=lambda: self.written,
@@ -43,8 +43,8 @@ class Leader:
         )
 
     def all_know_it(self) -> Leader:
-        for voter in VOTERS[1:]:
-            self.batches.hear(voter, FEATURES)
+        for server in SERVERS[1:]:
+            self.batches.hear(server, FEATURES)
         return self
 
     def pass_s(self, seconds: int) -> None:
@@ -92,7 +92,7 @@ def test_what_waits_is_bounded() -> None:
     assert len(leader.batches.hand_on()) == MOST_AT_ONCE
 
 
-def test_nothing_is_written_while_a_voter_may_not_know_the_command() -> None:
+def test_nothing_is_written_while_a_server_may_not_know_the_command() -> None:
     leader = Leader()
     leader.batches.take([at("n1")])
     leader.batches.hear("id2", FEATURES)
