@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
-from gemot.server.members import Connected
+from gemot.server.members import Connected, Membership
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.ports import Peers
-from gemot.server.rpc.message import FEATURES, Hello, Member, Report
+from gemot.server.rpc.message import FEATURES, Hello, Member, Report, fault_of
 from gemot.server.space import Room, Space
 
 
 class Tier(Protocol):
     """The server whose reports these are."""
-
-    @property
-    def leads(self) -> bool: ...
 
     def leader_id(self) -> str: ...
 
@@ -29,32 +27,32 @@ class Tier(Protocol):
 
 
 class Reports:
-    """`joined` hears of agents connected here while this server leads, `heard_of` of those of others."""
+    """What agents are connected here goes to `membership` while this server leads, else to who does."""
 
     def __init__(
         self,
         *,
         me: Member,
         tier: Tier,
+        replica: Replica,
         connected: Connected,
         directory: Directory,
         space: Space,
         peers: Peers,
         coordinates: CoordinateBatches,
         leaving: Callable[[], str],
-        joined: Callable[[Member], None],
-        heard_of: Callable[[Member], None],
+        membership: Membership,
     ) -> None:
         self._me = me
         self._tier = tier
+        self._replica = replica
         self._connected = connected
         self._directory = directory
         self._space = space
         self._peers = peers
         self._coordinates = coordinates
         self._leaving = leaving
-        self._joined = joined
-        self._heard_of = heard_of
+        self._membership = membership
 
     def send(self) -> None:
         """Tell the leader who is connected here; without one, tell every server that this one is here.
@@ -62,9 +60,9 @@ class Reports:
         One that repairs does not campaign: nobody would hear of it, and it not that it was removed.
         """
         members = tuple(m for m in self._connected.members() if m.name != self._leaving())
-        if self._tier.leads:
+        if self._replica.leads:
             for member in members:
-                self._joined(member)
+                self.joined(member)
         elif (leader := self._directory.get(self._tier.leader_id())) is not None:
             self._peers.call(leader, self._report(members, self._coordinates.hand_on()), _ignore)
         elif self._me in members and self._tier.hello().cluster:
@@ -81,7 +79,15 @@ class Reports:
         self._coordinates.hear(member.id, report.features)
         self._coordinates.take(report.coordinates)
         for each in report.members:
-            self._heard_of(each)
+            if not fault_of(each):
+                self._directory.hint(each)
+                if self._replica.leads:
+                    self.joined(each)
+
+    def joined(self, member: Member, *, afresh: bool = False) -> None:
+        """Told again each second: what comes while the state is replaced is not missed."""
+        if not self._replica.held:
+            self._membership.joined(member, afresh=afresh)
 
 
 def _ignore(_result: Any) -> None:

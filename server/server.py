@@ -66,7 +66,6 @@ from gemot.server.rpc.message import (
     Survey,
     TierStatus,
     Upload,
-    fault_of,
 )
 from gemot.server.space import Space
 from gemot.server.state.store import State
@@ -170,14 +169,14 @@ class Server:
         self.reports = Reports(
             me=me,
             tier=self,
+            replica=self.replica,
             connected=self.connected,
             directory=self.directory,
             space=self.space,
             peers=peers,
             coordinates=self.coordinates,
             leaving=lambda: self.operator.leaving,
-            joined=self._joined,
-            heard_of=self._heard_of,
+            membership=self.membership,
         )
         self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
         self.installer = Installer(
@@ -406,7 +405,7 @@ class Server:
         self.connected.add(member)
         self.directory.learn(member)
         if self.replica.leads:
-            self._joined(member, afresh=True)
+            self.reports.joined(member, afresh=True)
         else:
             self.reports.send()
 
@@ -554,13 +553,6 @@ class Server:
         self._identity.adopt(cluster)
         self._peers.greet_again()
 
-    def _heard_of(self, member: Member) -> None:
-        if fault_of(member):
-            return
-        self.directory.hint(member)
-        if self.replica.leads:
-            self._joined(member)
-
     def on_gossip(self, member: Member, standing: Standing) -> None:
         """What the agent of this host hears of another one: the leader makes something of it.
 
@@ -573,11 +565,6 @@ class Server:
                 self.bootstrap.rumoured(member)
         if self.replica.leads and not self.replica.held:
             self.membership.on_gossip(member, standing)
-
-    def _joined(self, member: Member, *, afresh: bool = False) -> None:
-        """Told again each second: what comes while the state is replaced is not missed."""
-        if not self.replica.held:
-            self.membership.joined(member, afresh=afresh)
 
 
 NO_CLUSTER = "Waiting for a cluster: no server met has one, and bootstrap_expect is not set here to begin one"

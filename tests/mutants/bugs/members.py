@@ -98,7 +98,7 @@ def without_a_leader_a_server_says_nothing(patch: Patch) -> None:
     send = Reports.send
 
     def to_a_leader_only(self: Reports) -> None:
-        if self._tier.leads or self._directory.get(self._tier.leader_id()) is not None:
+        if self._replica.leads or self._directory.get(self._tier.leader_id()) is not None:
             send(self)
 
     patch.setattr(Reports, "send", to_a_leader_only)
