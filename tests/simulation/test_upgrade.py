@@ -51,10 +51,10 @@ def _format_of(node: Node) -> int:
 
 
 def _before_autopilot(random: Random, faults: list[str], chores: list[str]) -> Plan:
-    """Nothing is set that an older format has no table for."""
+    """Nothing is set that an older format has no table for; more servers than there are older formats."""
     plan = draw(random, faults, chores)
-    server = msgspec.structs.replace(plan.server, autopilot=AutopilotConfig())
-    return msgspec.structs.replace(plan, server=server, chores=())
+    server = msgspec.structs.replace(plan.server, autopilot=AutopilotConfig(), bootstrap_expect=5)
+    return msgspec.structs.replace(plan, servers=5, server=server, chores=())
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
