@@ -162,7 +162,7 @@ class Server:
             me=me.id,
             servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers)),
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
-            look=hosts.node,
+            has_node=state.has_node,
             written=state.any_coordinate,
             now_ms=timer.now_ms,
         )

@@ -23,6 +23,7 @@ class _Row(msgspec.Struct, rename="pascal"):
 
 
 class _Datacenter(msgspec.Struct, rename="pascal"):
+    datacenter: str
     coordinates: list[_Row]
 
 
@@ -33,7 +34,7 @@ _datacenters = msgspec.json.Decoder(list[_Datacenter]).decode
 @click.command(name="rtt")
 @click.argument("node")
 @click.argument("other", default="")
-@click.option("--wan", is_flag=True, help="Servers under their names in the wide-area pool, srv1.dc1.")
+@click.option("--wan", is_flag=True, help="Servers, each as name.datacenter: srv1.dc1.")
 @client_options
 def command(connection: Connection, node: str, other: str, wan: bool) -> int:
     """Estimate the round trip between NODE and OTHER, or the agent that is asked.
@@ -60,15 +61,19 @@ def command(connection: Connection, node: str, other: str, wan: bool) -> int:
 def _places(connection: Connection, wan: bool) -> dict[str, Coordinate]:
     body = connection.request("GET", f"/v1/coordinate/{'datacenters' if wan else 'nodes'}").body
     try:
-        rows = [row for dc in _datacenters(body) for row in dc.coordinates] if wan else _rows(body)
+        if not wan:
+            return {row.node.lower(): _coordinate(row.coord) for row in _rows(body)}
         return {
-            row.node.lower(): Coordinate(
-                row.coord.vec, row.coord.error, row.coord.adjustment, row.coord.height
-            )
-            for row in rows
+            f"{row.node}.{dc.datacenter}".lower(): _coordinate(row.coord)
+            for dc in _datacenters(body)
+            for row in dc.coordinates
         }
     except (msgspec.DecodeError, ValueError) as error:
         raise NotAnAgent(f"the answer is no list of coordinates: {error}") from error
+
+
+def _coordinate(told: _Coord) -> Coordinate:
+    return Coordinate(told.vec, told.error, told.adjustment, told.height)
 
 
 def _place(places: dict[str, Coordinate], node: str) -> Coordinate:

@@ -1,7 +1,7 @@
 """The coordinate family: `/v1/coordinate/`. Source: Consul, coordinate API.
 
 There is one datacenter, and no pool of servers across several: its servers are told with the coordinates that
-they have in it.
+they have in it; one that has not said any yet, with that of one that has measured nothing.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class _Coordinate:
     async def datacenters(self, request: Request) -> Response:
         rows, headers = await self._reads.read(request, Coordinates())
         tier, _ = await self._reads.read(request, ServiceNodes(SERVER_SERVICE))
-        servers = {row.node.node for row in tier.value}
-        datacenter = self._reads.datacenter
+        known = {row.node: row for row in rows.value}
+        servers = [row.node.node for row in tier.value]
         found = [
-            render.node_coordinate(msgspec.structs.replace(row, node=f"{row.node}.{datacenter}"))
-            for row in rows.value
-            if row.node in servers
+            render.node_coordinate(known.get(name) or NodeCoordinate(name, Coordinate())) for name in servers
         ]
-        shown: dict[str, Any] = {"Datacenter": datacenter, "AreaID": "wan", "Coordinates": found}
+        shown: dict[str, Any] = {
+            "Datacenter": self._reads.datacenter,
+            "AreaID": "wan",
+            "Coordinates": found,
+        }
         return render.json_response(request, [shown], headers=headers)
 
     async def update(self, request: Request) -> Response:

@@ -253,6 +253,10 @@ def _hash_service(writing: Writing, node: str, row: bytes, sign: int) -> None:
 # -- single rows -----------------------------------------------------------------------------------
 
 
+def has_node(cursor: Cursor, name: str) -> bool:
+    return cursor.execute("select 1 from node where name = ?", (fold(name),)).get is not None
+
+
 def _node(cursor: Cursor, name: str) -> Node | None:
     row: bytes | None = cursor.execute("select row from node where name = ?", (fold(name),)).get
     return _decode_node(row) if row is not None else None

@@ -237,6 +237,11 @@ class State:
         with self._file.explained:
             return health.of_nodes(self._file.cursor, check_id)
 
+    def has_node(self, name: str) -> bool:
+        """Does the catalog have a node of this name?"""
+        with self._file.explained:
+            return catalog.has_node(self._file.cursor, name)
+
     def any_coordinate(self) -> bool:
         """Does any node have one?"""
         with self._file.explained:

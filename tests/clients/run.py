@@ -36,6 +36,8 @@ IN_SCOPE = {
     "tests/api/test_catalog.py",
     "tests/api/test_health.py",
     "tests/api/test_agent.py",
+    "tests/api/test_coordinates.py",
+    "tests/api/test_event.py",
     "tests/api/test_status.py",
     "tests/test_aio.py",
 }

@@ -15,6 +15,7 @@ from support.members import client, hello, server
 
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
+from gemot.server.model.coordinate import Coordinate, NodeCoordinate, SetCoordinates
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvPurge, KvSet
 from gemot.server.model.query import Options
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
@@ -106,6 +107,7 @@ def _bad_calls() -> list[bytes]:
     huge = 1 << 63
     applied: list[tuple[Command, RetryId | IdempotencyKey | None]] = [
         (VerifyState(1, bytes(16)), None),
+        (SetCoordinates((NodeCoordinate("web1", Coordinate()),)), None),
         (TrimChanges(1 << 62), None),
         (ReapTombstones(1 << 62), None),
         (PruneRetries(1 << 62), None),

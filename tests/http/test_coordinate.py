@@ -90,15 +90,18 @@ def test_a_read_waits_for_the_next_change() -> None:
     run(work())
 
 
-def test_the_servers_are_told_under_their_names_across_datacenters() -> None:
+def test_of_the_datacenter_the_servers_are_told_whether_they_have_said_it_or_not() -> None:
     async def work() -> None:
         async with api_agent() as (agent, servers):
             await three_nodes(servers)
-            await servers.apply(Register(Node("n1", "10.0.0.1"), (Service(SERVER_SERVICE, SERVER_SERVICE),)))
+            server = Service(SERVER_SERVICE, SERVER_SERVICE)
+            for name in ("n1", "n3"):
+                await servers.apply(Register(Node(name, "10.0.0.1"), (server,)))
             await update(agent, "n1", 1)
             await update(agent, "n2", 2)
             reply = await agent.ask("GET", "/v1/coordinate/datacenters")
-            assert reply.json == [{"Datacenter": "dc1", "AreaID": "wan", "Coordinates": [row("n1.dc1", 1.0)]}]
+            known = [row("n1", 1.0), row("n3", 0.0)]
+            assert reply.json == [{"Datacenter": "dc1", "AreaID": "wan", "Coordinates": known}]
 
     run(work())
 

@@ -12,6 +12,7 @@ from support.members import client, hello, server
 from gemot.server.model.catalog import Node as CatalogNode
 from gemot.server.model.catalog import Register
 from gemot.server.model.command import Command, RetryId
+from gemot.server.model.coordinate import Coordinate, NodeCoordinate, SetCoordinates
 from gemot.server.model.errors import (
     Busy,
     Forbidden,
@@ -256,6 +257,7 @@ LEADERS_OWN: list[Command] = [
     ReapTombstones(1 << 60),
     PruneRetries(1 << 60),
     VerifyState(1, bytes(16)),
+    SetCoordinates((NodeCoordinate("web1", Coordinate()),)),
 ]
 
 

@@ -12,14 +12,15 @@ from simulation.run import SECOND_US, Run
 from support.lossy_vfs import registered
 
 from gemot.server.coordinates import (
+    IN_ONE_COMMAND,
     MOST_AT_ONCE,
     MOST_WAITING,
     WRITE_EVERY_MS,
     CoordinateBatches,
 )
-from gemot.server.model.catalog import Node, NodeDetail
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, NodeCoordinate, SetCoordinates
+from gemot.server.model.errors import PeerBroke
 from gemot.server.rpc.message import COORDINATES, FEATURES, Locate, Report, decode_call, encode
 from gemot.server.server import Server
 
@@ -37,7 +38,7 @@ class Leader:
             me="id1",
             servers=lambda: SERVERS,
             propose=self.proposed.append,
-            look=lambda name: NodeDetail(Node(name, "10.0.0.1"), (), ()) if name[:1] == "n" else None,
+            has_node=lambda name: name[:1] == "n",
             written=lambda: self.written,
             now_ms=lambda: self.now_ms,
         )
@@ -71,10 +72,10 @@ def test_it_writes_at_most_every_five_seconds_and_so_many() -> None:
     for second in range(20):
         leader.batches.take(at(f"n{number}", second / 100) for number in range(2 * MOST_AT_ONCE))
         leader.pass_s(1)
-    assert len(leader.proposed) == 20_000 // WRITE_EVERY_MS
     sizes = [len(each.rows) for each in leader.proposed if isinstance(each, SetCoordinates)]
-    assert sizes == [MOST_AT_ONCE] * len(leader.proposed)
-    assert len(encode(leader.proposed[0])) < 100_000
+    assert sum(sizes) == 20_000 // WRITE_EVERY_MS * MOST_AT_ONCE
+    assert set(sizes) == {IN_ONE_COMMAND}
+    assert len(encode(leader.proposed[0])) < 20_000
 
 
 def test_only_nodes_of_the_catalog_are_written() -> None:
@@ -133,6 +134,16 @@ def test_an_older_leader_reads_over_what_a_report_has_beyond_its_own() -> None:
     old = msgspec.msgpack.decode(encode((1, report)), type=_OldNumbered)
     assert old.call == _OldReport((), 1, 2, 3)
     assert decode_call(encode((1, _OldReport((), 1, 2, 3)))).call == Report((), 1, 2, 3)
+
+
+@pytest.mark.parametrize("wrong", [Coordinate(), ((0.0,) * 3, 1.5, 0.0, 0.0), ((0.0,) * 8, 1e9, 0.0, 0.0)])
+def test_a_call_with_a_point_that_cannot_be_breaks_the_connection_and_nothing_else(wrong: object) -> None:
+    data = encode((1, (21, ("n1", wrong), "")))
+    if isinstance(wrong, Coordinate):
+        assert decode_call(data).call == Locate(NodeCoordinate("n1", wrong))
+    else:
+        with pytest.raises(PeerBroke):
+            decode_call(data)
 
 
 # -- among servers -------------------------------------------------------------------------------------------
