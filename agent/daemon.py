@@ -13,8 +13,10 @@ import contextlib
 import errno
 import logging
 import random
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -22,10 +24,18 @@ from gemot import __version__
 from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
-from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening, mass_failure_settings
+from gemot.agent.config.resolve import (
+    autopilot_settings,
+    dns_settings,
+    gossip_timing,
+    listening,
+    mass_failure_settings,
+)
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
-from gemot.agent.gossip.timing import LAN, LOCAL
+from gemot.agent.gossip.held_ring import HeldRing
+from gemot.agent.gossip.keyring import Keyring
+from gemot.agent.gossip.ringfile import RingFile, open_ring
 from gemot.agent.http import agent as agent_api
 from gemot.agent.http import catalog, health, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
@@ -36,6 +46,7 @@ from gemot.agent.http.message import Route
 from gemot.agent.http.reading import Waits
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.identity import DataDir
+from gemot.agent.lan import Sealing
 from gemot.agent.local import LocalState
 from gemot.agent.logs import Followers, set_level
 from gemot.agent.metrics import Metrics
@@ -229,7 +240,9 @@ class Daemon:
                 max_per_client=config.limits.rpc_max_conns_per_client,
                 handshake_s=config.limits.rpc_handshake_timeout_s,
             ),
-            gossip=LOCAL if config.dev_mode else LAN,
+            gossip=gossip_timing(config),
+            sealing=self._sealing(),
+            advertise_reconnect_timeout_ms=round(config.advertise_reconnect_timeout_s * 1000),
         )
         if not config.server:
             return ClientTier(config=tier, loop=loop, fatal=self._fatal)
@@ -260,6 +273,18 @@ class Daemon:
             vfs=self._vfs,
         )
         return ServerTier(config=tier, node=node, disk=self._disk, loop=loop, fatal=self._fatal)
+
+    def _sealing(self) -> Sealing:
+        config, loop = self.config, asyncio.get_running_loop()
+        file = None if config.disable_keyring_file else RingFile(self._data.path)
+        ring = open_ring(config.encrypt, file)
+        held = None
+        if ring is not None:
+            keep = file.write if file is not None else _forget
+            held = HeldRing(ring=ring, keep=keep, draw=lambda: secrets.token_hex(16), now_s=loop.time)
+        return Sealing(
+            config.gossip_label, held, config.encrypt_verify_incoming, config.encrypt_verify_outgoing
+        )
 
     # -- what is registered here -------------------------------------------------------------------
 
@@ -355,7 +380,7 @@ class Daemon:
             http_port=config.ports.http,
             bootstrap_expect=config.bootstrap_expect,
             session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
-            config=msgspec.to_builtins(msgspec.structs.replace(config, services=(), checks=(), templates=())),
+            config=_shown(config),
         )
 
     def _routes(self) -> list[Route]:
@@ -474,6 +499,19 @@ class Daemon:
 
     async def _close_data(self) -> None:
         self._data.close()
+
+
+def _shown(config: Config) -> dict[str, Any]:
+    """What anybody may see who may see the configuration: no key."""
+    hidden = "hidden" if config.encrypt else ""
+    shown: dict[str, Any] = msgspec.to_builtins(
+        msgspec.structs.replace(config, services=(), checks=(), templates=(), encrypt=hidden)
+    )
+    return shown
+
+
+def _forget(_ring: Keyring) -> None:
+    """With `disable_keyring_file` a change holds until this process ends."""
 
 
 def _joined(host: str, port: int) -> str:

@@ -1,5 +1,9 @@
 """Finding the servers: `retry_join` addresses are asked on port 8301 who the servers are.
 
+Where gossip is sealed and nothing is taken in clear, that question is not answered: an exchange of gossip,
+sealed, tells who is here, and the servers among them are asked on their own port. So an address without the
+key tells nobody where the servers are.
+
 Names are resolved anew at every try (a replaced server's address changes), and asking goes on for as long
 as the agent runs, so that an agent never holds on to servers that are gone.
 """
@@ -15,15 +19,21 @@ from gemot.agent.lan import Lan
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
-from gemot.server.rpc.message import Call, Hello, Join, Joined
+from gemot.server.rpc.message import Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, ago, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
 log = logging.getLogger("gemot.agent")
 
 DEFAULT_PORT = 8301
+UNGREETED = ", which said nothing (is gossip encrypted there? then its key is needed here, as `encrypt`)"
+"""What a connection may mean that ends before a word came over it."""
+
 QUICK_S = 0.3
 """Between tries while the cluster may still be forming."""
+
+MOST_SERVERS = 32
+"""Asked at once, of those that gossip tells of."""
 
 QUICK_FOR_S = 30.0
 """How long tries are quick, from the start and whenever the servers are lost; after that, one an interval."""
@@ -47,6 +57,7 @@ async def ask(
 ) -> Any:
     """The answer of this address to one call, over a connection of its own. Raises GemotError."""
     answer: asyncio.Future[Any] = loop.create_future()
+    greeted = False
 
     def settled(result: Any) -> None:
         if not answer.done():
@@ -65,13 +76,15 @@ async def ask(
         )
 
         def asked() -> None:
+            nonlocal greeted
+            greeted = True
             link.call(call, settled)
 
         link.on_open()
         return link
 
     def closed(_connection: Connection, reason: str) -> None:
-        settled(Unavailable(reason))
+        settled(Unavailable(reason if greeted else f"{reason}{UNGREETED}"))
 
     def make() -> Connection:
         return Connection(loop=loop, reader=FrameReader(greeted=True), opened=opened, closed=closed)
@@ -120,6 +133,7 @@ class Joiner:
         self._given_up = given_up
         self._lan = lan
         self._answered = False
+        self._apart = False
         self._task: asyncio.Task[None] | None = None
         self._errors: dict[str, tuple[str, float]] = {}
         self._unmet: dict[str, str] = {}
@@ -177,13 +191,7 @@ class Joiner:
     async def _ask(self, address: tuple[str, int]) -> None:
         where = f"{address[0]}:{address[1]}"
         try:
-            joined: Joined = await ask(
-                loop=self._loop,
-                timer=self._timer,
-                address=address,
-                hello=self._hello(),
-                call=Join(self._expect),
-            )
+            await self._reach(address)
         except GemotError as error:
             if self._errors.get(where, ("", 0.0))[0] != error.message:
                 log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
@@ -191,16 +199,62 @@ class Joiner:
             return
         self._answered = True
         self._errors.pop(where, None)
+
+    async def _reach(self, address: tuple[str, int]) -> None:
+        """Learn of the servers, and of everybody, from whoever answers there. Raises GemotError."""
+        if self._lan is not None and self._lan.sealing.only:
+            await self._reach_sealed(self._lan, address)
+            return
+        try:
+            joined = await self._who(address)
+        except GemotError:
+            # Encryption is being turned on, and there it is on already: without a key this fails as well.
+            if self._lan is None or self._lan.sealing.ring is None:
+                raise
+            await self._reach_sealed(self._lan, address)
+            return
         self._on_joined(joined)
         if self._lan is not None and (self._lan.alone or self._lan.misses(joined.servers)):
-            await self._meet(self._lan, where, address)
+            await self._meet(self._lan, address)
 
-    async def _meet(self, lan: Lan, where: str, address: tuple[str, int]) -> None:
+    async def _reach_sealed(self, lan: Lan, address: tuple[str, int]) -> None:
+        """Who has the key is told of everybody, and asks the servers among them on their own port.
+
+        Servers that only the others know may have begun apart: one of theirs stands behind some address.
+        """
+        if not self._settled() or self._apart:
+            await lan.gossip.exchange(*address, join=True)
+        servers = [member for member, standing in lan.everyone() if member.rpc and standing == "alive"]
+        others = [member for member in servers[:MOST_SERVERS] if member.id != self._hello().member.id]
+        apart = await asyncio.gather(*(self._ask_server(lan, member) for member in others))
+        self._apart = any(apart)
+
+    async def _ask_server(self, lan: Lan, member: Member) -> bool:
+        """Whether it knows servers of which gossip knows nothing."""
+        host, _, port = member.rpc.rpartition(":")
+        try:
+            joined = await self._who((host.strip("[]"), int(port)))
+        except GemotError:
+            return False  # it is asked again; that gossip reaches it is enough
+        self._on_joined(joined)
+        return lan.misses(joined.servers)
+
+    async def _who(self, address: tuple[str, int]) -> Joined:
+        joined: Joined = await ask(
+            loop=self._loop,
+            timer=self._timer,
+            address=address,
+            hello=self._hello(),
+            call=Join(self._expect),
+        )
+        return joined
+
+    async def _meet(self, lan: Lan, address: tuple[str, int]) -> None:
         """Gossip with whoever is there: once is enough to know all the others, and to be known.
 
         Those who began apart, while the rest was away, are two clusters of gossip until one of each meets.
         """
-        error = ""
+        where, error = f"{address[0]}:{address[1]}", ""
         try:
             await lan.gossip.exchange(*address, join=True)
         except GemotError as refused:

@@ -12,16 +12,17 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, cast
 
 import msgspec
 
 from gemot.agent.gossip import stream
 from gemot.agent.gossip.door import Door
+from gemot.agent.gossip.held_ring import HeldRing
 from gemot.agent.gossip.loop import Gossip
 from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
-from gemot.agent.gossip.seal import Purpose, Seal, Why
+from gemot.agent.gossip.seal import Purpose, Seal, Unopened, Why
 from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.gossip.view import Change, Event
@@ -68,12 +69,29 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Meta)
 
 
+class Sealing(msgspec.Struct, frozen=True):
+    """Whose gossip this is, and how it is sealed; without a `ring` it is in clear."""
+
+    label: str = ""
+    ring: HeldRing | None = None
+    verify_incoming: bool = True
+    verify_outgoing: bool = True
+
+    @property
+    def only(self) -> bool:
+        """Nothing is taken in clear."""
+        return self.ring is not None and self.verify_incoming
+
+
 class LanConfig(msgspec.Struct, frozen=True):
     """Where gossip listens and how fast it goes."""
 
     bind: str
     port: int
     timing: Timing = LAN
+    sealing: Sealing = Sealing()
+    reconnect_timeout_ms: int = 0
+    """How long this agent wishes to be remembered once it has failed; 0: as the others have it."""
 
 
 class Lan:
@@ -92,15 +110,14 @@ class Lan:
         self._me = me
         self._joins = joins
         self._heard = heard
-        wall_ms = int(time.time() * 1000)
-        datagrams, frames = (
-            Seal(purpose=purpose, label="", sender=me.id, wall_ms=wall_ms)
-            for purpose in (Purpose.DATAGRAM, Purpose.FRAME)
-        )
+        self.sealing = config.sealing
+        datagrams, frames = (_seal(purpose, config.sealing, me) for purpose in Purpose)
+        if config.sealing.ring is not None:
+            config.sealing.ring.seals = (datagrams, frames)
         self.gossip = Gossip(
             loop=loop,
             swim=Swim(
-                me=facts_of(me, config.port),
+                me=facts_of(me, config.port, config.reconnect_timeout_ms),
                 timing=config.timing,
                 # Whom each member asks and tells must differ between hosts.
                 random=random.Random(os.urandom(16)),
@@ -111,10 +128,12 @@ class Lan:
             frames=frames,
             admit=self._refusal,
             on_event=self._on_event,
+            on_ring=config.sealing.ring.answer if config.sealing.ring is not None else None,
         )
+        joining = joins.make if not config.sealing.only else lambda: _Unsealed(self.gossip)
         self._door = Door(
             loop=loop,
-            protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joins.make},
+            protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joining},
             refused=lambda host, why: log.warning("gossip: connection refused: from=%s why=%s", host, why),
         )
 
@@ -149,8 +168,8 @@ class Lan:
         for member, record in self.known():
             yield member, STANDINGS[record.status]
 
-    def expect_no_more(self, id: str) -> None:
-        self.gossip.do(lambda swim, now: swim.expect_no_more(id, now))
+    def expect_no_more(self, id: str, *, prune: bool = False) -> None:
+        self.gossip.do(lambda swim, now: swim.expect_no_more(id, now, prune=prune))
 
     def known(self) -> Iterator[tuple[Member, Record]]:
         for record in self.gossip.swim.members:
@@ -223,9 +242,33 @@ class Lan:
         )
 
 
-def facts_of(me: Member, port: int) -> Facts:
+class _Unsealed(asyncio.Protocol):
+    """Who asks in clear who the servers are, where gossip is sealed: without the key nobody is told."""
+
+    def __init__(self, gossip: Gossip) -> None:
+        self._gossip = gossip
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        host = (transport.get_extra_info("peername") or "?")[0]
+        self._gossip.refuse(host, Unopened("a question for the servers came in clear", Why.UNSEALED))
+        cast(asyncio.Transport, transport).abort()
+
+
+def _seal(purpose: Purpose, sealing: Sealing, me: Member) -> Seal:
+    return Seal(
+        purpose=purpose,
+        label=sealing.label,
+        sender=me.id,
+        wall_ms=int(time.time() * 1000),
+        ring=sealing.ring.ring if sealing.ring is not None else None,
+        verify_incoming=sealing.verify_incoming,
+        verify_outgoing=sealing.verify_outgoing,
+    )
+
+
+def facts_of(me: Member, port: int, reconnect_timeout_ms: int = 0) -> Facts:
     meta = _encoder.encode(_Meta(me.role, me.datacenter, me.build, me.rpc))
-    return Facts(me.id, me.name, me.address, port, meta)
+    return Facts(me.id, me.name, me.address, port, meta, reconnect_timeout_ms=reconnect_timeout_ms)
 
 
 def member_of(facts: Facts) -> Member | None:

@@ -18,7 +18,7 @@ from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
-from gemot.agent.lan import Lan, LanConfig
+from gemot.agent.lan import Lan, LanConfig, Sealing
 from gemot.agent.remote import RemoteServers
 from gemot.agent.servers import Servers
 from gemot.server.members import Standing
@@ -45,6 +45,8 @@ class TierConfig(msgspec.Struct, frozen=True):
     retry_max: int = 0
     listener: ListenerLimits = ListenerLimits()
     gossip: Timing = LAN
+    sealing: Sealing = Sealing()
+    advertise_reconnect_timeout_ms: int = 0
 
 
 class Tier(Protocol):
@@ -290,7 +292,9 @@ def _make_lan(
         join_only=True,
         limits=config.listener,
     )
-    lan = LanConfig(config.bind, config.join_port, config.gossip)
+    lan = LanConfig(
+        config.bind, config.join_port, config.gossip, config.sealing, config.advertise_reconnect_timeout_ms
+    )
     return Lan(loop=loop, config=lan, me=config.me, joins=joins, heard=heard)
 
 
