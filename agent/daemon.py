@@ -37,7 +37,7 @@ from gemot.agent.gossip.held_ring import HeldRing
 from gemot.agent.gossip.keyring import Keyring
 from gemot.agent.gossip.ringfile import RingFile, open_ring
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, kv, operations, operator, snapshot, status
+from gemot.agent.http import catalog, health, keyring, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -46,6 +46,7 @@ from gemot.agent.http.message import Route
 from gemot.agent.http.reading import Waits
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.identity import DataDir
+from gemot.agent.keyrings import Keyrings
 from gemot.agent.lan import Sealing
 from gemot.agent.local import LocalState
 from gemot.agent.logs import Followers, set_level
@@ -133,6 +134,7 @@ class Daemon:
         self._on_stop(self._close_data)
         self._node_id = self._data.node_id(config.node_id)
         self._tier = self._make_tier(self._node_id)
+        self._keyrings = Keyrings(self._tier.lan)
         self._on_stop(self._tier.stop)
         await self._tier.start()
         self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
@@ -396,6 +398,7 @@ class Daemon:
             *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
+            *keyring.routes(keyrings=self._keyrings, datacenter=datacenter),
             *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(
                 servers=servers,

@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run the agent: the daemon of this host."),
     "catalog": ("catalog", "List datacenters, nodes and services."),
     "info": ("info", "Show figures of the local agent."),
+    "keygen": ("keygen", "Make a key for the encryption of gossip."),
+    "keyring": ("keyring", "List and change the keys of gossip, on all members."),
     "kv": ("kv", "Read and write configuration."),
     "leave": ("leave", "Leave the cluster on purpose and stop the agent."),
     "members": ("members", "List the hosts of the cluster and whether they live."),

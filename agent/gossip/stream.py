@@ -67,6 +67,9 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag=33, gc=False):
     reason: str
 
 
+OfRing = Literal["list", "hold", "release", "install", "use", "remove"]
+
+
 class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
     """What is in your ring; and with all but `list`, a step of changing it. Only `to` answers.
 
@@ -74,7 +77,7 @@ class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
     gives it back. `key` is in base64.
     """
 
-    what: Literal["list", "hold", "release", "install", "use", "remove"]
+    what: OfRing
     to: str
     sender: str
     key: str = ""

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, health, kv, operator, status
+from gemot.agent.http import catalog, health, keyring, kv, operator, status
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
+from gemot.agent.keyrings import Keyrings
 from gemot.agent.metrics import Metrics
 from gemot.agent.views import Views
 
@@ -42,6 +43,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *health.routes(servers=servers, datacenter="dc1", views=views),
             *status.routes(servers=servers, datacenter="dc1"),
             *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
+            *keyring.routes(keyrings=Keyrings(None), datacenter="dc1"),
             *own.routes(
                 servers=servers,
                 facts=FACTS,
