@@ -33,11 +33,12 @@ from gemot.agent.config.resolve import (
 )
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
+from gemot.agent.force_leave import ForceLeave
 from gemot.agent.gossip.held_ring import HeldRing
 from gemot.agent.gossip.keyring import Keyring
 from gemot.agent.gossip.ringfile import RingFile, open_ring
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, health, keyring, kv, operations, operator, snapshot, status
+from gemot.agent.http import catalog, health, joining, keyring, kv, operations, operator, snapshot, status
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -135,6 +136,7 @@ class Daemon:
         self._node_id = self._data.node_id(config.node_id)
         self._tier = self._make_tier(self._node_id)
         self._keyrings = Keyrings(self._tier.lan)
+        self._force_leave = ForceLeave(servers=self._tier.servers, lan=self._tier.lan)
         self._on_stop(self._tier.stop)
         await self._tier.start()
         self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
@@ -398,6 +400,7 @@ class Daemon:
             *health.routes(servers=servers, datacenter=datacenter, views=self._views, waits=waits),
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
+            *joining.routes(join=self._tier.join, force_leave=self._force_leave.ask),
             *keyring.routes(keyrings=self._keyrings, datacenter=datacenter),
             *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,10 @@ from gemot.server.runtime.timer import LoopTimer
 log = logging.getLogger("gemot.agent")
 
 DEFAULT_PORT = 8301
+MAX_SHOWN = 256
+MOST_ADDRESSES = 32
+"""Of one name, that are joined at once."""
+
 UNGREETED = ", which said nothing (is gossip encrypted there? then its key is needed here, as `encrypt`)"
 """What a connection may mean that ends before a word came over it."""
 
@@ -39,8 +44,8 @@ QUICK_FOR_S = 30.0
 """How long tries are quick, from the start and whenever the servers are lost; after that, one an interval."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest."""
+def parse_address(text: str, field: str = "retry_join") -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest, which names the field."""
     host, port = text, str(DEFAULT_PORT)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -48,7 +53,7 @@ def parse_address(text: str) -> tuple[str, int]:
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadRequest(f"retry_join: {text!r} is not host, host:port or [ipv6]:port")
+        raise BadRequest(f"{field}: {text[:MAX_SHOWN]!r} is not host, host:port or [ipv6]:port")
     return host, int(port)
 
 
@@ -152,6 +157,31 @@ class Joiner:
         """What each address that has not answered said last, and when; "" when all have, or none is asked."""
         now = self._loop.time()
         return "; ".join(f"{where} {ago(error, now - at)}" for where, (error, at) in self._errors.items())
+
+    async def join(self, text: str) -> int:
+        """Meet all addresses of a name, now and once: how many answered. Raises BadRequest, Unavailable."""
+        host, port = parse_address(text, "address")
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {error}") from error
+        addresses = list(dict.fromkeys((str(at[0]), port) for *_, at in found))[:MOST_ADDRESSES]
+        told = await asyncio.gather(*(self._join(address) for address in addresses))
+        if not (count := told.count("")):
+            raise Unavailable("; ".join(told))
+        return count
+
+    async def _join(self, address: tuple[str, int]) -> str:
+        """Why it failed, "" if it did not."""
+        try:
+            if self._lan is None:
+                self._on_joined(await self._who(address))
+            else:
+                await self._lan.gossip.exchange(*address, join=True)
+                await self._reach(address)
+        except GemotError as error:
+            return f"Failed to join {address[0]}:{address[1]}: {error.message}"
+        return ""
 
     async def _run(self) -> None:
         give_up_at = self._loop.time() + self._tries_max * self._interval_s

@@ -68,6 +68,9 @@ class Tier(Protocol):
     def on_new_cluster(self, callback: Callable[[], None]) -> None:
         """Call back when the servers turn out to be another cluster than before: indexes begin anew."""
 
+    async def join(self, address: str) -> int:
+        """Meet whoever is there, now and once: how many answered. Raises BadRequest, Unavailable."""
+
     async def leave(self) -> None:
         """Take this host out of the cluster, on purpose."""
 
@@ -125,6 +128,9 @@ class ServerTier:
     @property
     def known_servers(self) -> int:
         return len(self.node.server.directory.servers())
+
+    async def join(self, address: str) -> int:
+        return await self._joiner.join(address)
 
     async def leave(self) -> None:
         """Hand over first if this server leads, then have its vote taken and its node out of the catalog.
@@ -232,6 +238,9 @@ class ClientTier:
     @property
     def known_servers(self) -> int:
         return len(self.remote.known())
+
+    async def join(self, address: str) -> int:
+        return await self._joiner.join(address)
 
     async def leave(self) -> None:
         await self.remote.leave(self._config.me.name)

@@ -17,7 +17,9 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run the agent: the daemon of this host."),
     "catalog": ("catalog", "List datacenters, nodes and services."),
+    "force-leave": ("force_leave", "Say of a member that failed that it will not come back."),
     "info": ("info", "Show figures of the local agent."),
+    "join": ("join", "Have the agent meet a cluster now."),
     "keygen": ("keygen", "Make a key for the encryption of gossip."),
     "keyring": ("keyring", "List and change the keys of gossip, on all members."),
     "kv": ("kv", "Read and write configuration."),
