@@ -423,6 +423,8 @@ class Daemon:
     def _stats(self) -> dict[str, dict[str, str]]:
         counts = {name: str(count) for name, count in self._local.counts().items()}
         stats = {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        if self._tier.lan is not None:
+            stats["serf_lan"] = self._tier.lan.stats()
         return stats if self._snapshots is None else stats | {"snapshot_agent": self._snapshots.stats()}
 
     async def _start_dns(self) -> None:

@@ -160,12 +160,7 @@ class Joiner:
 
     async def join(self, text: str) -> int:
         """Meet all addresses of a name, now and once: how many answered. Raises BadRequest, Unavailable."""
-        host, port = parse_address(text, "address")
-        try:
-            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {error}") from error
-        addresses = list(dict.fromkeys((str(at[0]), port) for *_, at in found))[:MOST_ADDRESSES]
+        addresses = await self._resolved(parse_address(text, "address"))
         told = await asyncio.gather(*(self._join(address) for address in addresses))
         if not (count := told.count("")):
             raise Unavailable("; ".join(told))
@@ -176,12 +171,21 @@ class Joiner:
         try:
             if self._lan is None:
                 self._on_joined(await self._who(address))
-            else:
+            elif not await self._is_own(self._lan, address):
                 await self._lan.gossip.exchange(*address, join=True)
                 await self._reach(address)
         except GemotError as error:
             return f"Failed to join {address[0]}:{address[1]}: {error.message}"
         return ""
+
+    async def _resolved(self, address: tuple[str, int]) -> list[tuple[str, int]]:
+        """All addresses of a host. Raises Unavailable."""
+        host, port = address
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {error}") from error
+        return list(dict.fromkeys((str(at[0]), port) for *_, at in found))[:MOST_ADDRESSES]
 
     async def _run(self) -> None:
         give_up_at = self._loop.time() + self._tries_max * self._interval_s
@@ -252,12 +256,19 @@ class Joiner:
 
         Servers that only the others know may have begun apart: one of theirs stands behind some address.
         """
-        if not self._settled() or self._apart:
+        if (not self._settled() or self._apart) and not await self._is_own(lan, address):
             await lan.gossip.exchange(*address, join=True)
         servers = [member for member, standing in lan.everyone() if member.rpc and standing == "alive"]
         others = [member for member in servers[:MOST_SERVERS] if member.id != self._hello().member.id]
         apart = await asyncio.gather(*(self._ask_server(lan, member) for member in others))
         self._apart = any(apart)
+
+    async def _is_own(self, lan: Lan, address: tuple[str, int]) -> bool:
+        """All servers often stand in one `retry_join`; and no member opens what it has sealed itself."""
+        me = lan.gossip.swim.me
+        if address[1] != me.port:
+            return False
+        return address[0] == me.host or me.host in [host for host, _ in await self._resolved(address)]
 
     async def _ask_server(self, lan: Lan, member: Member) -> bool:
         """Whether it knows servers of which gossip knows nothing."""

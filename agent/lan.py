@@ -195,6 +195,17 @@ class Lan:
     def awareness(self) -> int:
         return self.gossip.swim.awareness.score
 
+    def stats(self) -> dict[str, str]:
+        """For people, in Consul's words."""
+        return {
+            "encrypted": "true" if self.sealing.ring is not None else "false",
+            "members": str(len(self.gossip.swim.members)),
+            "failed": str(self.count(Status.FAILED)),
+            "left": str(self.count(Status.LEFT)),
+            "health_score": str(self.awareness),
+            "label": self.sealing.label,
+        }
+
     def dropped(self, why: str) -> int:
         return self.gossip.swim.view.turned_away if why == TURNED_AWAY else self.gossip.dropped[why]
 

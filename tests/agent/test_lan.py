@@ -97,6 +97,11 @@ def test_what_is_no_agent_of_ours_is_none(meta: bytes) -> None:
     assert member_of(Facts("id", "name", "10.0.0.1", 8301, meta)) is None
 
 
+def test_an_agent_may_wish_to_be_remembered_for_less_than_the_others_are() -> None:
+    assert facts_of(client(1), 8301).reconnect_timeout_ms == 0
+    assert facts_of(client(1), 8301, 1_800_000).reconnect_timeout_ms == 1_800_000
+
+
 def test_the_tier_hears_who_comes_and_who_goes() -> None:
     async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
         first, second = await start(server(1)), await start(client(2))

@@ -197,3 +197,21 @@ def test_agents_that_were_told_of_nobody_meet_by_join(stage: Stage) -> None:
     stage.whole()
     stage.until(lambda: nodes(lonely), "it has found the servers")
     assert put(lonely, f"/v1/agent/join/{place}") == (200, "", "contacted 1")
+
+
+def test_a_client_that_asks_for_it_is_forgotten_by_itself_and_its_node_goes(stage: Stage) -> None:
+    """`advertise_reconnect_timeout`: without it that takes three days."""
+    brief = stage.cluster.clients[2]
+    brief.stop()
+    brief.write_config(advertise_reconnect_timeout="2s", retry_join=stage_join(stage))
+    brief.start()
+    stage.whole()
+    stage.until(lambda: brief.name in nodes(stage.agents[0]), "its node")
+    brief.kill()
+    stage.await_all(brief, FAILED)
+    stage.await_all(brief, None)
+    stage.until(lambda: brief.name not in nodes(stage.agents[0]), "its node is gone")
+
+
+def stage_join(stage: Stage) -> list[str]:
+    return [f"{server.host}:{server.ports['serf_lan']}" for server in stage.cluster.servers]

@@ -90,6 +90,7 @@ def test_the_key_is_kept_in_consuls_file_for_this_user_alone_and_shown_nowhere(s
         assert KEY.text not in shown
         assert agent.get("/v1/agent/self")["DebugConfig"]["encrypt"] == "hidden"
         assert f"gossip: sealed: primary={KEY.fingerprint}" in shown
+        assert "why=reflected" not in shown, "it does not speak to itself, though `retry_join` names it"
 
 
 @pytest.mark.parametrize(
