@@ -171,7 +171,7 @@ class Joiner:
         try:
             if self._lan is None:
                 self._on_joined(await self._who(address))
-            elif not await self._is_own(self._lan, address):
+            elif not _is_own(self._lan, address):
                 await self._lan.gossip.exchange(*address, join=True)
                 await self._reach(address)
         except GemotError as error:
@@ -256,19 +256,29 @@ class Joiner:
 
         Servers that only the others know may have begun apart: one of theirs stands behind some address.
         """
-        if (not self._settled() or self._apart) and not await self._is_own(lan, address):
-            await lan.gossip.exchange(*address, join=True)
-        servers = [member for member, standing in lan.everyone() if member.rpc and standing == "alive"]
+        enough = self._settled() and not self._apart and _living_servers(lan)
+        if not enough:
+            await self._exchange(lan, address)
+        servers = _living_servers(lan)
         others = [member for member in servers[:MOST_SERVERS] if member.id != self._hello().member.id]
         apart = await asyncio.gather(*(self._ask_server(lan, member) for member in others))
         self._apart = any(apart)
 
-    async def _is_own(self, lan: Lan, address: tuple[str, int]) -> bool:
-        """All servers often stand in one `retry_join`; and no member opens what it has sealed itself."""
-        me = lan.gossip.swim.me
-        if address[1] != me.port:
-            return False
-        return address[0] == me.host or me.host in [host for host, _ in await self._resolved(address)]
+    async def _exchange(self, lan: Lan, address: tuple[str, int]) -> None:
+        """With the first of its addresses that answers. Raises GemotError.
+
+        Not with this member itself, which often stands in `retry_join`, too: no member opens its own seal.
+        """
+        error: GemotError | None = None
+        for each in await self._resolved(address):
+            if not _is_own(lan, each):
+                try:
+                    await lan.gossip.exchange(*each, join=True)
+                    return
+                except GemotError as failed:
+                    error = failed
+        if error is not None:
+            raise error
 
     async def _ask_server(self, lan: Lan, member: Member) -> bool:
         """Whether it knows servers of which gossip knows nothing."""
@@ -303,3 +313,12 @@ class Joiner:
         if error and self._unmet.get(where) != error:
             log.info("agent: no gossip yet: address=%s error=%s", where, error)
         self._unmet[where] = error
+
+
+def _living_servers(lan: Lan) -> list[Member]:
+    return [member for member, standing in lan.everyone() if member.rpc and standing == "alive"]
+
+
+def _is_own(lan: Lan, address: tuple[str, int]) -> bool:
+    me = lan.gossip.swim.me
+    return address == (me.host, me.port)

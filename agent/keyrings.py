@@ -30,6 +30,8 @@ ASK_S = 5.0
 """What one member may take to answer, a sync of its disk among it."""
 
 AT_ONCE = 32
+"""Questions under way from this agent, of all that is asked of it together."""
+
 ROUNDS = 5
 """So often those that joined meanwhile are asked as well, before it is given up."""
 
@@ -53,13 +55,14 @@ class Keyrings:
 
     def __init__(self, lan: Lan | None) -> None:
         self._lan = lan
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._changes: set[asyncio.Task[str]] = set()
 
     async def show(self) -> Listed:
         """Raises RuleFailed where gossip is not encrypted."""
         lan, ring = self._sealed()
         living = _living(lan)
-        asked = await _Round(lan, ring, "list").ask(living)
+        asked = await _Round(lan, ring, self._room, "list").ask(living)
         return Listed(
             dict(Counter(key for shown in asked.rings.values() for key in shown.keys)),
             dict(Counter(shown.keys[0] for shown in asked.rings.values() if shown.keys)),
@@ -80,7 +83,7 @@ class Keyrings:
         return await asyncio.shield(change)
 
     async def _change(self, lan: Lan, ring: HeldRing, step: Step, key: Key) -> str:
-        holding = _Round(lan, ring, "hold")
+        holding = _Round(lan, ring, self._room, "hold")
         try:
             asked = await _hold(lan, holding)
         except GemotError:
@@ -99,7 +102,7 @@ class Keyrings:
         return f"not asked, having failed: {named(asked.failed)}" if asked.failed else ""
 
     async def _carry_out(self, step: Step, key: Key, holding: _Round) -> None:
-        changing = _Round(holding.lan, holding.own, step, key.text, holding.tickets)
+        changing = _Round(holding.lan, holding.own, self._room, step, key.text, holding.tickets)
         changed = await changing.ask([facts for facts in holding.asked if facts.id in holding.tickets])
         missing = dict(holding.silent) | dict(changed.silent)
         missing |= {
@@ -149,6 +152,7 @@ class _Round:
         self,
         lan: Lan,
         own: HeldRing,
+        room: asyncio.Semaphore,
         what: OfRing,
         key: str = "",
         tickets: dict[str, str] | None = None,
@@ -158,7 +162,7 @@ class _Round:
         self._what = what
         self._key = key
         self._given = tickets or {}
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self.room = room
         self.asked: list[Facts] = []
         self.tickets: dict[str, str] = {}
         self.silent: dict[str, str] = {}
@@ -185,7 +189,7 @@ class _Round:
         me = self.lan.gossip.swim.me
         question = AskRing(self._what, facts.id, me.name, self._key, self._given.get(facts.id, ""))
         try:
-            async with self._room, asyncio.timeout(ASK_S):
+            async with self.room, asyncio.timeout(ASK_S):
                 if facts.id == me.id:
                     answer = await self.own.answer(question)
                     if isinstance(answer, Refused):
@@ -202,7 +206,7 @@ class _Round:
 
     async def release(self) -> None:
         """Let go of what is held. Where that fails, it is over by itself (`HOLD_S`)."""
-        letting = _Round(self.lan, self.own, "release", tickets=self.tickets)
+        letting = _Round(self.lan, self.own, self.room, "release", tickets=self.tickets)
         await letting.ask([facts for facts in self.asked if facts.id in self.tickets])
 
 
