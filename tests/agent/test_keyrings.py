@@ -138,6 +138,26 @@ def test_one_that_fails_is_named_with_its_reason_and_the_others_are_told_of() ->
     run(test)
 
 
+def test_one_that_lives_and_cannot_be_asked_is_named_and_cut_off_by_nothing() -> None:
+    """Its datagrams pass and its connections do not, as behind a firewall."""
+
+    async def test(start: Start) -> None:
+        agents = await start(3, Keyring((OLD, NEW)))
+        agents[2].lan._door.stop()
+        shown = await agents[0].keyrings.show()
+        assert (shown.keys, shown.members) == ({OLD.text: 2, NEW.text: 2}, 3)
+        assert list(shown.messages) == ["web3"]
+        assert "Connect call failed" in shown.messages["web3"]
+        for step, key in (("use", NEW), ("remove", NEW)):
+            with pytest.raises(RuleFailed, match=r"nothing was changed: web3 \(.*\) cannot be asked"):
+                await agents[0].keyrings.change(step, key.text)  # type: ignore[arg-type]
+        assert [agent.ring for agent in agents] == [(OLD, NEW)] * 3
+        with pytest.raises(RuleFailed, match=r"install done on 2 of 3 members, not on web3 \("):
+            await agents[1].keyrings.change("install", THIRD.text)
+
+    run(test)
+
+
 def test_one_that_has_failed_is_waited_for_by_use_and_remove_and_named_by_install() -> None:
     async def test(start: Start) -> None:
         agents = await start(3)
