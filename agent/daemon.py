@@ -15,6 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -22,12 +23,30 @@ from gemot import __version__
 from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
-from gemot.agent.config.resolve import autopilot_settings, dns_settings, listening, mass_failure_settings
+from gemot.agent.config.resolve import (
+    autopilot_settings,
+    dns_settings,
+    gossip_timing,
+    listening,
+    mass_failure_settings,
+)
 from gemot.agent.config.schema import Config
 from gemot.agent.figures import Figures
-from gemot.agent.gossip.timing import LAN, LOCAL
+from gemot.agent.force_leave import ForceLeave
 from gemot.agent.http import agent as agent_api
-from gemot.agent.http import catalog, coordinate, event, health, kv, operations, operator, snapshot, status
+from gemot.agent.http import (
+    catalog,
+    coordinate,
+    event,
+    health,
+    joining,
+    keyring,
+    kv,
+    operations,
+    operator,
+    snapshot,
+    status,
+)
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
@@ -36,6 +55,7 @@ from gemot.agent.http.message import Route
 from gemot.agent.http.reading import Waits
 from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.identity import DataDir
+from gemot.agent.keyrings import Keyrings
 from gemot.agent.local import LocalState
 from gemot.agent.logs import Followers, set_level
 from gemot.agent.metrics import Metrics
@@ -43,6 +63,7 @@ from gemot.agent.names import Names
 from gemot.agent.notify import Notifier
 from gemot.agent.registration import Policy
 from gemot.agent.registry import Registry
+from gemot.agent.sealing import Sealing, held_ring
 from gemot.agent.snapshots import Plan, SnapshotAgent
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
@@ -125,6 +146,8 @@ class Daemon:
         self._on_stop(self._close_data)
         self._node_id = self._data.node_id(config.node_id)
         self._tier = self._make_tier(self._node_id)
+        self._keyrings = Keyrings(self._tier.lan)
+        self._force_leave = ForceLeave(servers=self._tier.servers, lan=self._tier.lan)
         self._on_stop(self._tier.stop)
         self._make_local(self._node_id)
         self._events.start()
@@ -235,7 +258,9 @@ class Daemon:
                 max_per_client=config.limits.rpc_max_conns_per_client,
                 handshake_s=config.limits.rpc_handshake_timeout_s,
             ),
-            gossip=LOCAL if config.dev_mode else LAN,
+            gossip=gossip_timing(config),
+            sealing=self._sealing(),
+            advertise_reconnect_timeout_ms=round(config.advertise_reconnect_timeout_s * 1000),
         )
         if not config.server:
             return ClientTier(config=tier, loop=loop, fatal=self._fatal)
@@ -266,6 +291,13 @@ class Daemon:
             vfs=self._vfs,
         )
         return ServerTier(config=tier, node=node, disk=self._disk, loop=loop, fatal=self._fatal)
+
+    def _sealing(self) -> Sealing:
+        config, loop = self.config, asyncio.get_running_loop()
+        ring = held_ring(config.encrypt, None if config.disable_keyring_file else self._data.path, loop.time)
+        return Sealing(
+            config.gossip_label, ring, config.encrypt_verify_incoming, config.encrypt_verify_outgoing
+        )
 
     # -- what is registered here -------------------------------------------------------------------
 
@@ -384,7 +416,7 @@ class Daemon:
             http_port=config.ports.http,
             bootstrap_expect=config.bootstrap_expect,
             session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
-            config=msgspec.to_builtins(msgspec.structs.replace(config, services=(), checks=(), templates=())),
+            config=_shown(config),
         )
 
     def _routes(self) -> list[Route]:
@@ -404,6 +436,8 @@ class Daemon:
             ),
             *status.routes(servers=servers, datacenter=datacenter),
             *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
+            *joining.routes(join=self._tier.join, force_leave=self._force_leave.ask),
+            *keyring.routes(keyrings=self._keyrings, datacenter=datacenter),
             *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(
                 servers=servers,
@@ -431,6 +465,8 @@ class Daemon:
     def _stats(self) -> dict[str, dict[str, str]]:
         counts = {name: str(count) for name, count in self._local.counts().items()}
         stats = {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        if self._tier.lan is not None:
+            stats["serf_lan"] = self._tier.lan.stats()
         return stats if self._snapshots is None else stats | {"snapshot_agent": self._snapshots.stats()}
 
     async def _start_dns(self) -> None:
@@ -516,6 +552,15 @@ class Daemon:
 
     async def _close_data(self) -> None:
         self._data.close()
+
+
+def _shown(config: Config) -> dict[str, Any]:
+    """What anybody may see who may see the configuration: no key."""
+    hidden = "hidden" if config.encrypt else ""
+    shown: dict[str, Any] = msgspec.to_builtins(
+        msgspec.structs.replace(config, services=(), checks=(), templates=(), encrypt=hidden)
+    )
+    return shown
 
 
 def _joined(host: str, port: int) -> str:

@@ -1,5 +1,9 @@
 """Finding the servers: `retry_join` addresses are asked on port 8301 who the servers are.
 
+Where gossip is sealed and nothing is taken in clear, that question is not answered: an exchange of gossip,
+sealed, tells who is here, and the servers among them are asked on their own port. So an address without the
+key tells nobody where the servers are.
+
 Names are resolved anew at every try (a replaced server's address changes), and asking goes on for as long
 as the agent runs, so that an agent never holds on to servers that are gone.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -15,22 +20,32 @@ from gemot.agent.lan import Lan
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
-from gemot.server.rpc.message import Call, Hello, Join, Joined
+from gemot.server.rpc.message import Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, ago, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
 log = logging.getLogger("gemot.agent")
 
 DEFAULT_PORT = 8301
+MAX_SHOWN = 256
+MOST_ADDRESSES = 32
+"""Of one name, that are joined at once."""
+
+UNGREETED = ", which said nothing (is gossip encrypted there? then its key is needed here, as `encrypt`)"
+"""What a connection may mean that ends before a word came over it."""
+
 QUICK_S = 0.3
 """Between tries while the cluster may still be forming."""
+
+MOST_SERVERS = 32
+"""Asked at once, of those that gossip tells of."""
 
 QUICK_FOR_S = 30.0
 """How long tries are quick, from the start and whenever the servers are lost; after that, one an interval."""
 
 
-def parse_address(text: str) -> tuple[str, int]:
-    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest."""
+def parse_address(text: str, field: str = "retry_join") -> tuple[str, int]:
+    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest, which names the field."""
     host, port = text, str(DEFAULT_PORT)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -38,7 +53,7 @@ def parse_address(text: str) -> tuple[str, int]:
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise BadRequest(f"retry_join: {text!r} is not host, host:port or [ipv6]:port")
+        raise BadRequest(f"{field}: {text[:MAX_SHOWN]!r} is not host, host:port or [ipv6]:port")
     return host, int(port)
 
 
@@ -47,6 +62,7 @@ async def ask(
 ) -> Any:
     """The answer of this address to one call, over a connection of its own. Raises GemotError."""
     answer: asyncio.Future[Any] = loop.create_future()
+    greeted = False
 
     def settled(result: Any) -> None:
         if not answer.done():
@@ -65,13 +81,15 @@ async def ask(
         )
 
         def asked() -> None:
+            nonlocal greeted
+            greeted = True
             link.call(call, settled)
 
         link.on_open()
         return link
 
     def closed(_connection: Connection, reason: str) -> None:
-        settled(Unavailable(reason))
+        settled(Unavailable(reason if greeted else f"{reason}{UNGREETED}"))
 
     def make() -> Connection:
         return Connection(loop=loop, reader=FrameReader(greeted=True), opened=opened, closed=closed)
@@ -120,6 +138,7 @@ class Joiner:
         self._given_up = given_up
         self._lan = lan
         self._answered = False
+        self._apart = False
         self._task: asyncio.Task[None] | None = None
         self._errors: dict[str, tuple[str, float]] = {}
         self._unmet: dict[str, str] = {}
@@ -138,6 +157,35 @@ class Joiner:
         """What each address that has not answered said last, and when; "" when all have, or none is asked."""
         now = self._loop.time()
         return "; ".join(f"{where} {ago(error, now - at)}" for where, (error, at) in self._errors.items())
+
+    async def join(self, text: str) -> int:
+        """Meet all addresses of a name, now and once: how many answered. Raises BadRequest, Unavailable."""
+        addresses = await self._resolved(parse_address(text, "address"))
+        told = await asyncio.gather(*(self._join(address) for address in addresses))
+        if not (count := told.count("")):
+            raise Unavailable("; ".join(told))
+        return count
+
+    async def _join(self, address: tuple[str, int]) -> str:
+        """Why it failed, "" if it did not."""
+        try:
+            if self._lan is None:
+                self._on_joined(await self._who(address))
+            elif not _is_own(self._lan, address):
+                await self._lan.gossip.exchange(*address, join=True)
+                await self._reach(address)
+        except GemotError as error:
+            return f"Failed to join {address[0]}:{address[1]}: {error.message}"
+        return ""
+
+    async def _resolved(self, address: tuple[str, int]) -> list[tuple[str, int]]:
+        """All addresses of a host. Raises Unavailable."""
+        host, port = address
+        try:
+            found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {error}") from error
+        return list(dict.fromkeys((str(at[0]), port) for *_, at in found))[:MOST_ADDRESSES]
 
     async def _run(self) -> None:
         give_up_at = self._loop.time() + self._tries_max * self._interval_s
@@ -177,13 +225,7 @@ class Joiner:
     async def _ask(self, address: tuple[str, int]) -> None:
         where = f"{address[0]}:{address[1]}"
         try:
-            joined: Joined = await ask(
-                loop=self._loop,
-                timer=self._timer,
-                address=address,
-                hello=self._hello(),
-                call=Join(self._expect),
-            )
+            await self._reach(address)
         except GemotError as error:
             if self._errors.get(where, ("", 0.0))[0] != error.message:
                 log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
@@ -191,16 +233,79 @@ class Joiner:
             return
         self._answered = True
         self._errors.pop(where, None)
+
+    async def _reach(self, address: tuple[str, int]) -> None:
+        """Learn of the servers, and of everybody, from whoever answers there. Raises GemotError."""
+        if self._lan is not None and self._lan.sealing.only:
+            await self._reach_sealed(self._lan, address)
+            return
+        try:
+            joined = await self._who(address)
+        except GemotError:
+            # Encryption is being turned on, and there it is on already: without a key this fails as well.
+            if self._lan is None or self._lan.sealing.ring is None:
+                raise
+            await self._reach_sealed(self._lan, address)
+            return
         self._on_joined(joined)
         if self._lan is not None and (self._lan.alone or self._lan.misses(joined.servers)):
-            await self._meet(self._lan, where, address)
+            await self._meet(self._lan, address)
 
-    async def _meet(self, lan: Lan, where: str, address: tuple[str, int]) -> None:
+    async def _reach_sealed(self, lan: Lan, address: tuple[str, int]) -> None:
+        """Who has the key is told of everybody, and asks the servers among them on their own port.
+
+        Servers that only the others know may have begun apart: one of theirs stands behind some address.
+        """
+        enough = self._settled() and not self._apart and _living_servers(lan)
+        if not enough:
+            await self._exchange(lan, address)
+        servers = _living_servers(lan)
+        others = [member for member in servers[:MOST_SERVERS] if member.id != self._hello().member.id]
+        apart = await asyncio.gather(*(self._ask_server(lan, member) for member in others))
+        self._apart = any(apart)
+
+    async def _exchange(self, lan: Lan, address: tuple[str, int]) -> None:
+        """With the first of its addresses that answers. Raises GemotError.
+
+        Not with this member itself, which often stands in `retry_join`, too: no member opens its own seal.
+        """
+        error: GemotError | None = None
+        for each in await self._resolved(address):
+            if not _is_own(lan, each):
+                try:
+                    await lan.gossip.exchange(*each, join=True)
+                    return
+                except GemotError as failed:
+                    error = failed
+        if error is not None:
+            raise error
+
+    async def _ask_server(self, lan: Lan, member: Member) -> bool:
+        """Whether it knows servers of which gossip knows nothing."""
+        host, _, port = member.rpc.rpartition(":")
+        try:
+            joined = await self._who((host.strip("[]"), int(port)))
+        except GemotError:
+            return False  # it is asked again; that gossip reaches it is enough
+        self._on_joined(joined)
+        return lan.misses(joined.servers)
+
+    async def _who(self, address: tuple[str, int]) -> Joined:
+        joined: Joined = await ask(
+            loop=self._loop,
+            timer=self._timer,
+            address=address,
+            hello=self._hello(),
+            call=Join(self._expect),
+        )
+        return joined
+
+    async def _meet(self, lan: Lan, address: tuple[str, int]) -> None:
         """Gossip with whoever is there: once is enough to know all the others, and to be known.
 
         Those who began apart, while the rest was away, are two clusters of gossip until one of each meets.
         """
-        error = ""
+        where, error = f"{address[0]}:{address[1]}", ""
         try:
             await lan.gossip.exchange(*address, join=True)
         except GemotError as refused:
@@ -208,3 +313,12 @@ class Joiner:
         if error and self._unmet.get(where) != error:
             log.info("agent: no gossip yet: address=%s error=%s", where, error)
         self._unmet[where] = error
+
+
+def _living_servers(lan: Lan) -> list[Member]:
+    return [member for member, standing in lan.everyone() if member.rpc and standing == "alive"]
+
+
+def _is_own(lan: Lan, address: tuple[str, int]) -> bool:
+    me = lan.gossip.swim.me
+    return address == (me.host, me.port)

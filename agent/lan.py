@@ -10,9 +10,8 @@ import asyncio
 import logging
 import os
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import msgspec
 
@@ -21,10 +20,11 @@ from gemot.agent.gossip.door import Door
 from gemot.agent.gossip.loop import Gossip
 from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
-from gemot.agent.gossip.seal import Purpose, Seal, Why
+from gemot.agent.gossip.seal import Unopened, Why
 from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.gossip.view import Change, Event
+from gemot.agent.sealing import Sealing
 from gemot.server.members import Standing
 from gemot.server.rpc import frame
 from gemot.server.rpc.message import Member, fault_of
@@ -75,6 +75,9 @@ class LanConfig(msgspec.Struct, frozen=True):
     bind: str
     port: int
     timing: Timing = LAN
+    sealing: Sealing = Sealing()
+    reconnect_timeout_ms: int = 0
+    """How long this agent wishes to be remembered once it has failed; 0: as the others have it."""
 
 
 class Surveyor(Protocol):
@@ -104,15 +107,12 @@ class Lan:
         self._joins = joins
         self._heard = heard
         self._surveyor: Surveyor | None = None
-        wall_ms = int(time.time() * 1000)
-        datagrams, frames = (
-            Seal(purpose=purpose, label="", sender=me.id, wall_ms=wall_ms)
-            for purpose in (Purpose.DATAGRAM, Purpose.FRAME)
-        )
+        self.sealing = config.sealing
+        datagrams, frames = config.sealing.seals(me.id)
         self.gossip = Gossip(
             loop=loop,
             swim=Swim(
-                me=facts_of(me, config.port),
+                me=facts_of(me, config.port, config.reconnect_timeout_ms),
                 timing=config.timing,
                 # Whom each member asks and tells must differ between hosts.
                 random=random.Random(os.urandom(16)),
@@ -125,10 +125,12 @@ class Lan:
             admit=self._refusal,
             on_event=self._on_event,
             on_distance=self._on_distance,
+            on_ring=config.sealing.ring.answer if config.sealing.ring is not None else None,
         )
+        joining = joins.make if not config.sealing.only else lambda: _Unsealed(self.gossip)
         self._door = Door(
             loop=loop,
-            protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joins.make},
+            protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joining},
             refused=lambda host, why: log.warning("gossip: connection refused: from=%s why=%s", host, why),
         )
 
@@ -176,8 +178,8 @@ class Lan:
         for member, record in self.known():
             yield member, STANDINGS[record.status]
 
-    def expect_no_more(self, id: str) -> None:
-        self.gossip.do(lambda swim, now: swim.expect_no_more(id, now))
+    def expect_no_more(self, id: str, *, prune: bool = False) -> None:
+        self.gossip.do(lambda swim, now: swim.expect_no_more(id, now, prune=prune))
 
     def known(self) -> Iterator[tuple[Member, Record]]:
         for record in self.gossip.swim.members:
@@ -202,6 +204,17 @@ class Lan:
     @property
     def awareness(self) -> int:
         return self.gossip.swim.awareness.score
+
+    def stats(self) -> dict[str, str]:
+        """For people, in Consul's words."""
+        return {
+            "encrypted": "true" if self.sealing.ring is not None else "false",
+            "members": str(len(self.gossip.swim.members)),
+            "failed": str(self.count(Status.FAILED)),
+            "left": str(self.count(Status.LEFT)),
+            "health_score": str(self.awareness),
+            "label": self.sealing.label,
+        }
 
     def dropped(self, why: str) -> int:
         return self.gossip.swim.view.turned_away if why == TURNED_AWAY else self.gossip.dropped[why]
@@ -252,9 +265,21 @@ class Lan:
         )
 
 
-def facts_of(me: Member, port: int) -> Facts:
+class _Unsealed(asyncio.Protocol):
+    """Who asks in clear who the servers are, where gossip is sealed: without the key nobody is told."""
+
+    def __init__(self, gossip: Gossip) -> None:
+        self._gossip = gossip
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        host = (transport.get_extra_info("peername") or "?")[0]
+        self._gossip.refuse(host, Unopened("a question for the servers came in clear", Why.UNSEALED))
+        cast(asyncio.Transport, transport).abort()
+
+
+def facts_of(me: Member, port: int, reconnect_timeout_ms: int = 0) -> Facts:
     meta = _encoder.encode(_Meta(me.role, me.datacenter, me.build, me.rpc))
-    return Facts(me.id, me.name, me.address, port, meta)
+    return Facts(me.id, me.name, me.address, port, meta, reconnect_timeout_ms=reconnect_timeout_ms)
 
 
 def member_of(facts: Facts) -> Member | None:

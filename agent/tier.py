@@ -20,6 +20,7 @@ from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import Joiner
 from gemot.agent.lan import Lan, LanConfig
 from gemot.agent.remote import RemoteServers
+from gemot.agent.sealing import Sealing
 from gemot.agent.servers import Servers
 from gemot.server.members import Standing
 from gemot.server.model.errors import NoLeader, NotLeader, OutcomeUnknown, Unavailable
@@ -45,6 +46,8 @@ class TierConfig(msgspec.Struct, frozen=True):
     retry_max: int = 0
     listener: ListenerLimits = ListenerLimits()
     gossip: Timing = LAN
+    sealing: Sealing = Sealing()
+    advertise_reconnect_timeout_ms: int = 0
 
 
 class Tier(Protocol):
@@ -65,6 +68,9 @@ class Tier(Protocol):
 
     def on_new_cluster(self, callback: Callable[[], None]) -> None:
         """Call back when the servers turn out to be another cluster than before: indexes begin anew."""
+
+    async def join(self, address: str) -> int:
+        """Meet whoever is there, now and once: how many answered. Raises BadRequest, Unavailable."""
 
     async def leave(self) -> None:
         """Take this host out of the cluster, on purpose."""
@@ -123,6 +129,9 @@ class ServerTier:
     @property
     def known_servers(self) -> int:
         return len(self.node.server.directory.servers())
+
+    async def join(self, address: str) -> int:
+        return await self._joiner.join(address)
 
     async def leave(self) -> None:
         """Hand over first if this server leads, then have its vote taken and its node out of the catalog.
@@ -231,6 +240,9 @@ class ClientTier:
     def known_servers(self) -> int:
         return len(self.remote.known())
 
+    async def join(self, address: str) -> int:
+        return await self._joiner.join(address)
+
     async def leave(self) -> None:
         await self.remote.leave(self._config.me.name)
         await _say_goodbye(self.lan)
@@ -290,7 +302,9 @@ def _make_lan(
         join_only=True,
         limits=config.listener,
     )
-    lan = LanConfig(config.bind, config.join_port, config.gossip)
+    lan = LanConfig(
+        config.bind, config.join_port, config.gossip, config.sealing, config.advertise_reconnect_timeout_ms
+    )
     return Lan(loop=loop, config=lan, me=config.me, joins=joins, heard=heard)
 
 

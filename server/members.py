@@ -254,6 +254,20 @@ class Membership:
             return ""
         return f"{node.address} (id {node.id})"
 
+    def sign_of_life(self, name: str, id: str) -> str:
+        """Why this member is taken for alive, for people; "" if nothing says so."""
+        if self.gossip.standing(id) in ("alive", "suspect"):
+            return "it gossips"
+        member, at = self._heard.get(name, (None, 0))
+        fresh_ms = CONTRADICTS_MS if self.gossip.standing(id) == "failed" else FAILED_AFTER_MS
+        if name not in self._heard or self._now_ms() - at >= fresh_ms:
+            return ""
+        if member is not None:
+            return "a server has a connection to it" if member.id == id else ""
+        known = self._look(name)
+        alive = known is not None and known.node.id == id and register_failed(known) is not None
+        return "it was, lately: ask again in some seconds" if alive else ""
+
     def _welcome(self, name: str, afresh: bool) -> bool:
         if afresh or self._left.get(name, 0) <= self._now_ms():
             self._left.pop(name, None)

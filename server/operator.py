@@ -18,6 +18,7 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.departed import Departed
 from gemot.server.directory import Directory
+from gemot.server.force_leave import ForceLeave
 from gemot.server.hosts import Hosts
 from gemot.server.joining import Joining
 from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
@@ -138,6 +139,14 @@ class Operator:
             now_ms=timer.now_ms,
             hold_ms=hold_ms,
         )
+        self._force_leave = ForceLeave(
+            replica=replica,
+            membership=membership,
+            voting=self.voting,
+            writes=writes,
+            look=self._hosts.node,
+            timer=timer,
+        )
         self.joining = Joining(me=tier.me, may=self._belongs_nowhere, call=peers.call, adopt=tier.adopt)
 
     # -- events ------------------------------------------------------------------------------------
@@ -231,6 +240,8 @@ class Operator:
             self._survey(done)
         elif call.what == "transfer":
             self._transfer(call.id, done)
+        elif call.what == "force-leave":
+            self._force_leave.ask(call, done)
         else:
             self._remove_peer(call, done)
 

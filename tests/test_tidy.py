@@ -48,6 +48,7 @@ PURE = (
     "agent/gossip/probing.py",
     "agent/gossip/queue.py",
     "agent/gossip/replay.py",
+    "agent/gossip/rotation.py",
     "agent/gossip/seal.py",
     "agent/gossip/stream.py",
     "agent/gossip/suspicion.py",

@@ -36,11 +36,9 @@ _UI = _ignored("there are no web pages yet", False, "", "/ui/")
 _ROTATE = _ignored("log files are not rotated here: logrotate does it", 0, "")
 _RECURSION = _ignored("names outside the domain are not looked up for others")
 _SINK = _ignored("metrics are fetched from /v1/agent/metrics, not pushed")
-_MEMBERS = _ignored("gossip goes at Consul's timings for a LAN")
 _CREDENTIALS = _ignored("no token is needed while access control is off")
 _NO_ACL = _refused("access control is not there yet, so every caller would be let in", False, "", "allow")
 _NO_TLS = _refused("TLS is not there yet, so traffic would go unencrypted and unchecked", False, "")
-_NO_KEY = _refused("gossip encryption is not there yet, so traffic would go unencrypted", "", False)
 
 KNOWN: dict[str, Known] = {
     # Who and where
@@ -52,7 +50,6 @@ KNOWN: dict[str, Known] = {
     "advertise_addr_wan": _ignored("set tagged_addresses.wan"),
     "advertise_addr_wan_ipv4": _ignored("set tagged_addresses.wan_ipv4"),
     "advertise_addr_wan_ipv6": _ignored("set tagged_addresses.wan_ipv6"),
-    "advertise_reconnect_timeout": _MEMBERS,
     "translate_wan_addrs": _ignored("there is one datacenter", False),
     "serf_lan": _ignored("membership listens on bind_addr"),
     "serf_wan": _WAN,
@@ -77,7 +74,6 @@ KNOWN: dict[str, Known] = {
     "retry_interval_wan": _WAN,
     "retry_max_wan": _WAN,
     "rejoin_after_leave": _ignored("retry_join decides, after a leave as before it", False),
-    "reconnect_timeout": _MEMBERS,
     "reconnect_timeout_wan": _WAN,
     "server_rejoin_age_max": _ignored("a server that was away for long catches up or takes a snapshot"),
     "raft_protocol": _ignored("servers agree on their protocol by themselves", 3),
@@ -87,7 +83,6 @@ KNOWN: dict[str, Known] = {
     "segment": _ignored("there is one segment", ""),
     "segments": _ignored("there is one segment"),
     "partition": _ignored("there are no partitions", "", "default"),
-    "gossip_lan": _MEMBERS,
     "gossip_wan": _WAN,
     # Checks
     "enable_agent_tls_for_checks": _refused("checks present no certificate of the agent", False),
@@ -136,10 +131,6 @@ KNOWN: dict[str, Known] = {
     "acl_enable_key_list_policy": _ignored("access control is off", False),
     "enable_acl_replication": _ignored("access control is off", False),
     # Encryption
-    "encrypt": _NO_KEY,
-    "encrypt_verify_incoming": _ignored("nothing is encrypted yet"),
-    "encrypt_verify_outgoing": _ignored("nothing is encrypted yet"),
-    "disable_keyring_file": _ignored("there is no keyring yet"),
     **{
         f"tls.{plane}.{name}": _NO_TLS
         for plane in ("defaults", "internal_rpc", "https", "grpc")

@@ -10,6 +10,7 @@ import msgspec
 from gemot.agent.config.address import HostFacts, expand, listed, private_ipv4
 from gemot.agent.config.fault import Fault, refuse
 from gemot.agent.config.schema import Config
+from gemot.agent.gossip.timing import LAN, LOCAL, Timing
 from gemot.dns import config as dns
 from gemot.server.mass_failure import MassFailureConfig
 from gemot.server.model.autopilot import AutopilotConfig
@@ -23,6 +24,14 @@ DEV: dict[str, Any] = {
     "unsafe_no_fsync": True,
     "limits": {"disk_reserve_bytes": 2**24},
     "performance": {"raft_multiplier": 1},
+    "gossip_lan": {
+        "probe_interval_s": LOCAL.probe_interval_ms / 1000,
+        "probe_timeout_s": LOCAL.probe_timeout_ms / 1000,
+        "suspicion_mult": LOCAL.suspicion_mult,
+        "gossip_interval_s": LOCAL.gossip_interval_ms / 1000,
+        "gossip_nodes": LOCAL.gossip_nodes,
+        "retransmit_mult": LOCAL.retransmit_mult,
+    },
 }
 """How -dev differs from the defaults. Files and flags still come over it."""
 
@@ -79,6 +88,21 @@ def mass_failure_settings(config: Config) -> MassFailureConfig:
         least=given.least,
         window_ms=round(given.window_s * 1000),
         hold_ms=round(given.hold_s * 1000),
+    )
+
+
+def gossip_timing(config: Config) -> Timing:
+    """What is set, over the preset for what is not."""
+    given = config.gossip_lan
+    return msgspec.structs.replace(
+        LOCAL if config.dev_mode else LAN,
+        probe_interval_ms=round(given.probe_interval_s * 1000),
+        probe_timeout_ms=round(given.probe_timeout_s * 1000),
+        suspicion_mult=given.suspicion_mult,
+        gossip_interval_ms=round(given.gossip_interval_s * 1000),
+        gossip_nodes=given.gossip_nodes,
+        retransmit_mult=given.retransmit_mult,
+        reconnect_timeout_ms=round(config.reconnect_timeout_s * 1000),
     )
 
 

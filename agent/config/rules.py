@@ -11,13 +11,16 @@ from ipaddress import ip_address
 
 from gemot.agent.config.address import is_address, is_loopback, is_template, listed
 from gemot.agent.config.schema import Config
+from gemot.agent.gossip.keyring import Key
+from gemot.agent.gossip.limits import LABEL_BYTES
+from gemot.agent.gossip.message import NAME_BYTES
+from gemot.server.model.errors import BadRequest
 
 Finding = tuple[tuple[str, ...], str]
 
 MAX_META_PAIRS = 64
 MAX_META_KEY = 128
 MAX_META_VALUE = 512
-MAX_NODE_NAME = 128
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 _DATACENTER = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
@@ -48,6 +51,11 @@ def warnings(config: Config) -> Iterator[Finding]:
         yield ("data_dir",), "is used, but with -dev writes are not waited for: a power cut loses some"
     if config.snapshot_agent.enabled and not config.server:
         yield ("snapshot_agent.enabled",), "does nothing here: the server that leads takes the snapshots"
+    if config.encrypt and config.encrypt_verify_incoming and not config.encrypt_verify_outgoing:
+        yield (
+            ("encrypt_verify_outgoing",),
+            "is off while encrypt_verify_incoming is on: of two such agents none takes what the other sends",
+        )
     if not config.server and not config.retry_join:
         yield ("retry_join",), "is empty: this agent finds no server until one is named"
 
@@ -95,8 +103,11 @@ def _script_checks(config: Config) -> Iterator[Finding]:
 
 def _identity(config: Config) -> Iterator[Finding]:
     name = config.node_name
-    if len(name) > MAX_NODE_NAME or not name.isprintable() or name != name.strip() or "/" in name:
-        yield ("node_name",), f"must be at most {MAX_NODE_NAME} printable characters, without slashes"
+    size = len(name.encode("utf-8", "replace"))
+    if size > NAME_BYTES:
+        yield ("node_name",), f"has {size} bytes; {NAME_BYTES} at most (letters beyond ASCII take 2 to 4)"
+    if not name.isprintable() or name != name.strip() or "/" in name:
+        yield ("node_name",), "must be printable characters, without slashes, and no blanks at its ends"
     if config.node_id and not _UUID.match(config.node_id):
         yield ("node_id",), "must be a UUID such as 5f2b6c1e-8d1a-4c57-9a3e-0d7f8a6b4c21"
     if not _DATACENTER.match(config.datacenter):
@@ -133,6 +144,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
         yield ("bind_addr",), "must be an IP address; 0.0.0.0 is every one of this host"
     if is_address(config.advertise_addr) and ip_address(config.advertise_addr).is_unspecified:
         yield ("advertise_addr",), f"{config.advertise_addr} cannot be reached by others: name one address"
+    yield from _families(config)
     for path, text in (
         ("client_addr", config.client_addr),
         ("addresses.dns", config.addresses.dns),
@@ -142,6 +154,19 @@ def _addresses(config: Config) -> Iterator[Finding]:
     for tag, address in config.tagged_addresses.items():
         if not is_address(address):
             yield (f"tagged_addresses.{tag[:60]}",), f'must be an IP address, got "{address[:60]}"'
+
+
+def _families(config: Config) -> Iterator[Finding]:
+    """`::` is every IPv6 address and no IPv4 one, here as for connections: what is told must be one of it."""
+    bind, told = config.bind_addr, config.advertise_addr
+    if is_address(bind) and is_address(told):
+        bound, advertised = ip_address(bind), ip_address(told)
+        if bound.is_unspecified and not advertised.is_unspecified and bound.version != advertised.version:
+            yield (
+                ("bind_addr", "advertise_addr"),
+                f"{bind} takes IPv{bound.version} alone, so {told} would not be answered: "
+                f"bind {'0.0.0.0' if advertised.version == 4 else '::'}, or the address itself",
+            )
 
 
 def _listeners(path: str, text: str) -> Iterator[Finding]:
@@ -221,6 +246,32 @@ def _http(config: Config) -> Iterator[Finding]:
             )
 
 
+def _gossip(config: Config) -> Iterator[Finding]:
+    if config.encrypt:
+        try:
+            Key.parse(config.encrypt)
+        except BadRequest as error:
+            yield ("encrypt",), error.message.partition(": ")[2]
+        if config.ports.serf_lan < 0:
+            yield ("encrypt", "ports.serf_lan"), "gossip is off, so nothing would be encrypted: turn it on"
+    label = config.gossip_label
+    if len(label.encode("utf-8", "replace")) > LABEL_BYTES or not label.isprintable():
+        yield ("gossip_label",), f"must be at most {LABEL_BYTES} bytes of printable characters"
+    if config.advertise_reconnect_timeout_s and config.server:
+        yield ("advertise_reconnect_timeout", "server"), "can only be used on a client agent"
+    given = config.gossip_lan
+    if given.probe_timeout_s >= given.probe_interval_s:
+        yield (
+            ("gossip_lan.probe_timeout", "gossip_lan.probe_interval"),
+            "the timeout must be shorter than the interval: in what is left others are asked to try",
+        )
+    if given.gossip_interval_s > given.probe_interval_s:
+        yield (
+            ("gossip_lan.gossip_interval", "gossip_lan.probe_interval"),
+            "gossip must be at least as frequent as probes: who is suspected has to hear of it in time",
+        )
+
+
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _server,
     _snapshot_agent,
@@ -230,5 +281,6 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _addresses,
     _ports,
     _joining,
+    _gossip,
     _http,
 )

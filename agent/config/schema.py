@@ -3,8 +3,8 @@
 Keys are Consul's; where the word here differs from the key (a unit at its end) the key stands in `name=`.
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
 `known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync`,
-`limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts`, and what is below `snapshot_agent`
-and `mass_failure`.
+`limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts`, `gossip_label`, and what is
+below `snapshot_agent` and `mass_failure`.
 """
 
 from __future__ import annotations
@@ -166,6 +166,25 @@ class SnapshotAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Read each back and check all of it before it bears its name: as much work again, and surely whole."""
 
 
+class GossipLan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How fast gossip goes. All members are to have the same; other LANs need other numbers rarely."""
+
+    probe_interval_s: Annotated[float, Meta(ge=0.1, le=60.0)] = field(default=1.0, name="probe_interval")
+    """Each member asks one other so often whether it lives. Shorter finds failures sooner, and sends more."""
+    probe_timeout_s: Annotated[float, Meta(ge=0.01, le=30.0)] = field(default=0.5, name="probe_timeout")
+    """How long its answer may take before others try: above the slowest usual way, below `probe_interval`."""
+    suspicion_mult: Annotated[int, Meta(ge=2, le=30)] = 4
+    """Times `probe_interval` and the logarithm of the members: what a silent member has at least to say that
+    it lives. More calls fewer slow hosts dead, and dead ones later."""
+    gossip_interval_s: Annotated[float, Meta(ge=0.02, le=10.0)] = field(default=0.2, name="gossip_interval")
+    """News goes on so often, to `gossip_nodes` others: shorter spreads sooner; `probe_interval` at most."""
+    gossip_nodes: Annotated[int, Meta(ge=1, le=20)] = 3
+    """To so many others at a time."""
+    retransmit_mult: Annotated[int, Meta(ge=1, le=20)] = 4
+    """How often each member passes on one piece of news, times the logarithm of the members: more gets
+    through more loss."""
+
+
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_headers: dict[str, str] = {}
     """Sent with every answer. `Access-Control-Allow-Origin` opens the API to web pages: choose with care."""
@@ -233,6 +252,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between rounds, after half a minute of quick ones: short joins sooner, long is quieter."""
     retry_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     """Intervals without an answer from anyone before the agent gives up and exits; 0 tries for ever."""
+    reconnect_timeout_s: Annotated[float, Meta(ge=8 * 3600.0, le=31 * DAY_S)] = field(
+        default=72 * 3600.0, name="reconnect_timeout"
+    )
+    """How long a failed member is listed, and tried to be reached, before it is forgotten and goes out of the
+    catalog. The same on all: longer outlasts a long absence, shorter clears up sooner."""
+    advertise_reconnect_timeout_s: Annotated[float, Meta(ge=0.0, le=31 * DAY_S)] = field(
+        default=0.0, name="advertise_reconnect_timeout"
+    )
+    """The same for this host alone, told to all others: for hosts that come and go. Not on servers; 0 is
+    what the others have."""
     leave_on_terminate: bool = False
     """SIGTERM leaves the cluster. Off, a restart looks like a short absence and ends no session."""
     skip_leave_on_interrupt: bool = True
@@ -240,6 +269,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     disable_coordinates: bool = False
     """Do not measure where this host stands in the network: `near` puts it last, and `rtt` knows it not."""
+
+    # Gossip
+    gossip_lan: GossipLan = GossipLan()
+    gossip_label: str = ""
+    """A name for this cluster's gossip: who has another label is not heard, sealed or not. So two clusters on
+    one network stay two, by whatever mistake an address of one gets into the other."""
+    encrypt: str = ""
+    """A key for gossip in base64, the same on all (`gemot keygen` makes one). It is kept in
+    `serf/local.keyring` below `data_dir` at the first start; from then on that file holds, and
+    `gemot keyring` changes it. On a command line every user of this host can read it."""
+    encrypt_verify_incoming: bool = True
+    """Take nothing in clear. Off while encryption is turned on in a running cluster: the last to be set."""
+    encrypt_verify_outgoing: bool = True
+    """Send nothing in clear. Off until every member has the key."""
+    disable_keyring_file: bool = False
+    """Keep keys in memory only: `encrypt` holds at every start, and what `gemot keyring` changes is lost."""
 
     # Services, checks, files
     services: tuple[Registration, ...] = ()

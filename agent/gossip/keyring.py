@@ -21,11 +21,12 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gemot.agent.gossip.limits import RING_KEYS
 from gemot.server.model.errors import BadRequest, NotFound
 
 KEY_SIZES = (16, 24, 32)
 NEW_KEY_BYTES = 32
-MOST_KEYS = 16
+MOST_KEYS = RING_KEYS
 """A sealed datagram of strangers costs one try for each."""
 
 MOST_SENDERS = 4_096

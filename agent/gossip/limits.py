@@ -62,6 +62,10 @@ NEWS = 1_024
 REASON_BYTES = 512
 """In one exchange over TCP: members, pieces of news, and what a refusal says."""
 
+RING_KEYS = 16
+KEY_TEXT_BYTES = 64
+"""Keys in one ring, and one of them in base64 with room to spare."""
+
 FRAME_BYTES = 32 << 20
 """One frame of an exchange. 20,000 members with all that each may tell of itself take half of it."""
 

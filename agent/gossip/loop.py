@@ -12,16 +12,16 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
 
 from gemot.agent.gossip import packet, stream
 from gemot.agent.gossip.limits import FRAME_BYTES, REASON_BYTES
-from gemot.agent.gossip.message import Facts, News, Ping
-from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, context_of
+from gemot.agent.gossip.message import Ack, Facts, News, Ping
+from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, Why, context_of, is_sealed
 from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.view import Change, Event, Place
-from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, Unavailable
+from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed, Unavailable
 
 log = logging.getLogger("gemot.gossip")
 
@@ -39,6 +39,9 @@ MOST_BUFFERED = 64 << 20
 
 GOODBYE_S = 3.0
 """How long a good-bye may take to spread (Consul's leave propagation)."""
+
+
+_NO_KEY_HERE = "is gossip encrypted there? then its key is needed here, as `encrypt`"
 
 
 class Freight(Protocol):
@@ -73,6 +76,7 @@ class Gossip:
         admit: Callable[[stream.Exchange], str],
         on_event: Callable[[Event], None],
         on_distance: Callable[[str, float, bytes], None] = lambda _id, _rtt_s, _payload: None,
+        on_ring: Callable[[stream.AskRing], Awaitable[stream.Ring | stream.Refused]] | None = None,
     ) -> None:
         self._loop = loop
         self.swim = swim
@@ -81,6 +85,7 @@ class Gossip:
         self._admit = admit
         self._on_event = on_event
         self._on_distance = on_distance
+        self._on_ring = on_ring
         self._freight: Freight | None = None
         self._asked: tuple[int | None, float] = (None, 0.0)
         """The probe under way, and since when: round trips are shorter than the milliseconds of `swim.py`."""
@@ -161,6 +166,18 @@ class Gossip:
         self._take_in(answer, Place(host, port))
         return answer.sender
 
+    async def ask_ring(self, host: str, port: int, question: stream.AskRing) -> stream.Ring:
+        """What that member says of its ring; question and answer are sealed, whatever is set.
+
+        Raises Unavailable, BadRequest without a key here, or RuleFailed with why it refused.
+        """
+        answer = await self._ask(host, port, question, sealed=True)
+        if isinstance(answer, stream.Refused):
+            raise RuleFailed(answer.reason)
+        if not isinstance(answer, stream.Ring):
+            raise Unavailable(f"a question for its ring was answered by {type(answer).__name__}")
+        return answer
+
     # -- datagrams ---------------------------------------------------------------------------------
 
     def on_datagram(self, data: bytes, source: Place) -> None:
@@ -214,21 +231,22 @@ class Gossip:
 
     # -- own questions -----------------------------------------------------------------------------
 
-    def _begin(self, work: Any) -> None:
+    def _begin(self, work: Any) -> bool:
         if len(self._tasks) >= MOST_STREAMS:
             work.close()
             self.dropped["busy"] += 1
-            return
+            return False
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _ping(self, place: Place, ping: Ping) -> None:
         try:
-            answer = await self._ask(*place, stream.StreamPing(ping.seq, ping.to, ping.sender))
+            answer = await self._ask(*place, ping)
         except GemotError:
             return  # no answer is what a probe is prepared for
-        if isinstance(answer, stream.StreamAck) and answer.seq == ping.seq:
+        if isinstance(answer, Ack) and answer.seq == ping.seq:
             log.warning("gossip: answers by TCP and not by UDP: member=%s address=%s:%d", ping.to, *place)
             self.do(lambda swim, now: swim.on_stream_ack(ping.seq, now))
 
@@ -238,25 +256,37 @@ class Gossip:
         except GemotError as error:
             log.debug("gossip: no exchange: member=%s error=%s", facts.name, error.message)
 
-    async def _ask(self, host: str, port: int, question: stream.StreamWord) -> stream.StreamWord:
+    async def _ask(
+        self, host: str, port: int, question: stream.StreamWord, *, sealed: bool = False
+    ) -> stream.StreamWord:
         try:
             async with asyncio.timeout(STREAM_S):
                 reader, writer = await asyncio.open_connection(host, port)
                 try:
-                    envelope = self._frames.seal(stream.word_bytes(question), os.urandom(NONCE_BYTES))
+                    envelope = self._frames.seal(
+                        stream.word_bytes(question), os.urandom(NONCE_BYTES), always=sealed
+                    )
                     writer.write(stream.GREETING + stream.frame(envelope))
                     await writer.drain()
                     length = int.from_bytes(await reader.readexactly(stream.LENGTH_BYTES), "big")
                     if not 1 <= length <= FRAME_BYTES:
                         raise PeerBroke(f"gossip frame of {length} bytes")
                     answer = await reader.readexactly(length)
-                    return stream.decode(self._frames.open_(answer, context_of(envelope)))
+                    word = stream.decode(self._frames.open_(answer, context_of(envelope)))
+                    if sealed and not is_sealed(answer):
+                        raise PeerBroke(f"{host}:{port} answered in clear what must be sealed")
+                    return word
                 finally:
                     writer.transport.abort()
         except asyncio.IncompleteReadError as error:
-            raise Unavailable(f"{host}:{port} closed the connection without an answer") from error
+            raise Unavailable(f"{host}:{port} {self._hung_up}") from error
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
             raise Unavailable(f"{host}:{port}: {error or f'no answer within {STREAM_S:g} s'}") from error
+
+    @property
+    def _hung_up(self) -> str:
+        why = "has it another gossip key or label?" if self._frames.ring is not None else _NO_KEY_HERE
+        return f"closed the connection without an answer ({why})"
 
     # -- questions of others -----------------------------------------------------------------------
 
@@ -276,19 +306,38 @@ class Gossip:
     def lets_go(self, answerer: _Answerer) -> None:
         self._answerers.pop(answerer, None)
 
-    def answer(self, envelope: bytes, host: str) -> bytes | None:
-        """The answer's frame, or None when there is none to give. Raises PeerBroke."""
+    def answer(self, envelope: bytes, host: str, reply: Callable[[bytes | None], None]) -> None:
+        """`reply` is called with the answer's frame, or None when there is none to give.
+
+        At once, but for a ring, whose change has to be on the disk first. Raises PeerBroke.
+        """
         question = stream.decode(self._frames.open_(envelope))
+        if isinstance(question, stream.AskRing):
+            if not is_sealed(envelope):
+                raise Unopened("a question for the ring came in clear", Why.UNSEALED)
+            if question.to != self.swim.me.id or not self._begin(self._show_ring(question, envelope, reply)):
+                reply(None)
+            return
         answer = self._answer_to(question, host)
-        if answer is None:
-            return None
-        sealed = self._frames.seal(stream.word_bytes(answer), os.urandom(NONCE_BYTES), context_of(envelope))
-        return stream.frame(sealed)
+        reply(None if answer is None else self._answered(answer, envelope))
+
+    def _answered(self, answer: stream.StreamWord, envelope: bytes, *, sealed: bool = False) -> bytes:
+        body, nonce = stream.word_bytes(answer), os.urandom(NONCE_BYTES)
+        return stream.frame(self._frames.seal(body, nonce, context_of(envelope), always=sealed))
+
+    async def _show_ring(
+        self, question: stream.AskRing, envelope: bytes, reply: Callable[[bytes | None], None]
+    ) -> None:
+        assert self._on_ring is not None, "without a ring nothing sealed is opened"
+        answer = await self._on_ring(question)
+        if isinstance(answer, stream.Refused):
+            answer = stream.Refused(_one_line(answer.reason))
+        reply(self._answered(answer, envelope, sealed=True))
 
     def _answer_to(self, question: stream.StreamWord, host: str) -> stream.StreamWord | None:
         match question:
-            case stream.StreamPing() if question.to == self.swim.me.id:
-                return stream.StreamAck(question.seq)
+            case Ping() if question.to == self.swim.me.id:
+                return Ack(question.seq)
             case stream.Exchange():
                 if why := self._admit(question):
                     log.warning(
@@ -332,6 +381,7 @@ class _Answerer(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._over: asyncio.TimerHandle | None = None
         self._buffered = 0
+        self._asked = False
         self.host = "?"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -344,7 +394,7 @@ class _Answerer(asyncio.Protocol):
             self.end()
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing() or self._asked:
             return
         self._buffered += len(data)
         self._gossip.buffered += len(data)
@@ -352,9 +402,8 @@ class _Answerer(asyncio.Protocol):
             if self._gossip.buffered > MOST_BUFFERED:
                 raise PeerBroke(f"more than {MOST_BUFFERED} bytes of unfinished questions at a time")
             for envelope in self._reader.feed(data):
-                if (answer := self._gossip.answer(envelope, self.host)) is not None:
-                    self._transport.write(answer)
-                self._transport.close()
+                self._asked = True
+                self._gossip.answer(envelope, self.host, self._reply)
                 return
         except PeerBroke as error:
             self._gossip.refuse(self.host, error)
@@ -362,6 +411,12 @@ class _Answerer(asyncio.Protocol):
         except GemotError as error:
             log.error("gossip: no answer can be given: to=%s error=%s", self.host, error.message)
             self.end()
+
+    def _reply(self, answer: bytes | None) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            if answer is not None:
+                self._transport.write(answer)
+            self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gossip.buffered -= self._buffered

@@ -28,10 +28,11 @@ from hashlib import sha256
 from gemot.agent.gossip.keyring import Keyring
 from gemot.agent.gossip.limits import LABEL_BYTES, SEAL_BYTES
 from gemot.agent.gossip.replay import COUNTER_BITS, Windows, first_counter
-from gemot.server.model.errors import PeerBroke
+from gemot.server.model.errors import BadRequest, PeerBroke
 
 VERSION = 1
 OLDEST = 1
+NOT_SEALED = "gossip is not encrypted here: set `encrypt` on all members (`gemot keygen` makes a key)"
 NONCE_BYTES = 12
 TAG_BYTES = 16
 SENDER_BYTES = 8
@@ -102,10 +103,15 @@ class Seal:
         self._counter = first_counter(wall_ms)
         self._windows = Windows()
 
-    def seal(self, body: bytes, nonce: bytes, context: bytes = b"") -> bytes:
-        """The envelope around `body`. `nonce` is random, and used for nothing else."""
+    def seal(self, body: bytes, nonce: bytes, context: bytes = b"", *, always: bool = False) -> bytes:
+        """The envelope around `body`. `nonce` is random, and used for nothing else.
+
+        `always`: not in clear, whatever `verify_outgoing` says; then it raises BadRequest without a key.
+        """
         assert len(nonce) == NONCE_BYTES, f"a nonce has {NONCE_BYTES} bytes"
-        if self.ring is None or not self.verify_outgoing:
+        if always and self.ring is None:
+            raise BadRequest(NOT_SEALED)
+        if self.ring is None or not (self.verify_outgoing or always):
             return self._front(_CLEAR) + body
         self._counter += 1
         inside = self._counter.to_bytes(COUNTER_BYTES, "big") + body
@@ -169,6 +175,11 @@ class Seal:
 def context_of(question: bytes) -> bytes:
     """What binds an answer to the envelope of its question: of a sealed one all up to the nonce and more."""
     return question[:SEAL_BYTES]
+
+
+def is_sealed(envelope: bytes) -> bool:
+    """Whether what was opened had been sealed: while `verify_incoming` is off both are taken."""
+    return bool(envelope) and envelope[0] & 0xF0 == _SEALED
 
 
 def sender_hash(id: str) -> bytes:

@@ -8,14 +8,15 @@ for the listener to bound.
 
 A connection carries one question and one answer:
 
-    StreamPing -> StreamAck        is it only my datagrams that do not reach you?
-    Exchange   -> Exchange         all I know for all you know; the first one joins with `join`
-    anything   -> Refused          and why
+    Ping     -> Ack              is it only my datagrams that do not reach you?
+    Exchange -> Exchange         all I know for all you know; the first one joins with `join`
+    AskRing  -> Ring             show your keys, or change them (`held_ring.py`); sealed, whatever is set
+    anything -> Refused          and why
 """
 
 from __future__ import annotations
 
-from typing import Annotated, assert_never
+from typing import Annotated, Literal, assert_never
 
 import msgspec
 from msgspec import Meta
@@ -23,18 +24,20 @@ from msgspec import Meta
 from gemot.agent.gossip.limits import (
     FRAME_BYTES,
     INCARNATION_MAX,
+    KEY_TEXT_BYTES,
     NEWS,
     REASON_BYTES,
     RECORDS,
+    RING_KEYS,
     facts_fault,
+    id_fault,
     news_fault,
     number_fault,
-    ping_fault,
     record_fault,
-    seq_fault,
     text_fault,
+    word_fault,
 )
-from gemot.agent.gossip.message import Facts, News, Record
+from gemot.agent.gossip.message import ID_BYTES, Ack, Facts, News, Ping, Record
 from gemot.server.model.errors import BadRequest, PeerBroke, TooLarge
 
 GREETING = b"\xc7"
@@ -45,19 +48,7 @@ FRAMES = 4
 """More than one side of an exchange ever has to say."""
 
 
-class StreamPing(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Are you there? As `message.Ping`: only `to` answers."""
-
-    seq: int
-    to: str
-    sender: str
-
-
-class StreamAck(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    seq: int
-
-
-class Exchange(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Exchange(msgspec.Struct, frozen=True, array_like=True, tag=32):
     """All that a member knows. `clock` is its Lamport time of events, `news` the events it has seen lately.
 
     With `join` the sender is new here, and may be refused.
@@ -70,13 +61,43 @@ class Exchange(msgspec.Struct, frozen=True, array_like=True, tag=3):
     news: Annotated[tuple[News, ...], Meta(max_length=NEWS)]
 
 
-class Refused(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag=33, gc=False):
     """`reason` is a sentence for people."""
 
     reason: str
 
 
-StreamWord = StreamPing | StreamAck | Exchange | Refused
+OfRing = Literal["list", "hold", "release", "install", "use", "remove"]
+
+
+class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
+    """What is in your ring; and with all but `list`, a step of changing it. Only `to` answers.
+
+    `hold` reserves the ring for the asker and gives a `ticket`; a change names it and uses it up, `release`
+    gives it back. `key` is in base64.
+    """
+
+    what: OfRing
+    to: str
+    sender: str
+    key: str = ""
+    ticket: str = ""
+
+    def __repr__(self) -> str:
+        return f"AskRing({self.what}, to={self.to})"
+
+
+class Ring(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
+    """The keys in base64, the primary first. `ticket` answers a `hold`."""
+
+    keys: Annotated[tuple[str, ...], Meta(max_length=RING_KEYS)]
+    ticket: str = ""
+
+    def __repr__(self) -> str:
+        return f"Ring({len(self.keys)} keys)"
+
+
+StreamWord = Ping | Ack | Exchange | Refused | AskRing | Ring
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[StreamWord] = msgspec.msgpack.Decoder(StreamWord)
@@ -154,16 +175,28 @@ class FrameReader:
 
 def _fault(word: StreamWord) -> str:
     match word:
-        case StreamPing():
-            return ping_fault(word.seq, word.to, word.sender)
-        case StreamAck():
-            return seq_fault(word.seq)
+        case Ping() | Ack():
+            return word_fault(word)
         case Exchange():
             return _exchange_fault(word)
         case Refused():
             return text_fault("reason", word.reason, REASON_BYTES)
+        case AskRing():
+            fault = id_fault("to", word.to) or id_fault("sender", word.sender)
+            return fault or _ring_fault((word.key,), word.ticket)
+        case Ring():
+            return _ring_fault(word.keys, word.ticket)
         case _:
             assert_never(word)
+
+
+def _ring_fault(keys: tuple[str, ...], ticket: str) -> str:
+    """Of sizes alone: what is in a key is not for a message."""
+    if len(keys) > RING_KEYS:
+        return f"ring has {len(keys)} keys, the limit is {RING_KEYS}"
+    if any(len(key) > KEY_TEXT_BYTES for key in keys):
+        return f"a key is longer than {KEY_TEXT_BYTES} characters"
+    return f"ticket is longer than {ID_BYTES} bytes" if len(ticket) > ID_BYTES else ""
 
 
 def _exchange_fault(word: Exchange) -> str:

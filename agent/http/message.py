@@ -25,6 +25,8 @@ Permission = Literal[
     "agent:write",
     "operator:read",
     "operator:write",
+    "keyring:read",
+    "keyring:write",
 ]
 """What a route needs. "none" says openly that it is for everybody."""
 

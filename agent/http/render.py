@@ -20,6 +20,8 @@ encode = msgspec.json.Encoder().encode
 EPOCH = "X-Gemot-Epoch"
 """Counts the restores of the cluster."""
 
+MAX_HEADER_TEXT = 2_000
+
 _EFFECTIVE = {"default": "leader", "consistent": "consistent", "stale": "stale"}
 
 
@@ -42,6 +44,12 @@ def age_headers(answer: Answer) -> dict[str, str]:
 
 def write_headers(applied: Applied) -> dict[str, str]:
     return {"X-Gemot-Index": str(applied.index)}
+
+
+def header_text(text: str) -> str:
+    """A sentence as a header may hold it: ASCII on one line, what is not escaped as in Python."""
+    shown = "".join(each if each.isprintable() else " " for each in text)
+    return shown.encode("ascii", "backslashreplace")[:MAX_HEADER_TEXT].decode()
 
 
 def json_response(

@@ -86,6 +86,7 @@ _reply: dict[type, msgspec.msgpack.Decoder[Any]] = {
     Enlist: msgspec.msgpack.Decoder(Enlisted),
     Survey: msgspec.msgpack.Decoder(Surveyed),
     ReadArchive: msgspec.msgpack.Decoder(ArchivePiece),
+    Operate: msgspec.msgpack.Decoder(bool | str),
     Upload: msgspec.msgpack.Decoder(Restored | bool),
     FetchBlob: msgspec.msgpack.Decoder(BlobPiece),
 }

@@ -274,12 +274,14 @@ class Operate(msgspec.Struct, frozen=True, array_like=True, tag=13):
     """What an operator wants of the leader: any agent may be asked, and sends it on once. Reply: True.
 
     `remove-peer` names a server by id or RPC address; `transfer` by id, or "" for the most caught-up one.
+    `force-leave` names a member by id and node, or by its node alone; its reply says in words what was done.
     """
 
-    what: Literal["remove-peer", "transfer"]
+    what: Literal["remove-peer", "transfer", "force-leave"]
     id: str = ""
     address: str = ""
     forwarded: bool = False
+    node: str = ""
 
 
 class Survey(msgspec.Struct, frozen=True, array_like=True, tag=14):

@@ -12,10 +12,13 @@ import pytest
 from support.gossiping import eventually, free_port
 from support.members import client, hello, server
 
+from gemot.agent.gossip.held_ring import HeldRing
+from gemot.agent.gossip.keyring import Key, Keyring
 from gemot.agent.gossip.message import META_BYTES, Facts, Record
 from gemot.agent.gossip.timing import LOCAL
 from gemot.agent.join import Joiner
 from gemot.agent.lan import Lan, LanConfig, facts_of, member_of
+from gemot.agent.sealing import Sealing
 from gemot.server.model.errors import BadRequest
 from gemot.server.rpc.message import Call, Hello, Joined, Member
 from gemot.server.runtime.connection import Listener
@@ -38,15 +41,18 @@ class Tier:
 
 
 class Agent:
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, key: Key | None) -> None:
         loop = asyncio.get_running_loop()
+        ring = None
+        if key is not None:
+            ring = HeldRing(ring=Keyring((key,)), keep=lambda _: None, draw=str, now_s=loop.time)
         self.member = msgspec.structs.replace(member, address="127.0.0.1")
         self.port = free_port()
         self.heard: list[tuple[str, str]] = []
         tier: Any = Tier()
         self.lan = Lan(
             loop=loop,
-            config=LanConfig("127.0.0.1", self.port, LOCAL),
+            config=LanConfig("127.0.0.1", self.port, LOCAL, Sealing(ring=ring)),
             me=self.member,
             joins=Listener(loop=loop, tier=tier, host="127.0.0.1", port=self.port, join_only=True),
             heard=lambda one, standing: self.heard.append((standing, one.name)),
@@ -70,12 +76,14 @@ class Agent:
         )
 
 
-def run(test: Callable[[Callable[[Member], Awaitable[Agent]]], Awaitable[None]]) -> None:
+def run(
+    test: Callable[[Callable[[Member], Awaitable[Agent]]], Awaitable[None]], key: Key | None = None
+) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
 
             async def start(member: Member) -> Agent:
-                agent = Agent(member)
+                agent = Agent(member, key)
                 await agent.lan.start()
                 stack.push_async_callback(agent.lan.stop)
                 return agent
@@ -95,6 +103,11 @@ def test_gossip_carries_what_everybody_needs_of_an_agent(member: Member) -> None
 @pytest.mark.parametrize("meta", [b"", b"\xc1", b"\x90", b"\x94\xa6client\xa3dc1\xa1x\xa8no:where"])
 def test_what_is_no_agent_of_ours_is_none(meta: bytes) -> None:
     assert member_of(Facts("id", "name", "10.0.0.1", 8301, meta)) is None
+
+
+def test_an_agent_may_wish_to_be_remembered_for_less_than_the_others_are() -> None:
+    assert facts_of(client(1), 8301).reconnect_timeout_ms == 0
+    assert facts_of(client(1), 8301, 1_800_000).reconnect_timeout_ms == 1_800_000
 
 
 def test_the_tier_hears_who_comes_and_who_goes() -> None:
@@ -146,7 +159,8 @@ def test_an_agent_of_another_datacenter_comes_in_by_no_hearsay_either() -> None:
     run(test)
 
 
-def test_two_that_began_apart_become_one_by_retry_join() -> None:
+@pytest.mark.parametrize("key", [None, Key(b"k" * 32)], ids=["clear", "sealed"])
+def test_two_that_began_apart_become_one_by_retry_join(key: Key | None) -> None:
     """Each has somebody, so neither is alone; but a server that the tier knows of is not in its list."""
 
     async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
@@ -160,4 +174,23 @@ def test_two_that_began_apart_become_one_by_retry_join() -> None:
         await eventually(lambda: all(len(list(agent.lan.everyone())) == 4 for agent in agents))
         await joiner.stop()
 
-    run(test)
+    run(test, key)
+
+
+def test_a_name_of_all_servers_leads_to_another_one_than_this() -> None:
+    """`retry_join: [servers.example.com]` on each of them: the first address may be its own."""
+
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        first, second = await start(server(1)), await start(server(2))
+        joiner = second.joiner(first)
+
+        async def addresses(_address: tuple[str, int]) -> list[tuple[str, int]]:
+            return [("127.0.0.1", second.port), ("127.0.0.1", 1), ("127.0.0.1", first.port)]
+
+        joiner._resolved = addresses  # type: ignore[method-assign]
+        joiner.start()
+        await eventually(lambda: first.lan.standing(second.member.id) == "alive")
+        await joiner.stop()
+        assert second.lan.gossip.dropped["reflected"] == 0
+
+    run(test, Key(b"k" * 32))

@@ -111,10 +111,12 @@ def some_stream_word(r: random.Random) -> stream.StreamWord:
         Record(some_facts(r), r.randrange(9), r.choice(list(Status))) for _ in range(r.randrange(5))
     )
     makers: list[Callable[[], stream.StreamWord]] = [
-        lambda: stream.StreamPing(r.getrandbits(32), an_id(r), an_id(r)),
-        lambda: stream.StreamAck(r.getrandbits(32)),
+        lambda: Ping(r.getrandbits(32), an_id(r), an_id(r)),
+        lambda: Ack(r.getrandbits(32)),
         lambda: stream.Exchange(r.random() < 0.5, some_facts(r), records, r.getrandbits(63), (some_news(r),)),
         lambda: stream.Refused("another datacenter"),
+        lambda: stream.AskRing("use", an_id(r), an_id(r), "k" * r.randrange(64), "t" * r.randrange(9)),
+        lambda: stream.Ring(("k" * r.randrange(64),) * r.randrange(17)),
     ]
     return r.choice(makers)()
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from support.gossip_words import LARGEST_FACTS, LONG_ID, SOME, raw, stream_words
 
 from gemot.agent.gossip import limits
-from gemot.agent.gossip.message import News, Record, Status
+from gemot.agent.gossip.message import Ack, News, Ping, Record, Status
 from gemot.agent.gossip.stream import (
     FRAMES,
     GREETING,
+    AskRing,
     Exchange,
     FrameReader,
     Refused,
-    StreamAck,
-    StreamPing,
+    Ring,
     StreamWord,
     decode,
     frame,
@@ -34,8 +34,8 @@ from gemot.server.rpc import frame as rpc
 A, B = "a" * 36, "b" * 36
 FACTS = msgspec.msgpack.decode(msgspec.msgpack.encode(SOME))
 WORDS: list[StreamWord] = [
-    StreamPing(7, A, B),
-    StreamAck(7),
+    Ping(7, A, B),
+    Ack(7),
     Exchange(True, SOME, (Record(SOME, 3, Status.SUSPECT),), 9, (News(1, b"deploy"),)),
     Refused("another datacenter"),
 ]
@@ -151,10 +151,15 @@ def test_twenty_thousand_members_with_all_that_they_may_tell_fit_into_one_exchan
 _RECORD = Record(SOME)
 _NEWS = News(1, b"")
 BEYOND: list[tuple[str, StreamWord]] = [
-    ("seq", StreamPing(limits.SEQ_MAX + 1, A, B)),
-    ("to", StreamPing(1, "", B)),
-    ("sender", StreamPing(1, A, LONG_ID + "x")),
-    ("seq", StreamAck(-1)),
+    ("seq", Ping(limits.SEQ_MAX + 1, A, B)),
+    ("to", Ping(1, "", B)),
+    ("sender", Ping(1, A, LONG_ID + "x")),
+    ("seq", Ack(-1)),
+    ("to", AskRing("list", "", B)),
+    ("sender", AskRing("list", A, "")),
+    ("a key is longer", AskRing("use", A, B, "k" * (limits.KEY_TEXT_BYTES + 1))),
+    ("ticket", AskRing("use", A, B, "", "t" * 65)),
+    ("a key is longer", Ring(("k" * (limits.KEY_TEXT_BYTES + 1),))),
     ("reason", Refused("")),
     ("reason", Refused("x" * (limits.REASON_BYTES + 1))),
     ("reason", Refused("no\nroot logged in")),
@@ -225,11 +230,11 @@ def test_a_number_of_members_that_is_not_there_costs_little(claimed: int, field:
 def test_deep_nesting_is_refused(deep: int) -> None:
     for body in (
         b"\x91" * deep,
-        b"\x93\x02\x01" + b"\x91" * deep + b"\x01",
-        b"\x96\x03\xc2" + b"\x91" * deep,
+        b"\x94\x03\x01\xc4\x00" + b"\x91" * deep + b"\x01",
+        b"\x96\x20\xc2" + b"\x91" * deep,
     ):
         with contextlib.suppress(PeerBroke):
-            assert decode(body) == StreamAck(1)
+            assert decode(body) == Ack(1)
 
 
 @pytest.mark.parametrize(
@@ -240,19 +245,19 @@ def test_deep_nesting_is_refused(deep: int) -> None:
         raw(0),
         raw(5, 1),
         raw("3"),
-        raw(3, 1, FACTS, [], 0, []),
-        raw(3, True, None, [], 0, []),
-        raw(3, True, FACTS, None, 0, []),
-        raw(3, True, FACTS, {}, 0, []),
-        raw(3, True, FACTS, [None], 0, []),
-        raw(3, True, FACTS, [[FACTS, 0, 4]], 0, []),
-        raw(3, True, FACTS, [[FACTS, 0, -1]], 0, []),
-        raw(3, True, FACTS, [[FACTS, "0"]], 0, []),
-        raw(3, True, FACTS, [], 0.0, []),
-        raw(3, True, FACTS, [], 0, [[1, b""]]),
-        raw(3, True, FACTS, [], 0),
-        raw(4, b"reason"),
-        raw(2, 7) + b"x",
+        raw(32, 1, FACTS, [], 0, []),
+        raw(32, True, None, [], 0, []),
+        raw(32, True, FACTS, None, 0, []),
+        raw(32, True, FACTS, {}, 0, []),
+        raw(32, True, FACTS, [None], 0, []),
+        raw(32, True, FACTS, [[FACTS, 0, 4]], 0, []),
+        raw(32, True, FACTS, [[FACTS, 0, -1]], 0, []),
+        raw(32, True, FACTS, [[FACTS, "0"]], 0, []),
+        raw(32, True, FACTS, [], 0.0, []),
+        raw(32, True, FACTS, [], 0, [[1, b""]]),
+        raw(32, True, FACTS, [], 0),
+        raw(33, b"reason"),
+        raw(3, 7) + b"x",
     ],
 )
 def test_a_word_of_another_shape_is_refused(body: bytes) -> None:
@@ -266,5 +271,5 @@ def test_a_body_longer_than_any_frame_is_not_looked_at() -> None:
 
 
 def test_fields_of_a_later_release_are_skipped() -> None:
-    later: list[Any] = [2, 7, {"more": [1, 2]}]
-    assert decode(raw(*later)) == StreamAck(7)
+    later: list[Any] = [3, 7, b"", {"more": [1, 2]}]
+    assert decode(raw(*later)) == Ack(7)

@@ -26,7 +26,7 @@ from gemot.agent.gossip.message import (
     Suspect,
     Word,
 )
-from gemot.agent.gossip.stream import Exchange, Refused, StreamAck, StreamPing
+from gemot.agent.gossip.stream import AskRing, Exchange, Refused, Ring
 
 
 def _texts(most: int) -> st.SearchStrategy[str]:
@@ -66,8 +66,21 @@ words: st.SearchStrategy[Word] = st.one_of(
     news,
 )
 stream_words = st.one_of(
-    st.builds(StreamPing, seq=seqs, to=ids, sender=ids),
-    st.builds(StreamAck, seq=seqs),
+    st.builds(Ping, seq=seqs, to=ids, sender=ids),
+    st.builds(Ack, seq=seqs),
+    st.builds(
+        AskRing,
+        what=st.sampled_from(["list", "hold", "release", "install", "use", "remove"]),
+        to=ids,
+        sender=ids,
+        key=st.text(max_size=limits.KEY_TEXT_BYTES),
+        ticket=st.text(max_size=16),
+    ),
+    st.builds(
+        Ring,
+        keys=st.lists(st.text(max_size=limits.KEY_TEXT_BYTES), max_size=limits.RING_KEYS).map(tuple),
+        ticket=st.text(max_size=16),
+    ),
     st.builds(
         Exchange,
         join=st.booleans(),

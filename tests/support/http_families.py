@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, coordinate, event, health, kv, operator, status
+from gemot.agent.force_leave import ForceLeave
+from gemot.agent.http import catalog, coordinate, event, health, joining, keyring, kv, operator, status
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
+from gemot.agent.join import parse_address
+from gemot.agent.keyrings import Keyrings
 from gemot.agent.metrics import Metrics
 from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
@@ -32,6 +35,12 @@ FACTS = Facts(
 )
 
 
+async def _join(address: str) -> int:
+    """Somebody is there."""
+    parse_address(address, "address")
+    return 1
+
+
 @contextlib.asynccontextmanager
 async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
     with local_servers() as servers:
@@ -47,6 +56,8 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
             *coordinate.routes(servers=servers, datacenter="dc1"),
             *event.routes(events=events, datacenter="dc1"),
+            *joining.routes(join=_join, force_leave=ForceLeave(servers=servers, lan=None).ask),
+            *keyring.routes(keyrings=Keyrings(None), datacenter="dc1"),
             *own.routes(
                 servers=servers,
                 facts=FACTS,

@@ -110,7 +110,7 @@ def test_a_test_harness_as_they_start_agents_is_understood() -> None:
         (["-config-format=toml"], 'command line: -config-format: must be json or yaml, got "toml"'),
         (["-config-format=hcl"], "command line: -config-format: must be json or yaml"),
         (["-hcl=server = true"], "command line: -hcl: HCL comes in a later release"),
-        (["-encrypt=a2V5"], "command line: -encrypt: refused: gossip encryption"),
+        (["-encrypt=a2V5"], "command line: -encrypt: the key has 3 bytes"),
         (["-allow-write-http-from=10.0.0.0/8"], "command line: -allow-write-http-from: refused: "),
         (["-node=a\0b"], "command line: -node: holds a character that cannot be stored"),
         (["-node=\udcff"], "command line: -node: holds a character that cannot be stored"),
@@ -159,7 +159,7 @@ def test_help_is_asked_for_in_three_ways(argv: list[str]) -> None:
 def test_the_list_of_flags_tells_each_that_has_an_effect_on_one_line() -> None:
     lines = usage().splitlines()
     assert any(line.startswith("  -retry-join ") for line in lines)
-    assert not any("-encrypt" in line or "-hint" in line for line in lines)
+    assert not any("-recursor" in line or "-hint" in line for line in lines)
     assert all(len(line) <= 110 for line in lines)
 
 

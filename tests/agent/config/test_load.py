@@ -209,7 +209,7 @@ def test_every_mistake_of_every_source_is_told_at_once(tmp_path: Path) -> None:
             "ports": {"http": 70000},
             "services": [{"name": "w", "port": -4}, {"nmae": "x"}],
         },
-        b_yaml="retry_interval: 10\nencrypt: Zm9v\n",
+        b_yaml="retry_interval: 10\nca_file: Zm9v\n",
         c_json='{"a": 1, "a": 2, "b": {"c": 1, "c": 2}}',
         d_hcl="node_name = 1",
     )
@@ -219,7 +219,7 @@ def test_every_mistake_of_every_source_is_told_at_once(tmp_path: Path) -> None:
         "a.json: prots: unknown key; did you mean ports?",
         "a.json: ports.http: must be from -1 to 65535 (-1 turns it off), got 70000",
         'b.yaml: retry_interval: expected a duration such as "10s", got the number 10',
-        "b.yaml: encrypt: refused: gossip encryption",
+        "b.yaml: ca_file: refused: TLS",
         'c.json: the key "a" stands twice',
         'c.json: b: the key "c" stands twice',
         "d.hcl: HCL comes in a later release",

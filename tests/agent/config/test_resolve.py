@@ -9,8 +9,11 @@ from gemot.agent.config.address import HostFacts, listed
 from gemot.agent.config.fault import ConfigFaults
 from gemot.agent.config.flags import parse
 from gemot.agent.config.load import load
-from gemot.agent.config.resolve import dns_settings, listening, resolve
-from gemot.agent.config.schema import Addresses, Config, DnsConfig, Ports, Soa
+from gemot.agent.config.merge import overlay
+from gemot.agent.config.resolve import dns_settings, gossip_timing, listening, resolve
+from gemot.agent.config.schema import Addresses, Config, DnsConfig, GossipLan, Ports, Soa
+from gemot.agent.gossip.suspicion import Suspicion
+from gemot.agent.gossip.timing import LAN, LOCAL
 
 HOST = HostFacts("web1", (("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "10.0.0.5"), ("eth0", "2001:4860::5")))
 
@@ -132,3 +135,42 @@ def test_dns_is_told_whole_seconds() -> None:
 
 def test_a_template_is_one_address_of_a_list_though_it_has_spaces() -> None:
     assert listed('  a {{ GetInterfaceIP "x" }}  b') == ["a", '{{ GetInterfaceIP "x" }}', "b"]
+
+
+def test_gossip_goes_at_consuls_timings_unless_something_is_set() -> None:
+    assert gossip_timing(Config()) == LAN
+
+
+def test_in_dev_mode_gossip_is_quick_and_can_be_set_all_the_same() -> None:
+    assert gossip_timing(load(parse(["-dev"])).config) == LOCAL
+    config = overlay(load(parse(["-dev"])).config, {"gossip_lan": {"probe_interval_s": 2.0}})
+    assert gossip_timing(config) == msgspec.structs.replace(LOCAL, probe_interval_ms=2_000)
+
+
+def test_each_timing_that_is_set_has_its_effect() -> None:
+    given = GossipLan(2.0, 0.7, 5, 0.1, 4, 6)
+    assert gossip_timing(Config(gossip_lan=given, reconnect_timeout_s=8 * 3600.0)) == msgspec.structs.replace(
+        LAN,
+        probe_interval_ms=2_000,
+        probe_timeout_ms=700,
+        suspicion_mult=5,
+        gossip_interval_ms=100,
+        gossip_nodes=4,
+        retransmit_mult=6,
+        reconnect_timeout_ms=8 * 3_600_000,
+    )
+
+
+@pytest.mark.parametrize("mult", [2, 3, 30])
+@pytest.mark.parametrize("members", [1, 2, 10, 10_000])
+def test_the_least_that_may_be_set_leaves_time_to_refute(mult: int, members: int) -> None:
+    """Bounds of the schema: a suspicion lasts longer than it takes to be asked and to answer once."""
+    timing = gossip_timing(Config(gossip_lan=GossipLan(0.1, 0.01, mult, 0.02, 1, 1)))
+    least, most = timing.suspicion_min_ms(members), timing.suspicion_max_ms(members)
+    assert least >= 2 * timing.probe_interval_ms
+    expected = timing.suspicion_mult - 2
+    suspicion = Suspicion(by="a", now_ms=0, expected=expected, least_ms=least, most_ms=most)
+    for by in range(expected + 3):
+        suspicion.confirm(str(by))
+    assert suspicion.deadline_ms == least
+    assert timing.retransmits(members) >= 1

@@ -1,0 +1,83 @@
+"""The ring of this agent: where it comes from at a start, and how a change of it lasts.
+
+The file is `serf/local.keyring` below `data_dir` (0600, in a directory of 0700), written beside, synced and
+renamed. It is made of `encrypt` when there is none; from then on it holds, and `encrypt` is not looked at:
+the ring is changed by `gemot keyring` on all members, and not by the files of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from gemot.agent.gossip.keyring import FILE, FILE_BYTES, Key, Keyring, ring_of, ring_text
+from gemot.server.model.errors import BadRequest, DiskFailed
+
+log = logging.getLogger("gemot.gossip")
+
+
+class RingFile:
+    """One file. What raises OSError in here is told as DiskFailed, which names it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.path = data_dir / FILE
+
+    def read(self) -> Keyring | None:
+        """None if there is none. Raises BadRequest for one that is damaged, and names the file."""
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(FILE_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise BadRequest(f"{self.path}: cannot be read: {error.strerror}") from error
+        return ring_of(data.decode("utf-8", "replace"), str(self.path))
+
+    def write(self, ring: Keyring) -> None:
+        """It is on the disk when this returns. Blocks for a sync."""
+        beside = self.path.with_name(self.path.name + ".tmp")
+        try:
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(handle, "wb") as file:
+                os.fchmod(handle, 0o600)
+                file.write(ring_text(ring).encode())
+                file.flush()
+                os.fsync(handle)
+            beside.rename(self.path)
+            for folder in (self.path.parent, self.path.parent.parent):
+                _sync(folder)
+        except OSError as error:
+            raise DiskFailed(f"{self.path}: {error.strerror}") from error
+
+
+def open_ring(encrypt: str, file: RingFile | None) -> Keyring | None:
+    """The ring to begin with; None: gossip is not sealed. Raises BadRequest, DiskFailed.
+
+    Without a file (`disable_keyring_file`) it is `encrypt`, at every start.
+    """
+    key = Key.parse(encrypt) if encrypt else None
+    ring = file.read() if file is not None else None
+    if ring is None:
+        if key is None:
+            return None
+        ring = Keyring((key,))
+        if file is not None:
+            file.write(ring)
+    elif key is not None and key != ring.primary:
+        told = (
+            "gossip: the keyring holds, and `encrypt` is not its primary key: file=%s primary=%s encrypt=%s"
+        )
+        assert file is not None, "the ring was read from it"
+        log.warning(told, file.path, ring.primary.fingerprint, key.fingerprint)
+    log.info("gossip: sealed: primary=%s keys=%s", ring.primary.fingerprint, ",".join(ring.fingerprints))
+    return ring
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
