@@ -11,13 +11,15 @@ The rules (design: the log, the state, snapshots):
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import apsw
 import msgspec
 
 from gemot.server.machine import Machine
-from gemot.server.model.errors import Corrupt
+from gemot.server.model.errors import Corrupt, GemotError
 from gemot.server.ports import Random
 from gemot.server.raft.node import Raft
 from gemot.server.raft.types import HardState, RaftConfig, SnapshotMeta
@@ -98,33 +100,34 @@ def open_data(
     snapshots = Snapshots.open(disk, f"{config.directory}/snap")
     _finish_install(durable, snapshots, notes)
     file, state = _open_state(config, durable, snapshots, authorizer, notes)
-    base = log_base(found.log, snapshots, meta.meta.base)
-    raft = Raft(
-        id=node_id,
-        config=config.raft,
-        random=random,
-        hard_state=_hard_state(meta.meta, found.log.last_term),
-        snapshot=base,
-        log=found.log,
-        last_index=found.log.last_index,
-        commit=state.applied_index,
-        repairing=meta.meta.repairing,
-    )
-    notes.extend(
-        f"log: the voters were set by hand in entry {entry.index}: {by_hand(entry)}"
-        for entry in found.log.read(raft.voters_index, raft.voters_index, 1)
-        if by_hand(entry)
-    )
-    machine = Machine(state=state, authorizer=authorizer)
-    return Opened(
-        durable=durable,
-        snapshots=snapshots,
-        file=file,
-        state=state,
-        machine=machine,
-        raft=raft,
-        notes=tuple(notes),
-    )
+    with _closed_by_failure(file):
+        base = log_base(found.log, snapshots, meta.meta.base)
+        raft = Raft(
+            id=node_id,
+            config=config.raft,
+            random=random,
+            hard_state=_hard_state(meta.meta, found.log.last_term),
+            snapshot=base,
+            log=found.log,
+            last_index=found.log.last_index,
+            commit=state.applied_index,
+            repairing=meta.meta.repairing,
+        )
+        notes.extend(
+            f"log: the voters were set by hand in entry {entry.index}: {by_hand(entry)}"
+            for entry in found.log.read(raft.voters_index, raft.voters_index, 1)
+            if by_hand(entry)
+        )
+        machine = Machine(state=state, authorizer=authorizer)
+        return Opened(
+            durable=durable,
+            snapshots=snapshots,
+            file=file,
+            state=state,
+            machine=machine,
+            raft=raft,
+            notes=tuple(notes),
+        )
 
 
 def _finish_install(durable: DurableLog, snapshots: Snapshots, notes: list[str]) -> None:
@@ -190,9 +193,10 @@ def _open_state(
             f"it is applied to {state.applied_index}, the log holds {log.first_index} to {log.last_index}"
             + (" of another history" if log.start.index <= state.applied_index <= log.last_index else "")
         )
-        if state.applied_index >= log.start.index:
-            # Entries that this node applied are not in its log any more: some of it was lost.
-            durable.write_meta(repairing=True)
+        with _closed_by_failure(file):
+            if state.applied_index >= log.start.index:
+                # Entries that this node applied are not in its log any more: some of it was lost.
+                durable.write_meta(repairing=True)
         file.close()
     except Corrupt as error:
         problem = error.message
@@ -213,19 +217,20 @@ def _rebuild_state(
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     damage_note(path).unlink(missing_ok=True)
     file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
-    for snapshot in reversed(snapshots.all()):
-        if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
-            try:
-                examine(Path(snapshots.path(snapshot)), config.vfs)
-                file.install(Path(snapshots.path(snapshot)))
-                return file, State(file=file, authorizer=authorizer)
-            except Corrupt as error:
-                notes.append(f"snapshot {snapshot.index}: {error.message}")
-    if log.start.index > 0:
-        notes.append("no snapshot is usable: this node fetches one from a peer")
-        durable.write_meta(repairing=True)
-        durable.reset(SnapshotMeta(0, 0, ()))
-    return file, State(file=file, authorizer=authorizer)
+    with _closed_by_failure(file):
+        for snapshot in reversed(snapshots.all()):
+            if _agree(log, snapshot.index, snapshot.term) and snapshots.verify(snapshot):
+                try:
+                    examine(Path(snapshots.path(snapshot)), config.vfs)
+                    file.install(Path(snapshots.path(snapshot)))
+                    return file, State(file=file, authorizer=authorizer)
+                except Corrupt as error:
+                    notes.append(f"snapshot {snapshot.index}: {error.message}")
+        if log.start.index > 0:
+            notes.append("no snapshot is usable: this node fetches one from a peer")
+            durable.write_meta(repairing=True)
+            durable.reset(SnapshotMeta(0, 0, ()))
+        return file, State(file=file, authorizer=authorizer)
 
 
 def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tuple[StateFile, State]:
@@ -233,15 +238,23 @@ def _open_verified(config: DataConfig, path: Path, authorizer: Authorizer) -> tu
     if damage_note(path).exists():
         raise Corrupt(f"a damaged page was met in {path} when it was read last")
     file = StateFile(path, vfs=config.vfs, sync=config.sync, wal_limit_bytes=config.wal_limit_bytes)
-    try:
-        state = State(file=file, authorizer=authorizer)
-        # Each page may be whole, and yet one whose last write a disk lost, or put in a wrong place.
-        state.verify()
-    except apsw.SQLError as error:
-        # Ours knows the schema that the file says it has: the page with the newest one was lost.
-        file.close()
-        raise Corrupt(f"the schema of the state file {path} is not as it was written: {error}") from error
-    except BaseException:
-        file.close()
-        raise
+    with _closed_by_failure(file):
+        try:
+            state = State(file=file, authorizer=authorizer)
+            # Each page may be whole, and yet one whose last write a disk lost, or put in a wrong place.
+            state.verify()
+        except apsw.SQLError as error:
+            # Ours knows the schema that the file says it has: the page with the newest one was lost.
+            raise Corrupt(f"the schema of the state file {path} is not as it was written: {error}") from error
     return file, state
+
+
+@contextmanager
+def _closed_by_failure(file: StateFile) -> Iterator[None]:
+    """What is not handed on is closed, so that whoever opens the directory next finds nobody in it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(GemotError):
+            file.close()
+        raise

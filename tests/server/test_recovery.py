@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import apsw
@@ -10,7 +12,7 @@ from support.virtual import chance
 
 from gemot.server.copies import write_snapshot
 from gemot.server.model.command import ENVELOPE_VERSION, Envelope, encode
-from gemot.server.model.errors import Corrupt
+from gemot.server.model.errors import Corrupt, DiskFailed
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.raft.types import (
     Batch,
@@ -212,6 +214,29 @@ def test_a_damaged_state_file_is_built_again_from_the_best_snapshot(home: Home, 
     assert _keys(opened) == ALL_KEYS
     assert not opened.raft.repairing
     home.close(opened)
+
+
+@pytest.mark.parametrize("fails", ["shutil.copyfile", "gemot.server.recovery.Raft"])
+def test_an_opening_that_fails_leaves_nothing_open(
+    home: Home, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by crash points: a server that fell while it built its state again left that open."""
+    opened = home.open()
+    home.fill(opened, 1, ENTRIES)
+    home.snapshot(opened)
+    home.close(opened)
+    (home.folder / "state.db").write_bytes(b"garbage" * 1_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the disk does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fails, fail)
+        with pytest.raises((DiskFailed, OSError), match="the disk does not answer") as caught:
+            home.open()
+    open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not [path for path in open_files if path.startswith(str(home.folder / "state.db"))]
+    del caught  # its traceback held on to what was open
 
 
 def test_a_state_beyond_the_end_of_the_log_means_repairing_for_good(home: Home) -> None:
