@@ -11,12 +11,8 @@ Every figure follows from the seed; a law that breaks ends the run with it.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -30,10 +26,10 @@ from gossip.experiments import (
     partition,
     traffic,
 )
+from gossip.record import keep
 
 from gemot.agent.gossip.timing import LAN
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 LOSSES = (0.0, 0.05, 0.1, 0.2, 0.3)
 SLOW_MEMBERS = (4, 8, 16, 32)
 SPELLS_MS = (2_048, 8_192, 32_768)
@@ -155,7 +151,7 @@ def main() -> int:
         title = " ".join((experiment.__doc__ or "").split())
         print(f"\n{name}: {title}\n{_columns(rows)}", flush=True)
         if options.campaign:
-            _keep(name, title, rows, options, time.monotonic() - began)
+            keep(name, title, rows, time.monotonic() - began)
     return 0
 
 
@@ -177,19 +173,6 @@ def _columns(rows: Rows) -> str:
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
     )
-
-
-def _keep(name: str, title: str, rows: Rows, options: argparse.Namespace, took_s: float) -> None:
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(
-        command, capture_output=True, text=True, cwd=RESULTS.parent, check=False
-    ).stdout.strip()
-    machine = f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}"
-    table = "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
-    head = f"## {name}, {datetime.now(UTC):%Y-%m-%d}, {commit}\n\n{title}"
-    head += f" Seed {options.seed}; {machine}, {took_s:.0f} s.\n"
-    before = RESULTS.read_text() if RESULTS.exists() else "# Gossip in virtual time\n"
-    RESULTS.write_text(f"{before}\n{head}\n{table}\n")
 
 
 if __name__ == "__main__":
