@@ -14,6 +14,7 @@ class Suspicion:
     def __init__(self, *, by: str, now_ms: int, expected: int, least_ms: int, most_ms: int) -> None:
         """`expected` confirmations bring it down to `least_ms`; with 0 it lasts `least_ms` from the start."""
         assert 0 < least_ms <= most_ms, "a suspicion lasts some time"
+        self.by = by
         self._by = {by: None}
         self._began_ms = now_ms
         self._expected = expected
@@ -46,3 +47,7 @@ class Suspicion:
     def put_off(self, ms: int) -> None:
         """This member itself was not there for so long: it could have heard no refutation."""
         self._began_ms += ms
+
+    def begin_anew(self, now_ms: int) -> None:
+        """What it began for may be as little as that this member was cut off."""
+        self._began_ms = now_ms

@@ -7,7 +7,8 @@ handed in.
 
 Sources: Das, Gupta, Motivala, "SWIM" (2002); Dadgar, Phillips, Currey, "Lifeguard" (2018); Consul's timings.
 What is ours: members are told apart by id and not by name, an exchange hands on failed members too (every
-list shows the same), and whoever is pinged by one that it takes for failed tells it so.
+list shows the same), whoever is pinged by one that it doubts tells it so, and whoever hears nobody takes
+itself for cut off: it tells nothing until it hears somebody, and then its suspicions begin anew.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Swim:
         self._exchange_ms = now_ms + random.randrange(timing.push_pull_interval_ms)
         self._reconnect_ms = now_ms + random.randrange(timing.reconnect_interval_ms)
         self._meet_ms = now_ms
+        self._heard_ms = now_ms
         self._out = Output([], [], [], [], [], [])
 
     # -- what is asked of it -----------------------------------------------------------------------
@@ -126,13 +128,14 @@ class Swim:
     ) -> None:
         """All that `sender` knows, who was asked at the place `dialled`, or came by itself."""
         self._wake(now_ms)
+        self._hears()
         self.view.merge(records, sender, dialled)
 
     @property
     def next_ms(self) -> int:
         """When `on_tick` has something to do, at the latest."""
         due = [self._probe_ms, self._exchange_ms, self._reconnect_ms, self.view.doom_ms]
-        if len(self._queue) or len(self._news):
+        if (len(self._queue) or len(self._news)) and not self.deaf:
             due.append(self._gossip_ms)
         if (probing_ms := self._probing.next_ms) is not None:
             due.append(probing_ms)
@@ -175,7 +178,7 @@ class Swim:
             self._send(Place(relayed.host, relayed.port), Nack(relayed.seq))
         self._go_on_probing()
         if now_ms >= self.view.doom_ms:
-            self.view.end_suspicions()
+            self.view.end_suspicions(aloud=not self.deaf)
         if now_ms >= self._exchange_ms:
             self._exchange_ms = now_ms + self.timing.push_pull_ms(self.members.here)
             self._out.exchanges.extend(each.facts for each in self._others(1, HERE))
@@ -194,6 +197,21 @@ class Swim:
             self._probing.call_off()
             self.view.put_off(late_ms)
         self.view.now_ms = max(now_ms, self.view.now_ms)
+
+    @property
+    def deaf(self) -> bool:
+        """Nobody was heard for so long that it is more likely this member that is cut off than all others.
+
+        Its news waits for somebody who hears it, and what it makes of the others' silence it keeps to itself.
+        """
+        if self.timing.deaf_probes == 0 or self.view.leaving:
+            return False
+        return self.view.now_ms - self._heard_ms > self.timing.deaf_probes * self.timing.probe_interval_ms
+
+    def _hears(self) -> None:
+        if self.deaf:
+            self.view.suspect_again(anew=True)
+        self._heard_ms = self.view.now_ms
 
     # -- probing -----------------------------------------------------------------------------------
 
@@ -234,6 +252,7 @@ class Swim:
 
     def on_stream_ack(self, seq: int, now_ms: int) -> None:
         self._wake(now_ms)
+        self._hears()
         self._on_ack(Ack(seq))
 
     # -- words -------------------------------------------------------------------------------------
@@ -242,6 +261,7 @@ class Swim:
         """What one datagram from there held."""
         self._wake(now_ms)
         self.view.unheard = None
+        self._hears()
         for word in words:
             match word:
                 case Ping():
@@ -271,6 +291,8 @@ class Swim:
         if record is not None and record.status not in HERE:
             # It does not know what it is taken for: now it can refute that.
             first = [Dead(ping.sender, record.incarnation, self.me.id)]
+        elif record is not None and record.status is Status.SUSPECT and self.timing.buddy:
+            first = [Suspect(ping.sender, record.incarnation, self.me.id)]
         elif record is None and forgotten is not None:
             first = [Dead(ping.sender, forgotten[0], self.me.id)]
         elif record is None:
@@ -309,7 +331,7 @@ class Swim:
             self._gossip_ms = max(self._gossip_ms, self.view.now_ms)
 
     def _gossip(self) -> None:
-        if not len(self._queue) and not len(self._news):
+        if self.deaf or not (len(self._queue) or len(self._news)):
             return
         for each in self._others(self.timing.gossip_nodes, HERE, lately_failed=True):
             self._send(Place(each.facts.host, each.facts.port))
@@ -317,7 +339,7 @@ class Swim:
     def _send(self, to: Place, *words: Word) -> None:
         """These words, and as much of the news as fits beside them."""
         parts = [word_bytes(word) for word in words]
-        room = ROOM - sum(len(part) + PART_BYTES for part in parts)
+        room = 0 if self.deaf else ROOM - sum(len(part) + PART_BYTES for part in parts)
         limit = self.timing.retransmits(self.members.here)
         about_members = self._queue.take(room, PART_BYTES, limit)
         room -= sum(len(part) + PART_BYTES for part in about_members)

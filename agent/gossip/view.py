@@ -179,7 +179,7 @@ class View:
         if not self._believable(word.id, word.incarnation):
             return
         if word.id == self.me.id:
-            self._answer_for_itself(word.incarnation)
+            self._answer_for_itself(word.incarnation, failed=False)
             return
         record = self.members.get(word.id)
         if record is None or self._is_outdated(word, record) or record.status not in HERE:
@@ -216,18 +216,39 @@ class View:
         )
         self.doom_ms = min(self.doom_ms, suspicion.deadline_ms)
 
-    def end_suspicions(self) -> None:
+    def suspect_again(self, *, anew: bool) -> None:
+        """This member was not heard; nor were its suspicions, and nobody can refute what nobody has heard.
+
+        They are told again, and if this member was cut off for long they begin `anew`. Else a host whose
+        cable is plugged in again would take those for failed that it missed meanwhile, and all would believe
+        it.
+        """
+        for id, suspicion in self.suspicions.items():
+            record = self.members.get(id)
+            assert record is not None, "who is suspected is known"
+            if anew:
+                suspicion.begin_anew(self.now_ms)
+            self._pass_on(id, Suspect(id, record.incarnation, suspicion.by))
+
+    def end_suspicions(self, *, aloud: bool = True) -> None:
+        """Take those for failed whose time is over; not `aloud`: and tell nobody."""
         for id in [id for id, each in self.suspicions.items() if each.deadline_ms <= self.now_ms]:
             record = self.members.get(id)
             assert record is not None, "who is suspected is known"
-            self.on_dead(Dead(id, record.incarnation, self.me.id))
+            word = Dead(id, record.incarnation, self.me.id)
+            if aloud:
+                self.on_dead(word)
+            else:
+                del self.suspicions[id]
+                self.members.put(self._newer(record, record.incarnation, Status.FAILED), self.now_ms)
+                self._happened(Change.FAILED, id)
         self.doom_ms = min((each.deadline_ms for each in self.suspicions.values()), default=NEVER_MS)
 
     def on_dead(self, word: Dead) -> None:
         if not self._believable(word.id, word.incarnation):
             return
         if word.id == self.me.id:
-            self._answer_for_itself(word.incarnation)
+            self._answer_for_itself(word.incarnation, failed=True)
             return
         record = self.members.get(word.id)
         if record is None or self._is_outdated(word, record):
@@ -265,10 +286,11 @@ class View:
 
     # -- about itself ---------------------------------------------------------------------------------
 
-    def _answer_for_itself(self, incarnation: int) -> None:
+    def _answer_for_itself(self, incarnation: int, *, failed: bool) -> None:
         """Somebody doubts this member: of its present incarnation, or not having heard of that yet."""
         if incarnation >= self.incarnation:
             self._refute(incarnation)
+            self.suspect_again(anew=failed)
         elif not self.leaving:
             self.unheard = Alive(self.incarnation, self.me)
             self._pass_on(self.me.id, self.unheard)

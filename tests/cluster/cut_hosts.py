@@ -31,6 +31,7 @@ from support.hosts import as_root, why_none
 
 BETWEEN_S = 0.1
 STOPPED_S = 2.0
+ROLES = ("client", "client", "follower") * 2 + ("client", "client", "leader")
 CUT_MOST_S = 120.0
 BAR_S = 15.0
 
@@ -52,31 +53,32 @@ class Stage:
 
     # -- a cable ---------------------------------------------------------------------------------------
 
-    def cuts(self, count: int) -> dict[str, Cuts]:
-        """By what the host is. Every third cut is of a server, each third of those of the leader."""
-        found = {"client": Cuts(), "follower": Cuts(), "leader": Cuts()}
+    def cuts(self, count: int, roles: list[str], long_s: float) -> dict[str, Cuts]:
+        """By what the host is: `roles` in turn, and each client before the first has its second turn.
+
+        One in nine stays cut off for `long_s`: long enough to take others for failed itself.
+        """
+        found = {role: Cuts() for role in dict.fromkeys(roles)}
         clients: list[Seat] = []
         for number in range(1, count + 1):
-            leader = self.cluster.leader()
-            assert leader is not None, "there is one when all is whole"
-            if number % 9 == 0:
-                role, victim = "leader", leader
-            elif number % 3 == 0:
-                role, victim = (
-                    "follower",
-                    self.random.choice([s for s in self.cluster.servers if s is not leader]),
-                )
-            else:
-                clients = clients or self.random.sample(self.cluster.clients, len(self.cluster.clients))
-                role, victim = "client", clients.pop()
-            self.cut(victim, found[role])
+            role = roles[(number - 1) % len(roles)]
+            clients = clients or self.random.sample(self.cluster.clients, len(self.cluster.clients))
+            victim = clients.pop() if role == "client" else self._server(role)
+            self.cut(victim, found[role], long_s if number % len(ROLES) == 1 else 0.0)
             told = (
                 spread.times[-1] / 1000 for spread in vars(found[role]).values() if isinstance(spread, Spread)
             )
             print(f"cut {number}: {role} {victim.name}:", *(f"{each:.1f}" for each in told), flush=True)
         return found
 
-    def cut(self, victim: Seat, into: Cuts) -> None:
+    def _server(self, role: str) -> Seat:
+        leader = self.cluster.leader()
+        assert leader is not None, "there is one when all is whole"
+        if role == "leader":
+            return leader
+        return self.random.choice([server for server in self.cluster.servers if server is not leader])
+
+    def cut(self, victim: Seat, into: Cuts, long_s: float) -> None:
         before = self.cluster.failures()
         lists = {seat.name: seat for seat in self.cluster.others(victim)}
         asked = self.random.choice(list(lists.values()))
@@ -94,6 +96,7 @@ class Stage:
         into.dns.times.append(took.pop("dns"))
         into.first.times.append(min(took.values()))
         into.lists.times.append(max(took.values()))
+        time.sleep(max(0.0, began + long_s - time.monotonic()))
         self.cluster.lan.join(victim.host)
         into.healed.times.append(round(1000 * self.cluster.until(self.cluster.whole, "all is whole again")))
         into.wrong += self.cluster.wrongly_failed(before, but=[victim.name])
@@ -132,6 +135,7 @@ class Stage:
         while time.monotonic() < until:
             time.sleep(min(10.0, max(0.0, until - time.monotonic())))
         wrong = self.cluster.wrongly_failed(before)
+        print(f"weather: taken for failed: {wrong}", flush=True)
         self.cluster.lan.weather(loss=0.0, delay_ms=0.0)
         self.cluster.until(self.cluster.whole, "all is whole")
         return wrong
@@ -189,7 +193,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             cluster.start(pause_s=options.pause)
             print(f"whole after {cluster.until(cluster.whole, 'all is whole'):.1f} s", flush=True)
-            found = stage.cuts(options.cuts)
+            found = stage.cuts(options.cuts, options.roles, options.long)
             stopped = stage.stops(options.stops)
             rained = stage.weather(options.weather, loss=options.loss, delay_ms=options.delay)
             outages = [stage.outage() for _ in range(options.outages)]
@@ -199,6 +203,7 @@ def run(options: argparse.Namespace) -> int:
     rows = cut_rows(found, members)
     wrong = [pair for cuts in found.values() for pair in cuts.wrong]
     told = [
+        f"One cut in nine lasted for {options.long:g} s. "
         f"During the cuts {len(wrong)} times another was taken for failed.",
         f"Stopped (SIGSTOP) for {STOPPED_S:g} s, {options.stops} times, each in turn: "
         f"taken for failed: {len(stopped)}.",
@@ -251,6 +256,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--servers", type=int, default=3)
     parser.add_argument("--clients", type=int, default=27)
     parser.add_argument("--cuts", type=int, default=54)
+    parser.add_argument(
+        "--roles", nargs="+", choices=sorted(set(ROLES)), default=list(ROLES), help="whose, in turn"
+    )
+    parser.add_argument("--long", type=float, default=45.0, help="seconds, for one cut in nine")
     parser.add_argument("--stops", type=int, default=30)
     parser.add_argument("--weather", type=float, default=300.0, help="seconds of loss and delay")
     parser.add_argument("--loss", type=float, default=0.05)

@@ -211,11 +211,62 @@ def partition(seed: int, members: int, apart_s: int, *, timing: Timing = LAN) ->
     return took
 
 
+class CutOff(msgspec.Struct):
+    """What came of hosts that were cut off for a while, one after the other."""
+
+    whole: Spread = msgspec.field(default_factory=Spread)
+    """From the cable's return until all hold all for alive."""
+
+    wrong: int = 0
+    """As often as somebody else took somebody else for failed: nobody did fail."""
+
+    own: int = 0
+    """As often as the one that was cut off took another for failed after its return."""
+
+
+def cut_off(
+    seed: int, members: int, cuts: int, apart_ms: int, *, loss: float = 0.0, timing: Timing = LAN
+) -> CutOff:
+    """Each is alone for so long, and then among the others until its oldest suspicion would have ended."""
+    found = CutOff()
+    network = Network(seed, timing=timing, loss=loss)
+    Laws(network)
+    all_members = network.grown(members)
+    network.run_for(WARM_MS)
+    for alone in network.random.sample(all_members, cuts):
+        began_ms = network.now_ms
+        network.apart = lambda a, b: (a is alone) != (b is alone)  # noqa: B023
+        network.run_for(apart_ms)
+        network.apart = lambda _a, _b: False
+        back_ms = network.now_ms
+        whole = lambda: all(m.swim.members.here == members for m in all_members)  # noqa: E731
+        took = network.run_until(whole, LIMIT_MS)
+        assert took is not None, f"no one view {LIMIT_MS} ms after {alone.id} came back"
+        found.whole.times.append(took)
+        network.run_for(timing.suspicion_max_ms(members))
+        for member in all_members:
+            failed = [
+                at for at, e in member.events if e.change is Change.FAILED and e.record.facts.id != alone.id
+            ]
+            if member is alone:
+                found.own += sum(at > back_ms for at in failed)
+            else:
+                found.wrong += sum(at > began_ms for at in failed)
+    return found
+
+
+def _paper(timing: Timing, **parts: object) -> Timing:
+    """With these parts of Lifeguard, and without ours."""
+    none = {"awareness_max": 1, "dynamic_suspicion": False, "buddy": False, "deaf_probes": 0}
+    return msgspec.structs.replace(timing, **(none | parts))
+
+
 LIFEGUARD: dict[str, Callable[[Timing], Timing]] = {
-    "SWIM": lambda t: msgspec.structs.replace(t, awareness_max=1, dynamic_suspicion=False, buddy=False),
-    "LHA-Probe": lambda t: msgspec.structs.replace(t, dynamic_suspicion=False, buddy=False),
-    "LHA-Suspicion": lambda t: msgspec.structs.replace(t, awareness_max=1, buddy=False),
-    "Buddy System": lambda t: msgspec.structs.replace(t, awareness_max=1, dynamic_suspicion=False),
-    "Lifeguard": lambda t: t,
+    "SWIM": lambda t: _paper(t),
+    "LHA-Probe": lambda t: _paper(t, awareness_max=t.awareness_max),
+    "LHA-Suspicion": lambda t: _paper(t, dynamic_suspicion=True),
+    "Buddy System": lambda t: _paper(t, buddy=True),
+    "Lifeguard": lambda t: msgspec.structs.replace(t, deaf_probes=0),
+    "Lifeguard, and silence while cut off": lambda t: t,
 }
-"""Lifeguard's configurations, by the names that the paper gives them."""
+"""Lifeguard's configurations, by the names that the paper gives them; the last is what agents do."""

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gossip.experiments import (
     LIFEGUARD,
     Slow,
+    cut_off,
     detection,
     expected_first_ms,
     false_alarms,
@@ -35,6 +36,7 @@ SLOW_MEMBERS = (4, 8, 16, 32)
 SPELLS_MS = (2_048, 8_192, 32_768)
 RESTS_MS = (64, 1_024)
 APART_S = 60
+CUT_OFF_S = (3, 10, 20, 40, 90)
 
 Rows = list[list[str]]
 
@@ -132,10 +134,30 @@ def _partition(options: argparse.Namespace) -> Rows:
     return rows
 
 
+def _cut_off(options: argparse.Namespace) -> Rows:
+    """Hosts cut off for a while, one after the other: who takes whom for failed, when nobody fails.
+
+    "Its own" are those that the returned one itself lists as failed, until it hears the first.
+    """
+    rows = [
+        ["members", "cuts", "for s", "loss", "whole after s (median / 99th)", "taken for failed", "its own"]
+    ]
+    for members in options.members:
+        for apart_s in CUT_OFF_S:
+            for loss in (0.0, 0.1):
+                cuts = min(options.crashes, members // 2)
+                got = cut_off(options.seed, members, cuts, apart_s * 1_000, loss=loss)
+                took = f"{_seconds(got.whole.median)} / {_seconds(got.whole.at(0.99))}"
+                row = [members, len(got.whole.times), apart_s, f"{loss:.0%}", took, got.wrong, got.own]
+                rows.append([str(cell) for cell in row])
+    return rows
+
+
 EXPERIMENTS = {
     "detection": _detection,
     "traffic": _traffic,
     "partition": _partition,
+    "cut off": _cut_off,
     "stopped": _stopped,
     "loss": _loss,
     "lifeguard": _lifeguard,

@@ -13,6 +13,7 @@ import pytest
 from gossip.experiments import (
     LIFEGUARD,
     Slow,
+    cut_off,
     detection,
     expected_first_ms,
     false_alarms,
@@ -75,6 +76,19 @@ def test_each_part_of_lifeguard_has_slow_members_blame_fewer_others() -> None:
     assert fp["LHA-Suspicion"] < fp["SWIM"] / 2
     assert fp["Buddy System"] <= 1.25 * fp["SWIM"], "by itself it changes little, one way or the other"
     assert fp["Lifeguard"] < fp["SWIM"] / 10
+    assert fp["Lifeguard, and silence while cut off"] <= fp["Lifeguard"]
+
+
+@pytest.mark.parametrize(("members", "cuts"), [(5, 2), (30, 4)])
+@pytest.mark.parametrize("apart_s", [3, 10, 20, 40, 90])
+def test_a_host_that_was_cut_off_and_is_back_makes_nobody_take_others_for_failed(
+    members: int, cuts: int, apart_s: int
+) -> None:
+    """It missed all others meanwhile, and its suspicions end when it is long among them again.
+
+    With five members and Consul's timings such a suspicion lasts 24 s, with thirty 35 s.
+    """
+    assert cut_off(1, members, cuts, apart_s * 1_000).wrong == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
