@@ -13,7 +13,7 @@ JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-hosts
+.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -65,6 +65,9 @@ gossip-sim: dev
 
 gossip-fuzz: dev
 	$(BIN)/python tests/gossip/fuzz.py --packets $(PACKETS) --seed $(SEED)
+
+gossip-fuzz-live: dev
+	$(BIN)/python tests/gossip/fuzz_live.py --datagrams $(PACKETS) --seed $(SEED)
 
 gossip-hosts: dev
 	$(BIN)/python tests/cluster/cut_hosts.py --bar --seed $(SEED)

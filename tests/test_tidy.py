@@ -54,6 +54,7 @@ PURE = (
     "agent/gossip/suspicion.py",
     "agent/gossip/swim.py",
     "agent/gossip/timing.py",
+    "agent/gossip/turns.py",
     "agent/gossip/view.py",
     "checks/status.py",
     "checks/definition.py",

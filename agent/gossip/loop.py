@@ -344,13 +344,13 @@ class Gossip:
                         "gossip: exchange refused: from=%s name=%s why=%s", host, question.sender.name, why
                     )
                     return stream.Refused(_one_line(why))
-                self._take_in(question)
+                self._take_in(question, source=host)
                 return self._told(False, question.sender)
             case _:
                 return None
 
-    def _take_in(self, told: stream.Exchange, dialled: Place | None = None) -> None:
-        self.do(lambda swim, now: swim.merge(told.records, told.sender, now, dialled=dialled))
+    def _take_in(self, told: stream.Exchange, dialled: Place | None = None, source: str = "") -> None:
+        self.do(lambda swim, now: swim.merge(told.records, told.sender, now, dialled=dialled, source=source))
         if self._freight is not None:
             self._freight.on_exchange(told.clock, told.news)
 

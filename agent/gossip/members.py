@@ -35,6 +35,7 @@ class Members:
         self._base_order: list[str] = [] if base is None else base._order
         self._own: dict[str, Record] = {}
         self._order: list[str] = []
+        self._place: dict[str, int] = {}
         self._dropped: dict[str, None] = {}
         self._changed_ms: dict[str, int] = {}
         self.here: int = len(self._base_order) if base is None else base.here
@@ -61,6 +62,7 @@ class Members:
         id = record.facts.id
         before = self.get(id)
         if before is None and (id not in self._base or id in self._dropped):
+            self._place[id] = len(self._order)
             self._order.append(id)
         self._count(before, -1)
         self._own[id] = record
@@ -74,8 +76,11 @@ class Members:
         self._count(before, -1)
         self._own.pop(id, None)
         self._changed_ms.pop(id, None)
-        if id in self._order:
-            self._order.remove(id)
+        if (place := self._place.pop(id, None)) is not None:
+            last = self._order.pop()
+            if last != id:
+                self._order[place] = last
+                self._place[last] = place
         if id in self._base:
             self._dropped[id] = None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gemot.agent.gossip.awareness import Awareness
-from gemot.agent.gossip.members import HERE, Members, Random, Rounds
+from gemot.agent.gossip.members import HERE, Members, Random
 from gemot.agent.gossip.message import (
     Ack,
     Alive,
@@ -36,7 +36,8 @@ from gemot.agent.gossip.packet import PART_BYTES, ROOM, pack, word_bytes
 from gemot.agent.gossip.probing import Probe, Probing
 from gemot.agent.gossip.queue import Broadcasts
 from gemot.agent.gossip.timing import Timing
-from gemot.agent.gossip.view import Event, Place, View
+from gemot.agent.gossip.turns import Turns
+from gemot.agent.gossip.view import Change, Event, Place, View
 
 
 class Output(NamedTuple):
@@ -73,6 +74,7 @@ class Swim:
         self.timing = timing
         self.members = members or Members()
         self.awareness = Awareness(timing.awareness_max)
+        self._turns = Turns(me=me.id, members=self.members, random=random)
         self.view = View(
             me=me,
             timing=timing,
@@ -80,12 +82,12 @@ class Swim:
             members=self.members,
             awareness=self.awareness,
             admits=admits,
+            is_real=self._turns.is_real,
             pass_on=self._pass_on,
             meet=self._meet,
         )
         self._random = random
         self._payload = payload
-        self._rounds = Rounds(random)
         self._probing = Probing(timing=timing, awareness=self.awareness, first_seq=random.randrange(1 << 32))
         self._queue = Broadcasts(me.id)
         self._news = Broadcasts()
@@ -104,6 +106,9 @@ class Swim:
     def take(self) -> Output:
         out, self._out = self._out, Output([], [], [], [], [], [])
         events, self.view.events = self.view.events, []
+        for event in events:
+            if event.change is Change.REAPED:
+                self._turns.forget(event.record.facts.id)
         return out._replace(events=events)
 
     @property
@@ -124,12 +129,20 @@ class Swim:
         return self.view.records(to)
 
     def merge(
-        self, records: Sequence[Record], sender: Facts, now_ms: int, *, dialled: Place | None = None
+        self,
+        records: Sequence[Record],
+        sender: Facts,
+        now_ms: int,
+        *,
+        dialled: Place | None = None,
+        source: str = "",
     ) -> None:
-        """All that `sender` knows, who was asked at the place `dialled`, or came by itself."""
+        """All that `sender` knows, who was asked at the place `dialled`, or came by itself from this host."""
         self._wake(now_ms)
         self._hears()
         self.view.merge(records, sender, dialled)
+        if sender.host == (dialled.host if dialled is not None else source) and self.members.get(sender.id):
+            self._turns.answered(sender.id)
 
     @property
     def next_ms(self) -> int:
@@ -223,15 +236,8 @@ class Swim:
             self.view.suspect(self._probing.failed().id)
         if now >= self._probe_ms and self._probing.probe is None:
             self._probe_ms = now + self.awareness.scaled(self.timing.probe_interval_ms)
-            if not self.view.leaving and (target := self._whose_turn()) is not None:
+            if not self.view.leaving and (target := self._turns.next()) is not None:
                 self._ping(target)
-
-    def _whose_turn(self) -> Record | None:
-        for _ in range(self.members.places):
-            record = self.members.at(self._rounds.next(self.members.places))
-            if record is not None and record.status in HERE and record.facts.id != self.me.id:
-                return record
-        return None
 
     def _ping(self, target: Record) -> None:
         facts = target.facts
@@ -316,7 +322,11 @@ class Swim:
     def _on_ack(self, ack: Ack) -> None:
         if (relayed := self._probing.relayed(ack.seq)) is not None:
             self._send(Place(relayed.host, relayed.port), Ack(relayed.seq))
-        elif (probe := self._probing.answered(ack.seq)) is not None and probe.alone:
+            return
+        if (probe := self._probing.answered(ack.seq)) is None:
+            return
+        self._turns.answered(probe.target.id)
+        if probe.alone:
             self._out.acks.append((probe.target.id, self.view.now_ms - probe.began_ms, ack.payload))
 
     # -- spreading ---------------------------------------------------------------------------------
@@ -333,7 +343,7 @@ class Swim:
     def _gossip(self) -> None:
         if self.deaf or not (len(self._queue) or len(self._news)):
             return
-        for each in self._others(self.timing.gossip_nodes, HERE, lately_failed=True):
+        for each in self._others(self.timing.gossip_nodes, HERE, lately_failed=True, anyone=1):
             self._send(Place(each.facts.host, each.facts.port))
 
     def _send(self, to: Place, *words: Word) -> None:
@@ -349,7 +359,13 @@ class Swim:
             self._out.datagrams.append((to, pack(parts)))
 
     def _others(
-        self, count: int, of: tuple[Status, ...], *, but: str = "", lately_failed: bool = False
+        self,
+        count: int,
+        of: tuple[Status, ...],
+        *,
+        but: str = "",
+        lately_failed: bool = False,
+        anyone: int = 0,
     ) -> list[Record]:
         since = self.view.now_ms - self.timing.gossip_to_failed_ms
 
@@ -361,7 +377,7 @@ class Swim:
                 return True
             return lately_failed and record.status is Status.FAILED and self.members.changed_ms(id) > since
 
-        return self.members.some(count, self._random, fits)
+        return self._turns.some(count, fits, anyone=anyone)
 
     # -- those that are gone -----------------------------------------------------------------------
 

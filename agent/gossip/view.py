@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from itertools import islice
 from typing import NamedTuple
 
 from gemot.agent.gossip.awareness import Awareness
@@ -29,7 +30,14 @@ CEILING = 1 << 62
 """No member follows any claim about itself further."""
 
 MOST_MEMBERS = 50_000
-"""Known and forgotten ones; less than an exchange may hold. Who comes then is not let in, and counted."""
+"""Known and forgotten ones; less than an exchange may hold. Whoever comes then takes the place of one that is
+gone and was known by hearsay alone; if there is none it is not let in, and counted."""
+
+RESERVED = 1_000
+"""Of these places: for whoever tells of itself in an exchange. Hearsay, easily invented, has the rest."""
+
+LOOKED_AT = 8
+"""Of those that are gone, the longest first, when one is to make room."""
 
 
 class Place(NamedTuple):
@@ -66,10 +74,11 @@ class View:
         members: Members,
         awareness: Awareness,
         admits: Callable[[Facts], bool],
+        is_real: Callable[[str], bool],
         pass_on: Callable[[str, Word], None],
         meet: Callable[[Facts], None],
     ) -> None:
-        """`meet` is given those that are to be asked themselves."""
+        """`meet` is given those that are to be asked themselves; `is_real` says who has answered once."""
         self.me = me
         self.timing = timing
         self.now_ms = now_ms
@@ -79,6 +88,7 @@ class View:
         self.leaving = False
         self.events: list[Event] = []
         self._admits = admits
+        self._is_real = is_real
         self._pass_on = pass_on
         self._meet = meet
         self.turned_away = 0
@@ -131,7 +141,8 @@ class View:
 
     # -- news -----------------------------------------------------------------------------------------
 
-    def on_alive(self, word: Alive, *, first_hand: bool = False) -> None:
+    def on_alive(self, word: Alive, *, first_hand: bool = False, itself: bool = False) -> None:
+        """`first_hand`: any incarnation is believed. `itself`: this member tells it in an exchange."""
         facts, incarnation = word.facts, word.incarnation
         if not (first_hand or self._believable(facts.id, incarnation)):
             if (known := self.members.get(facts.id)) is not None:
@@ -143,7 +154,8 @@ class View:
             return
         before = self.members.get(facts.id)
         if before is None:
-            if incarnation <= self.forgotten.get(facts.id, (-1, 0))[0] or not self._may_come(facts):
+            old_news = incarnation <= self.forgotten.get(facts.id, (-1, 0))[0]
+            if old_news or not self._may_come(facts, itself=itself):
                 return
             self.forgotten.pop(facts.id, None)
         elif incarnation <= before.incarnation:
@@ -160,11 +172,28 @@ class View:
         elif before.status is Status.SUSPECT:
             self._happened(Change.REFUTED, facts.id)
 
-    def _may_come(self, facts: Facts) -> bool:
-        """May this stranger be a member?"""
-        if len(self.members) + len(self.forgotten) < MOST_MEMBERS and self._admits(facts):
+    def _may_come(self, facts: Facts, *, itself: bool = False, gone: bool = False) -> bool:
+        """May this stranger be a member? `itself` told of it; one that is `gone` gets no other's place."""
+        most = MOST_MEMBERS if itself else MOST_MEMBERS - RESERVED
+        if self._admits(facts) and (self._known < most or (not gone and self._make_room())):
             return True
         self.turned_away += 1
+        return False
+
+    @property
+    def _known(self) -> int:
+        return len(self.members) + len(self.forgotten)
+
+    def _make_room(self) -> bool:
+        """One that was told of and is gone, or is remembered for having been, makes room for another."""
+        if self.forgotten:
+            del self.forgotten[next(iter(self.forgotten))]
+            return True
+        for ids in self.members.gone.values():
+            for id in islice(ids, LOOKED_AT):
+                if not self._is_real(id):
+                    self._forget(id, remember=False)
+                    return True
         return False
 
     def _catch_up(self, before: Record, incarnation: int, facts: Facts) -> None:
@@ -335,7 +364,7 @@ class View:
         elif record.status is Status.LEFT:
             self.on_dead(Dead(facts.id, incarnation, facts.id, left=True))
         else:
-            self.on_alive(Alive(incarnation, facts))
+            self.on_alive(Alive(incarnation, facts), itself=facts.id == sender.id)
             doubted = mine is not None and (mine.status, mine.incarnation) == (Status.SUSPECT, incarnation)
             if record.status is not Status.ALIVE and not doubted:
                 # It begins a suspicion; it confirms none: the sender may have it from hearsay as well.
@@ -348,7 +377,7 @@ class View:
             # Whoever told has not heard that it is to be forgotten: it would come back by and by.
             self._pass_on(id, Dead(id, incarnation, self.me.id, left=True, prune=True))
         elif mine is None:
-            if self._may_come(record.facts):
+            if self._may_come(record.facts, gone=True):
                 self.forgotten.pop(id, None)
                 self.members.put(record, self.now_ms)
         elif (record.incarnation, record.status) > (mine.incarnation, mine.status):
@@ -384,13 +413,14 @@ class View:
                 if record is not None and record.facts.name == facts.name:
                     self._forget(id)
 
-    def _forget(self, id: str) -> None:
+    def _forget(self, id: str, *, remember: bool = True) -> None:
         """Off the list. What those who have not forgotten it yet say of it is old news."""
         record = self.members.get(id)
         assert record is not None, "only who is known is forgotten"
         self.events.append(Event(Change.REAPED, record))
-        remembered_ms = self.timing.reconnect_timeout_ms + self.timing.tombstone_timeout_ms
-        self.forgotten[id] = record.incarnation, self.now_ms + remembered_ms
+        if remember:
+            remembered_ms = self.timing.reconnect_timeout_ms + self.timing.tombstone_timeout_ms
+            self.forgotten[id] = record.incarnation, self.now_ms + remembered_ms
         self._behind.pop(id, None)
         self.members.drop(id)
 

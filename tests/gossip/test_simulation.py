@@ -24,9 +24,9 @@ from gossip.laws import Broken, Laws
 from gossip.virtual import Member, Network
 
 from gemot.agent.gossip.members import HERE
-from gemot.agent.gossip.message import Facts, Record, Status
+from gemot.agent.gossip.message import Alive, Facts, Record, Status
 from gemot.agent.gossip.timing import LAN
-from gemot.agent.gossip.view import Change, Event
+from gemot.agent.gossip.view import Change, Event, Place
 
 MANY = 100
 
@@ -39,6 +39,22 @@ def test_a_crash_is_known_to_all_in_the_time_that_the_formula_says(loss: float) 
     assert found.first.median < 1.25 * expected_first_ms(MANY)
     assert found.everyone.at(0.99) < 15_000
     assert found.laws > 12 * MANY
+
+
+def test_a_crash_is_found_among_a_thousand_members_that_somebody_invented() -> None:
+    """Without a key anybody can; each is probed in its turn, and those that have answered more often."""
+    network = Network(4)
+    members = network.grown(20)
+    network.run_for(60_000)
+    lies = [Alive(0, Facts(f"x{n}", f"nowhere{n}", "10.99.0.1", 8301)) for n in range(1_000)]
+    for member in members:
+        member.do(lambda one=member: one.swim.on_words(lies, Place("10.99.0.1", 8301), network.now_ms))  # type: ignore[misc]
+    network.run_for(1_000)
+    assert all(member.swim.members.here > 900 for member in members)
+    members[7].crash()
+    took = network.run_until(lambda: network.everyone_holds(members[7].id, Status.FAILED), 120_000)
+    assert took is not None
+    assert took < 2 * expected_first_ms(1_000)
 
 
 def test_it_costs_each_member_the_same_in_a_small_cluster_and_in_a_large_one() -> None:
