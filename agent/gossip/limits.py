@@ -11,6 +11,7 @@ unfold into large ones (#362, #363), fields that were not there (#368) and place
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import assert_never
 
@@ -172,11 +173,16 @@ def _place(host: str, port: int) -> str:
     """The address of one host: names are not looked up here, and gossip is not sent to groups."""
     if len(host) > HOST_BYTES:
         return f"host is longer than {HOST_BYTES} bytes"
+    return _host_fault(host) or number_fault("port", port, 1, 65_535)
+
+
+@lru_cache(maxsize=RECORDS)
+def _host_fault(host: str) -> str:
+    """The same hosts are in every exchange, and to read its address is the most that a record costs."""
     try:
-        single = _is_single(host)
+        return "" if _is_single(host) else f"host {host!r} is no single host's address"
     except ValueError:
         return f"host {host!r} is no IP address"
-    return number_fault("port", port, 1, 65_535) if single else f"host {host!r} is no single host's address"
 
 
 def _is_single(host: str) -> bool:

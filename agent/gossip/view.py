@@ -345,7 +345,7 @@ class View:
         """
         for record in records:
             mine = self.members.get(record.facts.id)
-            if mine is record:
+            if mine == record:
                 continue
             itself = record.facts.id == sender.id and record.status in HERE
             if itself and mine is not None and _place(mine) == dialled:
