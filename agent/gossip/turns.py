@@ -17,9 +17,6 @@ CROWD = 128
 """With fewer members all have their turn soon enough. A large cluster that is young is none the worse for it:
 each member has heard some others, so together they probe everyone as often."""
 
-FEW_REAL = 2
-"""With fewer that are real all are asked and told alike."""
-
 
 class Turns:
     def __init__(self, *, me: str, members: Members, random: Random) -> None:
@@ -54,7 +51,7 @@ class Turns:
     @property
     def crowded(self) -> bool:
         """Most are known by hearsay alone, and they are many."""
-        return self._members.here > CROWD and FEW_REAL <= len(self._order) < self._members.here / 2
+        return self._members.here > CROWD and 0 < len(self._order) < self._members.here / 2
 
     def some(self, count: int, fits: Callable[[Record], bool], *, anyone: int = 0) -> list[Record]:
         """So many different ones that fit, by chance; in a crowd real ones, but for so many of `anyone`."""
