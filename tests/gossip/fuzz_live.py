@@ -286,8 +286,8 @@ def main() -> int:
     for cells in zip(*rows, strict=True):
         print(f"{cells[0]:>14}  {cells[1]}")
     if options.campaign:
-        text = "Fired at a live server, which then listed all alive, took in a new member, and missed an old one "
-        text += "that was killed. What was dropped is by its metric."
+        text = "Fired at a live server, which then listed all alive, took in a new member, and missed an old "
+        text += "one that was killed. What was dropped is by its metric."
         keep("fuzz, live", text, rows, time.monotonic() - began)
     return 0
 
