@@ -90,10 +90,10 @@ def _lifeguard(options: argparse.Namespace) -> Rows:
                 false_alarms(
                     options.seed, members, options.seconds, timing=timing(LAN), slow=Slow(count, spell, rest)
                 )
-                for count in SLOW_MEMBERS
+                for count in options.slow
                 if count <= members // 4
                 for spell in SPELLS_MS
-                for rest in RESTS_MS
+                for rest in options.rests
             ]
             sums = [sum(getattr(each, field) for each in every) for field in ("all", "healthy", "slow")]
             base = base or sums
@@ -185,6 +185,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--crashes", type=int, default=30, help="how many crash, one after the other")
     parser.add_argument("--seconds", type=int, default=120, help="of virtual time, where nobody crashes")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slow", type=int, nargs="+", default=SLOW_MEMBERS, help="Lifeguard: how many")
+    parser.add_argument("--rests", type=int, nargs="+", default=RESTS_MS, help="and for how many ms well")
     parser.add_argument("--only", nargs="+", choices=list(EXPERIMENTS), default=[])
     parser.add_argument("--campaign", action="store_true", help="add the tables to RESULTS.md")
     return parser.parse_args()
