@@ -13,7 +13,7 @@ JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -39,8 +39,15 @@ lint: dev
 types: dev
 	$(BIN)/mypy
 
+# Two halves at a time: what mostly waits for processes, and what mostly computes.
 test: dev tools
-	$(BIN)/pytest -q
+	$(MAKE) --no-print-directory -j 2 test-processes test-others
+
+test-processes:
+	$(BIN)/pytest -q tests/cluster
+
+test-others:
+	$(BIN)/pytest -q --ignore tests/cluster
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
