@@ -1,7 +1,7 @@
 """`force-leave`, asked of any agent: the servers do their part first, and then all members are told.
 
-In this order nothing is half done: where a vote cannot be taken, or nobody leads, gossip is told nothing and
-the member stays failed. A second try does what the first one did not come to.
+Where a vote cannot be taken, or nobody leads, nothing is changed and the member stays failed. What fails
+after a vote was taken leaves that taken; a second try does what the first one did not come to.
 """
 
 from __future__ import annotations

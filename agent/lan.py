@@ -173,6 +173,10 @@ class Lan:
         record = self.gossip.swim.members.get(id)
         return None if record is None else STANDINGS[record.status]
 
+    def member(self, id: str) -> Member | None:
+        record = self.gossip.swim.members.get(id)
+        return None if record is None else member_of(record.facts)
+
     def everyone(self) -> Iterator[tuple[Member, Standing]]:
         """All that gossip knows, this agent among them."""
         for member, record in self.known():

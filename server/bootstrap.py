@@ -65,7 +65,9 @@ class Bootstrap:
         call: Callable[[Member, Call, Callable[[Any], None]], None],
         keep: Callable[[Pledge, Callable[[], None]], None],
         begin: Callable[[str, tuple[Member, ...], bool], None],
+        hearsay: Callable[[], tuple[Member, ...]] = tuple,
     ) -> None:
+        """`hearsay` are servers that are asked as well, and count once they have answered."""
         self._me = me
         self._expect = expect
         self._pledge = pledge
@@ -76,6 +78,7 @@ class Bootstrap:
         self._call = call
         self._keep = keep
         self._begin = begin
+        self._hearsay = hearsay
         self._known: dict[str, Member] = {me.id: me}
         self._expects: dict[str, int] = {}
         self._promised: dict[str, None] = {}
@@ -142,7 +145,9 @@ class Bootstrap:
         if self._round.ticks >= ROUND_TICKS:
             self._round = _Round()
         self._round.ticks += 1
-        for member in self._here():
+        met = self._here()
+        heard_of = [member for member in self._hearsay() if member.id not in self._known]
+        for member in (*met, *heard_of):
             if member.id != self._me.id and member.id not in self._round.answered:
                 self._call(member, Join(self._expect), partial(self._heard, self._round, member))
         self._propose_if_all()

@@ -64,10 +64,10 @@ class CoordinateBatches:
         return len(self._waiting)
 
     def take(self, rows: Iterable[NodeCoordinate]) -> None:
-        """These stand there now. Of a node the last word holds."""
+        """These stand there now. Of a node the last word holds; who is in no catalog takes nobody's room."""
         for row in rows:
-            known = row.node in self._waiting
-            if known or (len(self._waiting) < MOST_WAITING and len(row.node) <= NAME_MAX):
+            room = row.node in self._waiting or len(self._waiting) < MOST_WAITING
+            if room and len(row.node) <= NAME_MAX and self._has_node(row.node):
                 self._waiting[row.node] = row
 
     def hand_on(self) -> tuple[NodeCoordinate, ...]:

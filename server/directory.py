@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from gemot.server.rpc.message import Member
 
+MOST_SERVERS = 256
+"""Of more there is no second-hand word: anybody can invent one."""
+
 
 class Directory:
     """The newest word on each server. An address may change; an id never does."""
@@ -28,7 +31,8 @@ class Directory:
 
     def hint(self, member: Member) -> None:
         """Second-hand word fills a gap only; it does not bring back who is known to be no more."""
-        if member.role == "server" and self._answers.get(member.rpc, member.id) == member.id:
+        room = len(self._servers) < MOST_SERVERS
+        if room and member.role == "server" and self._answers.get(member.rpc, member.id) == member.id:
             self._servers.setdefault(member.id, member)
 
     def get(self, id: str) -> Member | None:

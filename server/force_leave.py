@@ -76,20 +76,27 @@ class ForceLeave:
             self._unseated(call, id, False, True, done)
 
     def _unseated(self, call: Operate, id: str, voted: bool, result: Any, done: Done) -> None:
+        """To take a vote takes time, in which it may have come back."""
         name, told = call.node, ["its vote is taken"] if voted else []
+        if isinstance(result, GemotError):
+            done(result)
+            return
+        if why := self._membership.sign_of_life(name, id):
+            done(RuleFailed(alive(name, why) if not voted else back(name, why)))
+            return
 
         def finished(result: Any) -> None:
             if isinstance(result, GemotError):
                 done(result)
-            else:
-                self._membership.gossip.expect_no_more(id)
-                done("; ".join(told or ["the catalog does not have it"]))
+                return
+            self._membership.left(name)
+            self._membership.gossip.expect_no_more(id)
+            done("; ".join(told or ["the catalog does not have it"]))
 
         known = self._look(name)
-        if isinstance(result, GemotError) or known is None or known.node.id != id:
-            finished(result)
+        if known is None or known.node.id != id:
+            finished(True)
             return
-        self._membership.left(name)
         told.append(
             f"its node is out of the catalog, with {_count(known.services, 'service')} "
             f"and {_count(known.checks, 'check')}"
@@ -102,6 +109,13 @@ def alive(name: str, why: str) -> str:
     return (
         f"{name} is alive ({why}), and would come straight back: run `gemot leave` on its host; "
         "nothing was changed"
+    )
+
+
+def back(name: str, why: str) -> str:
+    return (
+        f"{name} came back while its vote was taken ({why}): its node stays, and it votes again once it has "
+        "been healthy for a while; run `gemot leave` on its host"
     )
 
 

@@ -28,11 +28,14 @@ class Joining:
         may: Callable[[], bool],
         call: Callable[[Member, Call, Callable[[Any], None]], None],
         adopt: Callable[[str], None],
+        hearsay: Callable[[], tuple[Member, ...]] = tuple,
     ) -> None:
+        """`hearsay` are servers that are asked as well: whoever leads a cluster says so."""
         self._me = me
         self._may = may
         self._call = call
         self._adopt = adopt
+        self._hearsay = hearsay
         self._servers: dict[str, Member] = {}
         self._clusters: dict[str, str] = {}
         self._refusal = ""
@@ -68,8 +71,9 @@ class Joining:
 
     def on_second(self) -> None:
         """Ask every server: whichever leads answers."""
-        if self._servers and len(self._clusters) <= 1 and self._may():
-            for member in list(self._servers.values()):
+        if len(self._clusters) <= 1 and self._may():
+            heard_of = [member for member in self._hearsay() if member.id not in self._servers]
+            for member in (*self._servers.values(), *heard_of):
                 self._call(member, Enlist(), partial(self._answered, member))
 
     def _answered(self, of: Member, result: Any) -> None:

@@ -47,6 +47,8 @@ class Leader:
 
     def on_leadership(self, leads: bool) -> None:
         self._leads = leads
+        if not leads:
+            self._membership.end()
         self._under_way = {}
         self._marks = []
         self._due = {}

@@ -73,8 +73,13 @@ class MassFailure:
         self._failed |= dict.fromkeys(fresh, now_ms)
         if not fresh or not self._are_many(known, silent):
             return []
-        kept = [name for name in self._failed if name not in self._held and name not in self._spent]
-        self._held |= {name: self._failed[name] + self._config.hold_ms for name in kept}
+        ends_ms = {name: at_ms + self._config.hold_ms for name, at_ms in self._failed.items()}
+        kept = [
+            name
+            for name, until_ms in ends_ms.items()
+            if until_ms > now_ms and name not in self._held and name not in self._spent
+        ]
+        self._held |= {name: ends_ms[name] for name in kept}
         return kept
 
     def lives(self, name: str) -> None:

@@ -64,6 +64,10 @@ some 100 microseconds, so all of a large cluster at once would cost the leader i
 NAMED = 10
 """Hosts that are named when many fail."""
 
+DOUBTED_MS = 30_000
+"""Whom gossip merely doubts, and no server hears for so long, has failed: a suspicion ends before, unless
+whoever holds it is in doubt of itself."""
+
 CONTRADICTS_MS = 2_500
 """A report so fresh says that a host lives, whatever gossip says: it is gossip that is cut off."""
 
@@ -76,6 +80,9 @@ class Gossip(Protocol):
     def standing(self, id: str) -> Standing | None:
         """How this member stands; None if nothing is known of it."""
 
+    def member(self, id: str) -> Member | None:
+        """What it says of itself; None if nothing is known of it."""
+
     def everyone(self) -> Iterable[tuple[Member, Standing]]: ...
 
     def expect_no_more(self, id: str) -> None:
@@ -86,6 +93,9 @@ class NoGossip:
     """Gossip that is off."""
 
     def standing(self, id: str) -> Standing | None:
+        return None
+
+    def member(self, id: str) -> Member | None:
         return None
 
     def everyone(self) -> Iterable[tuple[Member, Standing]]:
@@ -322,22 +332,31 @@ class Membership:
         self._in_turn.discard(name)
         return True
 
+    def end(self) -> None:
+        """This server leads no more: it keeps nobody in service."""
+        self.guard.begin(())
+
     def alive(self) -> int:
         return len(self._heard)
 
     # -- failure -----------------------------------------------------------------------------------
 
     def _silent_for_too_long(self, now: int) -> list[str]:
-        """Those of whom nothing was heard, unless gossip hears them."""
+        """Those of whom nothing was heard, unless gossip hears them; or doubts them, for a while."""
         silent = [
-            name
+            (name, now - at)
             for name, (_, at) in self._heard.items()
             if now - at >= FAILED_AFTER_MS and not self.guard.holds(name, now)
         ]
-        alive = {name: member for name in silent if (member := self._alive_by_gossip(name)) is not None}
-        for member in alive.values():
-            self.joined(member)
-        return [name for name in silent if name not in alive]
+        failing = []
+        for name, silent_ms in silent:
+            member = self._in_gossip(name)
+            standing = self.gossip.standing(member.id) if member is not None else None
+            if member is not None and standing == "alive":
+                self.joined(member)
+            elif standing != "suspect" or silent_ms >= DOUBTED_MS:
+                failing.append(name)
+        return failing
 
     def _doubted_for_good(self, now: int) -> list[str]:
         """Whom gossip takes for failed has failed, once no fresh report contradicts."""
@@ -406,19 +425,14 @@ class Membership:
         for member, standing in self.gossip.everyone():
             self.on_gossip(member, standing)
 
-    def _alive_by_gossip(self, name: str) -> Member | None:
-        """This host, of which no server has said anything for too long, if it lives all the same."""
+    def _in_gossip(self, name: str) -> Member | None:
+        """This host, of which no server has said anything for too long, if gossip knows it."""
         member, _ = self._heard[name]
         if member is not None:
-            return member if self._is_in_gossip(member.id) else None
-        known = self._look(name)
-        if known is None or not self._is_in_gossip(known.node.id):
-            return None
-        alive = (each for each, _ in self.gossip.everyone() if each.id == known.node.id)
-        return next((self._with_its_meta(each) for each in alive), None)
-
-    def _is_in_gossip(self, id: str) -> bool:
-        return self.gossip.standing(id) in ("alive", "suspect")
+            return member
+        node = self._as_it_began.get(name) or self._node(name)
+        found = self.gossip.member(node.id) if node is not None else None
+        return None if found is None else self._with_its_meta(found)
 
     def _is_missed(self, name: str) -> bool:
         return name not in self._heard or self.guard.holds(name, self._now_ms())

@@ -94,6 +94,7 @@ class Operator:
         hold_ms: int,
         tick_ms: int,
         defaults: AutopilotConfig,
+        hearsay: Callable[[], tuple[Member, ...]] = tuple,
     ) -> None:
         self._tier = tier
         self._replica = replica
@@ -147,7 +148,9 @@ class Operator:
             look=self._hosts.node,
             timer=timer,
         )
-        self.joining = Joining(me=tier.me, may=self._belongs_nowhere, call=peers.call, adopt=tier.adopt)
+        self.joining = Joining(
+            me=tier.me, may=self._belongs_nowhere, call=peers.call, adopt=tier.adopt, hearsay=hearsay
+        )
 
     # -- events ------------------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
+from gemot.server.hearsay import Hearsay
 from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
-from gemot.server.joining import KNOWN
 from gemot.server.keeping import Keeping
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
@@ -208,6 +208,7 @@ class Server:
             timer=timer,
             random=random,
         )
+        self.hearsay = Hearsay(me)
         self.bootstrap = Bootstrap(
             me=me,
             expect=config.bootstrap_expect,
@@ -218,6 +219,7 @@ class Server:
             mint_cluster=lambda: random.randbytes(16).hex(),
             call=peers.call,
             keep=lambda pledge, done: identity.keep_pledge(encode_pledge(pledge), done),
+            hearsay=self.hearsay.servers,
             begin=self._begin,
         )
         self.operator = Operator(
@@ -235,6 +237,7 @@ class Server:
             hold_ms=config.hold_ms,
             tick_ms=config.tick_ms,
             defaults=config.autopilot,
+            hearsay=self.hearsay.servers,
         )
         self._second_due = timer.now_ms()
         self.scrubbed = ""
@@ -558,11 +561,9 @@ class Server:
 
         A server that belongs nowhere yet asks whoever is heard of, and joins, or begins with them.
         """
-        if standing == "alive":
+        self.hearsay.hear(member, lives=standing == "alive")
+        if standing == "alive" and self._identity.cluster():
             self.directory.hint(member)
-            if member.role == "server":
-                self.operator.joining.met((member,), KNOWN)
-                self.bootstrap.rumoured(member)
         if self.replica.leads and not self.replica.held:
             self.membership.on_gossip(member, standing)
 

@@ -85,7 +85,7 @@ def operations(
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
-        case SetCoordinates():  # the leader's own: who may say where a node stands is asked when it is said
+        case SetCoordinates():  # the leader's own; `Server.locate` has the token of who says where it stands
             return ()
         case SetAutopilot():
             return (Operation("operator", b"", "write"),)

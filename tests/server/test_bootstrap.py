@@ -26,6 +26,7 @@ class Host:
         self.cluster = ""
         self.keeping: list[tuple[Pledge, Callable[[], None]]] = []
         self.up = False
+        self.hearsay: list[Member] = []
         self.start()
 
     def start(self) -> None:
@@ -43,6 +44,7 @@ class Host:
             call=lambda to, call, done: self.scene.call(self, to, call, done),
             keep=lambda pledge, done: self.keeping.append((pledge, done)),
             begin=self._begin,
+            hearsay=lambda: tuple(self.hearsay),
         )
 
     def crash(self) -> None:
@@ -82,6 +84,9 @@ class Scene:
 
     def __init__(self, count: int = 3, expect: int = 3, **others: int) -> None:
         self.minted = 0
+        self.greet = False
+        """Do callers and called learn where the other is? They do; most tests tell them before."""
+
         self.steps = 0
         self.allow: Callable[[Host, Host, Call], bool] = lambda sender, to, call: True
         self.calls: list[Callable[[], None]] = []
@@ -108,6 +113,9 @@ class Scene:
             if target is None or not target.up or not self.allow(sender, target, call):
                 answered(Unavailable("unreachable"))
             else:
+                if self.greet:
+                    target.directory.learn(sender.member)
+                    sender.directory.learn(target.member)
                 target.handle(sender.member, call, lambda r: self.calls.append(lambda: answered(r)))
 
         self.calls.append(deliver)
@@ -141,6 +149,20 @@ def test_all_servers_begin_one_cluster_with_the_same_voters() -> None:
     scene.run()
     assert scene.begun() == ["cluster1"] * 3
     assert {host.voters for host in scene.hosts} == {tuple(h.member.id for h in scene.hosts)}
+
+
+def test_servers_that_were_merely_heard_of_begin_once_they_have_answered() -> None:
+    """Nobody was told of anybody; and one of them was invented, by whoever can speak in gossip."""
+    scene = Scene(count=0)
+    scene.greet = True
+    members = [server(n) for n in range(1, 4)]
+    scene.hosts = [Host(scene, member, 3) for member in members]
+    invented = server(9, id="00000000-0000-4000-8000-000000000000")
+    for host in scene.hosts:
+        host.hearsay = [invented, *(member for member in members if member is not host.member)]
+    scene.run()
+    assert {host.cluster for host in scene.hosts} == {"cluster1"}
+    assert {host.voters for host in scene.hosts} == {tuple(sorted(member.id for member in members))}
 
 
 def test_servers_that_answer_more_slowly_than_they_are_asked_begin_all_the_same() -> None:

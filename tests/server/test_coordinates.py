@@ -149,6 +149,14 @@ def test_a_call_with_a_point_that_cannot_be_breaks_the_connection_and_nothing_el
 # -- among servers -------------------------------------------------------------------------------------------
 
 
+def test_who_is_in_no_catalog_takes_nobodys_room() -> None:
+    leader = Leader().all_know_it()
+    leader.batches.take([at(f"invented{n}") for n in range(MOST_WAITING)])
+    leader.batches.take([at("n1")])
+    leader.pass_s(WRITE_EVERY_MS // 1_000)
+    assert leader.proposed == [SetCoordinates((at("n1"),))]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with registered("gemot-coordinates") as vfs:

@@ -158,3 +158,20 @@ def test_who_is_no_member_is_nobody(scene: Scene, registered_by_hand: bool) -> N
         scene.register(member=False)
     assert scene.refused(WEB.name) == f"agent: No node found with name '{WEB.name}'"
     assert scene.known(WEB.name) == registered_by_hand
+
+
+def test_one_that_comes_back_while_its_vote_is_taken_keeps_its_node(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, id = crashed(scene, scene.others[0])
+    signs = iter(["", "a server has a connection to it"])
+    monkeypatch.setattr(scene.leader.membership, "sign_of_life", lambda _name, _id: next(signs))
+    answers: list[Any] = []
+    scene.leader.handle(client(9), Operate("force-leave", id, node=name), answers.append)
+    for _ in range(100):
+        scene.pass_s(0.1)
+        if answers:
+            break
+    assert f"{name} came back while its vote was taken" in answers[0].message
+    assert scene.known(name), "its node stays"
+    assert scene.told == []

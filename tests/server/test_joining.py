@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from support.members import server
+from support.members import client, server
 
+from gemot.server.hearsay import MOST, Hearsay
 from gemot.server.joining import KNOWN, Joining
 from gemot.server.model.errors import Conflict, NotLeader, Unavailable
 from gemot.server.rpc.message import Call, Enlist, Enlisted, Member
@@ -19,7 +20,14 @@ class Scene:
         self.belongs = ""
         self.asked: list[str] = []
         self.answers: dict[str, Any] = {}
-        self.joining = Joining(me=server(9), may=lambda: not self.belongs, call=self._call, adopt=self._adopt)
+        self.hearsay = Hearsay(server(9))
+        self.joining = Joining(
+            me=server(9),
+            may=lambda: not self.belongs,
+            call=self._call,
+            adopt=self._adopt,
+            hearsay=self.hearsay.servers,
+        )
 
     def _call(self, to: Member, call: Call, done: Callable[[Any], None]) -> None:
         assert call == Enlist()
@@ -85,3 +93,24 @@ def test_two_clusters_in_one_retry_join_are_told_and_none_is_joined() -> None:
     scene.joining.on_second()
     assert scene.asked == []
     assert "different clusters (srv1 to c1, srv2 to c2)" in scene.joining.waiting_for
+
+
+def test_who_is_merely_heard_of_is_asked_and_who_failed_no_more() -> None:
+    scene = Scene()
+    for member in (server(1), server(2), server(9), client(3)):
+        scene.hearsay.hear(member, lives=True)
+    scene.hearsay.hear(server(1), lives=False)
+    scene.joining.on_second()
+    assert scene.asked == ["srv2"]
+    assert not scene.joining.begun, "a cluster may be founded still"
+    scene.answers["srv2"] = Enlisted("c1")
+    scene.joining.on_second()
+    assert scene.belongs == "c1"
+
+
+def test_however_many_are_invented_few_are_asked() -> None:
+    scene = Scene()
+    for number in range(10 * MOST):
+        scene.hearsay.hear(server(1, id=f"{number:036}", name=f"srv{number}"), lives=True)
+    scene.joining.on_second()
+    assert scene.asked == [f"srv{number}" for number in range(9 * MOST, 10 * MOST)]

@@ -51,6 +51,8 @@ class Scene:
     def begin(self) -> None:
         self.began += 1
 
+    def end(self) -> None: ...
+
     def compare_anew(self) -> None:
         self.compared += 1
 

@@ -75,6 +75,14 @@ def test_whom_the_leader_before_has_marked_is_not_kept_again() -> None:
     assert guard.judge(HOSTS[:5], HOSTS, HOSTS[5:], 6_000) == [HOSTS[4]]
 
 
+def test_whose_time_is_over_is_not_brought_back() -> None:
+    """Where the window is longer than the time that each is kept."""
+    guard = MassFailure(MassFailureConfig(share=0.3, least=3, window_ms=90_000, hold_ms=60_000))
+    assert guard.judge(HOSTS[:1], HOSTS, [], 0) == []
+    assert guard.judge(HOSTS[1:2], HOSTS, [], 10_000) == []
+    assert sorted(guard.judge(HOSTS[2:3], HOSTS, [], 65_000)) == HOSTS[1:3]
+
+
 def test_a_share_of_one_turns_the_guard_off() -> None:
     guard = MassFailure(MassFailureConfig(share=1.0))
     assert guard.judge(HOSTS, HOSTS, [], 0) == []
@@ -182,6 +190,13 @@ def test_one_that_leaves_while_it_is_kept_is_gone(scene: Scene) -> None:
     assert scene.health("web9") == ""
     _report(scene, range(1, 6), CONFIG.hold_ms + 1_000)
     assert scene.health("web9") == ""
+
+
+def test_a_leader_no_more_keeps_nobody(scene: Scene) -> None:
+    _report(scene, range(1, 6), FAILED_AFTER_MS)
+    assert scene.membership.guard.held == 4
+    scene.membership.end()
+    assert scene.membership.guard.held == 0
 
 
 def test_a_new_leader_keeps_nobody_a_second_time(scene: Scene) -> None:

@@ -12,6 +12,7 @@ from support.membership import Scene
 
 from gemot.server.members import (
     CONTRADICTS_MS,
+    DOUBTED_MS,
     FAIL_AGAIN_MS,
     FAILED_AFTER_MS,
     FORMER_LEADER_MS,
@@ -357,4 +358,24 @@ def test_who_failed_and_came_back_is_doubted_no_more(scene: Scene) -> None:
     scene.gossip(client(1), "failed")
     scene.gossip(client(1), "alive")
     scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert scene.health("web1") == "passing"
+
+
+def test_whom_gossip_merely_doubts_is_not_kept_for_ever(scene: Scene) -> None:
+    """Survivors of many that died could doubt the dead for minutes, and no server heard them."""
+    scene.membership.joined(client(1))
+    scene.gossip(client(1), "suspect")
+    scene.pass_ms(DOUBTED_MS - 100)
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(100)
+    assert scene.health("web1") == "critical"
+
+
+def test_whom_a_new_leader_knows_by_the_catalog_alone_lives_by_gossip(scene: Scene) -> None:
+    scene.membership.joined(client(1))
+    scene.gossip(client(1), "alive")
+    scene.membership = scene.new_leader()
+    scene.heard.members[client(1).id] = client(1), "alive"
+    scene.membership.begin()
+    scene.pass_ms(3 * FAILED_AFTER_MS)
     assert scene.health("web1") == "passing"

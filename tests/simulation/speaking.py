@@ -81,6 +81,10 @@ class Speaker:
         status = self.holds(id)
         return None if status is None else STANDINGS[status]
 
+    def member(self, id: str) -> Member | None:
+        record = self.swim.members.get(id)
+        return None if record is None else member_of(record.facts)
+
     def everyone(self) -> Iterator[tuple[Member, Standing]]:
         for record in self.swim.members:
             if (member := member_of(record.facts)) is not None:

@@ -27,6 +27,9 @@ class Heard:
     def standing(self, id: str) -> Standing | None:
         return self.members[id][1] if id in self.members else None
 
+    def member(self, id: str) -> Member | None:
+        return self.members[id][0] if id in self.members else None
+
     def everyone(self) -> list[tuple[Member, Standing]]:
         return list(self.members.values())
 
