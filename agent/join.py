@@ -44,9 +44,9 @@ QUICK_FOR_S = 30.0
 """How long tries are quick, from the start and whenever the servers are lost; after that, one an interval."""
 
 
-def parse_address(text: str, field: str = "retry_join") -> tuple[str, int]:
+def parse_address(text: str, field: str = "retry_join", default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """`host`, `host:port`, `[v6]:port` or a bare IPv6 address. Raises BadRequest, which names the field."""
-    host, port = text, str(DEFAULT_PORT)
+    host, port = text, str(default_port)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         port = rest[1:] if rest.startswith(":") else port if bracket and not rest else ""
@@ -108,7 +108,8 @@ async def ask(
 class Joiner:
     """Asks every address: quickly at first, until `settled` says that enough is known, then each interval.
 
-    With `tries_max` it calls `given_up` once so many intervals went by from the start without any answer.
+    `port` is that of addresses without one. With `tries_max` it calls `given_up` once so many intervals went
+    by from the start without any answer.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Joiner:
         loop: asyncio.AbstractEventLoop,
         timer: LoopTimer,
         addresses: tuple[str, ...],
+        port: int = DEFAULT_PORT,
         hello: Callable[[], Hello],
         expect: int,
         on_joined: Callable[[Joined], None],
@@ -128,7 +130,8 @@ class Joiner:
     ) -> None:
         self._loop = loop
         self._timer = timer
-        self._addresses = [parse_address(text) for text in addresses]
+        self._port = port
+        self._addresses = [parse_address(text, default_port=port) for text in addresses]
         self._hello = hello
         self._expect = expect
         self._on_joined = on_joined
@@ -160,7 +163,7 @@ class Joiner:
 
     async def join(self, text: str) -> int:
         """Meet all addresses of a name, now and once: how many answered. Raises BadRequest, Unavailable."""
-        addresses = await self._resolved(parse_address(text, "address"))
+        addresses = await self._resolved(parse_address(text, "address", self._port))
         told = await asyncio.gather(*(self._join(address) for address in addresses))
         if not (count := told.count("")):
             raise Unavailable("; ".join(told))
@@ -227,9 +230,10 @@ class Joiner:
         try:
             await self._reach(address)
         except GemotError as error:
-            if self._errors.get(where, ("", 0.0))[0] != error.message:
-                log.info("agent: cannot join yet: address=%s error=%s", where, error.message)
-            self._errors[where] = (error.message, self._loop.time())
+            message = error.message.removeprefix(f"{where} ").removeprefix(f"{where}: ")
+            if self._errors.get(where, ("", 0.0))[0] != message:
+                log.warning("agent: cannot join yet: address=%s error=%s", where, message)
+            self._errors[where] = (message, self._loop.time())
             return
         self._answered = True
         self._errors.pop(where, None)

@@ -22,6 +22,7 @@ from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
 from gemot.agent.gossip.seal import Unopened, Why
 from gemot.agent.gossip.swim import Swim
+from gemot.agent.gossip.throttle import Throttle
 from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.gossip.view import Change, Event
 from gemot.agent.sealing import Sealing
@@ -102,6 +103,8 @@ class Lan:
         joins: Listener,
         heard: Callable[[Member, Standing], None],
     ) -> None:
+        self._loop = loop
+        self._throttle = Throttle()
         self._config = config
         self._me = me
         self._joins = joins
@@ -131,8 +134,12 @@ class Lan:
         self._door = Door(
             loop=loop,
             protocols={stream.GREETING: self.gossip.make_answerer, frame.GREETING: joining},
-            refused=lambda host, why: log.warning("gossip: connection refused: from=%s why=%s", host, why),
+            refused=self._refused,
         )
+
+    def _refused(self, host: str, why: str) -> None:
+        if self._throttle.passes(f"{host} {why}", self._loop.time()):
+            log.warning("gossip: connection refused: from=%s why=%s", host, why)
 
     async def start(self) -> None:
         """Raises OSError when the port is in use, for connections or for datagrams."""

@@ -17,7 +17,7 @@ import msgspec
 from gemot.agent.gossip.timing import LAN, Timing
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
-from gemot.agent.join import Joiner
+from gemot.agent.join import DEFAULT_PORT, Joiner
 from gemot.agent.lan import Lan, LanConfig
 from gemot.agent.remote import RemoteServers
 from gemot.agent.sealing import Sealing
@@ -106,6 +106,7 @@ class ServerTier:
             loop=loop,
             timer=LoopTimer(loop),
             addresses=config.retry_join,
+            port=config.join_port if config.join_port > 0 else DEFAULT_PORT,
             hello=server.hello,
             expect=node.server.bootstrap_expect,
             on_joined=self._joined,
@@ -217,6 +218,7 @@ class ClientTier:
             loop=loop,
             timer=timer,
             addresses=config.retry_join,
+            port=config.join_port if config.join_port > 0 else DEFAULT_PORT,
             hello=self._hello,
             expect=0,
             on_joined=lambda joined: self.remote.learn(joined.servers),

@@ -174,6 +174,8 @@ class Membership:
         """Of whom something bad is proposed that the catalog may not show yet."""
 
         self._mark_again_ms = 0
+        self._kept = False
+        """Was anybody kept in service at the last tick?"""
 
         self.gossip: Gossip = NoGossip()
 
@@ -302,6 +304,9 @@ class Membership:
         if failing := [*self._silent_for_too_long(now), *self._doubted_for_good(now)]:
             self._judge(dict.fromkeys(failing), now)
         self._mark_again(now)
+        if self._kept and not self.guard.held:
+            log.warning("server: mass failure over: who was kept in service is back, or has failed now")
+        self._kept = self.guard.held > 0
         if now - self._reconciled_ms >= RECONCILE_EVERY_MS:
             self._reconciled_ms = now
             self._compare_all()
@@ -376,7 +381,7 @@ class Membership:
         """These have failed, unless so many do at once that the guard keeps them in service."""
         kept = self.guard.judge(failing, self._heard, self._silent(now), now)
         if kept:
-            told = "server: mass failure: %d hosts of %d are unreachable at once, kept in service for now: %s"
+            told = "server: mass failure: hosts fail together, kept in service for now: %d of %d, %s"
             log.warning(told, self.guard.held, len(self._heard), ", ".join(sorted(kept)[:NAMED]))
         for name in {*failing}.difference(kept):
             self.failed(name)

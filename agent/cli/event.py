@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from gemot.agent.cli.given import read_data
 from gemot.agent.cli.options import client_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.path import escape
@@ -37,7 +38,7 @@ def command(connection: Connection, payload: str, **given: Any) -> int:
     if given["tag"] and not given["service"]:
         raise click.ClickException("-tag chooses among the instances of a -service: give that too")
     filters = {field: text for field, text in given.items() if text}
-    body = payload.encode(errors="surrogateescape")
-    reply = connection.request("PUT", f"/v1/event/fire/{escape(name)}", params=filters, body=body)
+    path = f"/v1/event/fire/{escape(name)}"
+    reply = connection.request("PUT", path, params=filters, body=read_data(payload))
     click.echo(f"Event ID: {reply.json()['ID']}")
     return 0

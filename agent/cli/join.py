@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import click
 
 from gemot.agent.cli.options import client_options
@@ -17,6 +19,8 @@ WITHIN_S = 60.0
 def command(connection: Connection, addresses: tuple[str, ...], wan: bool) -> int:
     """Have the agent meet a cluster now, by the address of any member: host, host:port or [ipv6]:port.
 
+    Without a port it is the one that this agent gossips on itself: `ports.serf_lan`, 8301 by default.
+
     \b
       gemot join 10.0.0.1 10.0.0.2:8301
 
@@ -27,7 +31,9 @@ def command(connection: Connection, addresses: tuple[str, ...], wan: bool) -> in
     for address in addresses:
         try:
             params = {"wan": "1" if wan else None}
-            connection.request("PUT", f"/v1/agent/join/{address}", params=params, timeout_s=WITHIN_S)
+            connection.request(
+                "PUT", f"/v1/agent/join/{quote(address, safe='')}", params=params, timeout_s=WITHIN_S
+            )
             joined += 1
         except Refused as error:
             click.echo(f"Error joining address '{address}': {error.text}", err=True)

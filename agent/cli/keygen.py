@@ -13,7 +13,7 @@ def command() -> None:
 
     \b
     All agents are to have the same one, as `encrypt` in a file that their user alone can read:
-      echo "encrypt: $(gemot keygen)" > /etc/gemot.d/encrypt.yaml
+      (umask 077; echo "encrypt: $(gemot keygen)" > /etc/gemot.d/encrypt.yaml)
     """
     from gemot.agent.gossip.keyring import NEW_KEY_BYTES, keygen
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
+from gemot.agent.cli.given import read_data
 from gemot.agent.cli.options import client_options, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.kv import Entry, Kv
@@ -82,7 +81,7 @@ def put(
     """Write DATA to KEY. DATA may be @FILE, or - for standard input."""
     if (acquire or release) and not session:
         raise click.ClickException("-acquire and -release need -session")
-    value = _read_data(data)
+    value = read_data(data)
     params = {
         "cas": modify_index if cas else None,
         "flags": flags,
@@ -130,23 +129,10 @@ def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
 def import_(connection: Connection, data: str, prefix: str) -> None:
     """Write every key of an export. DATA is the JSON, @FILE, or - for standard input."""
     kv = Kv(connection)
-    for key, flags, value in _read_export(_read_data(data)):
+    for key, flags, value in _read_export(read_data(data)):
         name = prefix + key
         kv.put(name, value, flags=flags)
         click.echo(f"Imported: {name}")
-
-
-def _read_data(data: str | None) -> bytes:
-    if data is None:
-        return b""
-    if data == "-":
-        return sys.stdin.buffer.read()
-    if data.startswith("@"):
-        try:
-            return Path(data[1:]).read_bytes()
-        except OSError as error:
-            raise click.ClickException(f"{data[1:]}: {error.strerror}") from error
-    return data.encode(errors="surrogateescape")
 
 
 def _read_export(text: bytes) -> list[tuple[str, int, bytes]]:

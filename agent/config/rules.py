@@ -56,8 +56,21 @@ def warnings(config: Config) -> Iterator[Finding]:
             ("encrypt_verify_outgoing",),
             "is off while encrypt_verify_incoming is on: of two such agents none takes what the other sends",
         )
+    yield from _unsealed(config)
     if not config.server and not config.retry_join:
         yield ("retry_join",), "is empty: this agent finds no server until one is named"
+
+
+def _unsealed(config: Config) -> Iterator[Finding]:
+    """Settings of encryption that nothing is encrypted by; a keyring file may be there, though."""
+    unchecked = not (config.encrypt_verify_incoming and config.encrypt_verify_outgoing)
+    if config.disable_keyring_file and not config.encrypt:
+        yield ("disable_keyring_file", "encrypt"), "without a key gossip is in clear: set encrypt"
+    elif unchecked and not config.encrypt:
+        yield (
+            ("encrypt",),
+            "is not set: unless there is a keyring file, gossip is in clear whatever is verified",
+        )
 
 
 def _server(config: Config) -> Iterator[Finding]:
@@ -255,20 +268,26 @@ def _gossip(config: Config) -> Iterator[Finding]:
         if config.ports.serf_lan < 0:
             yield ("encrypt", "ports.serf_lan"), "gossip is off, so nothing would be encrypted: turn it on"
     label = config.gossip_label
-    if len(label.encode("utf-8", "replace")) > LABEL_BYTES or not label.isprintable():
-        yield ("gossip_label",), f"must be at most {LABEL_BYTES} bytes of printable characters"
+    label_bytes = len(label.encode("utf-8", "replace"))
+    if label_bytes > LABEL_BYTES or not label.isprintable():
+        yield (
+            ("gossip_label",),
+            f"must be at most {LABEL_BYTES} bytes of printable characters, got {label_bytes}",
+        )
     if config.advertise_reconnect_timeout_s and config.server:
         yield ("advertise_reconnect_timeout", "server"), "can only be used on a client agent"
     given = config.gossip_lan
     if given.probe_timeout_s >= given.probe_interval_s:
         yield (
             ("gossip_lan.probe_timeout", "gossip_lan.probe_interval"),
-            "the timeout must be shorter than the interval: in what is left others are asked to try",
+            f"the timeout ({given.probe_timeout_s:g} s) must be shorter than the interval "
+            f"({given.probe_interval_s:g} s): in what is left others are asked to try",
         )
     if given.gossip_interval_s > given.probe_interval_s:
         yield (
             ("gossip_lan.gossip_interval", "gossip_lan.probe_interval"),
-            "gossip must be at least as frequent as probes: who is suspected has to hear of it in time",
+            f"gossip (each {given.gossip_interval_s:g} s) must be at least as frequent as probes (each "
+            f"{given.probe_interval_s:g} s): who is suspected has to hear of it in time",
         )
 
 

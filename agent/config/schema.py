@@ -247,7 +247,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     # Joining and leaving
     retry_join: tuple[str, ...] = ()
-    """Servers to ask, host[:port]; names are looked up anew each time. Any one that answers is enough."""
+    """Servers to ask, host[:port], without a port on `ports.serf_lan`; names are looked up anew each time.
+    Any one that answers is enough."""
     retry_interval_s: Annotated[float, Meta(ge=0.1, le=DAY_S)] = field(default=30.0, name="retry_interval")
     """Pause between rounds, after half a minute of quick ones: short joins sooner, long is quieter."""
     retry_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0

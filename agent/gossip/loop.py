@@ -20,6 +20,7 @@ from gemot.agent.gossip.limits import FRAME_BYTES, REASON_BYTES
 from gemot.agent.gossip.message import Ack, Facts, News, Ping
 from gemot.agent.gossip.seal import NONCE_BYTES, Seal, Unopened, Why, context_of, is_sealed
 from gemot.agent.gossip.swim import Swim
+from gemot.agent.gossip.throttle import Throttle
 from gemot.agent.gossip.view import Change, Event, Place
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed, Unavailable
 
@@ -79,6 +80,7 @@ class Gossip:
         on_ring: Callable[[stream.AskRing], Awaitable[stream.Ring | stream.Refused]] | None = None,
     ) -> None:
         self._loop = loop
+        self._throttle = Throttle()
         self.swim = swim
         self._datagrams = datagrams
         self._frames = frames
@@ -340,14 +342,16 @@ class Gossip:
                 return Ack(question.seq)
             case stream.Exchange():
                 if why := self._admit(question):
-                    log.warning(
-                        "gossip: exchange refused: from=%s name=%s why=%s", host, question.sender.name, why
-                    )
+                    self._tell_refused(host, question.sender.name, why)
                     return stream.Refused(_one_line(why))
                 self._take_in(question, source=host)
                 return self._told(False, question.sender)
             case _:
                 return None
+
+    def _tell_refused(self, host: str, name: str, why: str) -> None:
+        if self._throttle.passes(f"{host} {name}", self._loop.time()):
+            log.warning("gossip: exchange refused: from=%s name=%s why=%s", host, name, why)
 
     def _take_in(self, told: stream.Exchange, dialled: Place | None = None, source: str = "") -> None:
         self.do(lambda swim, now: swim.merge(told.records, told.sender, now, dialled=dialled, source=source))

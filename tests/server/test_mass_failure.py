@@ -123,8 +123,7 @@ def test_many_at_once_stay_in_service_and_fail_when_it_lasts(
     assert _health(scene) == "aaaaassss"
     (told,) = [record.getMessage() for record in caplog.records if "mass failure" in record.message]
     assert told == (
-        "server: mass failure: 4 hosts of 9 are unreachable at once, kept in service for now: "
-        "web6, web7, web8, web9"
+        "server: mass failure: hosts fail together, kept in service for now: 4 of 9, web6, web7, web8, web9"
     )
     proposed = len(scene.proposed)
     _report(scene, range(1, 6), CONFIG.hold_ms - 2_000)

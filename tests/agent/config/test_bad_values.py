@@ -115,7 +115,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (
         {"gossip_lan": {"probe_timeout": "1s"}},
         "gossip_lan.probe_timeout, gossip_lan.probe_interval",
-        "the timeout must be shorter than the interval",
+        "must be shorter than the interval",
     ),
     (
         {"gossip_lan": {"probe_interval": "400ms", "probe_timeout": "500ms"}},
