@@ -171,6 +171,25 @@ def test_what_is_no_event_is_dropped_and_counted(body: bytes) -> None:
     assert events.clock.time == 0
 
 
+@pytest.mark.parametrize(
+    "id",
+    [
+        "\n\n" + "1" * 30 + "-" * 4,
+        "+1_1" + "1" * 28 + "-" * 4,
+        " b54fe110-7af5-cafc-d1fb-afc8ba432b1",
+        "b54fe110-7af5-cafc-d1fb-afc8ba432b1c\n",
+        "B54FE110-7AF5-CAFC-D1FB-AFC8BA432B1C",
+        "b54fe1107af5-cafc-d1fb-afc8-ba432b1c",
+        "b54fe110-7af5-cafc-d1fb-afc8ba432b1\N{ARABIC-INDIC DIGIT ONE}",
+        "",
+    ],
+)
+def test_an_id_is_a_uuid_as_it_is_written_or_no_event(id: str) -> None:
+    receiver = Events()
+    assert receiver.hear(Events().fire(UserEvent(id, "deploy"))) is None
+    assert receiver.dropped == 1
+
+
 @given(body=st.binary(max_size=600))
 def test_any_bytes_are_an_event_or_none(body: bytes) -> None:
     Events().hear(News(TOPIC, body))
