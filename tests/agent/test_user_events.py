@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -156,6 +157,26 @@ def test_what_was_fired_while_a_member_was_cut_off_is_told_when_it_is_back() -> 
         host.now_s += 3_000
     exchange(one, other)
     assert other.names() == ["deploy"]
+
+
+def test_what_was_fired_while_a_host_was_suspended_is_told_when_it_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Suspended, the boot clock goes on and the monotonic one stands still."""
+    slept_s = 0.0
+    monkeypatch.setattr(
+        time,
+        "clock_gettime",
+        lambda clock: time.monotonic() + (slept_s if clock == time.CLOCK_BOOTTIME else 0.0),
+    )
+    sleeper = UserEvents(node="b", services=dict, gossip=None)
+    sleeper.on_exchange(0, ())
+    slept_s = 3_600.0
+    one = Host("a")
+    one.events.fire("deploy")
+    one.now_s += 1_800
+    sleeper.on_exchange(one.events.clock, one.events.recent())
+    assert [each.event.name for each in sleeper.list()] == ["deploy"]
 
 
 def test_the_last_events_go_with_an_exchange_and_no_more() -> None:
