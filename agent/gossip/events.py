@@ -53,12 +53,6 @@ class UserEvent(msgspec.Struct, frozen=True, array_like=True):
     tag: str = ""
     version: int = VERSION
 
-    @property
-    def index(self) -> int:
-        """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
-        value = int(self.id.replace("-", ""), 16)
-        return (value >> 64) ^ (value & (1 << 64) - 1)
-
 
 class Fired(msgspec.Struct, frozen=True, array_like=True):
     """An event as it travels: with the Lamport time at which it was fired."""

@@ -92,14 +92,6 @@ def test_the_list_has_the_newest() -> None:
     assert UUID(events.heard[0].event.id).int == 9
 
 
-def test_the_index_of_an_event_is_both_halves_of_its_id() -> None:
-    assert event((5 << 64) + 3).index == 5 ^ 3
-    assert (
-        UserEvent("b54fe110-7af5-cafc-d1fb-afc8ba432b1c", "x").index
-        == 0xB54FE1107AF5CAFC ^ 0xD1FBAFC8BA432B1C
-    )
-
-
 # -- what may be fired ---------------------------------------------------------------------------------------
 
 
