@@ -7,6 +7,9 @@ So no event comes twice to a host whose agent was started again. Before its firs
 
 Ages are measured by each member's own clock, from when it heard: they may be too short and are never too
 long, so that nothing that was fired after a member joined is too old for it.
+
+Each new event costs time here and room in everybody's datagrams, so those of others are bounded in number.
+What is more is dropped as if it had not come: exchanges may bring it again.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from uuid import uuid4
 
 import msgspec
 
+from gemot.agent.gossip.allowance import Allowance
 from gemot.agent.gossip.events import KEPT, TOPIC, Events, Fired, UserEvent, is_meant
 from gemot.agent.gossip.loop import Freight
 from gemot.agent.gossip.message import News
@@ -34,6 +38,12 @@ AGED = 2
 
 MAX_WAITERS = 4_096
 """Reads of the list that wait for the next event."""
+
+BURST = KEPT
+"""New events of others at once: as many as an exchange brings."""
+
+EACH_S = 64
+"""New events of others a second, when it goes on."""
 
 _AGE_MAX_MS = 1 << 53
 
@@ -79,6 +89,7 @@ class UserEvents:
         self._gossip = gossip
         self._events = Events()
         self._recent: deque[tuple[float, News]] = deque(maxlen=KEPT)
+        self._allowance = Allowance(BURST, EACH_S)
         self._member_since_s: float | None = None
         self._waiting: dict[asyncio.Future[None], None] = {}
         self.fired = 0
@@ -101,7 +112,7 @@ class UserEvents:
         event = UserEvent(str(uuid4()), name, payload, node, service, tag)
         news = self._events.fire(event)
         self.fired += 1
-        self._hear(news)
+        self._hear(news, own=True)
         return event
 
     def list(self, name: str = "") -> list[Fired]:
@@ -150,9 +161,9 @@ class UserEvents:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _hear(self, news: News, age_s: float = 0.0) -> None:
+    def _hear(self, news: News, age_s: float = 0.0, *, own: bool = False) -> None:
         """Also what is not for this member is noted as heard, so that it is not later."""
-        fired = self._events.hear(news)
+        fired = self._events.hear(news, lambda: own or self._allowance.take(self._now_s()))
         if fired is None or age_s > self._now_s() - (self._member_since_s or 0.0):
             return
         self.heard += 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gemot.agent.gossip.events import KEPT, TOPIC
 from gemot.agent.gossip.loop import Freight
 from gemot.agent.gossip.message import News
-from gemot.agent.user_events import AGED, UserEvents
+from gemot.agent.user_events import AGED, BURST, EACH_S, UserEvents
 from gemot.server.model.catalog import Service
 from gemot.server.model.errors import BadRequest, TooLarge
 
@@ -197,6 +197,41 @@ def test_what_cannot_be_fired_is_neither_told_nor_kept() -> None:
     with pytest.raises(BadRequest):
         host.events.fire("deploy", node="(")
     assert (host.told, host.names(), host.events.fired) == ([], [], 0)
+
+
+def test_a_flood_of_others_is_taken_at_a_bounded_pace_and_the_rest_counted() -> None:
+    stranger, host = members("a", "b")
+    for number in range(3 * BURST):
+        stranger.events.fire(f"e{number}")
+
+    def flood() -> tuple[int, int]:
+        before = host.events.heard, host.events.dropped
+        for news in stranger.told:
+            host.events.on_news(news)
+        return host.events.heard - before[0], host.events.dropped - before[1]
+
+    assert flood() == (BURST, 2 * BURST)
+    assert len(host.told) == BURST, "what is not taken is not passed on"
+    host.now_s += 1
+    assert flood() == (EACH_S, 2 * BURST - EACH_S)
+    assert flood()[0] == 0
+    host.events.fire("mine")
+    assert host.names()[-1] == "mine", "its own are not counted among them"
+
+
+def test_what_was_too_much_comes_again_with_exchanges() -> None:
+    stranger, host, calm = members("a", "b", "c")
+    for _ in range(BURST):
+        stranger.events.fire("flood")
+    for news in stranger.told:
+        host.events.on_news(news)
+    calm.events.fire("calm")
+    host.events.on_news(calm.told[0])
+    assert "calm" not in host.names()
+    for each in (stranger, host, calm):
+        each.now_s += 30
+    exchange(host, calm)
+    assert "calm" in host.names()
 
 
 @given(st.binary(max_size=600), st.integers(0, 3), st.integers(0, 1 << 63))

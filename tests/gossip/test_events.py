@@ -17,6 +17,7 @@ from gemot.agent.gossip.events import (
     TOPIC,
     Events,
     UserEvent,
+    _compiled,
     is_meant,
 )
 from gemot.agent.gossip.lamport import MOST_AHEAD, LamportClock
@@ -75,6 +76,15 @@ def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() ->
     assert len(receiver._ids) <= 2 * REMEMBERED + 1
 
 
+def test_what_may_not_be_taken_is_as_if_it_had_not_come() -> None:
+    sender, receiver = Events(), Events()
+    news = sender.fire(event(1))
+    assert receiver.hear(news, lambda: False) is None
+    assert receiver.dropped == 1
+    assert heard(receiver, news) == 1
+    assert receiver.hear(news, pytest.fail) is None, "what is not new asks for nothing"
+
+
 def test_a_flood_at_one_time_ends() -> None:
     receiver = Events()
     new = [heard(receiver, Events().fire(event(n))) for n in range(1, MOST_AT_ONE_TIME + 20)]
@@ -103,6 +113,7 @@ def test_the_list_has_the_newest() -> None:
         (event(node="("), "node filter"),
         (event(service="a{9999}"), "service filter"),
         (event(service="web", tag="(?=x)"), "tag filter"),
+        (event(node=r"\pL{10}"), "within 32 KiB"),
     ],
 )
 def test_what_cannot_be_fired_is_refused_with_the_reason(wrong: UserEvent, told: str) -> None:
@@ -137,6 +148,8 @@ SERVICES = (("web", ("v1", "blue")), ("db", ()))
         ({"service": "db", "tag": "blue"}, False),
         ({"node": "host", "service": "cache"}, False),
         ({"node": "("}, False),
+        ({"node": "^.{1,200}$", "service": r"(?i)^\pL+$"}, True),
+        ({"node": "^(" + "|".join(f"host{number}" for number in range(40)) + ")$"}, True),
     ],
 )
 def test_filters_are_regular_expressions_on_the_receiver(filters: dict[str, str], meant: bool) -> None:
@@ -148,6 +161,40 @@ def test_no_filter_of_a_stranger_takes_longer_than_its_text() -> None:
     began = time.process_time()
     assert not is_meant(event(node="(a+)+$"), "a" * 10_000 + "b", ())
     assert time.process_time() - began < 5
+
+
+HOSTILE = [
+    r"(\pL{10}){10}",
+    r"(\pL{10}){2}",
+    r"(?:\pL|\pN){200}",
+    "((((a{30}){30}){30}))",
+    r"(\pL{100})" * 10,
+    "(",
+]
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_what_would_take_long_to_compile_is_a_filter_that_matches_nothing(pattern: str) -> None:
+    assert not is_meant(event(node=pattern), "a" * 200, SERVICES)
+    assert not is_meant(event(service=pattern), "host7", (("a" * 200, ()),))
+
+
+def test_only_filters_that_decide_are_compiled_and_each_once() -> None:
+    _compiled.cache_clear()
+    hostile = event(node="^other$", service=HOSTILE[0], tag=HOSTILE[1])
+    assert not is_meant(hostile, "host7", SERVICES)
+    assert _compiled.cache_info().misses == 1, "the filter on the node has decided"
+    assert not is_meant(event(node="^host7$", service="^cache$", tag=HOSTILE[1]), "host7", SERVICES)
+    assert _compiled.cache_info().misses == 3, "no service is left whose tags there are to look at"
+    assert is_meant(event(service="web", tag="blue"), "host7", SERVICES * 40)
+    assert is_meant(event(), "host7", SERVICES)
+    assert _compiled.cache_info().misses == 5
+
+
+def test_what_strangers_filter_by_does_not_stay_for_ever() -> None:
+    for number in range(1_000):
+        is_meant(event(node=f"^{number}$"), "host7", SERVICES)
+    assert _compiled.cache_info().currsize <= 128
 
 
 # -- what comes from outside ---------------------------------------------------------------------------------
