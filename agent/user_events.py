@@ -3,7 +3,9 @@
 What an event is, and when it is new, is in `gossip/events.py`; here it meets the network. Datagrams carry it
 at once; exchanges carry the last ones again, each with its age, for members that the datagrams missed. By the
 age a member knows, too, what was fired before it was one: that is not for it, whoever tells of it how late.
-So no event comes twice to a host whose agent was started again. Before its first exchange it hears nothing.
+So no event comes twice to a host whose agent was started again. Before its first exchange it hears nothing,
+and what that one brings was there before it. What a datagram brings and may be from before is left for an
+exchange to decide.
 
 Ages are measured by each member's own clock, from when it heard: they may be too short and are never too
 long, so that nothing that was fired after a member joined is too old for it.
@@ -150,7 +152,8 @@ class UserEvents:
     def on_exchange(self, clock: int, news: tuple[News, ...]) -> None:
         if self._member_since_s is None:
             self._member_since_s = self._now_s()
-            self._events.ignore_before(clock)
+            told = [News(TOPIC, aged.body) for each in news if (aged := _aged(each)) is not None]
+            self._events.ignore_before(clock, told)
             return
         self._events.clock.witness(clock)
         for each in news:
@@ -161,9 +164,11 @@ class UserEvents:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _hear(self, news: News, age_s: float = 0.0, *, own: bool = False) -> None:
-        """Also what is not for this member is noted as heard, so that it is not later."""
-        fired = self._events.hear(news, lambda: own or self._allowance.take(self._now_s()))
+    def _hear(self, news: News, told_s: float | None = None, *, own: bool = False) -> None:
+        """`told_s`: its age, if that is told. Also what is not for this member is noted as heard."""
+        may = lambda: own or self._allowance.take(self._now_s())  # noqa: E731
+        fired = self._events.hear(news, may, aged=told_s is not None)
+        age_s = told_s or 0.0
         if fired is None or age_s > self._now_s() - (self._member_since_s or 0.0):
             return
         self.heard += 1

@@ -93,16 +93,17 @@ class Events:
             )
         return News(TOPIC, body)
 
-    def hear(self, news: News, may: Callable[[], bool] = lambda: True) -> Fired | None:
+    def hear(self, news: News, may: Callable[[], bool] = lambda: True, *, aged: bool = False) -> Fired | None:
         """The event if it is new: it is to be passed on, whoever it is meant for. None else.
 
-        `may` is asked of a new one, whether one more may be taken. If not it is as if it had not come.
+        `may` is asked of a new one, whether one more may be taken. If not it is as if it had not come. So is
+        one that may be from before this member joined, unless its age is told (`aged`): then that decides.
         """
         fired = _decoded(news)
         if fired is None or not self.clock.witness(fired.time):
             self.dropped += 1
             return None
-        if fired.time < max(self._since, self.clock.time - REMEMBERED):
+        if fired.time < self.clock.time - REMEMBERED or (not aged and fired.time < self._since):
             return None
         ids = self._ids.get(fired.time, [])
         if fired.event.id in ids:
@@ -118,10 +119,17 @@ class Events:
         """This member is meant: it shows in the list from now on."""
         self.heard = [*self.heard, fired][-KEPT:]
 
-    def ignore_before(self, time: int) -> None:
-        """This member has just joined others whose clock shows this: what was fired before is not for it."""
+    def ignore_before(self, time: int, known: Iterable[News] = ()) -> None:
+        """This member has just joined one whose clock shows this: what that one knows is not for it.
+
+        An event of a time before may be a later one all the same, of a member that has not heard the others.
+        """
         self.clock.catch_up(time)
         self._since = max(self._since, self.clock.time + 1)
+        for fired in filter(None, map(_decoded, known)):
+            if self.clock.time - REMEMBERED <= fired.time <= self.clock.time:
+                ids = self._ids.get(fired.time, [])
+                self._ids[fired.time] = [*ids, fired.event.id][:MOST_AT_ONE_TIME]
 
     def _forget_old(self) -> None:
         oldest = self.clock.time - REMEMBERED

@@ -134,6 +134,39 @@ def test_nor_from_one_whom_it_asks_later() -> None:
     assert one.names() == other.names() == ["after"]
 
 
+def test_what_is_fired_later_by_one_whose_clock_is_behind_is_not_from_before() -> None:
+    """b has not heard what a had when c joined by it: it fires later, and at an earlier time of Lamport's."""
+    a, b = members("a", "b")
+    c = Host("c")
+    for _ in range(5):
+        a.events.fire("before")
+    for host in (a, b, c):
+        host.now_s += 1
+    exchange(a, c)
+    for host in (a, b, c):
+        host.now_s += 10
+    b.events.fire("later")
+    assert b.events.list()[0].time < c.events.clock
+    for _ in range(2):
+        c.events.on_news(b.told[0])
+        exchange(b, c)
+    assert c.names() == ["later"]
+
+
+def test_what_was_there_when_it_joined_is_from_before_however_late_others_hear_it() -> None:
+    """The age that a member tells begins with its hearing: of one that hung it is too short."""
+    a, hung, newcomer = *members("a", "b"), Host("c")
+    a.events.fire("before")
+    a.now_s += 5
+    exchange(a, newcomer)
+    for host in (a, hung, newcomer):
+        host.now_s += 5
+    hung.events.on_news(a.told[0])
+    newcomer.events.on_news(hung.told[0])
+    exchange(hung, newcomer)
+    assert newcomer.names() == []
+
+
 def test_an_agent_that_was_started_again_does_not_hear_again_what_it_heard() -> None:
     one, other = members("a", "b")
     one.events.fire("deploy")

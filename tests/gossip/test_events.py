@@ -66,6 +66,17 @@ def test_what_was_fired_before_it_joined_is_not_for_it() -> None:
     assert heard(newcomer, old.fire(event(4))) == 4
 
 
+def test_an_event_of_a_time_before_it_joined_is_left_until_its_age_is_told() -> None:
+    old, newcomer, behind = Events(), Events(), Events()
+    before = [old.fire(event(n)) for n in (1, 2, 3)]
+    newcomer.ignore_before(old.clock.time, before)
+    later = behind.fire(event(4))
+    assert heard(newcomer, later) is None
+    assert newcomer.hear(later, aged=True) is not None
+    assert heard(newcomer, later) is None
+    assert [newcomer.hear(news, aged=True) for news in before] == [None] * 3
+
+
 def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() -> None:
     sender, receiver = Events(), Events()
     first = sender.fire(event(1))
