@@ -155,7 +155,7 @@ class UserEvents:
             told = [News(TOPIC, aged.body) for each in news if (aged := _aged(each)) is not None]
             self._events.ignore_before(clock, told)
             return
-        self._events.clock.witness(clock)
+        self._events.clock.catch_up(clock)
         for each in news:
             if (aged := _aged(each)) is not None:
                 self._hear(News(TOPIC, aged.body), aged.age_ms / 1000)

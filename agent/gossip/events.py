@@ -100,17 +100,21 @@ class Events:
         one that may be from before this member joined, unless its age is told (`aged`): then that decides.
         """
         fired = _decoded(news)
-        if fired is None or not self.clock.witness(fired.time):
+        if fired is None or not self.clock.may_show(fired.time):
             self.dropped += 1
-            return None
-        if fired.time < self.clock.time - REMEMBERED or (not aged and fired.time < self._since):
             return None
         ids = self._ids.get(fired.time, [])
         if fired.event.id in ids:
             return None
+        if fired.time < self.clock.time - REMEMBERED:
+            self.dropped += 1
+            return None
+        if not aged and fired.time < self._since:
+            return None
         if len(ids) >= MOST_AT_ONE_TIME or not may():
             self.dropped += 1
             return None
+        self.clock.witness(fired.time)
         self._ids[fired.time] = [*ids, fired.event.id]
         self._forget_old()
         return fired
@@ -127,7 +131,7 @@ class Events:
         self.clock.catch_up(time)
         self._since = max(self._since, self.clock.time + 1)
         for fired in filter(None, map(_decoded, known)):
-            if self.clock.time - REMEMBERED <= fired.time <= self.clock.time:
+            if fired.time >= self.clock.time - REMEMBERED and self.clock.may_show(fired.time):
                 ids = self._ids.get(fired.time, [])
                 self._ids[fired.time] = [*ids, fired.event.id][:MOST_AT_ONE_TIME]
 

@@ -293,6 +293,41 @@ def test_one_member_that_lies_about_its_clock_does_not_silence_the_others() -> N
     assert newcomer.names() == ["mine"]
 
 
+def test_a_newcomer_that_is_lied_to_at_first_is_heard_and_hears() -> None:
+    a, liars_friend, newcomer = *members("a"), Host("b"), Host("c")
+    liars_friend.events.on_exchange((1 << 63) - 1, ())
+    liars_friend.events.fire("mine")
+    a.events.on_exchange(0, ())
+    a.now_s += 1
+    a.events.on_news(liars_friend.told[0])
+    assert a.names() == ["mine"]
+    a.events.fire("yours")
+    liars_friend.events.on_news(a.told[-1])
+    assert liars_friend.names() == ["mine", "yours"]
+    exchange(liars_friend, newcomer)
+    newcomer.events.fire("ours")
+    for host in (a, liars_friend):
+        host.events.on_news(newcomer.told[0])
+        assert host.names() == ["mine", "yours", "ours"]
+
+
+def test_a_newcomer_comes_up_with_those_that_have_fired_for_ages() -> None:
+    old, newcomer = members("old")[0], Host("new")
+    old.events.on_exchange(0, ())
+    for _ in range(9):
+        old.events.on_exchange(1 << 62, ())
+    exchange(old, newcomer)
+    for host in (old, newcomer):
+        host.now_s += 1
+    old.events.fire("deploy")
+    for _ in range(9):
+        exchange(old, newcomer)
+    assert newcomer.names() == ["deploy"]
+    newcomer.events.fire("done")
+    old.events.on_news(newcomer.told[-1])
+    assert old.names() == ["deploy", "done"]
+
+
 def test_a_reader_waits_for_the_next_one_that_is_kept() -> None:
     async def work() -> None:
         host = Host("a")

@@ -20,7 +20,7 @@ from gemot.agent.gossip.events import (
     _compiled,
     is_meant,
 )
-from gemot.agent.gossip.lamport import MOST_AHEAD, LamportClock
+from gemot.agent.gossip.lamport import MOST, MOST_AHEAD, STEP, LamportClock
 from gemot.agent.gossip.message import News
 from gemot.server.model.errors import BadRequest, TooLarge
 
@@ -84,6 +84,7 @@ def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() ->
     for number in range(2, 3 * REMEMBERED):
         receiver.hear(sender.fire(event(number)))
     assert heard(receiver, first) is None
+    assert receiver.dropped == 1, "it is told that it was lost, if it was"
     assert len(receiver._ids) <= 2 * REMEMBERED + 1
 
 
@@ -249,8 +250,32 @@ def test_news_of_another_topic_is_no_event() -> None:
     assert Events().hear(News(TOPIC + 1, Events().fire(event()).body)) is None
 
 
-def test_a_time_that_no_clock_can_have_reached_does_not_use_up_the_numbers() -> None:
+def test_a_time_that_no_clock_can_have_reached_is_no_events() -> None:
+    receiver, sender = Events(), Events()
+    sender.clock.time = MOST_AHEAD
+    assert heard(receiver, sender.fire(event(1))) is None
+    assert (receiver.dropped, receiver.clock.time) == (1, 0)
+    sender.clock.time = MOST_AHEAD - 1
+    assert heard(receiver, sender.fire(event(2))) == 2
+    assert receiver.clock.time == MOST_AHEAD
+
+
+def test_what_is_not_taken_moves_no_clock() -> None:
+    receiver, sender = Events(), Events()
+    sender.clock.time = 1_000
+    assert receiver.hear(sender.fire(event()), lambda: False) is None
+    assert receiver.clock.time == 0
+
+
+def test_a_clock_catches_up_by_steps_and_never_leaves_the_numbers() -> None:
     clock = LamportClock()
-    assert not clock.witness(MOST_AHEAD + 1)
-    assert clock.tick() == 1
-    assert clock.witness(MOST_AHEAD)
+    clock.catch_up(7)
+    assert clock.time == 7
+    for step in (1, 2):
+        clock.catch_up(1 << 63)
+        assert clock.time == 7 + step * STEP
+    clock.catch_up(3)
+    assert clock.time == 7 + 2 * STEP
+    clock.time = MOST - MOST_AHEAD - 1
+    clock.catch_up(1 << 63)
+    assert clock.time == MOST - MOST_AHEAD
