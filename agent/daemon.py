@@ -328,7 +328,6 @@ class Daemon:
         self._events = UserEvents(
             node=config.node_name,
             services=self._local.services,
-            now_s=time.monotonic,
             gossip=self._tier.lan.gossip if self._tier.lan is not None else None,
         )
 

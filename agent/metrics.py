@@ -91,7 +91,7 @@ TABLE = (
     Metric("gemot_gossip_dropped_total", "counter", "Gossip that was not taken.", ("why",)),
     Metric("gemot_events_fired_total", "counter", "User events fired on this agent."),
     Metric("gemot_events_heard_total", "counter", "User events that were new here, meant for it or not."),
-    Metric("gemot_events_dropped_total", "counter", "User events that were malformed, or part of a flood."),
+    Metric("gemot_events_dropped_total", "counter", "User events that were malformed, too many or too old."),
     Metric("gemot_coordinate_error", "gauge", "How wrong this agent takes its distances to be, relatively."),
     Metric("gemot_coordinates_dropped_total", "counter", "Coordinates of others that were none."),
     Metric("gemot_watches", "gauge", "Reads and subscriptions that wait for a change."),

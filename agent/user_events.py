@@ -3,16 +3,22 @@
 What an event is, and when it is new, is in `gossip/events.py`; here it meets the network. Datagrams carry it
 at once; exchanges carry the last ones again, each with its age, for members that the datagrams missed. By the
 age a member knows, too, what was fired before it was one: that is not for it, whoever tells of it how late.
-So no event comes twice to a host whose agent was started again. Before its first exchange it hears nothing.
+So no event comes twice to a host whose agent was started again. Before its first exchange it hears nothing,
+and what that one brings was there before it. What a datagram brings and may be from before is left for an
+exchange to decide.
 
 Ages are measured by each member's own clock, from when it heard: they may be too short and are never too
 long, so that nothing that was fired after a member joined is too old for it.
+
+Each new event costs time here and room in everybody's datagrams, so those of others are bounded in number.
+What is more is dropped as if it had not come: exchanges may bring it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
@@ -20,6 +26,7 @@ from uuid import uuid4
 
 import msgspec
 
+from gemot.agent.gossip.allowance import Allowance
 from gemot.agent.gossip.events import KEPT, TOPIC, Events, Fired, UserEvent, is_meant
 from gemot.agent.gossip.loop import Freight
 from gemot.agent.gossip.message import News
@@ -33,6 +40,12 @@ AGED = 2
 
 MAX_WAITERS = 4_096
 """Reads of the list that wait for the next event."""
+
+BURST = KEPT
+"""New events of others at once: as many as an exchange brings."""
+
+EACH_S = 64
+"""New events of others a second, when it goes on."""
 
 _AGE_MAX_MS = 1 << 53
 
@@ -53,6 +66,11 @@ class Carrier(Protocol):
         """To everybody, by datagram."""
 
 
+def boot_s() -> float:
+    """A clock that goes on while the host is suspended, as the ages of what others fired meanwhile do."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class UserEvents:
     """`services` are those registered with this agent, by id: their names and tags are what filters look at.
 
@@ -64,7 +82,7 @@ class UserEvents:
         *,
         node: str,
         services: Callable[[], Mapping[str, Service]],
-        now_s: Callable[[], float],
+        now_s: Callable[[], float] = boot_s,
         gossip: Carrier | None,
     ) -> None:
         self._node = node
@@ -73,6 +91,7 @@ class UserEvents:
         self._gossip = gossip
         self._events = Events()
         self._recent: deque[tuple[float, News]] = deque(maxlen=KEPT)
+        self._allowance = Allowance(BURST, EACH_S)
         self._member_since_s: float | None = None
         self._waiting: dict[asyncio.Future[None], None] = {}
         self.fired = 0
@@ -95,7 +114,7 @@ class UserEvents:
         event = UserEvent(str(uuid4()), name, payload, node, service, tag)
         news = self._events.fire(event)
         self.fired += 1
-        self._hear(news)
+        self._hear(news, own=True)
         return event
 
     def list(self, name: str = "") -> list[Fired]:
@@ -133,9 +152,10 @@ class UserEvents:
     def on_exchange(self, clock: int, news: tuple[News, ...]) -> None:
         if self._member_since_s is None:
             self._member_since_s = self._now_s()
-            self._events.ignore_before(clock)
+            told = [News(TOPIC, aged.body) for each in news if (aged := _aged(each)) is not None]
+            self._events.ignore_before(clock, told)
             return
-        self._events.clock.witness(clock)
+        self._events.clock.catch_up(clock)
         for each in news:
             if (aged := _aged(each)) is not None:
                 self._hear(News(TOPIC, aged.body), aged.age_ms / 1000)
@@ -144,9 +164,11 @@ class UserEvents:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _hear(self, news: News, age_s: float = 0.0) -> None:
-        """Also what is not for this member is noted as heard, so that it is not later."""
-        fired = self._events.hear(news)
+    def _hear(self, news: News, told_s: float | None = None, *, own: bool = False) -> None:
+        """`told_s`: its age, if that is told. Also what is not for this member is noted as heard."""
+        may = lambda: own or self._allowance.take(self._now_s())  # noqa: E731
+        fired = self._events.hear(news, may, aged=told_s is not None)
+        age_s = told_s or 0.0
         if fired is None or age_s > self._now_s() - (self._member_since_s or 0.0):
             return
         self.heard += 1

@@ -36,6 +36,7 @@ PURE = (
     "server/machine.py",
     "server/pace.py",
     "server/rpc/frame.py",
+    "agent/gossip/allowance.py",
     "agent/gossip/awareness.py",
     "agent/gossip/coordinate.py",
     "agent/gossip/events.py",

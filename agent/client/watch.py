@@ -81,7 +81,7 @@ class EventWatch:
 
 
 def event_index(id: str) -> int:
-    """The index of an event: both halves of its id, by XOR."""
+    """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
     value = int(id.replace("-", ""), 16)
     return (value >> 64) ^ (value & (1 << 64) - 1)
 

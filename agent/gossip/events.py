@@ -5,12 +5,16 @@ comes later. Filters are the receiver's to apply, for it alone knows what runs o
 (`/v1/event/*`); times are Lamport's, as serf has them.
 
 Regular expressions are RE2's, as Consul's are: whatever a stranger writes, a match takes time in proportion
-to the text.
+to the text. To compile one takes time too, in proportion to the memory that it may have: less than a
+millisecond each. So only those are compiled that decide something, and how many events of others are taken is
+bounded in time: `hear` asks `may`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import msgspec
 import re2
@@ -34,8 +38,14 @@ REMEMBERED = 512
 MOST_AT_ONE_TIME = 64
 """Members that fire at one Lamport time. More are dropped: that is a flood."""
 
-_PATTERN_BYTES = 1 << 20
-"""Memory for one compiled filter."""
+_PATTERN_BYTES = 32 << 10
+"""Memory for one compiled filter: what names are made of fits, and what does not is known soon."""
+
+_PATTERNS = 128
+"""Filters that stay compiled: 4 MiB at most."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""As Python writes one. Ids of strangers are logged and shown, so they are this and nothing else."""
 
 
 class UserEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -48,12 +58,6 @@ class UserEvent(msgspec.Struct, frozen=True, array_like=True):
     service: str = ""
     tag: str = ""
     version: int = VERSION
-
-    @property
-    def index(self) -> int:
-        """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
-        value = int(self.id.replace("-", ""), 16)
-        return (value >> 64) ^ (value & (1 << 64) - 1)
 
 
 class Fired(msgspec.Struct, frozen=True, array_like=True):
@@ -89,21 +93,29 @@ class Events:
             )
         return News(TOPIC, body)
 
-    def hear(self, news: News) -> Fired | None:
-        """The event if it is new: it is to be passed on, whoever it is meant for. None else."""
+    def hear(self, news: News, may: Callable[[], bool] = lambda: True, *, aged: bool = False) -> Fired | None:
+        """The event if it is new: it is to be passed on, whoever it is meant for. None else.
+
+        `may` is asked of a new one, whether one more may be taken. If not it is as if it had not come. So is
+        one that may be from before this member joined, unless its age is told (`aged`): then that decides.
+        """
         fired = _decoded(news)
-        if fired is None or not self.clock.witness(fired.time):
+        if fired is None or not self.clock.may_show(fired.time):
             self.dropped += 1
             return None
-        if fired.time < max(self._since, self.clock.time - REMEMBERED):
-            return None
-        ids = self._ids.setdefault(fired.time, [])
+        ids = self._ids.get(fired.time, [])
         if fired.event.id in ids:
             return None
-        if len(ids) >= MOST_AT_ONE_TIME:
+        if fired.time < self.clock.time - REMEMBERED:
             self.dropped += 1
             return None
-        ids.append(fired.event.id)
+        if not aged and fired.time < self._since:
+            return None
+        if len(ids) >= MOST_AT_ONE_TIME or not may():
+            self.dropped += 1
+            return None
+        self.clock.witness(fired.time)
+        self._ids[fired.time] = [*ids, fired.event.id]
         self._forget_old()
         return fired
 
@@ -111,10 +123,17 @@ class Events:
         """This member is meant: it shows in the list from now on."""
         self.heard = [*self.heard, fired][-KEPT:]
 
-    def ignore_before(self, time: int) -> None:
-        """This member has just joined others whose clock shows this: what was fired before is not for it."""
+    def ignore_before(self, time: int, known: Iterable[News] = ()) -> None:
+        """This member has just joined one whose clock shows this: what that one knows is not for it.
+
+        An event of a time before may be a later one all the same, of a member that has not heard the others.
+        """
         self.clock.catch_up(time)
         self._since = max(self._since, self.clock.time + 1)
+        for fired in filter(None, map(_decoded, known)):
+            if fired.time >= self.clock.time - REMEMBERED and self.clock.may_show(fired.time):
+                ids = self._ids.get(fired.time, [])
+                self._ids[fired.time] = [*ids, fired.event.id][:MOST_AT_ONE_TIME]
 
     def _forget_old(self) -> None:
         oldest = self.clock.time - REMEMBERED
@@ -123,21 +142,29 @@ class Events:
 
 
 def is_meant(event: UserEvent, node: str, services: Iterable[tuple[str, tuple[str, ...]]]) -> bool:
-    """Does a host of this name, with services of these names and tags, pass the filters?"""
-    on_node, on_service, on_tag = (_compiled(each) for each in (event.node, event.service, event.tag))
-    if on_node is None or on_service is None or on_tag is None:
-        return False  # a filter that is none, from a stranger, matches nothing
-    if event.node and not on_node.search(node):
+    """Does a host of this name, with services of these names and tags, pass the filters?
+
+    A filter that is none, from a stranger, matches nothing. One behind another that does not match is not
+    looked at.
+    """
+    if event.node and not _matches(event.node, node):
         return False
     if not event.service:
         return True
     return any(
-        on_service.search(name) and (not event.tag or any(on_tag.search(tag) for tag in tags))
+        _matches(event.service, name) and (not event.tag or any(_matches(event.tag, tag) for tag in tags))
         for name, tags in services
     )
 
 
+def _matches(pattern: str, text: str) -> bool:
+    compiled = _compiled(pattern)
+    return compiled is not None and compiled.search(text) is not None
+
+
+@lru_cache(maxsize=_PATTERNS)
 def _compiled(pattern: str) -> re2._Regexp | None:
+    """None for what is none, or needs too much memory."""
     options = re2.Options()
     options.max_mem = _PATTERN_BYTES
     options.log_errors = False
@@ -155,7 +182,10 @@ def _fault(event: UserEvent) -> str:
         return "Cannot provide tag filter without service filter"
     for field, pattern in (("node", event.node), ("service", event.service), ("tag", event.tag)):
         if pattern and _compiled(pattern) is None:
-            return f"Invalid {field} filter: {pattern!r} is no regular expression that RE2 takes"
+            return (
+                f"Invalid {field} filter: {pattern!r} is no regular expression that RE2 takes "
+                f"within {_PATTERN_BYTES >> 10} KiB: mend it, or repeat less in it"
+            )
     return ""
 
 
@@ -167,13 +197,5 @@ def _decoded(news: News) -> Fired | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     event = fired.event
-    whole = fired.time >= 0 and event.name and len(event.id) == 36 and _is_uuid(event.id)
+    whole = fired.time >= 0 and event.name and _UUID.fullmatch(event.id)
     return fired if whole else None
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        int(text.replace("-", ""), 16)
-    except ValueError:
-        return False
-    return len(text.replace("-", "")) == 32

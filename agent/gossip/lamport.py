@@ -5,8 +5,15 @@ Lamport, "Time, Clocks, and the Ordering of Events in a Distributed System" (197
 
 from __future__ import annotations
 
-MOST_AHEAD = 1 << 20
-"""An event so far ahead is nobody's: believed, it would make all others too old."""
+MOST_AHEAD = 1 << 28
+"""An event so far ahead is nobody's: believed again and again, such would use up the numbers."""
+
+STEP = MOST_AHEAD // 4
+"""The most by which one exchange moves a clock: 12 days of 64 events a second, a century of one a minute.
+
+What is said after a few of them, from whatever others show, is not too far ahead for those that were shown
+nothing.
+"""
 
 MOST = 1 << 62
 """No clock goes further; a million events a second for a hundred thousand years."""
@@ -21,16 +28,18 @@ class LamportClock:
         self.time += 1
         return self.time
 
-    def witness(self, time: int) -> bool:
-        """Something was heard that was said at this time. False if that cannot be."""
-        if time > min(self.time + MOST_AHEAD, MOST):
-            return False
+    def may_show(self, time: int) -> bool:
+        """Can something have been said at this time?"""
+        return time <= min(self.time + MOST_AHEAD, MOST)
+
+    def witness(self, time: int) -> None:
+        """Something was heard that was said at this time, which may be (`may_show`)."""
         self.time = max(self.time, time)
-        return True
 
     def catch_up(self, time: int) -> None:
-        """The clock of one that was asked, which may be far ahead of one that has just begun.
+        """An exchange showed this clock, which may be far ahead of one that has just begun, or a lie.
 
-        Whatever it shows, this one can go on from there.
+        It is approached by steps, so one that lies to a newcomer does not set it apart from all others; and
+        who is far behind comes nearer with each exchange.
         """
-        self.time = max(self.time, min(time, MOST - MOST_AHEAD))
+        self.time = max(self.time, min(time, self.time + STEP, MOST - MOST_AHEAD))

@@ -12,6 +12,7 @@ from binascii import b2a_base64
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
+from gemot.agent.client.watch import event_index
 from gemot.agent.gossip.events import Fired, UserEvent
 from gemot.agent.http import parse, render
 from gemot.agent.http.message import Request, Response, Route
@@ -80,7 +81,7 @@ class _Event:
 
 
 def _index(found: list[Fired]) -> int:
-    return found[-1].event.index if found else _NO_EVENT
+    return event_index(found[-1].event.id) if found else _NO_EVENT
 
 
 def _shown(event: UserEvent, time: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from gemot.agent.gossip.events import KEPT, TOPIC
 from gemot.agent.gossip.loop import Freight
 from gemot.agent.gossip.message import News
-from gemot.agent.user_events import AGED, UserEvents
+from gemot.agent.user_events import AGED, BURST, EACH_S, UserEvents
 from gemot.server.model.catalog import Service
 from gemot.server.model.errors import BadRequest, TooLarge
 
@@ -133,6 +134,39 @@ def test_nor_from_one_whom_it_asks_later() -> None:
     assert one.names() == other.names() == ["after"]
 
 
+def test_what_is_fired_later_by_one_whose_clock_is_behind_is_not_from_before() -> None:
+    """b has not heard what a had when c joined by it: it fires later, and at an earlier time of Lamport's."""
+    a, b = members("a", "b")
+    c = Host("c")
+    for _ in range(5):
+        a.events.fire("before")
+    for host in (a, b, c):
+        host.now_s += 1
+    exchange(a, c)
+    for host in (a, b, c):
+        host.now_s += 10
+    b.events.fire("later")
+    assert b.events.list()[0].time < c.events.clock
+    for _ in range(2):
+        c.events.on_news(b.told[0])
+        exchange(b, c)
+    assert c.names() == ["later"]
+
+
+def test_what_was_there_when_it_joined_is_from_before_however_late_others_hear_it() -> None:
+    """The age that a member tells begins with its hearing: of one that hung it is too short."""
+    a, hung, newcomer = *members("a", "b"), Host("c")
+    a.events.fire("before")
+    a.now_s += 5
+    exchange(a, newcomer)
+    for host in (a, hung, newcomer):
+        host.now_s += 5
+    hung.events.on_news(a.told[0])
+    newcomer.events.on_news(hung.told[0])
+    exchange(hung, newcomer)
+    assert newcomer.names() == []
+
+
 def test_an_agent_that_was_started_again_does_not_hear_again_what_it_heard() -> None:
     one, other = members("a", "b")
     one.events.fire("deploy")
@@ -158,6 +192,26 @@ def test_what_was_fired_while_a_member_was_cut_off_is_told_when_it_is_back() -> 
     assert other.names() == ["deploy"]
 
 
+def test_what_was_fired_while_a_host_was_suspended_is_told_when_it_wakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Suspended, the boot clock goes on and the monotonic one stands still."""
+    slept_s = 0.0
+    monkeypatch.setattr(
+        time,
+        "clock_gettime",
+        lambda clock: time.monotonic() + (slept_s if clock == time.CLOCK_BOOTTIME else 0.0),
+    )
+    sleeper = UserEvents(node="b", services=dict, gossip=None)
+    sleeper.on_exchange(0, ())
+    slept_s = 3_600.0
+    one = Host("a")
+    one.events.fire("deploy")
+    one.now_s += 1_800
+    sleeper.on_exchange(one.events.clock, one.events.recent())
+    assert [each.event.name for each in sleeper.list()] == ["deploy"]
+
+
 def test_the_last_events_go_with_an_exchange_and_no_more() -> None:
     one, other = members("a", "b")
     for number in range(KEPT + 40):
@@ -176,6 +230,41 @@ def test_what_cannot_be_fired_is_neither_told_nor_kept() -> None:
     with pytest.raises(BadRequest):
         host.events.fire("deploy", node="(")
     assert (host.told, host.names(), host.events.fired) == ([], [], 0)
+
+
+def test_a_flood_of_others_is_taken_at_a_bounded_pace_and_the_rest_counted() -> None:
+    stranger, host = members("a", "b")
+    for number in range(3 * BURST):
+        stranger.events.fire(f"e{number}")
+
+    def flood() -> tuple[int, int]:
+        before = host.events.heard, host.events.dropped
+        for news in stranger.told:
+            host.events.on_news(news)
+        return host.events.heard - before[0], host.events.dropped - before[1]
+
+    assert flood() == (BURST, 2 * BURST)
+    assert len(host.told) == BURST, "what is not taken is not passed on"
+    host.now_s += 1
+    assert flood() == (EACH_S, 2 * BURST - EACH_S)
+    assert flood()[0] == 0
+    host.events.fire("mine")
+    assert host.names()[-1] == "mine", "its own are not counted among them"
+
+
+def test_what_was_too_much_comes_again_with_exchanges() -> None:
+    stranger, host, calm = members("a", "b", "c")
+    for _ in range(BURST):
+        stranger.events.fire("flood")
+    for news in stranger.told:
+        host.events.on_news(news)
+    calm.events.fire("calm")
+    host.events.on_news(calm.told[0])
+    assert "calm" not in host.names()
+    for each in (stranger, host, calm):
+        each.now_s += 30
+    exchange(host, calm)
+    assert "calm" in host.names()
 
 
 @given(st.binary(max_size=600), st.integers(0, 3), st.integers(0, 1 << 63))
@@ -202,6 +291,41 @@ def test_one_member_that_lies_about_its_clock_does_not_silence_the_others() -> N
     newcomer.events.on_exchange(1 << 63, ())
     newcomer.events.fire("mine")
     assert newcomer.names() == ["mine"]
+
+
+def test_a_newcomer_that_is_lied_to_at_first_is_heard_and_hears() -> None:
+    a, liars_friend, newcomer = *members("a"), Host("b"), Host("c")
+    liars_friend.events.on_exchange((1 << 63) - 1, ())
+    liars_friend.events.fire("mine")
+    a.events.on_exchange(0, ())
+    a.now_s += 1
+    a.events.on_news(liars_friend.told[0])
+    assert a.names() == ["mine"]
+    a.events.fire("yours")
+    liars_friend.events.on_news(a.told[-1])
+    assert liars_friend.names() == ["mine", "yours"]
+    exchange(liars_friend, newcomer)
+    newcomer.events.fire("ours")
+    for host in (a, liars_friend):
+        host.events.on_news(newcomer.told[0])
+        assert host.names() == ["mine", "yours", "ours"]
+
+
+def test_a_newcomer_comes_up_with_those_that_have_fired_for_ages() -> None:
+    old, newcomer = members("old")[0], Host("new")
+    old.events.on_exchange(0, ())
+    for _ in range(9):
+        old.events.on_exchange(1 << 62, ())
+    exchange(old, newcomer)
+    for host in (old, newcomer):
+        host.now_s += 1
+    old.events.fire("deploy")
+    for _ in range(9):
+        exchange(old, newcomer)
+    assert newcomer.names() == ["deploy"]
+    newcomer.events.fire("done")
+    old.events.on_news(newcomer.told[-1])
+    assert old.names() == ["deploy", "done"]
 
 
 def test_a_reader_waits_for_the_next_one_that_is_kept() -> None:

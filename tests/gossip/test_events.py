@@ -17,9 +17,10 @@ from gemot.agent.gossip.events import (
     TOPIC,
     Events,
     UserEvent,
+    _compiled,
     is_meant,
 )
-from gemot.agent.gossip.lamport import MOST_AHEAD, LamportClock
+from gemot.agent.gossip.lamport import MOST, MOST_AHEAD, STEP, LamportClock
 from gemot.agent.gossip.message import News
 from gemot.server.model.errors import BadRequest, TooLarge
 
@@ -65,6 +66,17 @@ def test_what_was_fired_before_it_joined_is_not_for_it() -> None:
     assert heard(newcomer, old.fire(event(4))) == 4
 
 
+def test_an_event_of_a_time_before_it_joined_is_left_until_its_age_is_told() -> None:
+    old, newcomer, behind = Events(), Events(), Events()
+    before = [old.fire(event(n)) for n in (1, 2, 3)]
+    newcomer.ignore_before(old.clock.time, before)
+    later = behind.fire(event(4))
+    assert heard(newcomer, later) is None
+    assert newcomer.hear(later, aged=True) is not None
+    assert heard(newcomer, later) is None
+    assert [newcomer.hear(news, aged=True) for news in before] == [None] * 3
+
+
 def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() -> None:
     sender, receiver = Events(), Events()
     first = sender.fire(event(1))
@@ -72,7 +84,17 @@ def test_what_is_too_old_to_be_told_from_something_heard_is_not_heard_again() ->
     for number in range(2, 3 * REMEMBERED):
         receiver.hear(sender.fire(event(number)))
     assert heard(receiver, first) is None
+    assert receiver.dropped == 1, "it is told that it was lost, if it was"
     assert len(receiver._ids) <= 2 * REMEMBERED + 1
+
+
+def test_what_may_not_be_taken_is_as_if_it_had_not_come() -> None:
+    sender, receiver = Events(), Events()
+    news = sender.fire(event(1))
+    assert receiver.hear(news, lambda: False) is None
+    assert receiver.dropped == 1
+    assert heard(receiver, news) == 1
+    assert receiver.hear(news, pytest.fail) is None, "what is not new asks for nothing"
 
 
 def test_a_flood_at_one_time_ends() -> None:
@@ -92,14 +114,6 @@ def test_the_list_has_the_newest() -> None:
     assert UUID(events.heard[0].event.id).int == 9
 
 
-def test_the_index_of_an_event_is_both_halves_of_its_id() -> None:
-    assert event((5 << 64) + 3).index == 5 ^ 3
-    assert (
-        UserEvent("b54fe110-7af5-cafc-d1fb-afc8ba432b1c", "x").index
-        == 0xB54FE1107AF5CAFC ^ 0xD1FBAFC8BA432B1C
-    )
-
-
 # -- what may be fired ---------------------------------------------------------------------------------------
 
 
@@ -111,6 +125,7 @@ def test_the_index_of_an_event_is_both_halves_of_its_id() -> None:
         (event(node="("), "node filter"),
         (event(service="a{9999}"), "service filter"),
         (event(service="web", tag="(?=x)"), "tag filter"),
+        (event(node=r"\pL{10}"), "within 32 KiB"),
     ],
 )
 def test_what_cannot_be_fired_is_refused_with_the_reason(wrong: UserEvent, told: str) -> None:
@@ -145,6 +160,8 @@ SERVICES = (("web", ("v1", "blue")), ("db", ()))
         ({"service": "db", "tag": "blue"}, False),
         ({"node": "host", "service": "cache"}, False),
         ({"node": "("}, False),
+        ({"node": "^.{1,200}$", "service": r"(?i)^\pL+$"}, True),
+        ({"node": "^(" + "|".join(f"host{number}" for number in range(40)) + ")$"}, True),
     ],
 )
 def test_filters_are_regular_expressions_on_the_receiver(filters: dict[str, str], meant: bool) -> None:
@@ -156,6 +173,40 @@ def test_no_filter_of_a_stranger_takes_longer_than_its_text() -> None:
     began = time.process_time()
     assert not is_meant(event(node="(a+)+$"), "a" * 10_000 + "b", ())
     assert time.process_time() - began < 5
+
+
+HOSTILE = [
+    r"(\pL{10}){10}",
+    r"(\pL{10}){2}",
+    r"(?:\pL|\pN){200}",
+    "((((a{30}){30}){30}))",
+    r"(\pL{100})" * 10,
+    "(",
+]
+
+
+@pytest.mark.parametrize("pattern", HOSTILE)
+def test_what_would_take_long_to_compile_is_a_filter_that_matches_nothing(pattern: str) -> None:
+    assert not is_meant(event(node=pattern), "a" * 200, SERVICES)
+    assert not is_meant(event(service=pattern), "host7", (("a" * 200, ()),))
+
+
+def test_only_filters_that_decide_are_compiled_and_each_once() -> None:
+    _compiled.cache_clear()
+    hostile = event(node="^other$", service=HOSTILE[0], tag=HOSTILE[1])
+    assert not is_meant(hostile, "host7", SERVICES)
+    assert _compiled.cache_info().misses == 1, "the filter on the node has decided"
+    assert not is_meant(event(node="^host7$", service="^cache$", tag=HOSTILE[1]), "host7", SERVICES)
+    assert _compiled.cache_info().misses == 3, "no service is left whose tags there are to look at"
+    assert is_meant(event(service="web", tag="blue"), "host7", SERVICES * 40)
+    assert is_meant(event(), "host7", SERVICES)
+    assert _compiled.cache_info().misses == 5
+
+
+def test_what_strangers_filter_by_does_not_stay_for_ever() -> None:
+    for number in range(1_000):
+        is_meant(event(node=f"^{number}$"), "host7", SERVICES)
+    assert _compiled.cache_info().currsize <= 128
 
 
 # -- what comes from outside ---------------------------------------------------------------------------------
@@ -171,6 +222,25 @@ def test_what_is_no_event_is_dropped_and_counted(body: bytes) -> None:
     assert events.clock.time == 0
 
 
+@pytest.mark.parametrize(
+    "id",
+    [
+        "\n\n" + "1" * 30 + "-" * 4,
+        "+1_1" + "1" * 28 + "-" * 4,
+        " b54fe110-7af5-cafc-d1fb-afc8ba432b1",
+        "b54fe110-7af5-cafc-d1fb-afc8ba432b1c\n",
+        "B54FE110-7AF5-CAFC-D1FB-AFC8BA432B1C",
+        "b54fe1107af5-cafc-d1fb-afc8-ba432b1c",
+        "b54fe110-7af5-cafc-d1fb-afc8ba432b1\N{ARABIC-INDIC DIGIT ONE}",
+        "",
+    ],
+)
+def test_an_id_is_a_uuid_as_it_is_written_or_no_event(id: str) -> None:
+    receiver = Events()
+    assert receiver.hear(Events().fire(UserEvent(id, "deploy"))) is None
+    assert receiver.dropped == 1
+
+
 @given(body=st.binary(max_size=600))
 def test_any_bytes_are_an_event_or_none(body: bytes) -> None:
     Events().hear(News(TOPIC, body))
@@ -180,8 +250,32 @@ def test_news_of_another_topic_is_no_event() -> None:
     assert Events().hear(News(TOPIC + 1, Events().fire(event()).body)) is None
 
 
-def test_a_time_that_no_clock_can_have_reached_does_not_use_up_the_numbers() -> None:
+def test_a_time_that_no_clock_can_have_reached_is_no_events() -> None:
+    receiver, sender = Events(), Events()
+    sender.clock.time = MOST_AHEAD
+    assert heard(receiver, sender.fire(event(1))) is None
+    assert (receiver.dropped, receiver.clock.time) == (1, 0)
+    sender.clock.time = MOST_AHEAD - 1
+    assert heard(receiver, sender.fire(event(2))) == 2
+    assert receiver.clock.time == MOST_AHEAD
+
+
+def test_what_is_not_taken_moves_no_clock() -> None:
+    receiver, sender = Events(), Events()
+    sender.clock.time = 1_000
+    assert receiver.hear(sender.fire(event()), lambda: False) is None
+    assert receiver.clock.time == 0
+
+
+def test_a_clock_catches_up_by_steps_and_never_leaves_the_numbers() -> None:
     clock = LamportClock()
-    assert not clock.witness(MOST_AHEAD + 1)
-    assert clock.tick() == 1
-    assert clock.witness(MOST_AHEAD)
+    clock.catch_up(7)
+    assert clock.time == 7
+    for step in (1, 2):
+        clock.catch_up(1 << 63)
+        assert clock.time == 7 + step * STEP
+    clock.catch_up(3)
+    assert clock.time == 7 + 2 * STEP
+    clock.time = MOST - MOST_AHEAD - 1
+    clock.catch_up(1 << 63)
+    assert clock.time == MOST - MOST_AHEAD

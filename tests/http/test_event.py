@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 from support.http_agent import HttpAgent, run, serving
 
+from gemot.agent.client.watch import event_index
 from gemot.agent.http import event
 from gemot.agent.user_events import UserEvents
 
@@ -48,6 +49,11 @@ def test_an_event_is_fired_and_listed_as_consul_does_it() -> None:
             assert listed.headers["x-consul-index"] == str(index_of(fired["ID"]))
 
     run(work())
+
+
+def test_the_index_of_an_event_is_both_halves_of_its_id() -> None:
+    assert event_index(str(UUID(int=(5 << 64) + 3))) == 5 ^ 3
+    assert event_index("b54fe110-7af5-cafc-d1fb-afc8ba432b1c") == 0xB54FE1107AF5CAFC ^ 0xD1FBAFC8BA432B1C
 
 
 def test_an_event_without_a_payload_has_null() -> None:
