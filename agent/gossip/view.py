@@ -248,9 +248,9 @@ class View:
     def suspect_again(self, *, anew: bool) -> None:
         """This member was not heard; nor were its suspicions, and nobody can refute what nobody has heard.
 
-        They are told again, and if this member was cut off for long they begin `anew`. Else a host whose
-        cable is plugged in again would take those for failed that it missed meanwhile, and all would believe
-        it.
+        They are told again, and if this member was cut off for long they begin `anew`, once each. Else a host
+        whose cable is plugged in again would take those for failed that it missed meanwhile, and all would
+        believe it.
         """
         for id, suspicion in self.suspicions.items():
             record = self.members.get(id)

@@ -700,6 +700,25 @@ def test_whoever_hears_somebody_again_tells_its_suspicions_again_and_gives_them_
     assert one.words(Dead) == [Dead("id2", 0, "id1")]
 
 
+def test_whoever_asks_seldom_being_slow_is_not_cut_off_for_hearing_others_as_seldom() -> None:
+    """Most others crashed: it asks one each 8 s, and hears a survivor now and then."""
+    one = One()
+    one.swim.awareness.note(LAN.awareness_max)
+    one.hear(Nack(0))
+    one.pass_ms(15_000)
+    assert not one.swim.deaf
+    one.pass_ms(2_000)
+    assert one.swim.deaf
+
+
+def test_what_fails_in_the_silence_does_not_make_it_a_usual_one() -> None:
+    one = One()
+    one.hear(Nack(0))
+    one.pass_ms(2_100)
+    assert one.swim.awareness.score > 0
+    assert one.swim.deaf
+
+
 def test_whoever_is_told_that_it_was_taken_for_failed_tells_its_suspicions_again() -> None:
     one = One()
     one.hear(Suspect("id2", 0, "id1"))
