@@ -333,6 +333,8 @@ class Swim:
             return
         if (probe := self._probing.answered(ack.seq)) is None:
             return
+        if self.members.get(probe.target.id) is None:
+            return  # forgotten since it was asked: what is noted of it now nobody would ever forget
         self._turns.answered(probe.target.id)
         if probe.alone:
             self._out.acks.append((probe.target.id, self.view.now_ms - probe.began_ms, ack.payload))

@@ -502,6 +502,21 @@ def test_pruned_is_off_the_list_and_does_not_come_back_by_hearsay() -> None:
     assert one.status(2) is Status.ALIVE, "it is alive after all"
 
 
+def test_an_answer_of_one_that_was_pruned_while_it_was_asked_makes_it_known_to_nobody_again() -> None:
+    """It would stay among those that have answered for as long as this process lives."""
+    one = One()
+    while not one.told(Ping):
+        one.pass_ms(20)
+    ((place, ping),) = one.told(Ping)
+    id = ping.to  # type: ignore[attr-defined]
+    one.hear(Dead(id, 0, "id9"), Dead(id, 0, "id9", left=True, prune=True))
+    one.forget()
+    one.hear(Ack(ping.seq), source=place)  # type: ignore[attr-defined]
+    assert one.swim.asks is None, "it is an answer"
+    assert not one.swim.view._is_real(id)
+    assert one.out.acks == []
+
+
 def test_the_forgotten_are_told_so_when_they_come_themselves() -> None:
     one = One()
     one.hear(Dead("id2", 4, "id3"), Dead("id2", 4, "id3", left=True, prune=True))
