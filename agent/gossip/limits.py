@@ -61,21 +61,26 @@ RECONNECT_MAX_MS = 31 * 86_400_000
 RECORDS = 65_536
 NEWS = 1_024
 REASON_BYTES = 512
-"""In one exchange over TCP: members, pieces of news, and what a refusal says."""
+"""In one exchange over TCP: members, pieces of news, and what a refusal says. So many members
+fit into a frame only while they tell little of themselves; nobody knows as many (`view.MOST_MEMBERS`)."""
 
 RING_KEYS = 16
 KEY_TEXT_BYTES = 64
 """Keys in one ring, and one of them in base64 with room to spare."""
 
 FRAME_BYTES = 32 << 20
-"""One frame of an exchange. 20,000 members with all that each may tell of itself take half of it."""
+"""One frame of an exchange: as many members as one may know (`view.MOST_MEMBERS`), with all they may tell."""
 
-_RECORD_BYTES = ID_BYTES + NAME_BYTES + HOST_BYTES + META_BYTES + 32
+RECORD_BYTES = ID_BYTES + NAME_BYTES + HOST_BYTES + META_BYTES + 34
+"""The largest record in MessagePack: its four longest fields, numbers, and what says where each begins."""
+
+EXCHANGE_BYTES = RECORD_BYTES + NEWS * (BODY_BYTES + 8) + 32
+"""The largest exchange without what is known of members: its sender, the news, and a few numbers."""
+
 _LEAST_WORD_BYTES = 2 + 3
 assert BODY_BYTES + 16 <= DATAGRAM_BYTES - SEAL_BYTES, "any piece of news fits into one datagram"
-assert _RECORD_BYTES <= DATAGRAM_BYTES - SEAL_BYTES, "so does all that a member tells of itself"
+assert RECORD_BYTES <= DATAGRAM_BYTES - SEAL_BYTES, "so does all that a member tells of itself"
 assert WORDS * _LEAST_WORD_BYTES > DATAGRAM_BYTES, "what fits into a datagram may be in it"
-assert 20_000 * _RECORD_BYTES + NEWS * BODY_BYTES < FRAME_BYTES, "a large cluster fits into one exchange"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What would break a line of a log. Not `str.isprintable`: that differs between releases of Python."""

@@ -21,6 +21,7 @@ class Suspicion:
         self._least_ms = least_ms
         self._most_ms = most_ms
         self._lasts_ms = self._time_left()
+        self._anew = False
 
     @property
     def confirmations(self) -> int:
@@ -49,5 +50,11 @@ class Suspicion:
         self._began_ms += ms
 
     def begin_anew(self, now_ms: int) -> None:
-        """What it began for may be as little as that this member was cut off."""
-        self._began_ms = now_ms
+        """What it began for may be as little as that this member was cut off.
+
+        Once: where most are silent a survivor hears others so seldom that it may take itself for cut off
+        time and again, and a suspicion that always begins anew never ends.
+        """
+        if not self._anew:
+            self._anew = True
+            self._began_ms = now_ms

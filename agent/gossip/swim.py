@@ -8,7 +8,7 @@ handed in.
 Sources: Das, Gupta, Motivala, "SWIM" (2002); Dadgar, Phillips, Currey, "Lifeguard" (2018); Consul's timings.
 What is ours: members are told apart by id and not by name, an exchange hands on failed members too (every
 list shows the same), whoever is pinged by one that it doubts tells it so, and whoever hears nobody takes
-itself for cut off: it tells nothing until it hears somebody, and then its suspicions begin anew.
+itself for cut off: it tells nothing until it hears somebody, and then its suspicions begin anew, once each.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Swim:
         self._reconnect_ms = now_ms + random.randrange(timing.reconnect_interval_ms)
         self._meet_ms = now_ms
         self._heard_ms = now_ms
+        self._silence_ms = self._usual_silence_ms
         self._out = Output([], [], [], [], [], [])
 
     # -- what is asked of it -----------------------------------------------------------------------
@@ -216,15 +217,22 @@ class Swim:
         """Nobody was heard for so long that it is more likely this member that is cut off than all others.
 
         Its news waits for somebody who hears it, and what it makes of the others' silence it keeps to itself.
+        Who asks others seldom hears from them as seldom: so long is in intervals between its probes, as they
+        were when it heard somebody last. What failed since is the very silence that is judged here.
         """
         if self.timing.deaf_probes == 0 or self.view.leaving:
             return False
-        return self.view.now_ms - self._heard_ms > self.timing.deaf_probes * self.timing.probe_interval_ms
+        return self.view.now_ms - self._heard_ms > self._silence_ms
 
     def _hears(self) -> None:
         if self.deaf:
             self.view.suspect_again(anew=True)
         self._heard_ms = self.view.now_ms
+        self._silence_ms = self._usual_silence_ms
+
+    @property
+    def _usual_silence_ms(self) -> int:
+        return self.timing.deaf_probes * self.awareness.scaled(self.timing.probe_interval_ms)
 
     # -- probing -----------------------------------------------------------------------------------
 
@@ -325,6 +333,8 @@ class Swim:
             return
         if (probe := self._probing.answered(ack.seq)) is None:
             return
+        if self.members.get(probe.target.id) is None:
+            return  # forgotten since it was asked: what is noted of it now nobody would ever forget
         self._turns.answered(probe.target.id)
         if probe.alone:
             self._out.acks.append((probe.target.id, self.view.now_ms - probe.began_ms, ack.payload))

@@ -61,7 +61,8 @@ class Timing(msgspec.Struct, frozen=True):
     """Tell a suspected member with the very ping that it is suspected (Lifeguard, buddy system)."""
 
     deaf_probes: int = 2
-    """A member that heard nobody for so many probe intervals takes itself for cut off; 0 turns that off."""
+    """A member that heard nobody for so many of its probe intervals, as long as they were when it heard the
+    last, takes itself for cut off; 0 turns that off."""
 
     def suspicion_min_ms(self, members: int) -> int:
         """As Consul's: 4 s for up to ten members, 8 s for a hundred, 12 s for a thousand."""

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from gemot.agent.gossip.awareness import Awareness
+from gemot.agent.gossip.limits import EXCHANGE_BYTES, FRAME_BYTES, RECORD_BYTES, SEAL_BYTES
 from gemot.agent.gossip.members import HERE, Members
 from gemot.agent.gossip.message import Alive, Dead, Facts, Record, Status, Suspect, Word
 from gemot.agent.gossip.suspicion import Suspicion
@@ -29,9 +30,12 @@ as far as numbers go, could never be refuted."""
 CEILING = 1 << 62
 """No member follows any claim about itself further."""
 
-MOST_MEMBERS = 50_000
-"""Known and forgotten ones; less than an exchange may hold. Whoever comes then takes the place of one that is
-gone and was known by hearsay alone; if there is none it is not let in, and counted."""
+MOST_MEMBERS = 40_000
+"""Known and forgotten ones: all of them fit into one exchange, whatever they tell of themselves. Whoever
+comes then takes the place of one that is gone and was known by hearsay alone; if there is none it is not let
+in, and counted."""
+
+assert MOST_MEMBERS * RECORD_BYTES + EXCHANGE_BYTES + SEAL_BYTES <= FRAME_BYTES, "any table can be exchanged"
 
 RESERVED = 1_000
 """Of these places: for whoever tells of itself in an exchange. Hearsay, easily invented, has the rest."""
@@ -248,9 +252,9 @@ class View:
     def suspect_again(self, *, anew: bool) -> None:
         """This member was not heard; nor were its suspicions, and nobody can refute what nobody has heard.
 
-        They are told again, and if this member was cut off for long they begin `anew`. Else a host whose
-        cable is plugged in again would take those for failed that it missed meanwhile, and all would believe
-        it.
+        They are told again, and if this member was cut off for long they begin `anew`, once each. Else a host
+        whose cable is plugged in again would take those for failed that it missed meanwhile, and all would
+        believe it.
         """
         for id, suspicion in self.suspicions.items():
             record = self.members.get(id)

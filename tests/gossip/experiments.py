@@ -255,6 +255,38 @@ def cut_off(
     return found
 
 
+class Together(msgspec.Struct):
+    """What came of many hosts that failed at once: a rack, a room, a switch between them and the others."""
+
+    everyone: Spread = msgspec.field(default_factory=Spread)
+    """From the crash until every survivor takes all of them for failed."""
+
+    wrong: int = 0
+    """As often as a survivor was taken for failed."""
+
+
+def crash_together(
+    seed: int, members: int, crashes: int, *, runs: int = 1, loss: float = 0.0, timing: Timing = LAN
+) -> Together:
+    """So many of them crash in one moment; again in another network, `runs` times."""
+    found = Together()
+    for run in range(runs):
+        network = Network(seed + run, timing=timing, loss=loss)
+        Laws(network)
+        network.grown(members)
+        network.run_for(WARM_MS)
+        crashed = network.random.sample(network.running, crashes)
+        for member in crashed:
+            member.crash()
+        victims = [member.id for member in crashed]
+        known = lambda: all(network.everyone_holds(id, Status.FAILED) for id in victims)  # noqa: B023, E731
+        took = network.run_until(known, LIMIT_MS)
+        assert took is not None, f"seed {seed + run}: not all agree {LIMIT_MS} ms after the crash"
+        found.everyone.times.append(took)
+        found.wrong += len(network.failures(lambda id: id not in victims))  # noqa: B023
+    return found
+
+
 def _paper(timing: Timing, **parts: object) -> Timing:
     """With these parts of Lifeguard, and without ours."""
     none = {"awareness_max": 1, "dynamic_suspicion": False, "buddy": False, "deaf_probes": 0}

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from gossip.experiments import (
     LIFEGUARD,
     Slow,
+    crash_together,
     cut_off,
     detection,
     expected_first_ms,
@@ -37,6 +38,7 @@ SPELLS_MS = (2_048, 8_192, 32_768)
 RESTS_MS = (64, 1_024)
 APART_S = 60
 CUT_OFF_S = (3, 10, 20, 40, 90)
+TOGETHER = ((5, 3), (10, 7), (10, 8))
 
 Rows = list[list[str]]
 
@@ -153,11 +155,28 @@ def _cut_off(options: argparse.Namespace) -> Rows:
     return rows
 
 
+def _together(options: argparse.Namespace) -> Rows:
+    """Most hosts crash in one moment: seconds until all survivors know it, and who else is taken for failed.
+
+    So many networks, of five and of ten members, as `--crashes` says; `--members` is for the others.
+    """
+    took_s = "known to all after s (median / max)"
+    rows = [["members", "crash", "networks", "loss", took_s, "taken for failed, being well"]]
+    for members, crashes in TOGETHER:
+        for loss in (0.0, 0.1):
+            got = crash_together(options.seed, members, crashes, runs=options.crashes, loss=loss)
+            took = f"{_seconds(got.everyone.median)} / {_seconds(got.everyone.at(1.0))}"
+            row = [members, crashes, options.crashes, f"{loss:.0%}", took, got.wrong]
+            rows.append([str(cell) for cell in row])
+    return rows
+
+
 EXPERIMENTS = {
     "detection": _detection,
     "traffic": _traffic,
     "partition": _partition,
     "cut off": _cut_off,
+    "together": _together,
     "stopped": _stopped,
     "loss": _loss,
     "lifeguard": _lifeguard,

@@ -13,6 +13,7 @@ import pytest
 from gossip.experiments import (
     LIFEGUARD,
     Slow,
+    crash_together,
     cut_off,
     detection,
     expected_first_ms,
@@ -95,14 +96,29 @@ def test_each_part_of_lifeguard_has_slow_members_blame_fewer_others() -> None:
     assert fp["Lifeguard, and silence while cut off"] <= fp["Lifeguard"]
 
 
-@pytest.mark.parametrize(("members", "cuts"), [(5, 2), (30, 4)])
+@pytest.mark.parametrize(("members", "crashes"), [(5, 3), (10, 7), (10, 8)])
+@pytest.mark.parametrize("loss", [0.0, 0.1])
+def test_the_survivors_agree_where_most_hosts_crash_together(members: int, crashes: int, loss: float) -> None:
+    """Hardly any of their probes is answered; all the same they are not cut off, for they hear each other.
+
+    A suspicion that nobody confirms lasts 24 s here, and begins anew once at most; before the last is probed
+    a survivor, which takes itself for slow, has asked all the others: 8 s each.
+    """
+    found = crash_together(1, members, crashes, runs=3, loss=loss)
+    assert found.wrong == 0
+    bound = 2 * LAN.suspicion_max_ms(members) + crashes * LAN.awareness_max * LAN.probe_interval_ms
+    assert max(found.everyone.times) < bound
+
+
+@pytest.mark.parametrize(("members", "cuts"), [(3, 1), (5, 2), (30, 4)])
 @pytest.mark.parametrize("apart_s", [3, 10, 20, 40, 90])
 def test_a_host_that_was_cut_off_and_is_back_makes_nobody_take_others_for_failed(
     members: int, cuts: int, apart_s: int
 ) -> None:
     """It missed all others meanwhile, and its suspicions end when it is long among them again.
 
-    With five members and Consul's timings such a suspicion lasts 24 s, with thirty 35 s.
+    With five members and Consul's timings such a suspicion lasts 24 s, with thirty 35 s. With three there is
+    nobody to confirm it, and it lasts 4 s: what silence is must not grow with the silence.
     """
     assert cut_off(1, members, cuts, apart_s * 1_000).wrong == 0
 

@@ -28,6 +28,7 @@ from gemot.agent.gossip.stream import (
     frame,
     word_bytes,
 )
+from gemot.agent.gossip.view import MOST_MEMBERS
 from gemot.server.model.errors import BadRequest, PeerBroke, TooLarge
 from gemot.server.rpc import frame as rpc
 
@@ -136,14 +137,19 @@ def test_any_word_comes_out_as_it_went_in(word: StreamWord) -> None:
     assert decode(word_bytes(word)) == word
 
 
-def test_twenty_thousand_members_with_all_that_they_may_tell_fit_into_one_exchange() -> None:
+def test_a_full_table_of_members_with_all_that_they_may_tell_fits_into_one_exchange() -> None:
+    """Else no exchange worked any more, and nobody could join."""
     records = tuple(
-        Record(msgspec.structs.replace(LARGEST_FACTS, id=f"{number:064}"), limits.INCARNATION_MAX)
-        for number in range(20_000)
+        Record(
+            msgspec.structs.replace(LARGEST_FACTS, id=f"{number:064}"), limits.INCARNATION_MAX, Status.LEFT
+        )
+        for number in range(MOST_MEMBERS)
     )
+    assert len(msgspec.msgpack.encode(records[0])) <= limits.RECORD_BYTES
     news = (News(1, bytes(limits.BODY_BYTES)),) * limits.NEWS
     whole = Exchange(False, LARGEST_FACTS, records, limits.INCARNATION_MAX, news)
     body = word_bytes(whole)
+    assert len(body) <= MOST_MEMBERS * limits.RECORD_BYTES + limits.EXCHANGE_BYTES
     assert FrameReader().feed(GREETING + frame(bytes(limits.SEAL_BYTES) + body))
     assert decode(body) == whole
 

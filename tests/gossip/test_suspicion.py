@@ -49,6 +49,15 @@ def test_time_in_which_nothing_could_be_heard_does_not_count() -> None:
     assert one.deadline_ms == 1_000 + 700 + MOST
 
 
+def test_a_suspicion_begins_anew_once_and_no_more() -> None:
+    """However often whoever has it takes itself for cut off: it ends at last."""
+    one = Suspicion(by="a", now_ms=1_000, expected=2, least_ms=LEAST, most_ms=MOST)
+    one.begin_anew(5_000)
+    assert one.deadline_ms == 5_000 + MOST
+    one.begin_anew(9_000)
+    assert one.deadline_ms == 5_000 + MOST
+
+
 def test_awareness_scales_between_well_and_as_slow_as_it_may_be() -> None:
     awareness = Awareness(8)
     assert awareness.scaled(500) == 500

@@ -502,6 +502,21 @@ def test_pruned_is_off_the_list_and_does_not_come_back_by_hearsay() -> None:
     assert one.status(2) is Status.ALIVE, "it is alive after all"
 
 
+def test_an_answer_of_one_that_was_pruned_while_it_was_asked_makes_it_known_to_nobody_again() -> None:
+    """It would stay among those that have answered for as long as this process lives."""
+    one = One()
+    while not one.told(Ping):
+        one.pass_ms(20)
+    ((place, ping),) = one.told(Ping)
+    id = ping.to  # type: ignore[attr-defined]
+    one.hear(Dead(id, 0, "id9"), Dead(id, 0, "id9", left=True, prune=True))
+    one.forget()
+    one.hear(Ack(ping.seq), source=place)  # type: ignore[attr-defined]
+    assert one.swim.asks is None, "it is an answer"
+    assert not one.swim.view._is_real(id)
+    assert one.out.acks == []
+
+
 def test_the_forgotten_are_told_so_when_they_come_themselves() -> None:
     one = One()
     one.hear(Dead("id2", 4, "id3"), Dead("id2", 4, "id3", left=True, prune=True))
@@ -698,6 +713,25 @@ def test_whoever_hears_somebody_again_tells_its_suspicions_again_and_gives_them_
     one.pass_ms(1_200)
     assert one.status(2) is Status.FAILED
     assert one.words(Dead) == [Dead("id2", 0, "id1")]
+
+
+def test_whoever_asks_seldom_being_slow_is_not_cut_off_for_hearing_others_as_seldom() -> None:
+    """Most others crashed: it asks one each 8 s, and hears a survivor now and then."""
+    one = One()
+    one.swim.awareness.note(LAN.awareness_max)
+    one.hear(Nack(0))
+    one.pass_ms(15_000)
+    assert not one.swim.deaf
+    one.pass_ms(2_000)
+    assert one.swim.deaf
+
+
+def test_what_fails_in_the_silence_does_not_make_it_a_usual_one() -> None:
+    one = One()
+    one.hear(Nack(0))
+    one.pass_ms(2_100)
+    assert one.swim.awareness.score > 0
+    assert one.swim.deaf
 
 
 def test_whoever_is_told_that_it_was_taken_for_failed_tells_its_suspicions_again() -> None:

@@ -101,6 +101,7 @@ LARGEST_FACTS = Facts(
     meta=bytes(META_BYTES),
     protocol_min=limits.PROTOCOL_LIMIT,
     protocol_max=limits.PROTOCOL_LIMIT,
+    reconnect_timeout_ms=limits.RECONNECT_MAX_MS,
 )
 LARGEST: list[Word] = [
     Ping(limits.SEQ_MAX, LONG_ID, LONG_ID),
