@@ -37,7 +37,7 @@ from gemot.agent.gossip.limits import (
     text_fault,
     word_fault,
 )
-from gemot.agent.gossip.message import ID_BYTES, Ack, Facts, News, Ping, Record
+from gemot.agent.gossip.message import ID_BYTES, NAME_BYTES, Ack, Facts, News, Ping, Record
 from gemot.server.model.errors import BadRequest, PeerBroke, TooLarge
 
 GREETING = b"\xc7"
@@ -74,7 +74,7 @@ class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
     """What is in your ring; and with all but `list`, a step of changing it. Only `to` answers.
 
     `hold` reserves the ring for the asker and gives a `ticket`; a change names it and uses it up, `release`
-    gives it back. `key` is in base64.
+    gives it back. `key` is in base64, `to` an id, and `sender` a name.
     """
 
     what: OfRing
@@ -182,7 +182,7 @@ def _fault(word: StreamWord) -> str:
         case Refused():
             return text_fault("reason", word.reason, REASON_BYTES)
         case AskRing():
-            fault = id_fault("to", word.to) or id_fault("sender", word.sender)
+            fault = id_fault("to", word.to) or text_fault("sender", word.sender, NAME_BYTES)
             return fault or _ring_fault((word.key,), word.ticket)
         case Ring():
             return _ring_fault(word.keys, word.ticket)
