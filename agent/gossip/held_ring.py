@@ -5,7 +5,8 @@ that ticket, which is good once. So the ring that is changed is the ring that wa
 once cannot both go on, and a question that is caught and shown again changes nothing. A holder that is gone
 is waited for no longer than `HOLD_S`; if it comes back after another took over, its ticket is void.
 
-A change is on the disk before it is in force, and in force before it is answered.
+A change is on the disk before it is in force, and in force before it is answered. One that was begun is
+ended, whether anybody waits for it or not.
 """
 
 from __future__ import annotations
@@ -46,10 +47,13 @@ class HeldRing:
         self._ticket = ""
         self._holder = ""
         self._until_s = 0.0
+        self._taking: asyncio.Task[Ring | Refused] | None = None
 
     async def answer(self, ask: AskRing) -> Ring | Refused:
         """What a sealed question gets; who asked it has a key of this ring."""
         async with self._one_at_a_time:
+            if self._taking is not None and not self._taking.done():  # its asker gave up waiting, it goes on
+                await asyncio.wait({self._taking})
             try:
                 return await self._answer(ask)
             except GemotError as error:
@@ -67,8 +71,7 @@ class HeldRing:
                 return self._shown()
         if not self._ticket or ask.ticket != self._ticket:
             return Refused("its ring was taken by another change meanwhile: look again, then try again")
-        await self._change(ask)
-        return self._shown()
+        return await self._change(ask)
 
     def _hold(self, sender: str) -> Ring | Refused:
         if self._ticket and self._now_s() < self._until_s:
@@ -81,19 +84,35 @@ class HeldRing:
         self._until_s = self._now_s() + HOLD_S
         return self._shown(self._ticket)
 
-    async def _change(self, ask: AskRing) -> None:
+    async def _change(self, ask: AskRing) -> Ring | Refused:
+        """To its end, though its asker gives up: the thread that writes cannot be called back."""
         key = Key.parse(ask.key, "Key")
         changed: Keyring = getattr(self.ring, ask.what)(key)
         self._ticket = ""
         if changed.keys == self.ring.keys:
-            return
-        await asyncio.to_thread(self._keep, changed)
+            return self._shown()
+        self._taking = asyncio.create_task(self._take(ask, key, changed))
+        return await asyncio.shield(self._taking)
+
+    async def _take(self, ask: AskRing, key: Key, changed: Keyring) -> Ring | Refused:
+        try:
+            await asyncio.to_thread(self._keep, changed)
+        except GemotError as error:
+            log.warning(
+                "gossip: keyring not changed: %s=%s by=%s error=%s",
+                ask.what,
+                key.fingerprint,
+                ask.sender,
+                error.message,
+            )
+            return Refused(error.message)
         self.ring = changed
         for seal in self.seals:
             seal.ring = changed
         told = "gossip: keyring changed: %s=%s by=%s primary=%s keys=%s"
         listed = ",".join(changed.fingerprints)
         log.info(told, ask.what, key.fingerprint, ask.sender, changed.primary.fingerprint, listed)
+        return self._shown()
 
     def _shown(self, ticket: str = "") -> Ring:
         return Ring(tuple(key.text for key in self.ring.keys), ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from itertools import count
 
@@ -142,6 +143,43 @@ def test_what_comes_while_the_disk_is_written_sees_the_ring_after_it() -> None:
         assert isinstance(held, Ring)
         assert held.keys == (OLD.text, NEW.text)
         assert isinstance(await change, Ring)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_asker_that_gives_up_leaves_the_ring_in_force_that_is_on_the_disk(fails: bool) -> None:
+    """The thread that writes goes on: nobody else is answered before it has ended."""
+
+    async def main() -> None:
+        member = Member()
+        member.fails = fails
+        shown = await member.held.answer(AskRing("hold", "me", "a"))
+        assert isinstance(shown, Ring)
+        writing, go_on = threading.Event(), threading.Event()
+        keep: Callable[[Keyring], None] = member.held._keep
+
+        def slowly(ring: Keyring) -> None:
+            writing.set()
+            assert go_on.wait(60)
+            keep(ring)
+
+        member.held._keep = slowly
+        change = asyncio.create_task(
+            member.held.answer(AskRing("install", "me", "a", NEW.text, shown.ticket))
+        )
+        await asyncio.to_thread(writing.wait, 60)
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        following = asyncio.create_task(member.held.answer(AskRing("hold", "me", "b")))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        early = following.done()
+        go_on.set()
+        assert not early, "the ring may not be taken while it is written"
+        assert isinstance(await following, Ring)
+        assert member.held.ring.keys == member.kept.keys == ((OLD,) if fails else (OLD, NEW))
 
     asyncio.run(main())
 
