@@ -62,7 +62,7 @@ class HeldRing:
     async def _answer(self, ask: AskRing) -> Ring | Refused:
         match ask.what:
             case "list":
-                return self._shown()
+                return Ring(tuple(key.text for key in self.ring.keys))
             case "hold":
                 return self._hold(ask.sender)
             case "release":
@@ -115,4 +115,5 @@ class HeldRing:
         return self._shown()
 
     def _shown(self, ticket: str = "") -> Ring:
-        return Ring(tuple(key.text for key in self.ring.keys), ticket)
+        """Keys themselves are for `list` alone: who has one learns no other by listening to a change."""
+        return Ring(self.ring.fingerprints, ticket)

@@ -10,7 +10,7 @@ A connection carries one question and one answer:
 
     Ping     -> Ack              is it only my datagrams that do not reach you?
     Exchange -> Exchange         all I know for all you know; the first one joins with `join`
-    AskRing  -> Ring             show your keys, or change them (`held_ring.py`); sealed, whatever is set
+    AskRing  -> Ring             what keys have you, or change them (`held_ring.py`); sealed, whatever is set
     anything -> Refused          and why
 """
 
@@ -88,7 +88,7 @@ class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
-    """The keys in base64, the primary first. `ticket` answers a `hold`."""
+    """The primary first: keys in base64 to `list`, fingerprints to all else. `ticket` answers `hold`."""
 
     keys: Annotated[tuple[str, ...], Meta(max_length=RING_KEYS)]
     ticket: str = ""

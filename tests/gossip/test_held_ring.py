@@ -11,7 +11,7 @@ import pytest
 
 from gemot.agent.gossip.held_ring import HOLD_S, HeldRing
 from gemot.agent.gossip.keyring import Key, Keyring
-from gemot.agent.gossip.stream import AskRing, OfRing, Refused, Ring
+from gemot.agent.gossip.stream import AskRing, OfRing, Refused, Ring, word_bytes
 from gemot.server.model.errors import DiskFailed
 
 OLD, NEW = Key(b"o" * 16), Key(b"n" * 32)
@@ -53,8 +53,19 @@ def test_a_ring_goes_through_the_three_steps_each_on_disk_when_it_is_answered() 
     ]
     for step, key, after in steps:
         shown = member.ask(step, member.hold(), key)
-        assert shown == Ring(tuple(each.text for each in after))
+        assert shown == Ring(tuple(each.fingerprint for each in after))
         assert member.kept.keys == member.held.ring.keys == after
+
+
+def test_a_change_overheard_by_who_has_a_leaked_key_tells_no_key() -> None:
+    """But to `list` no answer carries one: each is sealed with the primary of the moment."""
+    member = Member()
+    told = [member.ask("install", member.hold()), member.ask("hold")]
+    ticket = told[-1].ticket if isinstance(told[-1], Ring) else ""
+    told += [member.ask("use", ticket), member.ask("remove", member.hold(), OLD), member.ask("release")]
+    assert all(isinstance(each, Ring) for each in told)
+    assert not any(key.text.encode() in word_bytes(each) for each in told for key in (OLD, NEW))
+    assert member.ask("list") == Ring((NEW.text,))
 
 
 @pytest.mark.parametrize("ticket", ["", "t9"])
@@ -141,7 +152,7 @@ def test_what_comes_while_the_disk_is_written_sees_the_ring_after_it() -> None:
         await wait.wait()
         held = await member.held.answer(AskRing("hold", "me", "b"))
         assert isinstance(held, Ring)
-        assert held.keys == (OLD.text, NEW.text)
+        assert held.keys == (OLD.fingerprint, NEW.fingerprint)
         assert isinstance(await change, Ring)
 
     asyncio.run(main())
