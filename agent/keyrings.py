@@ -79,8 +79,15 @@ class Keyrings:
         lan, ring = self._sealed()
         change = asyncio.create_task(self._change(lan, ring, step, Key.parse(text, "Key")))
         self._changes.add(change)
-        change.add_done_callback(self._changes.discard)
-        return await asyncio.shield(change)
+        change.add_done_callback(self._ended)
+        await asyncio.wait({change})  # which leaves it alone when it is cancelled itself
+        return change.result()
+
+    def _ended(self, change: asyncio.Task[str]) -> None:
+        """Perhaps nobody waits for it any more: then the log alone has what became of it."""
+        self._changes.discard(change)
+        if not change.cancelled() and (error := change.exception()) is not None:
+            log.warning("gossip: keyring: change failed: %s", error)
 
     async def _change(self, lan: Lan, ring: HeldRing, step: Step, key: Key) -> str:
         holding = _Round(lan, ring, self._room, "hold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -227,6 +228,24 @@ def test_a_change_goes_on_though_nobody_waits_for_it_any_more() -> None:
         await asyncio.sleep(0)
         asking.cancel()
         await eventually(lambda: [agent.ring for agent in agents] == [(OLD, NEW)] * 3)
+
+    run(test)
+
+
+def test_what_became_of_a_change_that_nobody_waits_for_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(start: Start) -> None:
+        agents = await start(2)
+        strays: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, stray: strays.append(stray))
+        asking = asyncio.create_task(agents[0].keyrings.change("use", NEW.text))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await eventually(lambda: not agents[0].keyrings._changes and asking.done())
+        gc.collect()
+        assert not strays
+        assert f"change failed: Key {NEW.fingerprint}: use refused, nothing was changed" in caplog.text
 
     run(test)
 
