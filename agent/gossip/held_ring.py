@@ -2,8 +2,9 @@
 
 A ring is changed by whoever holds it: `hold` tells what is in it and gives a ticket, and the change names
 that ticket, which is good once. So the ring that is changed is the ring that was looked at, two changes at
-once cannot both go on, and a question that is caught and shown again changes nothing. A holder that is gone
-is waited for no longer than `HOLD_S`; if it comes back after another took over, its ticket is void.
+once cannot both go on, and a question that is caught and shown again changes nothing: a `hold`, shown to a
+member that has restarted since, only holds its ring for nobody. Who holds is waited for no longer than
+`HOLD_S`; if it comes back after another took over, its ticket is void.
 
 A change is on the disk before it is in force, and in force before it is answered. One that was begun is
 ended, whether anybody waits for it or not.
@@ -23,7 +24,7 @@ from gemot.server.model.errors import GemotError
 log = logging.getLogger("gemot.gossip")
 
 HOLD_S = 60.0
-"""So long nobody else may take a ring that is held: longer than any change of all members takes."""
+"""So long nobody else may take a ring that is held. A change of all members is over by then."""
 
 
 class HeldRing:

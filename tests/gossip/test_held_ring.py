@@ -106,6 +106,16 @@ def test_a_holder_that_is_gone_is_not_waited_for_and_comes_too_late() -> None:
     assert isinstance(member.ask("install", ticket), Ring)
 
 
+def test_a_hold_shown_again_to_a_member_that_has_restarted_changes_nothing_and_ends() -> None:
+    """What it remembered of sealed questions is gone: the caught one is taken for a new one."""
+    member = Member()
+    member.hold("a")
+    assert isinstance(member.ask("hold", sender="b"), Refused)
+    assert member.held.ring.keys == (OLD,)
+    member.now_s = HOLD_S
+    assert isinstance(member.ask("hold", sender="b"), Ring)
+
+
 @pytest.mark.parametrize(
     ("step", "key", "told"),
     [
