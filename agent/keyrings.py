@@ -3,7 +3,8 @@
 A change goes in two rounds. In the first every living member holds its ring for this change and shows it
 (`gossip/held_ring.py`); if the change would cut anybody off (`gossip/rotation.py`), or somebody else holds a
 ring, all are released and nothing was changed. In the second it is carried out. Each question is sealed, for
-one member, and bounded in time; a bounded number of them is under way.
+one member, and bounded in time; a bounded number of them is under way. So is the whole: where many do not
+answer, it is refused before anything is changed, or ends before the rings are free for others (`HOLD_S`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 
 import msgspec
 
-from gemot.agent.gossip.held_ring import HeldRing
+from gemot.agent.gossip.held_ring import HOLD_S, HeldRing
 from gemot.agent.gossip.keyring import Key
 from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import Facts, Status
@@ -51,10 +52,11 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Keyrings:
-    """`lan` is None where gossip is off."""
+    """`lan` is None where gossip is off. A change takes no longer than `within_s`, half of it to ask all."""
 
-    def __init__(self, lan: Lan | None) -> None:
+    def __init__(self, lan: Lan | None, *, within_s: float = HOLD_S) -> None:
         self._lan = lan
+        self._within_s = within_s
         self._room = asyncio.Semaphore(AT_ONCE)
         self._changes: set[asyncio.Task[str]] = set()
 
@@ -79,11 +81,19 @@ class Keyrings:
         lan, ring = self._sealed()
         change = asyncio.create_task(self._change(lan, ring, step, Key.parse(text, "Key")))
         self._changes.add(change)
-        change.add_done_callback(self._changes.discard)
-        return await asyncio.shield(change)
+        change.add_done_callback(self._ended)
+        await asyncio.wait({change})  # which leaves it alone when it is cancelled itself
+        return change.result()
+
+    def _ended(self, change: asyncio.Task[str]) -> None:
+        """Perhaps nobody waits for it any more: then the log alone has what became of it."""
+        self._changes.discard(change)
+        if not change.cancelled() and (error := change.exception()) is not None:
+            log.warning("gossip: keyring: change failed: %s", error)
 
     async def _change(self, lan: Lan, ring: HeldRing, step: Step, key: Key) -> str:
-        holding = _Round(lan, ring, self._room, "hold")
+        began_s = asyncio.get_running_loop().time()
+        holding = _Round(lan, ring, self._room, "hold", until_s=began_s + self._within_s / 2)
         try:
             asked = await _hold(lan, holding)
         except GemotError:
@@ -98,11 +108,13 @@ class Keyrings:
         if why := harm(step, key, asked):
             await holding.release()
             raise RuleFailed(f"Key {key.fingerprint}: {step} refused, nothing was changed: {why}")
-        await self._carry_out(step, key, holding)
+        await self._carry_out(step, key, holding, began_s + self._within_s - ASK_S)
         return f"not asked, having failed: {named(asked.failed)}" if asked.failed else ""
 
-    async def _carry_out(self, step: Step, key: Key, holding: _Round) -> None:
-        changing = _Round(holding.lan, holding.own, self._room, step, key.text, holding.tickets)
+    async def _carry_out(self, step: Step, key: Key, holding: _Round, until_s: float) -> None:
+        changing = _Round(
+            holding.lan, holding.own, self._room, step, key.text, holding.tickets, until_s=until_s
+        )
         changed = await changing.ask([facts for facts in holding.asked if facts.id in holding.tickets])
         missing = dict(holding.silent) | dict(changed.silent)
         missing |= {
@@ -141,6 +153,11 @@ async def _hold(lan: Lan, holding: _Round) -> Asked:
         if not coming:
             return asked
         more = await holding.ask(coming)
+        if holding.late:
+            raise RuleFailed(
+                "nothing was changed: too many members do not answer for all to be asked in time: "
+                f"{named(_told({**asked.silent, **more.silent}))}: wait until they are back, or have failed"
+            )
         asked = Asked({**asked.rings, **more.rings}, {**asked.silent, **more.silent}, more.failed)
     raise RuleFailed("nothing was changed: members join faster than they can be asked, try again")
 
@@ -156,13 +173,20 @@ class _Round:
         what: OfRing,
         key: str = "",
         tickets: dict[str, str] | None = None,
+        *,
+        until_s: float | None = None,
     ) -> None:
+        """After `until_s` (of the loop's clock) nobody is asked any more."""
         self.lan = lan
         self.own = own
         self._what = what
         self._key = key
         self._given = tickets or {}
         self.room = room
+        self._until_s = until_s
+        self.late = False
+        """It was over before all could be asked."""
+
         self.asked: list[Facts] = []
         self.tickets: dict[str, str] = {}
         self.silent: dict[str, str] = {}
@@ -186,16 +210,12 @@ class _Round:
 
     async def _ask(self, facts: Facts) -> Ring | str:
         """Its ring, or why there is none."""
-        me = self.lan.gossip.swim.me
-        question = AskRing(self._what, facts.id, me.name, self._key, self._given.get(facts.id, ""))
+        if not await self._got_room():
+            self.late = True
+            return "not asked, the time was over"
         try:
-            async with self.room, asyncio.timeout(ASK_S):
-                if facts.id == me.id:
-                    answer = await self.own.answer(question)
-                    if isinstance(answer, Refused):
-                        raise RuleFailed(answer.reason)
-                    return answer
-                return await self.lan.gossip.ask_ring(facts.host, facts.port, question)
+            async with asyncio.timeout(ASK_S):
+                return await self._answer(facts)
         except RuleFailed as error:
             self.refused[facts.name] = error.message
             return error.message
@@ -203,6 +223,30 @@ class _Round:
             return f"no answer within {ASK_S:g} s"
         except GemotError as error:
             return error.message
+        finally:
+            self.room.release()
+
+    async def _got_room(self) -> bool:
+        """Whether in time."""
+        try:
+            async with asyncio.timeout_at(self._until_s):
+                await self.room.acquire()
+        except TimeoutError:
+            return False
+        if self._until_s is None or asyncio.get_running_loop().time() < self._until_s:
+            return True
+        self.room.release()
+        return False
+
+    async def _answer(self, facts: Facts) -> Ring:
+        me = self.lan.gossip.swim.me
+        question = AskRing(self._what, facts.id, me.name, self._key, self._given.get(facts.id, ""))
+        if facts.id != me.id:
+            return await self.lan.gossip.ask_ring(facts.host, facts.port, question)
+        answer = await self.own.answer(question)
+        if isinstance(answer, Refused):
+            raise RuleFailed(answer.reason)
+        return answer
 
     async def release(self) -> None:
         """Let go of what is held. Where that fails, it is over by itself (`HOLD_S`)."""

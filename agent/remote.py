@@ -20,10 +20,9 @@ from gemot.agent.join import ask
 from gemot.agent.servers import Subscription
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.coordinate import NodeCoordinate
-from gemot.server.model.errors import GemotError, RuleFailed
+from gemot.server.model.errors import GemotError
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
 from gemot.server.rpc.message import (
-    COORDINATES,
     Apply,
     Ask,
     Bookmark,
@@ -180,13 +179,7 @@ class RemoteServers:
 
     def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
         future: asyncio.Future[bool] = self._loop.create_future()
-        peer = self._dialler.peer
-        if peer is not None and COORDINATES not in peer.features:
-            # It would take the call for nonsense, and break the link.
-            told = f"{peer.member.name} is of an older release without coordinates: upgrade it"
-            future.set_exception(RuleFailed(told))
-        else:
-            self._send_once(Locate(row, token), future, self._timer.now_ms())
+        self._send_once(Locate(row, token), future, self._timer.now_ms())
         return future
 
     def archive(self, call: Call) -> asyncio.Future[Any]:

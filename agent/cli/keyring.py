@@ -57,6 +57,10 @@ def command(
     -remove while anyone seals with it, and both while a member has failed (`gemot force-leave` says that it
     will not come back). What is changed lasts in each member's `serf/local.keyring`. A member that joins has
     what its own file or `encrypt` says: change that as well.
+
+    A key that leaked is not replaced this way: who has it reads along, and learns the new one as it is
+    installed. Stop all agents, put a new key in `encrypt`, delete each `serf/local.keyring` (it wins over
+    `encrypt`), and start them again.
     """
     given = [(step, key) for step, key in steps.items() if key]
     if len(given) + listing + list_primary != 1:

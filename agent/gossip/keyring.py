@@ -32,6 +32,9 @@ MOST_KEYS = RING_KEYS
 MOST_SENDERS = 4_096
 """Senders whose own keys are kept; to make one anew takes some microseconds."""
 
+FINGERPRINT_DIGITS = 16
+"""64 bits: changes of rings are decided by fingerprints, not by keys (`rotation.py`)."""
+
 FILE_BYTES = 16 << 10
 FILE = "serf/local.keyring"
 
@@ -47,7 +50,7 @@ class Key:
         assert len(secret) in KEY_SIZES, f"a key has {KEY_SIZES} bytes"
         self._secret = secret
         self._ciphers: dict[bytes, AESGCM] = {}
-        self.fingerprint = sha256(b"gemot gossip key\0" + secret).hexdigest()[:8]
+        self.fingerprint = sha256(b"gemot gossip key\0" + secret).hexdigest()[:FINGERPRINT_DIGITS]
 
     @classmethod
     def parse(cls, text: str, field: str = "encrypt") -> Key:

@@ -34,20 +34,23 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def harm(step: Step, key: Key, asked: Asked) -> str:
-    """Why this step must not be taken, "" if nothing is against it. Nothing was changed yet."""
+    """Why this step must not be taken, "" if nothing is against it. Nothing was changed yet.
+
+    Keys are known here by their fingerprints.
+    """
     if step == "install":
         full = [
             name
             for name, ring in asked.rings.items()
-            if len(ring.keys) >= MOST_KEYS and key.text not in ring.keys
+            if len(ring.keys) >= MOST_KEYS and key.fingerprint not in ring.keys
         ]
         return f"{MOST_KEYS} keys, the most there can be, are installed on {named(full)}" if full else ""
     if step == "use":
-        lacking = [name for name, ring in asked.rings.items() if key.text not in ring.keys]
+        lacking = [name for name, ring in asked.rings.items() if key.fingerprint not in ring.keys]
         if lacking:
             return f"it is not installed on {named(lacking)}: install it first"
     else:
-        using = [name for name, ring in asked.rings.items() if ring.keys[:1] == (key.text,)]
+        using = [name for name, ring in asked.rings.items() if ring.keys[:1] == (key.fingerprint,)]
         if using:
             return f"it is the primary of {named(using)}: use another one first"
     unknown = [*(f"{name} ({why})" for name, why in asked.silent.items()), *asked.failed]

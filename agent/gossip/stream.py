@@ -10,7 +10,7 @@ A connection carries one question and one answer:
 
     Ping     -> Ack              is it only my datagrams that do not reach you?
     Exchange -> Exchange         all I know for all you know; the first one joins with `join`
-    AskRing  -> Ring             show your keys, or change them (`held_ring.py`); sealed, whatever is set
+    AskRing  -> Ring             what keys have you, or change them (`held_ring.py`); sealed, whatever is set
     anything -> Refused          and why
 """
 
@@ -37,7 +37,7 @@ from gemot.agent.gossip.limits import (
     text_fault,
     word_fault,
 )
-from gemot.agent.gossip.message import ID_BYTES, Ack, Facts, News, Ping, Record
+from gemot.agent.gossip.message import ID_BYTES, NAME_BYTES, Ack, Facts, News, Ping, Record
 from gemot.server.model.errors import BadRequest, PeerBroke, TooLarge
 
 GREETING = b"\xc7"
@@ -74,7 +74,7 @@ class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
     """What is in your ring; and with all but `list`, a step of changing it. Only `to` answers.
 
     `hold` reserves the ring for the asker and gives a `ticket`; a change names it and uses it up, `release`
-    gives it back. `key` is in base64.
+    gives it back. `key` is in base64, `to` an id, and `sender` a name.
     """
 
     what: OfRing
@@ -88,7 +88,7 @@ class AskRing(msgspec.Struct, frozen=True, array_like=True, tag=34, gc=False):
 
 
 class Ring(msgspec.Struct, frozen=True, array_like=True, tag=35, gc=False):
-    """The keys in base64, the primary first. `ticket` answers a `hold`."""
+    """The primary first: keys in base64 to `list`, fingerprints to all else. `ticket` answers `hold`."""
 
     keys: Annotated[tuple[str, ...], Meta(max_length=RING_KEYS)]
     ticket: str = ""
@@ -182,7 +182,7 @@ def _fault(word: StreamWord) -> str:
         case Refused():
             return text_fault("reason", word.reason, REASON_BYTES)
         case AskRing():
-            fault = id_fault("to", word.to) or id_fault("sender", word.sender)
+            fault = id_fault("to", word.to) or text_fault("sender", word.sender, NAME_BYTES)
             return fault or _ring_fault((word.key,), word.ticket)
         case Ring():
             return _ring_fault(word.keys, word.ticket)

@@ -15,6 +15,7 @@ from gemot.server.model.errors import (
     GemotError,
     OutcomeUnknown,
     PeerBroke,
+    RuleFailed,
     TooLarge,
     Unavailable,
     WireError,
@@ -55,6 +56,7 @@ from gemot.server.rpc.message import (
     decode_hello,
     decode_returned,
     encode,
+    feature_of,
 )
 
 PING_EVERY_MS = 1_000
@@ -138,9 +140,15 @@ class Link:
         self._send(GREETING + frame(Kind.HELLO, encode(self._hello)))
 
     def call(self, call: Call, done: Done) -> Callable[[], None]:
-        """Ask; `done` gets the answer or a GemotError (for Subscribe: each event). Returns its cancel."""
+        """Ask; `done` gets the answer or a GemotError (for Subscribe: each event). Returns its cancel.
+
+        What this server's release does not know is not sent: it is RuleFailed, and the link lives on.
+        """
         if self.closed or self.peer is None:
             done(Unavailable("not connected to that server"))
+            return _nothing
+        if (needed := feature_of(call)) and needed not in self.peer.features:
+            done(RuleFailed(f"{self.peer.member.name} is of an older release without {needed}: upgrade it"))
             return _nothing
         id = self._next_id
         data = frame(Kind.CALL, encode(Numbered(id, call)))

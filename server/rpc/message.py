@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
-from gemot.server.model.coordinate import NodeCoordinate
+from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
@@ -21,8 +21,13 @@ PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
 
 COORDINATES = "coordinates"
-FEATURES = (COORDINATES,)
-"""What servers of this release take beyond the first one's calls and commands: `Locate`, `SetCoordinates`."""
+"""`Locate`, `SetCoordinates`, and the queries for coordinates."""
+
+FORCE_LEAVE = "force-leave"
+"""`Operate` of that name."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE)
+"""What servers of this release take beyond the first one's calls and commands."""
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -364,6 +369,19 @@ class Returned(msgspec.Struct, frozen=True, array_like=True):
 
 class Cancelled(msgspec.Struct, frozen=True, array_like=True):
     id: int
+
+
+def feature_of(call: Call) -> str:
+    """What a server must have to take this call, "" for those that every release takes.
+
+    Another one would take it for nonsense, and break the connection with all that is under way on it. One
+    more field at the end of what it knows it reads over: a list with `near` comes unordered.
+    """
+    if isinstance(call, Ask | Subscribe):
+        return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
+    if isinstance(call, Locate):
+        return COORDINATES
+    return FORCE_LEAVE if isinstance(call, Operate) and call.what == "force-leave" else ""
 
 
 _T = TypeVar("_T")

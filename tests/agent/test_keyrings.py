@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -19,7 +20,7 @@ from gemot.agent.gossip.keyring import Key, Keyring
 from gemot.agent.gossip.message import Status
 from gemot.agent.gossip.stream import GREETING, AskRing, frame, word_bytes
 from gemot.agent.gossip.timing import LOCAL
-from gemot.agent.keyrings import Keyrings
+from gemot.agent.keyrings import ASK_S, Keyrings
 from gemot.agent.lan import Lan, LanConfig
 from gemot.agent.sealing import Sealing
 from gemot.server.model.errors import DiskFailed, GemotError, RuleFailed
@@ -227,6 +228,50 @@ def test_a_change_goes_on_though_nobody_waits_for_it_any_more() -> None:
         await asyncio.sleep(0)
         asking.cancel()
         await eventually(lambda: [agent.ring for agent in agents] == [(OLD, NEW)] * 3)
+
+    run(test)
+
+
+def test_what_became_of_a_change_that_nobody_waits_for_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test(start: Start) -> None:
+        agents = await start(2)
+        strays: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, stray: strays.append(stray))
+        asking = asyncio.create_task(agents[0].keyrings.change("use", NEW.text))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await eventually(lambda: not agents[0].keyrings._changes and asking.done())
+        gc.collect()
+        assert not strays
+        assert f"change failed: Key {NEW.fingerprint}: use refused, nothing was changed" in caplog.text
+
+    run(test)
+
+
+def test_a_change_for_which_all_cannot_be_asked_in_time_is_refused_and_holds_none() -> None:
+    async def test(start: Start) -> None:
+        agents = await start(3)
+        hurried = Keyrings(agents[0].lan, within_s=0)
+        told = (
+            r"nothing was changed: too many members do not answer .*: web1 \(not asked, the time was over\)"
+        )
+        with pytest.raises(RuleFailed, match=told):
+            await hurried.change("install", NEW.text)
+        assert [agent.ring for agent in agents] == [(OLD,)] * 3
+        assert await agents[1].keyrings.change("install", NEW.text) == ""
+
+    run(test)
+
+
+def test_a_change_changes_no_ring_any_more_once_its_time_is_over_and_names_who_was_not_asked() -> None:
+    async def test(start: Start) -> None:
+        agents = await start(2)
+        told = r"install done on 0 of 2 members, not on web1 \(not asked, the time was over\), web2 \("
+        with pytest.raises(RuleFailed, match=told):
+            await Keyrings(agents[0].lan, within_s=ASK_S).change("install", NEW.text)
+        assert [agent.ring for agent in agents] == [(OLD,)] * 2
 
     run(test)
 

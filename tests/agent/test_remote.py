@@ -18,7 +18,7 @@ from gemot.agent.remote import RemoteServers
 from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import NodeInfo
 from gemot.server.model.command import IdempotencyKey
-from gemot.server.model.coordinate import Coordinate, NodeCoordinate
+from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
@@ -27,10 +27,12 @@ from gemot.server.raft.types import Message
 from gemot.server.rpc.message import (
     FEATURES,
     Apply,
+    Ask,
     Call,
     Hello,
     Locate,
     Member,
+    Operate,
     Status,
     Subscribe,
     TierStatus,
@@ -452,16 +454,28 @@ def test_a_server_hears_where_this_host_stands(tmp_path: Path) -> None:
     run_uvloop(work())
 
 
-def test_a_server_of_an_older_release_is_not_asked_what_it_would_take_for_nonsense(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ask", "feature"),
+    [
+        (lambda remote: remote.locate(PLACE), "coordinates"),
+        (lambda remote: remote.query(Coordinates(), Options()), "coordinates"),
+        (lambda remote: remote.query(CoordinateOf("web1"), Options(index=3)), "coordinates"),
+        (lambda remote: remote.operate(Operate("force-leave", node="web1")), "force-leave"),
+    ],
+)
+def test_a_server_of_an_older_release_is_not_asked_what_it_would_take_for_nonsense(
+    tmp_path: Path, ask: Callable[[RemoteServers], asyncio.Future[Any]], feature: str
+) -> None:
     async def work() -> None:
         async with cluster(tmp_path, faces=1) as scene:
             scene.faces[0].features = ()
             scene.faces[0].break_all()
             await until(lambda: scene.remote.connected_to is None)
             await scene.ready()
-            with pytest.raises(RuleFailed, match="f1 is of an older release without coordinates: upgrade it"):
-                await scene.remote.locate(PLACE)
-            assert not any(isinstance(call, Locate) for call in scene.faces[0].asked)
+            told = f"f1 is of an older release without {feature}: upgrade it"
+            with pytest.raises(RuleFailed, match=told):
+                await ask(scene.remote)
+            assert not any(isinstance(call, Locate | Ask | Operate) for call in scene.faces[0].asked)
             assert scene.remote.connected_to is not None
 
     run_uvloop(work())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from itertools import count
 
@@ -10,7 +11,7 @@ import pytest
 
 from gemot.agent.gossip.held_ring import HOLD_S, HeldRing
 from gemot.agent.gossip.keyring import Key, Keyring
-from gemot.agent.gossip.stream import AskRing, OfRing, Refused, Ring
+from gemot.agent.gossip.stream import AskRing, OfRing, Refused, Ring, word_bytes
 from gemot.server.model.errors import DiskFailed
 
 OLD, NEW = Key(b"o" * 16), Key(b"n" * 32)
@@ -52,8 +53,19 @@ def test_a_ring_goes_through_the_three_steps_each_on_disk_when_it_is_answered() 
     ]
     for step, key, after in steps:
         shown = member.ask(step, member.hold(), key)
-        assert shown == Ring(tuple(each.text for each in after))
+        assert shown == Ring(tuple(each.fingerprint for each in after))
         assert member.kept.keys == member.held.ring.keys == after
+
+
+def test_a_change_overheard_by_who_has_a_leaked_key_tells_no_key() -> None:
+    """But to `list` no answer carries one: each is sealed with the primary of the moment."""
+    member = Member()
+    told = [member.ask("install", member.hold()), member.ask("hold")]
+    ticket = told[-1].ticket if isinstance(told[-1], Ring) else ""
+    told += [member.ask("use", ticket), member.ask("remove", member.hold(), OLD), member.ask("release")]
+    assert all(isinstance(each, Ring) for each in told)
+    assert not any(key.text.encode() in word_bytes(each) for each in told for key in (OLD, NEW))
+    assert member.ask("list") == Ring((NEW.text,))
 
 
 @pytest.mark.parametrize("ticket", ["", "t9"])
@@ -92,6 +104,16 @@ def test_a_holder_that_is_gone_is_not_waited_for_and_comes_too_late() -> None:
     ticket = member.hold("b")
     assert isinstance(member.ask("install", late), Refused)
     assert isinstance(member.ask("install", ticket), Ring)
+
+
+def test_a_hold_shown_again_to_a_member_that_has_restarted_changes_nothing_and_ends() -> None:
+    """What it remembered of sealed questions is gone: the caught one is taken for a new one."""
+    member = Member()
+    member.hold("a")
+    assert isinstance(member.ask("hold", sender="b"), Refused)
+    assert member.held.ring.keys == (OLD,)
+    member.now_s = HOLD_S
+    assert isinstance(member.ask("hold", sender="b"), Ring)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +162,45 @@ def test_what_comes_while_the_disk_is_written_sees_the_ring_after_it() -> None:
         await wait.wait()
         held = await member.held.answer(AskRing("hold", "me", "b"))
         assert isinstance(held, Ring)
-        assert held.keys == (OLD.text, NEW.text)
+        assert held.keys == (OLD.fingerprint, NEW.fingerprint)
         assert isinstance(await change, Ring)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_asker_that_gives_up_leaves_the_ring_in_force_that_is_on_the_disk(fails: bool) -> None:
+    """The thread that writes goes on: nobody else is answered before it has ended."""
+
+    async def main() -> None:
+        member = Member()
+        member.fails = fails
+        shown = await member.held.answer(AskRing("hold", "me", "a"))
+        assert isinstance(shown, Ring)
+        writing, go_on = threading.Event(), threading.Event()
+        keep: Callable[[Keyring], None] = member.held._keep
+
+        def slowly(ring: Keyring) -> None:
+            writing.set()
+            assert go_on.wait(60)
+            keep(ring)
+
+        member.held._keep = slowly
+        change = asyncio.create_task(
+            member.held.answer(AskRing("install", "me", "a", NEW.text, shown.ticket))
+        )
+        await asyncio.to_thread(writing.wait, 60)
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        following = asyncio.create_task(member.held.answer(AskRing("hold", "me", "b")))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        early = following.done()
+        go_on.set()
+        assert not early, "the ring may not be taken while it is written"
+        assert isinstance(await following, Ring)
+        assert member.held.ring.keys == member.kept.keys == ((OLD,) if fails else (OLD, NEW))
 
     asyncio.run(main())
 

@@ -92,10 +92,10 @@ def test_no_key_shows_itself_by_accident() -> None:
             encode(A)
 
 
-def test_keys_are_told_apart_by_a_short_fingerprint() -> None:
+def test_keys_are_told_apart_by_a_fingerprint_long_enough_to_decide_by() -> None:
     assert A.fingerprint == Key(bytes([1]) * 32).fingerprint
     assert len({key.fingerprint for key in (A, B, C)}) == 3
-    assert len(A.fingerprint) == 8
+    assert len(A.fingerprint) * 4 >= 64
 
 
 def test_a_new_key_is_32_bytes_as_consuls() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.gossip_words import LARGEST_FACTS, LONG_ID, SOME, raw, stream_words
 
 from gemot.agent.gossip import limits
-from gemot.agent.gossip.message import Ack, News, Ping, Record, Status
+from gemot.agent.gossip.message import NAME_BYTES, Ack, News, Ping, Record, Status
 from gemot.agent.gossip.stream import (
     FRAMES,
     GREETING,
@@ -163,6 +163,7 @@ BEYOND: list[tuple[str, StreamWord]] = [
     ("seq", Ack(-1)),
     ("to", AskRing("list", "", B)),
     ("sender", AskRing("list", A, "")),
+    ("sender", AskRing("list", A, "x" * (NAME_BYTES + 1))),
     ("a key is longer", AskRing("use", A, B, "k" * (limits.KEY_TEXT_BYTES + 1))),
     ("ticket", AskRing("use", A, B, "", "t" * 65)),
     ("a key is longer", Ring(("k" * (limits.KEY_TEXT_BYTES + 1),))),
@@ -185,6 +186,12 @@ def test_a_field_out_of_bounds_is_neither_sent_nor_taken(field: str, word: Strea
         word_bytes(word)
     with pytest.raises(PeerBroke, match=f"{type(word).__name__}: {field} "):
         decode(msgspec.msgpack.encode(word))
+
+
+@pytest.mark.parametrize("name", ["n" * NAME_BYTES, "ä" * (NAME_BYTES // 2)])
+def test_a_member_of_the_longest_name_asks_for_a_ring(name: str) -> None:
+    question = AskRing("list", A, name)
+    assert decode(word_bytes(question)) == question
 
 
 def test_one_member_or_piece_of_news_too_many_is_neither_sent_nor_taken() -> None:

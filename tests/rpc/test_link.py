@@ -41,6 +41,8 @@ from gemot.server.raft.types import CampaignNow
 from gemot.server.rpc.client import PING_EVERY_MS, SILENT_AFTER_MS, Link
 from gemot.server.rpc.frame import GREETING, MAX_FRAME_BYTES, FrameReader, Kind
 from gemot.server.rpc.message import (
+    COORDINATES,
+    FEATURES,
     Apply,
     Ask,
     Bookmark,
@@ -52,6 +54,8 @@ from gemot.server.rpc.message import (
     Join,
     Joined,
     Leave,
+    Locate,
+    Operate,
     Promise,
     Report,
     SnapshotChunk,
@@ -72,7 +76,7 @@ WRITE = Apply(KvSet(b"k", b"v"), "", None)
 class Line:
     """A link, what it sent, and what the other side says."""
 
-    def __init__(self, *, greeted: bool = True) -> None:
+    def __init__(self, *, greeted: bool = True, features: tuple[str, ...] = FEATURES) -> None:
         self.timer = VirtualTimer()
         self.sent: list[tuple[Kind, bytes]] = []
         self.closed: list[str] = []
@@ -87,7 +91,7 @@ class Line:
         )
         self.link.on_open()
         if greeted:
-            self.hear(Kind.HELLO, hello(ME, cluster="c1"))
+            self.hear(Kind.HELLO, hello(ME, cluster="c1", features=features))
 
     def hear(self, kind: Kind, word: Any) -> None:
         self.link.on_frame(kind, word if isinstance(word, bytes) else encode(word))
@@ -268,6 +272,34 @@ def test_a_cancelled_call_tells_the_server_once_and_hears_nothing_more() -> None
 def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
     with pytest.raises(PeerBroke, match=f"{kind.name} frame is not for a client"):
         Line().hear(kind, b"")
+
+
+@pytest.mark.parametrize(
+    ("call", "features", "lacking"),
+    [
+        (Locate(NodeCoordinate("web1", Coordinate())), (), "coordinates"),
+        (Ask(Coordinates(), Options()), (), "coordinates"),
+        (Subscribe(CoordinateOf("web1"), "", 0), (), "coordinates"),
+        (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
+    ],
+)
+def test_what_an_older_release_does_not_know_is_refused_and_costs_no_write_its_outcome(
+    call: Call, features: tuple[str, ...], lacking: str
+) -> None:
+    line = Line(features=features)
+    written = line.ask(WRITE)
+    sent = len(line.sent)
+    (error,) = line.ask(call)
+    assert isinstance(error, RuleFailed)
+    assert error.message == f"srv1 is of an older release without {lacking}: upgrade it"
+    assert (len(line.sent), written, line.closed) == (sent, [], [])
+
+
+@pytest.mark.parametrize("call", [Operate("transfer"), Ask(Nodes(near="web1"), Options()), WRITE])
+def test_what_the_first_release_takes_is_asked_of_it(call: Call) -> None:
+    line = Line(features=())
+    assert line.ask(call) == []
+    assert decode_call(line.sent[-1][1]).call == call
 
 
 def test_a_call_larger_than_a_server_takes_is_refused_here() -> None:

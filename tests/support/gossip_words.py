@@ -72,7 +72,7 @@ stream_words = st.one_of(
         AskRing,
         what=st.sampled_from(["list", "hold", "release", "install", "use", "remove"]),
         to=ids,
-        sender=ids,
+        sender=_texts(NAME_BYTES),
         key=st.text(max_size=limits.KEY_TEXT_BYTES),
         ticket=st.text(max_size=16),
     ),
