@@ -16,7 +16,8 @@ from support.members import client, hello
 from gemot.agent import remote as remote_module
 from gemot.agent.remote import RemoteServers
 from gemot.server.config import ServerConfig
-from gemot.server.model.catalog import NodeInfo
+from gemot.server.model.catalog import Node as Host
+from gemot.server.model.catalog import NodeInfo, Register
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, RuleFailed, Unavailable
@@ -447,6 +448,7 @@ def test_a_server_hears_where_this_host_stands(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path, faces=1) as scene:
             await scene.ready()
+            await scene.remote.apply(Register(Host("web1", "10.0.0.1")))
             assert await scene.remote.locate(PLACE, token="t") is True
             assert scene.faces[0].asked[-1] == Locate(PLACE, "t")
             assert len(scene.node.server.coordinates) == 1
