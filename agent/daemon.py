@@ -51,6 +51,7 @@ from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
 from gemot.agent.http.facts import Facts
 from gemot.agent.http.listen import Address, ListenFailed, explain
+from gemot.agent.http.members import failed_members
 from gemot.agent.http.message import Route
 from gemot.agent.http.reading import Waits
 from gemot.agent.http.transport import HttpTransport, Limits
@@ -146,7 +147,7 @@ class Daemon:
         self._on_stop(self._close_data)
         self._node_id = self._data.node_id(config.node_id)
         self._tier = self._make_tier(self._node_id)
-        self._keyrings = Keyrings(self._tier.lan)
+        self._keyrings = Keyrings(self._tier.lan, failed=self._failed_members)
         self._force_leave = ForceLeave(servers=self._tier.servers, lan=self._tier.lan)
         self._on_stop(self._tier.stop)
         self._make_local(self._node_id)
@@ -291,6 +292,9 @@ class Daemon:
             vfs=self._vfs,
         )
         return ServerTier(config=tier, node=node, disk=self._disk, loop=loop, fatal=self._fatal)
+
+    def _failed_members(self) -> Awaitable[dict[str, str]]:
+        return failed_members(self._tier.servers)
 
     def _sealing(self) -> Sealing:
         config, loop = self.config, asyncio.get_running_loop()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -54,8 +55,16 @@ class Listed(msgspec.Struct, frozen=True):
 class Keyrings:
     """`lan` is None where gossip is off. A change takes no longer than `within_s`, half of it to ask all."""
 
-    def __init__(self, lan: Lan | None, *, within_s: float = HOLD_S) -> None:
+    def __init__(
+        self,
+        lan: Lan | None,
+        *,
+        failed: Callable[[], Awaitable[dict[str, str]]] | None = None,
+        within_s: float = HOLD_S,
+    ) -> None:
+        """`failed` are members that failed by the catalog, name by id; gossip may have forgotten them."""
         self._lan = lan
+        self._catalog = failed
         self._within_s = within_s
         self._room = asyncio.Semaphore(AT_ONCE)
         self._changes: set[asyncio.Task[str]] = set()
@@ -96,6 +105,9 @@ class Keyrings:
         holding = _Round(lan, ring, self._room, "hold", until_s=began_s + self._within_s / 2)
         try:
             asked = await _hold(lan, holding)
+            asked = msgspec.structs.replace(
+                asked, failed=[*asked.failed, *await self._failed_in_catalog(lan)]
+            )
         except GemotError:
             await holding.release()
             raise
@@ -110,6 +122,18 @@ class Keyrings:
             raise RuleFailed(f"Key {key.fingerprint}: {step} refused, nothing was changed: {why}")
         await self._carry_out(step, key, holding, began_s + self._within_s - ASK_S)
         return f"not asked, having failed: {named(asked.failed)}" if asked.failed else ""
+
+    async def _failed_in_catalog(self, lan: Lan) -> list[str]:
+        """Those of whom gossip knows nothing: where no server can be asked, its word must do."""
+        if self._catalog is None:
+            return []
+        known = {record.facts.id for record in lan.gossip.swim.members}
+        try:
+            async with asyncio.timeout(ASK_S):
+                failed = await self._catalog()
+        except (GemotError, TimeoutError):
+            return []
+        return [name for id, name in failed.items() if id not in known]
 
     async def _carry_out(self, step: Step, key: Key, holding: _Round, until_s: float) -> None:
         changing = _Round(

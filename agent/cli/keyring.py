@@ -83,9 +83,17 @@ def _list(connection: Connection, params: dict[str, Any], *, primary: bool) -> N
         counts, primaries = row["PrimaryKeys" if primary else "Keys"], row["PrimaryKeys"]
         for key, count in sorted(counts.items(), key=lambda each: (-primaries.get(each[0], 0), each[0])):
             sealing = f"  primary [{primaries[key]}/{row['NumNodes']}]" if key in primaries else ""
-            click.echo(f"  {key} [{count}/{row['NumNodes']}]{'' if primary else sealing}")
+            told = f"  {key} ({_fingerprint(key)}) [{count}/{row['NumNodes']}]"
+            click.echo(f"{told}{'' if primary else sealing}")
         for name, why in sorted(row.get("Messages", {}).items()):
             click.echo(f"  {name}: {why}", err=True)
+
+
+def _fingerprint(key: str) -> str:
+    """As logs and refusals name it."""
+    from gemot.agent.gossip.keyring import Key
+
+    return Key.parse(key).fingerprint
 
 
 def _read(key: str) -> str:

@@ -67,7 +67,8 @@ def open_ring(encrypt: str, file: RingFile | None) -> Keyring | None:
             file.write(ring)
     elif key is not None and key != ring.primary:
         told = (
-            "gossip: the keyring holds, and `encrypt` is not its primary key: file=%s primary=%s encrypt=%s"
+            "gossip: the keyring holds, and `encrypt` is not its primary key: `gemot keyring` changes it, or "
+            "take the file away while the agent is stopped: file=%s primary=%s encrypt=%s"
         )
         assert file is not None, "the ring was read from it"
         log.warning(told, file.path, ring.primary.fingerprint, key.fingerprint)

@@ -53,6 +53,8 @@ def harm(step: Step, key: Key, asked: Asked) -> str:
         using = [name for name, ring in asked.rings.items() if ring.keys[:1] == (key.fingerprint,)]
         if using:
             return f"it is the primary of {named(using)}: use another one first"
+        if asked.rings and not any(key.fingerprint in ring.keys for ring in asked.rings.values()):
+            return "no member that was asked has it: `gemot keyring -list` shows which there are"
     unknown = [*(f"{name} ({why})" for name, why in asked.silent.items()), *asked.failed]
     if unknown:
         return (

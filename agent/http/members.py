@@ -99,6 +99,15 @@ async def _in_catalog(servers: Servers, facts: Facts, heard: set[str], *, token:
     )
 
 
+async def failed_members(servers: Servers) -> dict[str, str]:
+    """Of the catalog's members those that have failed, name by id. Raises GemotError."""
+    options = Options(consistency="stale")
+    health = await servers.query(HealthState("critical"), options)
+    failed = {check.node for check in health.value if check.check_id == SERF_HEALTH}
+    nodes = await servers.query(Nodes(), options) if failed else Answer([], 0, True, 0)
+    return {row.id: row.node for row in nodes.value if row.node in failed}
+
+
 def own_member(facts: Facts) -> dict[str, Any]:
     """This agent as a member: the same words, from its own knowledge."""
     row = Node(facts.node, facts.address, facts.node_id, facts.datacenter)

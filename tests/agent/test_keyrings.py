@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from gemot.agent.gossip.timing import LOCAL
 from gemot.agent.keyrings import ASK_S, Keyrings
 from gemot.agent.lan import Lan, LanConfig
 from gemot.agent.sealing import Sealing
-from gemot.server.model.errors import DiskFailed, GemotError, RuleFailed
+from gemot.server.model.errors import DiskFailed, GemotError, RuleFailed, Unavailable
 from gemot.server.rpc.message import Hello
 from gemot.server.runtime.connection import Listener
 
@@ -160,6 +161,24 @@ def test_one_that_lives_and_cannot_be_asked_is_named_and_cut_off_by_nothing() ->
     run(test)
 
 
+def test_one_that_only_the_catalog_knows_to_have_failed_is_waited_for_too() -> None:
+    """Where all were without power at once, gossip has heard of nobody who did not come back."""
+
+    async def test(start: Start) -> None:
+        agents = await start(2)
+        known = {agents[1].me.id: "web2", "9" * 36: "web9"}
+        asked = AsyncMock(side_effect=[known, known, Unavailable("no server"), known])
+        keyrings = Keyrings(agents[0].lan, failed=asked)
+        assert await keyrings.change("install", NEW.text) == "not asked, having failed: web9"
+        with pytest.raises(RuleFailed, match="nothing was changed: web9 cannot be asked"):
+            await keyrings.change("use", NEW.text)
+        assert await keyrings.change("use", NEW.text) == "", "without servers gossip's word must do"
+        with pytest.raises(RuleFailed, match="no member that was asked has it"):
+            await keyrings.change("remove", THIRD.text)
+
+    run(test)
+
+
 def test_one_that_has_failed_is_waited_for_by_use_and_remove_and_named_by_install() -> None:
     async def test(start: Start) -> None:
         agents = await start(3)
@@ -167,9 +186,8 @@ def test_one_that_has_failed_is_waited_for_by_use_and_remove_and_named_by_instal
         await eventually(lambda: agents[0].holds(agents[2]) is Status.FAILED)
         assert await agents[0].keyrings.change("install", NEW.text) == "not asked, having failed: web3"
         for step in ("use", "remove"):
-            key = NEW if step == "use" else THIRD
             with pytest.raises(RuleFailed, match="nothing was changed: web3 cannot be asked"):
-                await agents[0].keyrings.change(step, key.text)  # type: ignore[arg-type]
+                await agents[0].keyrings.change(step, NEW.text)  # type: ignore[arg-type]
         shown = await agents[0].keyrings.show()
         assert shown.messages == {"web3": "it has failed, and was not asked"}
         agents[0].lan.expect_no_more(agents[2].me.id)

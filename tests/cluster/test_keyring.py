@@ -13,6 +13,8 @@ import pytest
 from support.cluster import Agent, Cluster, wait_for
 from support.dev_agent import Shell
 
+from gemot.agent.gossip.keyring import Key
+
 PATIENCE_S = 60.0
 QUICK = {"probe_interval": "300ms", "probe_timeout": "150ms", "gossip_interval": "50ms"}
 PATH = "/v1/operator/keyring"
@@ -89,9 +91,14 @@ def test_the_keys_are_changed_from_any_agent_and_last(stage: Stage) -> None:
     assert stage.gemot(web2, "keyring", "-use", new).code == 0
     assert stage.kept() == [[new, stage.first]] * 4
     listed = stage.gemot(web3, "keyring", "-list").out.splitlines()
-    assert listed == ["dc1 (LAN):", f"  {new} [4/4]  primary [4/4]", f"  {stage.first} [4/4]"]
+    prints = {key: Key.parse(key).fingerprint for key in (new, stage.first)}
+    assert listed == [
+        "dc1 (LAN):",
+        f"  {new} ({prints[new]}) [4/4]  primary [4/4]",
+        f"  {stage.first} ({prints[stage.first]}) [4/4]",
+    ]
     primaries = stage.gemot(web3, "keyring", "-list-primary").out.splitlines()
-    assert primaries == ["dc1 (LAN):", f"  {new} [4/4]"]
+    assert primaries == ["dc1 (LAN):", f"  {new} ({prints[new]}) [4/4]"]
     refused = stage.gemot(server, "keyring", "-remove", new)
     assert refused.code == 1
     assert "is the primary of srv1, web1, web2, web3: use another one first" in refused.err
