@@ -61,6 +61,10 @@ class Freight(Protocol):
         """An exchange brought these, from one whose clock shows that."""
 
 
+TOLD_AFTER = 3
+"""Answers by TCP alone, in a row, from which on UDP seems to be closed."""
+
+
 class Gossip:
     """One member on the network. Everything that happens is told by the callbacks, on the loop.
 
@@ -98,6 +102,9 @@ class Gossip:
         self._answerers: dict[_Answerer, None] = {}
         self.buffered = 0
         self._stopped = False
+        self._by_stream: dict[str, int] = {}
+        """How often in a row a member has answered by TCP alone."""
+
         self.dropped: Counter[str] = Counter()
         """What was not taken, by why."""
 
@@ -194,7 +201,9 @@ class Gossip:
         """The first of each kind is worth a line; how many there were is counted."""
         why = error.why.value if isinstance(error, Unopened) else "malformed"
         self.dropped[why] += 1
-        level = logging.WARNING if self.dropped[why] == 1 else logging.DEBUG
+        # What a member sent to itself before it was started again may still come.
+        loud = self.dropped[why] == (TOLD_AFTER if why == Why.REFLECTED.value else 1)
+        level = logging.WARNING if loud else logging.DEBUG
         log.log(level, "gossip: dropped: from=%s why=%s error=%s", host, why, error.message)
 
     def _after(self) -> None:
@@ -206,6 +215,7 @@ class Gossip:
         self._timer = self._loop.call_at(self.swim.next_ms / 1000, self._tick)
         out = self.swim.take()
         for id, _, payload in out.acks:
+            self._by_stream.pop(id, None)
             self._on_distance(id, time.perf_counter() - self._asked[1], payload)
         if self.swim.asks != self._asked[0]:
             self._asked = (self.swim.asks, time.perf_counter())
@@ -217,6 +227,7 @@ class Gossip:
             self._begin(self._exchange_quietly(facts))
         for event in out.events:
             if event.change is Change.REAPED:
+                self._by_stream.pop(event.record.facts.id, None)
                 self._datagrams.forget(event.record.facts.id)
                 self._frames.forget(event.record.facts.id)
             self._on_event(event)
@@ -249,8 +260,16 @@ class Gossip:
         except GemotError:
             return  # no answer is what a probe is prepared for
         if isinstance(answer, Ack) and answer.seq == ping.seq:
-            log.warning("gossip: answers by TCP and not by UDP: member=%s address=%s:%d", ping.to, *place)
+            self._note_by_stream(ping.to, place)
             self.do(lambda swim, now: swim.on_stream_ack(ping.seq, now))
+
+    def _note_by_stream(self, id: str, place: Place) -> None:
+        """Once is a member that has just been started again, or a lost datagram."""
+        times = self._by_stream[id] = self._by_stream.get(id, 0) + 1
+        record = self.swim.members.get(id)
+        if times == TOLD_AFTER and record is not None:
+            name = record.facts.name
+            log.warning("gossip: answers by TCP and not by UDP: member=%s address=%s:%d", name, *place)
 
     async def _exchange_quietly(self, facts: Facts) -> None:
         try:
@@ -271,6 +290,8 @@ class Gossip:
                     writer.write(stream.GREETING + stream.frame(envelope))
                     await writer.drain()
                     length = int.from_bytes(await reader.readexactly(stream.LENGTH_BYTES), "big")
+                    if length == int.from_bytes(b"HTTP", "big"):
+                        raise PeerBroke(f"{host}:{port} speaks HTTP: gossip has a port of its own")
                     if not 1 <= length <= FRAME_BYTES:
                         raise PeerBroke(f"gossip frame of {length} bytes")
                     answer = await reader.readexactly(length)

@@ -12,7 +12,7 @@ import pytest
 from support.gossiping import Gossiper, eventually
 
 from gemot.agent.gossip.keyring import Key, Keyring
-from gemot.agent.gossip.loop import MOST_PER_ADDRESS, MOST_STREAMS
+from gemot.agent.gossip.loop import MOST_PER_ADDRESS, MOST_STREAMS, TOLD_AFTER
 from gemot.agent.gossip.message import Status
 from gemot.agent.gossip.stream import GREETING
 from gemot.server.model.errors import BadRequest, GemotError, Unavailable
@@ -69,15 +69,37 @@ def test_a_good_bye_is_known_to_all_before_its_process_ends() -> None:
     run(test)
 
 
-def test_without_datagrams_a_member_is_kept_by_tcp() -> None:
+def test_without_datagrams_a_member_is_kept_by_tcp_and_that_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Its UDP port is closed, as by a firewall; connections still pass."""
 
     async def test(stack: AsyncExitStack) -> None:
         first, second = await members(stack, 2)
         assert second.gossip._socket is not None
         second.gossip._socket.close()
-        await asyncio.sleep(1.5)
+        await eventually(lambda: first.gossip._by_stream.get(second.facts.id, 0) > TOLD_AFTER + 1)
         assert first.holds(second) is Status.ALIVE
+
+    run(test)
+    told = [line.getMessage() for line in caplog.records if "by TCP and not by UDP" in line.message]
+    assert len([line for line in told if "member=node2" in line]) == 1
+
+
+def test_a_port_that_speaks_http_is_named_as_such() -> None:
+    async def test(stack: AsyncExitStack) -> None:
+        (first,) = await members(stack, 1)
+
+        async def speak_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await reader.read(100)
+            writer.close()
+
+        web = await asyncio.start_server(speak_http, "127.0.0.1", 0)
+        port = web.sockets[0].getsockname()[1]
+        with pytest.raises(GemotError, match=f"127.0.0.1:{port} speaks HTTP"):
+            await first.gossip.exchange("127.0.0.1", port, join=True)
+        web.close()
 
     run(test)
 
