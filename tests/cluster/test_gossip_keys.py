@@ -177,8 +177,8 @@ def test_a_restart_takes_the_ring_from_its_file_and_says_where_encrypt_differs(s
     agent.start()
     everyone = sorted(each.name for each in stage.inside)
     stage.until(lambda: names(agent) == everyone, "it is back with the key of its file")
-    told = f"`encrypt` is not its primary key: file={agent.directory}/data/serf/local.keyring"
-    assert told in agent.log.read_text()
+    assert "`encrypt` is not its primary key" in agent.log.read_text()
+    assert f"file={agent.directory}/data/serf/local.keyring" in agent.log.read_text()
     assert f"primary={KEY.fingerprint} encrypt={OTHER.fingerprint}" in agent.log.read_text()
 
 

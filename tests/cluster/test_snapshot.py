@@ -60,10 +60,7 @@ def same_state(cluster: Cluster) -> None:
     """Every server has applied the same, and has the same state."""
 
     def told() -> bool:
-        seen = {
-            (s.stats()["raft"]["applied_index"], s.stats()["consul"]["state_hash"]) for s in cluster.servers
-        }
-        return len(seen) == 1
+        return len({server.state() for server in cluster.servers}) == 1
 
     wait_for(told, 60, "one state hash", cluster.servers)
 

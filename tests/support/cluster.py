@@ -132,6 +132,11 @@ class Agent:
         stats: dict[str, dict[str, str]] = self.get("/v1/agent/self")["Stats"]
         return stats
 
+    def state(self) -> tuple[str, str]:
+        """A server's applied index and state hash, of one moment: servers write by themselves, too."""
+        stats = self.stats()
+        return stats["raft"]["applied_index"], stats["consul"]["state_hash"]
+
     def tail(self, lines: int = 40) -> str:
         if not self.log.exists():
             return "(never started)"
