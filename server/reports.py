@@ -78,11 +78,14 @@ class Reports:
         self._space.hear(member, Room(report.free_bytes, report.reserve_bytes, report.applied))
         self._coordinates.hear(member.id, report.features)
         self._coordinates.take(report.coordinates)
+        # Who speaks of itself alone is there, and does not leave (any more): its good-bye may have been
+        # carried out without it hearing so.
+        itself = [each.id for each in report.members] == [member.id]
         for each in report.members:
             if not fault_of(each):
                 self._directory.hint(each)
                 if self._replica.leads:
-                    self.joined(each)
+                    self.joined(each, afresh=itself)
 
     def joined(self, member: Member, *, afresh: bool = False) -> None:
         """Told again each second: what comes while the state is replaced is not missed."""

@@ -13,7 +13,7 @@ from simulation.run import SECOND_US, Run
 from simulation.witness import Violation
 from support.lossy_vfs import registered
 
-from gemot.server.rpc.message import Operate
+from gemot.server.rpc.message import Leave, Operate
 
 SEED = 3
 """Three servers and one that may join."""
@@ -87,6 +87,21 @@ def test_a_wiped_voter_is_silent_under_its_old_id_until_its_vote_is_taken(scene:
     assert not scene.votes(id), "it begins anew, as a learner"
     assert scene.run.invariants.void == {}
     scene.await_that(lambda: scene.votes(id))
+
+
+def test_a_server_that_never_heard_that_it_has_left_is_soon_back(scene: Scene) -> None:
+    """Its answer was lost, and it goes on: for as long as hearsay of it counted for nothing, whoever asked it
+    waited in vain (campaign, seeds 41487, 41771, 41876)."""
+    node = scene.follower()
+    leader = scene.leader().server
+    assert leader is not None
+    leader.handle(node.member, Leave(node.name), lambda _: None)
+    scene.pass_s(2)
+    assert not scene.votes(node.member.id)
+    scene.pass_s(5)
+    assert node.server is not None
+    assert node.server.leader_id() == leader.me.id
+    scene.await_that(lambda: scene.votes(node.member.id))
 
 
 def test_a_wiped_voter_under_a_new_id_comes_to_vote(scene: Scene) -> None:
