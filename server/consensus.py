@@ -28,7 +28,16 @@ from gemot.server.ports import Log, Timer, Wire
 from gemot.server.raft.errors import NotLeader as NotLeading
 from gemot.server.raft.errors import Refused
 from gemot.server.raft.node import Raft
-from gemot.server.raft.types import Append, Message, ReadState, Ready, Role, SnapshotMeta, SnapshotOffer
+from gemot.server.raft.types import (
+    Append,
+    AppendReply,
+    Message,
+    ReadState,
+    Ready,
+    Role,
+    SnapshotMeta,
+    SnapshotOffer,
+)
 from gemot.server.state.store import State
 from gemot.server.state.watch import Topic
 
@@ -122,7 +131,9 @@ class Replica:
         self.raft.saved(token)
         for earlier in [t for t in self._after_save if t <= token]:
             for to, message in self._after_save.pop(earlier):
-                self._wire.send(to, message)
+                # Not to a leader of an older term: what was accepted from it may be replaced by now.
+                if not isinstance(message, AppendReply) or message.term >= self.raft.term:
+                    self._wire.send(to, message)
         self._schedule()
 
     def hold(self) -> None:
