@@ -10,7 +10,7 @@ they are kept in service at first (`mass_failure.py`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -170,7 +170,7 @@ class Membership:
         self._doubted: dict[str, str] = {}
         """Whom gossip takes for failed: names, with the id."""
 
-        self._worse: set[str] = set()
+        self._worse: dict[str, None] = {}
         """Of whom something bad is proposed that the catalog may not show yet."""
 
         self._mark_again_ms = 0
@@ -196,7 +196,7 @@ class Membership:
         self._as_it_began = {node.node: node for node, _ in alive}
         self._left = {}
         self._refused = set()
-        self._worse = set()
+        self._worse = {}
         self._reconciled_ms = self._ticked_ms = now
         self._listen()
 
@@ -229,7 +229,7 @@ class Membership:
         if self._settled.get(member.name) != member and self._is_its_turn(member.name):
             self._settled[member.name] = member
             known = None if member.name in self._worse else self._look(member.name)
-            self._worse.discard(member.name)
+            self._worse.pop(member.name, None)
             if (command := register_alive(member, known)) is not None:
                 self._propose(command)
 
@@ -237,17 +237,17 @@ class Membership:
         """Nothing was heard of this member for too long. Proposed until the catalog says so."""
         self._heard.pop(name, None)
         self._unsettle(name)
-        self._worse.discard(name)
+        self._worse.pop(name, None)
         if (command := register_failed(self._look(name))) is not None:
             self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
-            self._worse.add(name)
+            self._worse[name] = None
             self._propose(command)
 
     def left(self, name: str) -> None:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
         self._heard.pop(name, None)
         self._unsettle(name)
-        self._worse.discard(name)
+        self._worse.pop(name, None)
         self.guard.lives(name)
         self._left[name] = self._now_ms() + LEFT_FOR_MS
 
@@ -302,7 +302,7 @@ class Membership:
         if pause_ms >= ASLEEP_MS:
             self._heard = {name: (member, at + pause_ms) for name, (member, at) in self._heard.items()}
         if failing := [*self._silent_for_too_long(now), *self._doubted_for_good(now)]:
-            self._judge(dict.fromkeys(failing), now)
+            self._judge(list(dict.fromkeys(failing)), now)
         self._mark_again(now)
         if self._kept and not self.guard.held:
             log.warning("server: mass failure over: who was kept in service is back, or has failed now")
@@ -340,6 +340,7 @@ class Membership:
     def end(self) -> None:
         """This server leads no more: it keeps nobody in service."""
         self.guard.begin(())
+        self._kept = False
 
     def alive(self) -> int:
         return len(self._heard)
@@ -355,9 +356,9 @@ class Membership:
         ]
         failing = []
         for name, silent_ms in silent:
-            member = self._in_gossip(name)
-            standing = self.gossip.standing(member.id) if member is not None else None
-            if member is not None and standing == "alive":
+            id = self._id(name) or self._id_in_catalog(name)
+            standing = self.gossip.standing(id)
+            if standing == "alive" and (member := self._in_gossip(name, id)) is not None:
                 self.joined(member)
             elif standing != "suspect" or silent_ms >= DOUBTED_MS:
                 failing.append(name)
@@ -377,13 +378,13 @@ class Membership:
                     failing.append(name)
         return failing
 
-    def _judge(self, failing: Iterable[str], now: int) -> None:
+    def _judge(self, failing: Sequence[str], now: int) -> None:
         """These have failed, unless so many do at once that the guard keeps them in service."""
         kept = self.guard.judge(failing, self._heard, self._silent(now), now)
         if kept:
             told = "server: mass failure: hosts fail together, kept in service for now: %d of %d, %s"
             log.warning(told, self.guard.held, len(self._heard), ", ".join(sorted(kept)[:NAMED]))
-        for name in {*failing}.difference(kept):
+        for name in [name for name in failing if not self.guard.holds(name, now)]:
             self.failed(name)
         for name in kept:
             self._heard.setdefault(name, (None, now - FAILED_AFTER_MS))
@@ -392,16 +393,15 @@ class Membership:
 
     def _silent(self, now: int) -> Iterable[str]:
         """Those that fail soon unless they are heard."""
-        for name, (member, at) in self._heard.items():
-            standing = self.gossip.standing(member.id) if member is not None else None
-            if now - at >= CONTRADICTS_MS and standing != "alive":
+        for name, (_, at) in self._heard.items():
+            if now - at >= CONTRADICTS_MS and self.gossip.standing(self._id(name)) != "alive":
                 yield name
 
     def _mark(self, name: str) -> None:
         """Proposed until the catalog says so."""
-        self._worse.discard(name)
+        self._worse.pop(name, None)
         if (command := register_suspect(self._look(name))) is not None:
-            self._worse.add(name)
+            self._worse[name] = None
             self._propose(command)
 
     def _mark_again(self, now: int) -> None:
@@ -430,14 +430,24 @@ class Membership:
         for member, standing in self.gossip.everyone():
             self.on_gossip(member, standing)
 
-    def _in_gossip(self, name: str) -> Member | None:
-        """This host, of which no server has said anything for too long, if gossip knows it."""
+    def _id(self, name: str) -> str:
+        """Of one in `_heard`, without a look at the catalog; "" if that alone knows."""
         member, _ = self._heard[name]
         if member is not None:
-            return member
-        node = self._as_it_began.get(name) or self._node(name)
-        found = self.gossip.member(node.id) if node is not None else None
-        return None if found is None else self._with_its_meta(found)
+            return member.id
+        node = self._as_it_began.get(name)
+        return node.id if node is not None else ""
+
+    def _id_in_catalog(self, name: str) -> str:
+        node = self._node(name)
+        return node.id if node is not None else ""
+
+    def _in_gossip(self, name: str, id: str) -> Member | None:
+        """This host, of which no server has said anything for too long, as gossip knows it."""
+        member, _ = self._heard[name]
+        if member is None and (member := self.gossip.member(id)) is not None:
+            return self._with_its_meta(member)
+        return member
 
     def _is_missed(self, name: str) -> bool:
         return name not in self._heard or self.guard.holds(name, self._now_ms())
