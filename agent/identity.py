@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from gemot.agent.config.address import HostFacts
+from gemot.agent.durable import replace, sync_folder
 from gemot.server.model.errors import BadRequest, DiskFailed, StorageFailed
 from gemot.server.storage.disk import Disk, Lock
 
@@ -87,7 +88,8 @@ class DataDir:
             )
         if not kept:
             kept = wanted or str(uuid.uuid4())
-            _keep(file, kept)
+            replace(file, f"{kept}\n".encode())
+            sync_folder(file.parent)
         return kept
 
 
@@ -111,20 +113,3 @@ def host_facts() -> HostFacts:
         if address.family in families
     ]
     return HostFacts(hostname=socket.gethostname().partition(".")[0], addresses=tuple(found))
-
-
-def _keep(file: Path, text: str) -> None:
-    """Written beside, synced, renamed: a crash leaves no half id."""
-    beside = file.with_suffix(".tmp")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(handle, f"{text}\n".encode())
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    beside.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

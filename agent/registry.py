@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from gemot.agent.durable import BESIDE, replace, sync_folder
 from gemot.agent.registration import Registration
 from gemot.agent.saved import Saved, TtlState
 from gemot.checks.definition import CheckDefinition
@@ -27,7 +27,6 @@ from gemot.server.model.errors import GemotError
 FORMAT = 1
 MAX_FILE_BYTES = 4 * 1024 * 1024
 DAMAGED_SUFFIX = ".damaged"
-_TEMPORARY_SUFFIX = ".tmp"
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T", bound="_ServiceFile | _CheckFile | _TtlFile")
@@ -73,7 +72,7 @@ class Registry:
         """All that is kept. Blocks: call it before the loop has work. Makes the directories."""
         for folder in (self._services, self._checks, self._states):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for left in folder.glob(f"*{_TEMPORARY_SUFFIX}"):
+            for left in folder.glob(f"*{BESIDE}"):
                 left.unlink()
         checks = [one.check for one in _read_all(self._checks, _CheckFile)]
         return Saved(
@@ -182,7 +181,7 @@ class Registry:
             if changed and durable:
                 touched[path.parent] = None
         for folder in touched:
-            _sync_folder(folder)
+            sync_folder(folder)
         if failure is not None:
             raise failure
         return ttl_failure
@@ -201,26 +200,8 @@ def _write(path: Path, data: bytes | None, *, durable: bool) -> bool:
         except FileNotFoundError:
             return False
         return True
-    beside = path.with_suffix(_TEMPORARY_SUFFIX)
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(file, left) :]
-        if durable:
-            os.fsync(file)
-    finally:
-        os.close(file)
-    beside.rename(path)
+    replace(path, data, sync=durable)
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read_all(folder: Path, kind: type[_T]) -> list[_T]:

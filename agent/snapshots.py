@@ -22,6 +22,7 @@ from time import time
 import msgspec
 
 from gemot.agent.archives import Saved
+from gemot.agent.durable import sync_folder
 from gemot.server.model.errors import Corrupt, GemotError
 from gemot.server.storage import inspection
 from gemot.server.storage.realdisk import RealDisk
@@ -183,15 +184,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def _publish(unverified: Path, target: Path) -> None:
     os.replace(unverified, target)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import msgspec
 
+from gemot.agent.durable import replace
 from gemot.agent.gossip.coordinate import Position, Random, decode, encode
 from gemot.server.model.coordinate import Coordinate, NodeCoordinate
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed
@@ -142,10 +143,8 @@ class Whereabouts:
 
     def _keep(self) -> None:
         """Not synced: losing it costs a few minutes of measuring."""
-        beside = self._file.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            beside.write_bytes(msgspec.msgpack.encode(_Kept(FORMAT, self._position.coordinate)))
-            beside.rename(self._file)
+            replace(self._file, msgspec.msgpack.encode(_Kept(FORMAT, self._position.coordinate)), sync=False)
 
 
 def _read(file: Path) -> Coordinate | None:

@@ -15,6 +15,7 @@ import click
 from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.snapshot import PIECE_BYTES, Snapshot
+from gemot.agent.durable import sync_folder
 
 if TYPE_CHECKING:  # SQLite is loaded where a snapshot is looked into, and not by `restore`
     from gemot.server.storage.inspection import Inspection
@@ -55,7 +56,7 @@ def save(connection: Connection, read: dict[str, Any], file: str) -> None:
             os.fsync(to.fileno())
         found = _inspect(str(unverified))
         os.replace(unverified, file)
-        _sync_folder(Path(file).absolute().parent)
+        sync_folder(Path(file).absolute().parent)
     except OSError as error:
         raise click.ClickException(f"{file}: {error.strerror}") from error
     click.echo(f"Saved and verified snapshot to index {found.head.index}")
@@ -148,14 +149,6 @@ def _private(path: Path) -> Iterator[Any]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _print(found: Inspection, kvdetails: bool) -> None:

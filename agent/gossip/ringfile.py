@@ -8,9 +8,9 @@ the ring is changed by `gemot keyring` on all members, and not by the files of o
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
+from gemot.agent.durable import replace, sync_folder
 from gemot.agent.gossip.keyring import FILE, FILE_BYTES, Key, Keyring, ring_of, ring_text
 from gemot.server.model.errors import BadRequest, DiskFailed
 
@@ -36,18 +36,11 @@ class RingFile:
 
     def write(self, ring: Keyring) -> None:
         """It is on the disk when this returns. Blocks for a sync."""
-        beside = self.path.with_name(self.path.name + ".tmp")
         try:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(handle, "wb") as file:
-                os.fchmod(handle, 0o600)
-                file.write(ring_text(ring).encode())
-                file.flush()
-                os.fsync(handle)
-            beside.rename(self.path)
+            replace(self.path, ring_text(ring).encode())
             for folder in (self.path.parent, self.path.parent.parent):
-                _sync(folder)
+                sync_folder(folder)
         except OSError as error:
             raise DiskFailed(f"{self.path}: {error.strerror}") from error
 
@@ -74,11 +67,3 @@ def open_ring(encrypt: str, file: RingFile | None) -> Keyring | None:
         log.warning(told, file.path, ring.primary.fingerprint, key.fingerprint)
     log.info("gossip: sealed: primary=%s keys=%s", ring.primary.fingerprint, ",".join(ring.fingerprints))
     return ring
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

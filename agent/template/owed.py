@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from gemot.agent.durable import sync_folder
 from gemot.agent.template.definition import TemplateDefinition
 from gemot.agent.template.errors import TemplateFailed
-from gemot.agent.template.swap import sync_folder
 
 FORMAT = 1
 SUFFIX = ".json"
@@ -49,7 +49,7 @@ class OwedCommands:
                 file.flush()
                 os.fsync(file.fileno())
             os.rename(staged, path)
-            sync_folder(str(self._folder))
+            sync_folder(self._folder)
             return True
         except OSError as error:
             raise TemplateFailed(
@@ -94,7 +94,7 @@ class OwedCommands:
         for folder in (self._folder.parent, self._folder):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                sync_folder(str(folder.parent))
+                sync_folder(folder.parent)
 
     def _unlink(self, path: Path) -> bool:
         try:
@@ -105,6 +105,6 @@ class OwedCommands:
 
     def _sync(self) -> None:
         try:
-            sync_folder(str(self._folder))
+            sync_folder(self._folder)
         except OSError:
             pass  # as above

@@ -15,8 +15,10 @@ import pwd
 import secrets
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
+from gemot.agent.durable import sync_folder
 from gemot.agent.template.definition import TemplateDefinition
 from gemot.agent.template.errors import TemplateFailed
 
@@ -105,7 +107,7 @@ def _swap(definition: TemplateDefinition, content: bytes, before_rename: Callabl
         _unlink(staged)
         raise
     try:
-        sync_folder(folder)
+        sync_folder(Path(folder))
     except OSError as error:  # the new file is in place: not a failure to be undone
         _log.warning("template: %s is written, but %s cannot be synced: %s", destination, folder, error)
     return "written"
@@ -158,7 +160,7 @@ def _make_folder(folder: str) -> None:
     above = os.path.dirname(folder)
     _make_folder(above)
     os.mkdir(folder, 0o755)
-    sync_folder(above)
+    sync_folder(Path(above))
 
 
 def _write_new(path: str, content: bytes, mode: int, uid: int | None, gid: int | None) -> None:
@@ -180,15 +182,6 @@ def _keep_backup(destination: str, link: str) -> None:
         os.rename(link, destination + ".bak")
     finally:
         _unlink(link)  # a rename onto another name of the same file does nothing and leaves both
-
-
-def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unfinished(destination: str) -> tuple[str, str]:
