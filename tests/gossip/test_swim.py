@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from random import Random
 
 import msgspec
 import pytest
+from support.one_member import One, facts
 
 from gemot.agent.gossip.limits import INCARNATION_MAX
 from gemot.agent.gossip.message import (
     Ack,
     Alive,
     Dead,
-    Facts,
     Nack,
     News,
     Ping,
@@ -24,66 +23,8 @@ from gemot.agent.gossip.message import (
     Word,
 )
 from gemot.agent.gossip.packet import decode
-from gemot.agent.gossip.swim import Output, Swim
-from gemot.agent.gossip.timing import LAN, Timing
-from gemot.agent.gossip.view import CEILING, MOST_MEMBERS, RESERVED, Change, Place
-
-SOMEWHERE = Place("10.9.9.9", 8301)
-
-
-def facts(number: int) -> Facts:
-    return Facts(f"id{number}", f"node{number}", f"10.0.0.{number}", 8301)
-
-
-class One:
-    """Member 1, and those that it knows; time goes on in steps."""
-
-    def __init__(self, others: int = 3, timing: Timing = LAN) -> None:
-        self.now_ms = 0
-        self.swim = Swim(me=facts(1), timing=timing, random=Random(1), now_ms=0)
-        self.out = Output([], [], [], [], [], [])
-        self.hear(*(Alive(0, facts(number)) for number in range(2, 2 + others)))
-        self.pass_ms(5_000, answered=True)
-        self.forget()
-
-    def hear(self, *words: Word, source: Place = SOMEWHERE) -> None:
-        self.swim.on_words(words, source, self.now_ms)
-        self._take()
-
-    def pass_ms(self, ms: int, *, answered: bool = False, step_ms: int = 20) -> None:
-        until = self.now_ms + ms
-        while self.now_ms < until:
-            self.now_ms = min(until, self.now_ms + step_ms)
-            self.swim.on_tick(self.now_ms)
-            self._take()
-            if answered:
-                for place, word in self.told(Ping):
-                    self.hear(Ack(word.seq), source=place)
-                self.out.datagrams.clear()
-
-    def _take(self) -> None:
-        for mine, new in zip(self.out, self.swim.take(), strict=True):
-            mine.extend(new)  # type: ignore[attr-defined]
-
-    def forget(self) -> None:
-        self.out = Output([], [], [], [], [], [])
-
-    def told(self, kind: type[Word]) -> list[tuple[Place, Word]]:
-        return [
-            (to, word) for to, data in self.out.datagrams for word in decode(data) if isinstance(word, kind)
-        ]
-
-    def words(self, kind: type[Word]) -> list[Word]:
-        """What was passed on, each once."""
-        return list({repr(word): word for _, word in self.told(kind)}.values())
-
-    @property
-    def changes(self) -> list[tuple[str, str]]:
-        return [(event.change.value, event.record.facts.id) for event in self.out.events]
-
-    def status(self, number: int) -> Status | None:
-        record = self.swim.members.get(f"id{number}")
-        return None if record is None else record.status
+from gemot.agent.gossip.timing import LAN
+from gemot.agent.gossip.view import CEILING, Change, Place
 
 
 def test_a_member_it_hears_of_joins_and_is_told_to_others() -> None:
@@ -154,7 +95,7 @@ def test_whoever_is_not_known_is_neither_suspected_nor_failed() -> None:
     assert one.status(9) is None
 
 
-# -- about itself ------------------------------------------------------------------------------------------
+# -- about itself -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +166,7 @@ def test_own_new_facts_are_told_under_a_new_incarnation() -> None:
     assert one.words(Alive) == [Alive(1, new)]
 
 
-# -- probing -----------------------------------------------------------------------------------------------
+# -- probing ------------------------------------------------------------------------------------------------
 
 
 def test_everybody_is_probed_in_turn() -> None:
@@ -377,7 +318,7 @@ def test_who_is_taken_for_failed_and_pings_is_told_so() -> None:
     assert decode(data)[:2] == [Ack(5), Dead("id2", 3, "id1")]
 
 
-# -- for others --------------------------------------------------------------------------------------------
+# -- for others ---------------------------------------------------------------------------------------------
 
 
 def test_a_probe_for_another_is_passed_on_and_so_is_its_answer() -> None:
@@ -422,7 +363,7 @@ def test_who_doubts_itself_waits_longer() -> None:
     assert one.told(Relay) != []
 
 
-# -- time that was not there -------------------------------------------------------------------------------
+# -- time that was not there --------------------------------------------------------------------------------
 
 
 def test_who_was_stopped_itself_takes_nobody_for_failed() -> None:
@@ -437,156 +378,7 @@ def test_who_was_stopped_itself_takes_nobody_for_failed() -> None:
     assert one.changes == [("refuted", "id2")]
 
 
-# -- coming and going --------------------------------------------------------------------------------------
-
-
-def test_a_good_bye_is_told_and_then_nothing_more_is_said() -> None:
-    one = One()
-    one.swim.leave(one.now_ms)
-    assert not one.swim.said_goodbye
-    one.pass_ms(2_000)
-    assert one.swim.said_goodbye
-    assert one.words(Dead) == [Dead("id1", 0, "id1", left=True)]
-    one.hear(Dead("id1", 0, "id2"))
-    one.forget()
-    one.pass_ms(5_000)
-    assert one.told(Alive) == one.told(Ping) == []
-
-
-def test_new_facts_do_not_take_a_good_bye_back() -> None:
-    one = One()
-    one.swim.leave(one.now_ms)
-    one.swim.update(msgspec.structs.replace(facts(1), meta=b"new"), one.now_ms)
-    one.pass_ms(1_000)
-    assert one.told(Alive) == []
-    assert one.words(Dead) == [Dead("id1", 0, "id1", left=True)]
-
-
-def test_strangers_are_let_in_as_far_as_there_is_room_and_they_are_admitted() -> None:
-    swim = Swim(me=facts(1), timing=LAN, random=Random(1), now_ms=0, admits=lambda one: one.name != "node7")
-    swim.on_words([Alive(0, facts(7)), Alive(0, facts(8))], SOMEWHERE, 10)
-    swim.merge([Record(facts(7), 0, Status.FAILED)], facts(8), 10)
-    assert [record.facts.id for record in swim.members] == ["id1", "id8"]
-    many = [
-        Record(msgspec.structs.replace(facts(9), id=f"x{n}"), 0, Status.FAILED) for n in range(MOST_MEMBERS)
-    ]
-    swim.merge(many, facts(8), 20)
-    assert len(swim.members) == MOST_MEMBERS - RESERVED
-    assert swim.view.turned_away == 2 + 2 + RESERVED
-
-
-def test_an_operator_ends_the_waiting_for_one_that_failed_and_for_none_that_lives() -> None:
-    one = One()
-    assert not one.swim.expect_no_more("id2", one.now_ms)
-    assert not one.swim.expect_no_more("id9", one.now_ms)
-    one.hear(Dead("id2", 0, "id3"))
-    one.forget()
-    assert one.swim.expect_no_more("id2", one.now_ms)
-    one.pass_ms(1_000)
-    assert one.changes == [("left", "id2")]
-    assert one.words(Dead) == [Dead("id2", 0, "id1", left=True)]
-
-
-def test_pruned_is_off_the_list_and_does_not_come_back_by_hearsay() -> None:
-    one = One()
-    one.hear(Dead("id2", 2, "id3"))
-    assert one.swim.expect_no_more("id2", one.now_ms, prune=True)
-    one._take()
-    assert one.status(2) is None
-    assert one.changes[-2:] == [("left", "id2"), ("reaped", "id2")]
-    one.forget()
-    one.swim.merge([Record(facts(2), 2, Status.FAILED)], facts(3), one.now_ms)
-    one.hear(Alive(2, facts(2)))
-    assert one.status(2) is None
-    one.hear(Alive(3, facts(2)))
-    assert one.status(2) is Status.ALIVE, "it is alive after all"
-
-
-def test_an_answer_of_one_that_was_pruned_while_it_was_asked_makes_it_known_to_nobody_again() -> None:
-    """It would stay among those that have answered for as long as this process lives."""
-    one = One()
-    while not one.told(Ping):
-        one.pass_ms(20)
-    ((place, ping),) = one.told(Ping)
-    id = ping.to  # type: ignore[attr-defined]
-    one.hear(Dead(id, 0, "id9"), Dead(id, 0, "id9", left=True, prune=True))
-    one.forget()
-    one.hear(Ack(ping.seq), source=place)  # type: ignore[attr-defined]
-    assert one.swim.asks is None, "it is an answer"
-    assert not one.swim.view._is_real(id)
-    assert one.out.acks == []
-
-
-def test_the_forgotten_are_told_so_when_they_come_themselves() -> None:
-    one = One()
-    one.hear(Dead("id2", 4, "id3"), Dead("id2", 4, "id3", left=True, prune=True))
-    told = one.swim.records(facts(2))
-    assert Record(facts(2), 4, Status.FAILED) in told
-    assert Record(facts(2), 4, Status.FAILED) not in one.swim.records(facts(3))
-
-
-def test_a_wiped_host_takes_the_place_of_its_former_self() -> None:
-    """Its name, under a new id, once the old one has failed; while that lives both stand in the list."""
-    one = One()
-    wiped = msgspec.structs.replace(facts(8), name="node2")
-    one.hear(Alive(0, wiped))
-    assert one.status(2) is one.status(8) is Status.ALIVE
-    one.hear(Dead("id2", 0, "id3"), Dead("id8", 0, "id3"))
-    one.forget()
-    one.hear(Alive(1, wiped))
-    assert one.status(2) is None
-    assert one.changes == [("joined", "id8"), ("reaped", "id2")]
-
-
-def test_one_that_is_here_is_not_forgotten_by_a_word_but_may_refute_it() -> None:
-    one = One()
-    one.hear(Dead("id2", 0, "id3", left=True, prune=True))
-    assert one.status(2) is Status.LEFT
-    one.hear(Alive(1, facts(2)))
-    assert one.changes == [("left", "id2"), ("joined", "id2")]
-
-
-def test_whoever_did_not_hear_of_a_prune_is_told_when_it_brings_the_pruned_back() -> None:
-    one = One()
-    one.hear(Dead("id2", 3, "id3"), Dead("id2", 3, "id3", left=True, prune=True))
-    one.pass_ms(30_000, answered=True)
-    one.forget()
-    one.swim.merge([Record(facts(2), 3, Status.FAILED)], facts(3), one.now_ms)
-    one.pass_ms(500)
-    assert one.status(2) is None
-    assert one.words(Dead) == [Dead("id2", 3, "id1", left=True, prune=True)]
-
-
-def test_the_forgotten_that_ping_are_told_what_they_are_taken_for() -> None:
-    one = One()
-    one.hear(Dead("id2", 3, "id3"), Dead("id2", 3, "id3", left=True, prune=True))
-    one.forget()
-    one.hear(Ping(5, "id1", "id2"))
-    (_, data) = one.out.datagrams[0]
-    assert decode(data)[:2] == [Ack(5), Dead("id2", 3, "id1")]
-
-
-@pytest.mark.parametrize(("left", "hours"), [(False, 72), (True, 24)])
-def test_those_that_are_gone_are_forgotten_in_the_end(left: bool, hours: int) -> None:
-    one = One(others=1)
-    one.hear(Dead("id2", 0, "id3", left=left))
-    one.forget()
-    one.pass_ms((hours * 3_600 - 60) * 1_000, step_ms=10_000)
-    assert one.status(2) is not None
-    one.pass_ms(120_000, step_ms=10_000)
-    assert one.status(2) is None
-    assert one.changes == [("reaped", "id2")]
-
-
-def test_a_member_may_ask_to_be_forgotten_sooner() -> None:
-    one = One(others=0)
-    brief = msgspec.structs.replace(facts(2), reconnect_timeout_ms=600_000)
-    one.hear(Alive(0, brief), Dead("id2", 0, "id3"))
-    one.pass_ms(700_000, step_ms=5_000)
-    assert one.status(2) is None
-
-
-# -- exchanges ---------------------------------------------------------------------------------------------
+# -- exchanges ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -661,163 +453,3 @@ def test_every_change_has_a_word() -> None:
         "left",
         "reaped",
     }
-
-
-# -- cut off -------------------------------------------------------------------------------------------------
-
-
-def cut_off(ms: int) -> One:
-    """A member that hears nobody for so long, and had nothing to tell before."""
-    one = One()
-    one.pass_ms(ms)
-    return one
-
-
-def test_whoever_hears_nobody_keeps_its_news_for_somebody_who_hears_them() -> None:
-    one = cut_off(4_000)
-    one.forget()
-    one.swim.update(msgspec.structs.replace(facts(1), meta=b"new"), one.now_ms)
-    one.pass_ms(3_000)
-    assert one.told(Alive) == []
-    assert one.told(Ping), "it goes on asking"
-    one.hear(Nack(0))
-    one.pass_ms(1_000)
-    assert [word.facts.meta for word in one.words(Alive)] == [b"new"]  # type: ignore[attr-defined]
-
-
-def test_whoever_hears_nobody_tells_nobody_that_the_others_failed() -> None:
-    """It lists them as failed; whoever it hears at that very moment is not told so."""
-    one = One()
-    while one.swim.members.here > 1:
-        one.pass_ms(100)
-    assert sorted(change for change, _ in one.changes) == ["failed"] * 3 + ["suspected"] * 3
-    one.forget()
-    one.hear(Alive(0, facts(5)))
-    one.pass_ms(5_000, step_ms=100)
-    assert one.words(Alive) == [Alive(0, facts(5))]
-    assert one.told(Dead) == []
-
-
-def test_whoever_hears_somebody_again_tells_its_suspicions_again_and_gives_them_all_their_time() -> None:
-    """Two members, so that a suspicion lasts its shortest time from the beginning."""
-    one = One(others=1)
-    one.pass_ms(4_000)
-    assert one.status(2) is Status.SUSPECT
-    one.forget()
-    one.hear(Nack(0))
-    for _ in range(3):
-        one.pass_ms(1_000)
-        one.hear(Nack(0))
-    assert one.words(Suspect) == [Suspect("id2", 0, "id1")]
-    assert one.status(2) is Status.SUSPECT
-    one.pass_ms(1_200)
-    assert one.status(2) is Status.FAILED
-    assert one.words(Dead) == [Dead("id2", 0, "id1")]
-
-
-def test_whoever_asks_seldom_being_slow_is_not_cut_off_for_hearing_others_as_seldom() -> None:
-    """Most others crashed: it asks one each 8 s, and hears a survivor now and then."""
-    one = One()
-    one.swim.awareness.note(LAN.awareness_max)
-    one.hear(Nack(0))
-    one.pass_ms(15_000)
-    assert not one.swim.deaf
-    one.pass_ms(2_000)
-    assert one.swim.deaf
-
-
-def test_what_fails_in_the_silence_does_not_make_it_a_usual_one() -> None:
-    one = One()
-    one.hear(Nack(0))
-    one.pass_ms(2_100)
-    assert one.swim.awareness.score > 0
-    assert one.swim.deaf
-
-
-def test_whoever_is_told_that_it_was_taken_for_failed_tells_its_suspicions_again() -> None:
-    one = One()
-    one.hear(Suspect("id2", 0, "id1"))
-    one.pass_ms(1_900, answered=True)
-    one.forget()
-    one.hear(Dead("id1", 0, "id4"))
-    one.pass_ms(1_000)
-    assert one.words(Suspect) == [Suspect("id2", 0, "id1")]
-
-
-def test_a_suspected_member_that_asks_is_told_with_the_answer() -> None:
-    """It may not have heard it, and can refute it now: the buddy system, the other way round."""
-    one = One()
-    one.hear(Suspect("id2", 0, "id3"))
-    one.pass_ms(1_900, answered=True)
-    one.forget()
-    one.hear(Ping(9, "id1", "id2"))
-    (answer,) = [decode(data) for _, data in one.out.datagrams]
-    assert answer[:2] == [Ack(9), Suspect("id2", 0, "id1")]
-
-
-def test_one_that_knows_nobody_has_nothing_to_do_between_two_probes() -> None:
-    one = One(others=0)
-    one.swim.update(msgspec.structs.replace(facts(1), meta=b"new"), one.now_ms)
-    ticks = 0
-    until = one.now_ms + 10_000
-    while one.now_ms < until:
-        one.now_ms = one.swim.next_ms
-        one.swim.on_tick(one.now_ms)
-        ticks += 1
-    assert ticks <= 11
-
-
-# -- members that are invented -------------------------------------------------------------------------------
-
-
-def invented(number: int) -> Facts:
-    return msgspec.structs.replace(facts(9), id=f"x{number}", name=f"nowhere{number}")
-
-
-def full() -> One:
-    """Members 2, 3 and 4 have answered; the table is full of members that somebody invented."""
-    one = One()
-    one.hear(*(Alive(0, invented(number)) for number in range(MOST_MEMBERS)))
-    assert len(one.swim.members) == MOST_MEMBERS - RESERVED
-    one.forget()
-    return one
-
-
-def test_with_the_table_full_of_hearsay_whoever_comes_itself_is_let_in() -> None:
-    one = full()
-    one.hear(Alive(0, facts(5)))
-    assert one.status(5) is None
-    one.swim.merge([Record(facts(5)), Record(facts(6))], facts(5), one.now_ms)
-    assert (one.status(5), one.status(6)) == (Status.ALIVE, None)
-
-
-def test_those_that_are_gone_make_room_if_they_are_known_by_hearsay_alone_and_others_do_not() -> None:
-    one = full()
-    one.hear(Dead("id2", 0, "id3"), Dead("x7", 0, "id3"))
-    one.hear(Alive(0, facts(5)), Alive(0, facts(6)))
-    assert (one.status(5), one.status(6), one.status(2)) == (Status.ALIVE, None, Status.FAILED)
-    assert one.swim.members.get("x7") is None
-    assert one.changes == [("failed", "id2"), ("failed", "x7"), ("reaped", "x7"), ("joined", "id5")]
-
-
-def test_what_is_remembered_of_those_that_were_pruned_makes_room() -> None:
-    one = full()
-    one.hear(Dead("x7", 0, "id3"), Dead("x7", 0, "id3", left=True, prune=True))
-    assert "x7" in one.swim.view.forgotten
-    one.hear(Alive(0, facts(5)))
-    assert one.status(5) is Status.ALIVE
-
-
-def test_of_one_that_is_gone_and_a_stranger_nobody_makes_room() -> None:
-    one = full()
-    one.hear(Dead("x7", 0, "id3"))
-    one.swim.merge([Record(facts(5), 0, Status.FAILED)], facts(3), one.now_ms)
-    assert one.status(5) is None
-
-
-def test_among_many_invented_members_every_other_turn_is_for_one_that_has_answered() -> None:
-    one = full()
-    one.pass_ms(20_000, answered=False, step_ms=100)
-    asked = [word.to for _, word in one.told(Ping)]  # type: ignore[attr-defined]
-    assert sum(to in ("id2", "id3", "id4") for to in asked) >= len(asked) // 2 - 1
-    assert sum(to.startswith("x") for to in asked) >= len(asked) // 2 - 1
