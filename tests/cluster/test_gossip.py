@@ -62,9 +62,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stage.until(lambda: passing(stage.cluster.servers[0]) == [stage.web.name], "the service")
         yield stage
     finally:
-        for agent in stage.cluster.agents:
-            if agent.running:
-                agent.signal(signal.SIGCONT)
         stage.cluster.stop()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import stat
 import time
@@ -74,9 +73,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         stage.until(lambda: stage.alive() == [everyone] * 4, "all with the key know each other")
         yield stage
     finally:
-        for agent in stage.cluster.agents:
-            if agent.running:
-                agent.signal(signal.SIGCONT)
         stage.cluster.stop()
 
 

@@ -37,9 +37,6 @@ def cluster(tmp_path: Path) -> Any:
         cluster.start()
         yield cluster
     finally:
-        for agent in cluster.agents:
-            if agent.running:
-                agent.signal(signal.SIGCONT)
         cluster.stop()
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation.network import CALM
 from simulation.node import Node
-from simulation.run import SECOND_US, Run
+from simulation.run import Run
+from support.calm_tier import CalmTier
 from support.lossy_vfs import registered
 
 from gemot.server.hosts import Hosts
@@ -22,22 +22,14 @@ from gemot.server.server import Server
 SEED = 2
 
 
-class Scene:
-    """Three simulated servers in calm weather; `gone` does not lead."""
+class Scene(CalmTier):
+    """`gone` does not lead."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        run.network.weather = CALM
-        for node in run.nodes:
-            node.start()
-        self.pass_s(4)
-        leader = next(node for node in run.nodes if node.server is not None and node.server.leads)
-        assert leader.server is not None
-        self.leader: Server = leader.server
-        self.gone: Node = next(node for node in run.nodes if node is not leader)
-
-    def pass_s(self, seconds: float) -> None:
-        self.run.world.run(self.run.world.now_us + int(seconds * SECOND_US))
+        super().__init__(run)
+        assert self.leads.server is not None
+        self.leader: Server = self.leads.server
+        self.gone: Node = self.others[0]
 
     def remove(self) -> Any:
         told: list[Any] = []

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation.network import CALM
 from simulation.node import Node
-from simulation.run import SECOND_US, Run
+from simulation.run import Run
+from support.calm_tier import CalmTier
 from support.lossy_vfs import registered
 from support.members import client
 
@@ -25,17 +25,11 @@ SEED = 2
 WEB = client(7)
 
 
-class Scene:
-    """Three simulated servers in calm weather, one leads; and a host of which only the catalog knows."""
+class Scene(CalmTier):
+    """And a host of which only the catalog knows."""
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        run.network.weather = CALM
-        for node in run.nodes:
-            node.start()
-        self.pass_s(4)
-        self.leads = next(node for node in run.nodes if node.server is not None and node.server.leads)
-        self.others = [node for node in run.nodes if node is not self.leads]
+        super().__init__(run)
         self.told: list[str] = []
         self.leader.membership.gossip.expect_no_more = self.told.append  # type: ignore[method-assign]
 
@@ -47,9 +41,6 @@ class Scene:
     @property
     def voters(self) -> tuple[str, ...]:
         return self.leader.replica.raft.voters
-
-    def pass_s(self, seconds: float) -> None:
-        self.run.world.run(self.run.world.now_us + int(seconds * SECOND_US))
 
     def force_leave(self, name: str, id: str = "", *, asked: Server | None = None) -> Any:
         told: list[Any] = []

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulation.network import CALM
 from simulation.node import Node
 from simulation.run import SECOND_US, Run
+from support.calm_tier import CalmTier
 from support.lossy_vfs import registered
 from support.members import client
 
@@ -31,20 +31,13 @@ from gemot.server.server import Server
 SEED = 2
 
 
-class Scene:
-    """Simulated servers in calm weather, one of which leads."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        run.network.weather = CALM
-        for node in run.nodes:
-            node.start()
-        self.pass_us(4 * SECOND_US)
-        self.leader = next(node for node in run.nodes if _server(node).leads)
-        self.others = [node for node in run.nodes if node is not self.leader]
+class Scene(CalmTier):
+    @property
+    def leader(self) -> Node:
+        return self.leads
 
     def pass_us(self, us: int) -> None:
-        self.run.world.run(self.run.world.now_us + us)
+        self.pass_s(us / SECOND_US)
 
     def ask(self, node: Node, call: Call, *, by: Member | None = None, us: int = 3 * SECOND_US) -> Any:
         told: list[Any] = []

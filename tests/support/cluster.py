@@ -199,9 +199,10 @@ class Cluster:
         self.leader()
 
     def stop(self) -> None:
-        """End what still runs, kindly first."""
+        """End what still runs, kindly first; who was stopped goes on for that."""
         for agent in self.agents:
             if agent.running:
+                agent.signal(signal.SIGCONT)
                 agent.signal(signal.SIGTERM)
         for agent in self.agents:
             if agent.running:
