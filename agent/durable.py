@@ -10,12 +10,12 @@ import os
 from pathlib import Path
 
 BESIDE = ".tmp"
-"""In place of the suffix, until it is renamed."""
+"""At the end of its name, until it is renamed."""
 
 
 def replace(path: Path, data: bytes, *, sync: bool = True) -> None:
     """For its owner alone (0600). Raises OSError; the file is then as it was."""
-    beside = path.with_suffix(BESIDE)
+    beside = path.with_name(path.name + BESIDE)
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(handle, "wb") as file:
         os.fchmod(handle, 0o600)  # one left over from a crash keeps its mode

@@ -81,7 +81,7 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
         log.warning("agent: configuration: %s", warning)
     # A reload asked for before there is anything to reload must not end the process.
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
-    signal.signal(signal.SIGTERM, _end_start)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     gc.collect()
     gc.freeze()
     try:
@@ -119,9 +119,13 @@ class _Process:
         )
         _say_who(self._config)
         try:
-            await self._daemon.start()
+            await self._start()
         except (ListenFailed, GemotError, OSError) as error:
             return _told(error)
+        except asyncio.CancelledError:
+            if not self._over.is_set():
+                raise  # SIGINT, which ends it with an error
+            return 0
         _say_where(self._config)
         self._catch_signals()
         try:
@@ -137,12 +141,30 @@ class _Process:
         _remove_pid(self._config.pid_file)
         return _told(self._error)
 
+    async def _start(self) -> None:
+        """SIGTERM meanwhile cancels it where it awaits: raised anywhere, it would leave things half made.
+
+        Where it blocks the loop for long, as in reading a long log, the process is cut off instead.
+        """
+        loop = asyncio.get_running_loop()
+        starting = loop.create_task(self._daemon.start())
+
+        def end() -> None:
+            if self._over.is_set():
+                self._end_at_once("asked a second time: ends at once")
+            self._over.set()
+            starting.cancel()
+
+        def asked(_number: int, _frame: object) -> None:
+            self._cut_off_in_time()
+            loop.call_soon_threadsafe(end)
+
+        signal.signal(signal.SIGTERM, asked)
+        await starting
+
     async def _stop(self) -> None:
         log.info("agent: stopping")
-        # A thread, because what hangs may be the loop itself, or a thread that the interpreter waits for.
-        timer = threading.Timer(CUT_OFF_S, self._end_at_once, ("did not stop in time, cut off",))
-        timer.daemon = True
-        timer.start()
+        self._cut_off_in_time()
         try:
             async with asyncio.timeout(STOP_WITHIN_S):
                 if self._leave:
@@ -159,6 +181,12 @@ class _Process:
             log.warning("agent: could not leave: no answer in %g s", STOP_WITHIN_S / 2)
         except GemotError as error:
             log.warning("agent: could not leave: %s", error)
+
+    def _cut_off_in_time(self) -> None:
+        """A thread does it, because what hangs may be the loop, or a thread the interpreter waits for."""
+        timer = threading.Timer(CUT_OFF_S, self._end_at_once, ("did not stop in time, cut off",))
+        timer.daemon = True
+        timer.start()
 
     def _end_at_once(self, why: str) -> None:
         """What was acknowledged is safe without a tidy end; only the caller's patience is spared."""
@@ -192,14 +220,6 @@ class _Process:
         """The first failure is the cause, what comes after it may be a consequence."""
         self._error = self._error or error
         self._over.set()
-
-
-def _end_start(_number: int, _frame: object) -> None:
-    """SIGTERM before the loop takes signals: a start may block it for long. What was started is stopped."""
-    timer = threading.Timer(CUT_OFF_S, os._exit, (1,))
-    timer.daemon = True
-    timer.start()
-    sys.exit(0)
 
 
 def _exit_code(error: BaseException | None) -> int:
