@@ -31,6 +31,7 @@ from gemot.server.serf_health import (
     register_alive,
     register_failed,
     register_suspect,
+    serves_at,
 )
 
 log = logging.getLogger("gemot.server")
@@ -104,6 +105,11 @@ class NoGossip:
     def expect_no_more(self, id: str) -> None: ...
 
 
+def same_place(before: Member, member: Member) -> bool:
+    """Two servers that say they listen at one address: one was wiped, or both are configured alike."""
+    return before.id != member.id and before.rpc == member.rpc != ""
+
+
 class Connected:
     """The agents with a connection to this server, and this server itself."""
 
@@ -113,6 +119,9 @@ class Connected:
         self._connections: dict[str, int] = {}
 
     def add(self, member: Member) -> None:
+        """Where a server listened before, it is no more: its connection only has not broken yet."""
+        for gone in [m.id for m in self._members.values() if same_place(m, member)]:
+            del self._members[gone]
         self._members[member.id] = member
         self._connections[member.id] = self._connections.get(member.id, 0) + 1
 
@@ -223,6 +232,8 @@ class Membership:
                 told = "server: name taken, not let in: node=%s address=%s id=%s holder=%s"
                 log.warning(told, member.name, member.address, member.id, holder)
             return
+        if member.name in self._heard and self._id(member.name) not in ("", member.id):
+            self.failed(member.name)  # its former self: the catalog gives nobody the name of one that lives
         self._heard[member.name] = (member, self._now_ms())
         self._as_it_began.pop(member.name, None)
         self.guard.lives(member.name)
@@ -254,10 +265,14 @@ class Membership:
     def holder(self, member: Member) -> str:
         """Who else has its name, for people: another id, which was heard of too lately to be gone; or "".
 
-        A host that was wiped comes under the name of its former self, which has it until it has failed.
+        A host that was wiped comes under the name of its former self, which has it until it has failed. A
+        server that listens where the former one did need not wait so long: had that lived, it had said so.
         """
         before, at = self._heard.get(member.name, (member, 0))
-        if before is member or self._now_ms() - at >= FAILED_AFTER_MS:
+        silent_ms = self._now_ms() - at
+        if before is member or silent_ms >= FAILED_AFTER_MS:
+            return ""
+        if member.rpc and silent_ms >= CONTRADICTS_MS and self._is_at_its_place(member, before):
             return ""
         if before is not None:
             return f"{before.address} (id {before.id})" if before.id != member.id else ""
@@ -265,6 +280,11 @@ class Membership:
         if node is None or node.id in ("", member.id):
             return ""
         return f"{node.address} (id {node.id})"
+
+    def _is_at_its_place(self, member: Member, before: Member | None) -> bool:
+        if before is None:
+            return (known := self._look(member.name)) is not None and serves_at(known, member)
+        return same_place(before, member)
 
     def sign_of_life(self, name: str, id: str) -> str:
         """Why this member is taken for alive, for people; "" if nothing says so."""

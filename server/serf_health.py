@@ -65,6 +65,13 @@ def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, 
     return same_node and passing and all((s.id, s.address, s.port) in served for s in services)
 
 
+def serves_at(known: NodeDetail, member: Member) -> bool:
+    """Is there a server in the catalog under this name where this one listens?"""
+    port = _server_service(member).port
+    ports = [service.port for service in known.services if service.id == SERVER_SERVICE]
+    return known.node.address == member.address and ports == [port]
+
+
 def output_of(known: NodeDetail) -> str:
     return next((check.output for check in known.checks if check.check_id == SERF_HEALTH), "")
 

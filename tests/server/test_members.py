@@ -220,14 +220,47 @@ def test_the_time_before_it_led_is_no_sleep_of_the_leader(scene: Scene) -> None:
 
 def test_a_wiped_host_gets_its_name_once_its_former_self_is_silent(scene: Scene) -> None:
     """Its new id comes at once; the old one had the name until it counts as failed."""
-    old, new = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
+    old, new = client(1), client(1, id="00000001-9999-4000-8000-000000000000")
     scene.membership.joined(old)
-    for _ in range(FAILED_AFTER_MS // 500 + 4):
+    for _ in range(FAILED_AFTER_MS // 500):
         scene.membership.joined(new)
+        assert scene.one.value(NodeInfo("web1")).node.id == old.id
         scene.pass_ms(500)
+    scene.pass_ms(FAIL_AGAIN_MS)  # only then is it asked whether the failure has reached the catalog
+    scene.membership.joined(new)
+    assert scene.one.value(NodeInfo("web1")).node.id == new.id
+    assert scene.health("web1") == "passing"
+
+
+@pytest.mark.parametrize("leader", ["the same", "a new one"])
+def test_a_wiped_server_that_listens_where_it_did_gets_its_name_sooner(scene: Scene, leader: str) -> None:
+    """Two cannot listen there, and one that lives says so every second."""
+    old, new = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
+    elsewhere = server(1, id="00000001-8888-4000-8000-000000000000", rpc="10.0.0.1:8301")
+    scene.membership.joined(old)
+    if leader == "a new one":
+        scene.membership = scene.new_leader()
+        scene.membership.begin()
+    for _ in range(CONTRADICTS_MS // 500):
+        scene.membership.joined(new)
+        assert scene.one.value(NodeInfo("srv1")).node.id == old.id
+        scene.pass_ms(500)
+    scene.membership.joined(elsewhere)
+    assert scene.one.value(NodeInfo("srv1")).node.id == old.id
+    scene.membership.joined(new)
     assert scene.one.value(NodeInfo("srv1")).node.id == new.id
-    assert scene.health("srv1") == "passing"
     assert list(scene.membership.servers()) == [new.id]
+
+
+def test_of_two_servers_at_one_place_the_one_that_came_last_is_reported() -> None:
+    """The connection of the other has only not broken yet."""
+    connected = Connected(server(2))
+    old, new = server(1), server(1, id="00000001-9999-4000-8000-000000000000")
+    connected.add(old)
+    connected.add(new)
+    assert connected.members() == (server(2), new)
+    connected.remove(old)
+    assert connected.members() == (server(2), new)
 
 
 def test_a_host_that_lives_keeps_its_name_and_who_else_wants_it_is_told_once(
