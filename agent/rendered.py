@@ -34,6 +34,7 @@ from gemot.server.model.errors import PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
+from gemot.server.model.session import SessionInfo, Sessions
 
 
 class _Entry(msgspec.Struct, rename="pascal"):
@@ -44,6 +45,7 @@ class _Entry(msgspec.Struct, rename="pascal"):
     session: str = ""
     create_index: int = 0
     modify_index: int = 0
+    fence: int = 0
 
 
 class _Node(msgspec.Struct, rename="pascal"):
@@ -164,6 +166,10 @@ def locate(query: Query) -> str:
             return "/v1/coordinate/nodes"
         case CoordinateOf(node=node):
             return f"/v1/coordinate/node/{escape(node)}"
+        case SessionInfo(id=id):
+            return f"/v1/session/info/{escape(id)}"
+        case Sessions(node=node):
+            return f"/v1/session/node/{escape(node)}" if node else "/v1/session/list"
 
 
 def read_back(query: Query, body: bytes) -> Any:
@@ -227,7 +233,9 @@ def _params(meta: dict[str, str], tags: tuple[str, ...] = (), *, passing: bool =
 
 def _entry(raw: _Entry, key: bytes) -> KvEntry:
     value = a2b_base64(raw.value, strict_mode=True) if raw.value else b""
-    return KvEntry(key, value, raw.flags, raw.lock_index, raw.session, raw.create_index, raw.modify_index)
+    return KvEntry(
+        key, value, raw.flags, raw.lock_index, raw.session, raw.create_index, raw.modify_index, raw.fence
+    )
 
 
 def _node(raw: _Node) -> Node:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from gemot.server.features import Features
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import NodeCoordinate, SetCoordinates
 from gemot.server.rpc.message import COORDINATES
@@ -33,29 +34,23 @@ NAME_MAX = 1_024
 
 
 class CoordinateBatches:
-    """`servers` are those that are sent the log, by id; `has_node` says whether the catalog has one.
-
-    `written` tells whether any coordinate is in the state.
-    """
+    """`has_node` says whether the catalog has one; `written` whether any coordinate is in the state."""
 
     def __init__(
         self,
         *,
-        me: str,
-        servers: Callable[[], Iterable[str]],
+        features: Features,
         propose: Callable[[Command], None],
         has_node: Callable[[str], bool],
         written: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
-        self._me = me
-        self._servers = servers
+        self._features = features
         self._propose = propose
         self._has_node = has_node
         self._written = written
         self._now_ms = now_ms
         self._waiting: dict[str, NodeCoordinate] = {}
-        self._able: dict[str, bool] = {}
         self._due_ms = now_ms()
         self._told = False
 
@@ -75,10 +70,6 @@ class CoordinateBatches:
         some = list(self._waiting)[:MOST_AT_ONCE]
         return tuple([self._waiting.pop(node) for node in some])
 
-    def hear(self, server: str, features: tuple[str, ...]) -> None:
-        """What another server knows."""
-        self._able[server] = COORDINATES in features
-
     def on_second(self) -> None:
         """For the leader: write what there is, if it is time."""
         now = self._now_ms()
@@ -90,7 +81,7 @@ class CoordinateBatches:
             self._propose(SetCoordinates(rows[first : first + IN_ONE_COMMAND]))
 
     def _all_know_it(self) -> bool:
-        if self._written() or all(self._able.get(id) for id in self._servers() if id != self._me):
+        if self._written() or not self._features.without(COORDINATES):
             return True
         if not self._told:
             self._told = True

@@ -14,11 +14,16 @@ from gemot.server.model.command import Command
 from gemot.server.model.errors import GemotError
 from gemot.server.model.kv import KvPurge
 from gemot.server.model.query import Applied
+from gemot.server.model.session import EndLeases
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.ports import Timer
 from gemot.server.state.store import State
 
 CLOCK_EVERY_MS = 1_000
+LEASES_EVERY_MS = 100
+LEASES_AT_ONCE = 100
+"""Sessions that one entry ends at most: each may hold many locks."""
+
 PURGE_ROWS = 500
 KEEP_CHANGES = 50_000
 """Change rows kept for watchers that come back and for history."""
@@ -66,6 +71,8 @@ class Leader:
         self._look_after_members()
         if self._every("clock", CLOCK_EVERY_MS) and self._state.deadlines_exist():
             self._propose(Tick())
+        if self._every("leases", LEASES_EVERY_MS):
+            self._end_leases()
         if self._every("tombstones", TOMBSTONE_STEP_MS):
             self._reap_tombstones()
         if self._every("retries", RETRY_STEP_MS) and self._state.deadlines_exist():
@@ -88,6 +95,13 @@ class Leader:
             return False
         self._due[what] = now + every_ms
         return True
+
+    def _end_leases(self) -> None:
+        """Whether one is over is decided once more where the command is applied."""
+        now = self._replica.cluster_time_ms()
+        due = self._state.leases_due(now, LEASES_AT_ONCE)
+        if due or self._state.delays_over(now):
+            self._propose(EndLeases(due))
 
     def _purge(self) -> None:
         if self._state.masked_rows_left():

@@ -21,10 +21,11 @@ from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFai
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
+from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.raft.voters import by_hand
-from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore
+from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore, session
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -59,7 +60,7 @@ class Machine:
         """Set where the last slice ended before an entry that replaces the state; see `apply_ahead`."""
 
         self._rules: dict[type, Callable[[Writing, Any], bool | int]] = {
-            KvSet: _set_key,
+            KvSet: kv.set_key,
             KvDelete: kv.delete_key,
             KvDeletePrefix: kv.delete_prefix,
             KvPurge: kv.purge,
@@ -73,6 +74,10 @@ class Machine:
             SetAutopilot: autopilot.set_config,
             Restore: _repeat_restore,
             SetCoordinates: coordinate.set_all,
+            CreateSession: session.create,
+            DestroySession: session.destroy,
+            RenewSession: session.renew,
+            EndLeases: session.end_leases,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -130,7 +135,7 @@ class Machine:
         if self._done(writing, command):
             return False
         try:
-            require(self._authorizer, envelope.accessor, operations(command, self._state.service_name))
+            require(self._authorizer, envelope.accessor, operations(command, self._state))
             restore.check(writing.cursor, writing.meta, command)
         except StorageFailed:
             raise
@@ -165,7 +170,7 @@ class Machine:
         command = envelope.command
         try:
             if self._authorizer is not ALLOW_ALL:
-                needed = operations(command, self._state.service_name)
+                needed = operations(command, self._state)
                 require(self._authorizer, envelope.accessor, needed)
             rule = self._rules[type(command)]
             if type(command) is Register:
@@ -194,15 +199,6 @@ def _repeat_restore(writing: Writing, command: Restore) -> bool:
     if not Machine._done(writing, command):
         restore.check(writing.cursor, writing.meta, command)
     return True
-
-
-def _set_key(writing: Writing, command: KvSet) -> bool:
-    return kv.set_key(writing, command, _no_session)
-
-
-def _no_session(_id: str) -> bool:
-    """There are no sessions yet, so none exists."""
-    return False
 
 
 def _tick(_writing: Writing, _command: Tick) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
+from gemot.server.features import Features
 from gemot.server.members import Connected, Membership
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.ports import Peers
@@ -39,6 +40,7 @@ class Reports:
         directory: Directory,
         space: Space,
         peers: Peers,
+        features: Features,
         coordinates: CoordinateBatches,
         leaving: Callable[[], str],
         membership: Membership,
@@ -50,6 +52,7 @@ class Reports:
         self._directory = directory
         self._space = space
         self._peers = peers
+        self._features = features
         self._coordinates = coordinates
         self._leaving = leaving
         self._membership = membership
@@ -76,7 +79,7 @@ class Reports:
 
     def hear(self, member: Member, report: Report) -> None:
         self._space.hear(member, Room(report.free_bytes, report.reserve_bytes, report.applied))
-        self._coordinates.hear(member.id, report.features)
+        self._features.hear(member.id, report.features)
         self._coordinates.take(report.coordinates)
         # Who speaks of itself alone is there, and does not leave (any more): its good-bye may have been
         # carried out without it hearing so.

@@ -18,6 +18,7 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
+from gemot.server.features import Features
 from gemot.server.hearsay import Hearsay
 from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
@@ -158,9 +159,11 @@ class Server:
             guard=MassFailure(config.mass_failure),
             now_ms=timer.now_ms,
         )
+        self.features = Features(
+            me=me.id, servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers))
+        )
         self.coordinates = CoordinateBatches(
-            me=me.id,
-            servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers)),
+            features=self.features,
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
             has_node=state.has_node,
             written=state.any_coordinate,
@@ -174,6 +177,7 @@ class Server:
             directory=self.directory,
             space=self.space,
             peers=peers,
+            features=self.features,
             coordinates=self.coordinates,
             leaving=lambda: self.operator.leaving,
             membership=self.membership,
@@ -500,7 +504,8 @@ class Server:
         return self._raft.leader
 
     def propose(self, command: Command, accessor: str, retry: Name, done: Callable[[Any], None]) -> None:
-        if (refusal := self.space.refuse(command)) is not None:
+        refusal = self.features.refuse(command, self.directory.name) or self.space.refuse(command)
+        if refusal is not None:
             done(refusal)
         else:
             self.replica.propose(command, accessor, retry, done)

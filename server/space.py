@@ -23,13 +23,15 @@ from gemot.server.model.catalog import Deregister
 from gemot.server.model.command import Command, weight
 from gemot.server.model.errors import Busy
 from gemot.server.model.kv import KvDelete, KvDeletePrefix
+from gemot.server.model.session import DestroySession, RenewSession
 from gemot.server.ports import DiskSpace
 from gemot.server.raft import quorum
 from gemot.server.raft.node import Raft
 from gemot.server.rpc.message import Member
 
-FREES = (KvDelete, KvDeletePrefix, Deregister)
-"""What callers may still ask for: it leaves less than there was. The leader's chores are never refused."""
+FREES = (KvDelete, KvDeletePrefix, Deregister, DestroySession, RenewSession)
+"""What callers may still ask for: it leaves less than there was, or, a renewal, no more, and without it every
+lock would be lost. The leader's chores are never refused."""
 
 LEAST_BYTES = 256 << 20
 LEAST_SHARE = 8

@@ -14,6 +14,7 @@ from gemot.server.model.coordinate import SetCoordinates
 from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.restore import Restore
+from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.upkeep import (
     PruneRetries,
     ReapTombstones,
@@ -37,6 +38,10 @@ Command = (
     | SetAutopilot
     | Restore
     | SetCoordinates
+    | CreateSession
+    | DestroySession
+    | RenewSession
+    | EndLeases
 )
 
 ENVELOPE_VERSION = 1

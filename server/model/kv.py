@@ -13,7 +13,10 @@ MAX_KEY_BYTES = 4096
 
 
 class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One key as stored. `flags` is an unsigned 64-bit number of the user's."""
+    """One key as stored. `flags` is an unsigned 64-bit number of the user's.
+
+    `fence` is that of the last acquisition, kept when it is released; 0 if it was never locked.
+    """
 
     key: bytes
     value: bytes
@@ -22,10 +25,11 @@ class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     session: str
     create_index: int
     modify_index: int
+    fence: int = 0
 
 
 class KvSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """Write one key. At most one of `cas`, `acquire`, `release` is set. Result: bool.
+    """Write one key. At most one of `cas`, `acquire`, `release` is set. Result: bool; of `acquire` the fence.
 
     `cas=0` means create only; `cas=N` needs the stored modify index to be N.
     """

@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
+from gemot.server.model.session import LivingSession, Session, SessionInfo, Sessions
 
 Query = (
     KvGet
@@ -37,6 +38,8 @@ Query = (
     | GetAutopilot
     | Coordinates
     | CoordinateOf
+    | SessionInfo
+    | Sessions
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -90,12 +93,14 @@ VALUES: dict[type, Any] = {
     GetAutopilot: AutopilotRow | None,
     Coordinates: list[NodeCoordinate],
     CoordinateOf: NodeCoordinate | None,
+    SessionInfo: LivingSession | None,
+    Sessions: list[Session],
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """A write that is durable on a majority and applied. `value` is True/False or a count."""
+    """A write that is durable on a majority and applied. `value` is True/False, a count or a fence."""
 
     index: int
     value: bool | int

@@ -15,6 +15,13 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordin
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    RenewSession,
+    SessionInfo,
+    Sessions,
+)
 from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
@@ -26,7 +33,10 @@ COORDINATES = "coordinates"
 FORCE_LEAVE = "force-leave"
 """`Operate` of that name."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE)
+SESSIONS = "sessions"
+"""The commands and queries of sessions, and so the locks on keys."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -378,7 +388,11 @@ def feature_of(call: Call) -> str:
     more field at the end of what it knows it reads over: a list with `near` comes unordered.
     """
     if isinstance(call, Ask | Subscribe):
+        if isinstance(call.query, SessionInfo | Sessions):
+            return SESSIONS
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
+    if isinstance(call, Apply | Forward):
+        return SESSIONS if isinstance(call.command, CreateSession | DestroySession | RenewSession) else ""
     if isinstance(call, Locate):
         return COORDINATES
     return FORCE_LEAVE if isinstance(call, Operate) and call.what == "force-leave" else ""

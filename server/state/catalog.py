@@ -29,7 +29,7 @@ from gemot.server.model.catalog import (
 )
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check
-from gemot.server.state import coordinate, digest, health
+from gemot.server.state import coordinate, digest, health, session
 from gemot.server.state.instances import has_meta, instances_of
 from gemot.server.state.latest import (
     forget_node,
@@ -215,6 +215,7 @@ def remove_node(writing: Writing, node: str) -> None:
     for (check_id,) in ids:
         health.remove_check(writing, name, check_id)
     coordinate.remove(writing, name)
+    session.end_with_node(writing, name)
     cursor.execute("delete from node where name = ?", (name,))
     writing.take(_NODE, row)
     writing.record("node", topic_key(name), "delete", None)

@@ -4,9 +4,9 @@ Each row of a table is one number of 128 bits (BLAKE2b of table name and row); t
 modulo 2**128, does not depend on the order in which they came. It finds servers that drifted apart; it
 is no defence against one who would forge rows on purpose.
 
-Every replicated table is in it but `change`, which repeats what the other tables were told, and the ages
-in `retry_origin`. The row of a word is hashed as it was stored: a release that encodes a word otherwise
-must bring a migration that encodes the stored rows anew.
+Every replicated table is in it but `change` and `session_check`, which repeat what the other tables were
+told, and the ages in `retry_origin`. The row of a word is hashed as it was stored: a release that encodes a
+word otherwise must bring a migration that encodes the stored rows anew.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ _HASHED = (
     (b"idempotency", "select row from idempotency"),
     (b"autopilot", "select row from autopilot"),
     (b"coordinate", "select row from coordinate"),
+    (b"session", "select row from session"),
+    (b"lease", "select row from lease"),
+    (b"held", "select session, key from held"),
+    (b"lock_delay", "select key, until_ms from lock_delay"),
 )
 
 

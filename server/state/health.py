@@ -9,7 +9,7 @@ import msgspec
 
 from gemot.server.model.catalog import HealthService, Instance, Node, Service
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.state import coordinate
+from gemot.server.state import coordinate, session
 from gemot.server.state.instances import has_meta, instances_of
 from gemot.server.state.latest import (
     node_index,
@@ -57,6 +57,8 @@ def put_check(writing: Writing, given: Check) -> None:
     if old is not None and fold(old.service_id) != fold(check.service_id):
         _touch(writing, old)
     _touch(writing, check)
+    if check.status == "critical":
+        session.end_with_check(writing, check.node, check.check_id)
 
 
 def remove_check(writing: Writing, node: str, check_id: str) -> None:
@@ -68,6 +70,7 @@ def remove_check(writing: Writing, node: str, check_id: str) -> None:
     writing.take(_TABLE, row)
     writing.record("check", topic_key(node, check_id), "delete", None)
     _touch(writing, _decode(row))
+    session.end_with_check(writing, node, check_id)
 
 
 def copy_service(writing: Writing, node: str, service: Service) -> None:

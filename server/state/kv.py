@@ -14,8 +14,9 @@ import msgspec
 
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest, pages
+from gemot.server.state import digest, locks, pages
 from gemot.server.state.names import end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
@@ -26,12 +27,10 @@ REAP_ROWS = 10_000
 REAP_WITH_DELETE = 2
 """Overdue tombstones that each delete removes on its way, so that no load piles them up."""
 
-SessionExists = Callable[[str], bool]
-
 _TABLE = b"kv"
 _TOMBSTONE = b"tombstone"
 _MASK = b"mask"
-_encode = msgspec.msgpack.Encoder().encode
+_encoded = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(KvEntry).decode
 
 _GET = "select row from kv where key = ?"
@@ -50,56 +49,129 @@ _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do updat
 # -- commands --------------------------------------------------------------------------------------
 
 
-def set_key(writing: Writing, command: KvSet, session_exists: SessionExists) -> bool:
+def set_key(writing: Writing, command: KvSet) -> bool | int:
     """KvSet: plain, cas, acquire or release. Raises RuleFailed for a session that cannot hold a lock."""
     stored: bytes | None = writing.cursor.execute(_GET, (command.key,)).get
-    old = _decode(stored) if stored is not None else None
+    row = _decode(stored) if stored is not None else None
+    old = row
     if old is not None and writing.masks.hides(old.key, old.modify_index):
         old = None
     cas = command.cas
     if cas is not None and cas != (old.modify_index if old is not None else 0):
         return False
-    holder = _holder(command, old, session_exists)
-    if holder is None:
+    if (lock := _lock(writing, command, old)) is None:
         return False
-    session, lock_index = holder
+    result = lock.fence if command.acquire is not None else True
     if old is not None and (
         old.value == command.value
         and old.flags == command.flags
-        and old.session == session
-        and old.lock_index == lock_index
+        and old.session == lock.session
+        and old.lock_index == lock.index
     ):
-        return True
+        return result
     index = writing.index
-    created = old.create_index if old is not None else index
-    row = _encode(KvEntry(command.key, command.value, command.flags, lock_index, session, created, index))
-    if stored is not None:
-        writing.take(_TABLE, stored)
-    writing.add(_TABLE, row)
-    writing.cursor.execute(_PUT, (command.key, index, row))
-    writing.record("kv", command.key, "set", row)
-    writing.touched.append(("kv", command.key))
-    writing.meta.kv_index = index
-    return True
+    new = KvEntry(
+        command.key,
+        command.value,
+        command.flags,
+        lock.index,
+        lock.session,
+        old.create_index if old is not None else index,
+        index,
+        lock.fence,
+    )
+    _put(writing, new, row, stored)
+    return result
 
 
-def _holder(command: KvSet, old: KvEntry | None, session_exists: SessionExists) -> tuple[str, int] | None:
-    """Session and lock index that the key will have; None if the lock's rules say False."""
-    held_by = old.session if old is not None else ""
-    lock_index = old.lock_index if old is not None else 0
+class _Lock(msgspec.Struct, frozen=True, gc=False):
+    """Who holds a key, as it is to be stored."""
+
+    session: str
+    index: int
+    fence: int
+
+
+def _lock(writing: Writing, command: KvSet, old: KvEntry | None) -> _Lock | None:
+    """The lock that the key will have; None if the lock's rules say False."""
+    held_by, index, fence = (old.session, old.lock_index, old.fence) if old is not None else ("", 0, 0)
     if command.acquire is not None:
-        if not command.acquire:
-            raise RuleFailed("missing session")
-        if not session_exists(command.acquire):
-            raise RuleFailed(f'invalid session "{command.acquire}"')
-        if held_by and held_by != command.acquire:
-            return None
-        return command.acquire, lock_index if held_by else lock_index + 1
+        return _acquired(writing, command.key, command.acquire, _Lock(held_by, index, fence))
     if command.release is not None:
         if not command.release:
             raise RuleFailed("missing session")
-        return ("", lock_index) if held_by == command.release else None
-    return held_by, 0
+        return _Lock("", index, fence) if held_by == command.release else None
+    return _Lock(held_by, 0, fence)
+
+
+def _acquired(writing: Writing, key: bytes, session: str, lock: _Lock) -> _Lock | None:
+    if not session:
+        raise RuleFailed("missing session")
+    if not locks.session_exists(writing.cursor, session):
+        raise RuleFailed(f'invalid session "{session}"')
+    if lock.session:
+        return lock if lock.session == session else None
+    if locks.is_delayed(writing, key):
+        return None
+    if locks.holds_most(writing.cursor, session):
+        raise RuleFailed(
+            f"session {session} holds {locks.MAX_HELD} locks, as many as it may: release some, or use another"
+        )
+    return _Lock(session, lock.index + 1, locks.fence(writing.meta.epoch, writing.index))
+
+
+def _put(writing: Writing, new: KvEntry, before: KvEntry | None, stored: bytes | None) -> None:
+    """A row in the place of the one before (`stored` as it is encoded), and what is noted of its holder."""
+    row = _encode(new)
+    if stored is not None:
+        writing.take(_TABLE, stored)
+    writing.add(_TABLE, row)
+    writing.cursor.execute(_PUT, (new.key, new.modify_index, row))
+    held_by = before.session if before is not None else ""
+    if held_by != new.session:
+        if held_by:
+            locks.unhold(writing, held_by, new.key)
+        if new.session:
+            locks.hold(writing, new.session, new.key)
+    writing.record("kv", new.key, "set", row)
+    writing.touched.append(("kv", new.key))
+    writing.meta.kv_index = writing.index
+
+
+def _encode(entry: KvEntry) -> bytes:
+    """One that was never locked as releases before fences encode it: the state hash is of these bytes."""
+    if entry.fence:
+        return _encoded(entry)
+    return _encoded(
+        (
+            entry.key,
+            entry.value,
+            entry.flags,
+            entry.lock_index,
+            entry.session,
+            entry.create_index,
+            entry.modify_index,
+        )
+    )
+
+
+def end_locks(writing: Writing, session: Session) -> None:
+    """A session ends: what it holds is released or deleted, and is not to be had for its lock delay."""
+    for key in locks.keys_of(writing.cursor, session.id):
+        stored: bytes | None = writing.cursor.execute(_GET, (key,)).get
+        old = _decode(stored) if stored is not None else None
+        if old is None or stored is None or old.session != session.id:
+            continue
+        if writing.masks.hides(key, old.modify_index):
+            locks.unhold(writing, session.id, key)
+            continue
+        if session.behavior == "delete":
+            _remove(writing, old, stored)
+        else:
+            new = msgspec.structs.replace(old, session="", modify_index=writing.index)
+            _put(writing, new, old, stored)
+        if delay_ms := -(-session.lock_delay_ns // 1_000_000):
+            locks.delay(writing, key, delay_ms)
 
 
 def delete_key(writing: Writing, command: KvDelete) -> bool:
@@ -110,16 +182,21 @@ def delete_key(writing: Writing, command: KvDelete) -> bool:
         return True
     if command.cas is not None and command.cas != old.modify_index:
         return False
-    index = writing.index
-    writing.cursor.execute(_DELETE, (command.key,))
+    _remove(writing, old, stored)
+    return True
+
+
+def _remove(writing: Writing, old: KvEntry, stored: bytes) -> None:
+    writing.cursor.execute(_DELETE, (old.key,))
     writing.take(_TABLE, stored)
-    _bury(writing, command.key)
-    writing.record("kv", command.key, "delete", None)
-    writing.touched.append(("kv", command.key))
-    writing.meta.kv_index = index
+    if old.session:
+        locks.unhold(writing, old.session, old.key)
+    _bury(writing, old.key)
+    writing.record("kv", old.key, "delete", None)
+    writing.touched.append(("kv", old.key))
+    writing.meta.kv_index = writing.index
     if writing.meta.reaped_index:
         _reap(writing, writing.meta.reaped_index, REAP_WITH_DELETE)
-    return True
 
 
 def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
@@ -170,6 +247,8 @@ def _purge_mask(writing: Writing, prefix: bytes, index: int, limit: int) -> int:
         if modified < index:
             writing.cursor.execute(_DELETE, (key,))
             writing.take(_TABLE, row)
+            if session := _decode(row).session:
+                locks.unhold(writing, session, key)
     after = rows[-1][0] + b"\0" if len(rows) == limit else None
     writing.cursor.execute("update mask set resume = ? where prefix = ?", (after, prefix))
     writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, resume)

@@ -1,6 +1,6 @@
 """The index of each single node and service: which command last changed anything that belongs to it.
 
-And that of all coordinates together, under a kind of its own.
+And those of all coordinates together, and of all sessions, under kinds of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
-_Kind = Literal["node", "service", "coordinates"]
+_Kind = Literal["node", "service", "coordinates", "sessions"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -60,6 +60,24 @@ def touch_coordinates(writing: Writing) -> None:
 
 def coordinates_index(reading: Reading) -> int:
     return max(_get(reading.cursor, "coordinates", ""), 1)
+
+
+def touch_sessions(writing: Writing, node: str) -> None:
+    """A session of this node began or ended."""
+    writing.touched += (("sessions", b""), ("node-sessions", topic_key(node)))
+    _put(writing, "sessions", "")
+    _put(writing, "sessions", fold(node))
+
+
+def forget_sessions(writing: Writing, node: str) -> None:
+    """The node is gone, and its sessions with it: of them the index is that of all."""
+    _forget(writing, "sessions", fold(node))
+
+
+def sessions_index(reading: Reading, node: str) -> int:
+    """Of a node that never had a session, and of all for "", the index of all."""
+    of_node = _get(reading.cursor, "sessions", fold(node)) if node else 0
+    return max(of_node or _get(reading.cursor, "sessions", ""), 1)
 
 
 def service_index(reading: Reading, service: str) -> int:

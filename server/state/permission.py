@@ -4,8 +4,8 @@ Every command and query has its entry here: an unlisted one fails loudly. The ch
 state is changed (`machine.py`, for every command) and where rows are read (the families' reads, row by
 row), never only at the edge. `ALLOW_ALL` is recognised by identity and costs nothing.
 
-A check or a deregistration may name a service only by its id; the permission goes by the service's name,
-so `operations` is handed a way to look it up.
+A check or a deregistration may name a service only by its id, and a renewal a session: the permission goes by
+the service's name and the session's node, so `operations` is handed a way to look them up (`Names`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,17 @@ from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    EndLeases,
+    RenewSession,
+    SessionInfo,
+    Sessions,
+)
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 
-Resource = Literal["key", "key-prefix", "node", "service", "operator"]
+Resource = Literal["key", "key-prefix", "node", "service", "session", "operator"]
 Access = Literal["read", "list", "write"]
 
 
@@ -64,13 +72,29 @@ class AllowAll:
 
 ALLOW_ALL = AllowAll()
 
-ServiceName = Callable[[str, str], str]
-"""(node, service id) -> the name of that service as registered, "" if there is none."""
+
+class Names(Protocol):
+    """What is behind an id, in the state as it is."""
+
+    def service_name(self, node: str, service_id: str) -> str:
+        """The name of that service as registered, "" if there is none."""
+
+    def session_node(self, id: str) -> str:
+        """The node of that session, "" if there is none."""
 
 
-def operations(
-    asked: Command | Query, service_name: ServiceName = lambda _node, _id: ""
-) -> tuple[Operation, ...]:
+class _Nothing:
+    def service_name(self, node: str, service_id: str) -> str:
+        return ""
+
+    def session_node(self, id: str) -> str:
+        return ""
+
+
+_NOTHING = _Nothing()
+
+
+def operations(asked: Command | Query, names: Names = _NOTHING) -> tuple[Operation, ...]:
     """Everything that must be allowed for `asked`. For a list: nothing, its rows are filtered instead."""
     match asked:
         case KvSet(key=key) | KvDelete(key=key):
@@ -78,13 +102,20 @@ def operations(
         case KvDeletePrefix(prefix=prefix):
             return (Operation("key-prefix", prefix, "write"),)
         case Register():
-            return _registering(asked, service_name)
+            return _registering(asked, names.service_name)
         case Deregister(node=node, service_id=service_id, check_id=_):
-            return (_of_service_or_node(node, service_name(node, service_id) if service_id else ""),)
+            return (_of_service_or_node(node, names.service_name(node, service_id) if service_id else ""),)
         case Restore():
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
+        case EndLeases():
+            return ()
+        case CreateSession(session=session):
+            return (_of_session(session.node),)
+        case DestroySession(id=id) | RenewSession(id=id):
+            # Nobody may be denied what is not there: that it is not is the answer.
+            return (_of_session(node),) if (node := names.session_node(id)) else ()
         case SetCoordinates():  # the leader's own; `Server.locate` has the token of who says where it stands
             return ()
         case SetAutopilot():
@@ -96,6 +127,8 @@ def operations(
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
             return ()
         case HealthNode() | HealthChecks() | HealthState() | Coordinates() | CoordinateOf():
+            return ()
+        case SessionInfo() | Sessions():
             return ()
     raise AssertionError(f"no permission is declared for {type(asked).__name__}")
 
@@ -114,7 +147,7 @@ def readable(kind: Literal["node", "service"], name: str) -> Operation:
     return Operation(kind, name.encode(), "read")
 
 
-def _registering(asked: Register, service_name: ServiceName) -> tuple[Operation, ...]:
+def _registering(asked: Register, service_name: Callable[[str, str], str]) -> tuple[Operation, ...]:
     node = asked.node.node
     needed: list[Operation] = []
     if not asked.skip_node_update or not asked.services:
@@ -128,6 +161,10 @@ def _registering(asked: Register, service_name: ServiceName) -> tuple[Operation,
         name = named.get(check.service_id) or service_name(node, check.service_id) if check.service_id else ""
         needed.append(_of_service_or_node(node, name))
     return tuple(dict.fromkeys(needed))
+
+
+def _of_session(node: str) -> Operation:
+    return Operation("session", node.encode(), "write")
 
 
 def _of_node(node: Node) -> Operation:

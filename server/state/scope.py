@@ -174,18 +174,19 @@ class Writing:
         """`row` stands in `table` no longer: out of the state hash."""
         self.meta.rows_sum -= digest.of_row(table, row)
 
-    def kept(self) -> tuple[Any, int]:
-        """Begin what `undo` takes back: rows, running values, recorded changes."""
+    def kept(self) -> tuple[Any, int, int]:
+        """Begin what `undo` takes back: rows, running values, recorded changes, the count of tombstones."""
         self.cursor.execute("savepoint entry")
-        return self.meta.kept(), len(self.changes)
+        return self.meta.kept(), len(self.changes), self.buried
 
     def keep(self) -> None:
         self.cursor.execute("release entry")
 
-    def undo(self, kept: tuple[Any, int]) -> None:
+    def undo(self, kept: tuple[Any, int, int]) -> None:
         self.cursor.execute("rollback to entry")
         self.cursor.execute("release entry")
         self.meta.restore(kept[0])
         del self.changes[kept[1] :]
+        self.buried = kept[2]
         self.touched = []
         self._seq = 0

@@ -19,7 +19,18 @@ from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.health import Check
 from gemot.server.model.query import Query
 from gemot.server.model.upkeep import VerifyState
-from gemot.server.state import autopilot, catalog, changes, coordinate, digest, health, kv, retries
+from gemot.server.state import (
+    autopilot,
+    catalog,
+    changes,
+    coordinate,
+    digest,
+    health,
+    kv,
+    locks,
+    retries,
+    session,
+)
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta, RestoreMark
 from gemot.server.state.pages import Transaction
@@ -223,13 +234,37 @@ class State:
         """The name under which that instance is registered, "" if it is not."""
         return catalog.service_name(self._file.cursor, node, service_id)
 
+    def session_node(self, id: str) -> str:
+        """The node of that session, "" if there is none."""
+        return session.node_of(self._file.cursor, id)
+
     # -- what the leader's chores go by --------------------------------------------------------------
 
     def deadlines_exist(self) -> bool:
         """Does anything wait for cluster time to pass?"""
         self.settle()
         with self._file.explained:
-            return len(self.retries) > 0 or retries.keys_exist(self._file.cursor)
+            cursor = self._file.cursor
+            return (
+                len(self.retries) > 0
+                or retries.keys_exist(cursor)
+                or session.leases_exist(cursor)
+                or locks.delays_exist(cursor)
+            )
+
+    def leases_due(self, time_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
+        """Leases of sessions that are over by that cluster time: (session, generation)."""
+        with self._file.explained:
+            return session.due(self._file.cursor, self.epoch, time_ms, limit)
+
+    def delays_over(self, time_ms: int) -> bool:
+        """Are there lock delays that can be forgotten at that cluster time?"""
+        with self._file.explained:
+            return locks.delays_over(self._file.cursor, time_ms)
+
+    def any_session(self) -> bool:
+        with self._file.explained:
+            return self._file.cursor.execute("select 1 from session limit 1").get is not None
 
     def with_check(self, check_id: str) -> list[tuple[Node, Check]]:
         """Every node that has this check, with it, by name."""
@@ -398,5 +433,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **health.READERS,
     **autopilot.READERS,
     **coordinate.READERS,
+    **session.READERS,
 }
 """Who answers which query."""

@@ -162,13 +162,62 @@ create table coordinate (
 ) without rowid;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FORMAT_1, _FORMAT_AUTOPILOT, _FORMAT_RESTORE, _FORMAT_COORDINATES)
+_FORMAT_SESSIONS = """
+create table session (
+    id text primary key,
+    node text not null,
+    row blob not null
+) without rowid;
+create index session_by_node on session (node, id);
+
+create table session_check (
+    node text not null,
+    check_id text not null,
+    session text not null,
+    primary key (node, check_id, session)
+) without rowid;
+
+create table lease (
+    id text primary key,
+    epoch integer not null,
+    deadline_ms integer not null,
+    row blob not null
+) without rowid;
+create index lease_by_deadline on lease (epoch, deadline_ms, id);
+
+create table held (
+    session text not null,
+    key blob not null,
+    primary key (session, key)
+) without rowid;
+
+create table lock_delay (
+    key blob primary key,
+    until_ms integer not null
+) without rowid;
+create index lock_delay_by_time on lock_delay (until_ms, key);
+"""
+
+MIGRATIONS: tuple[str, ...] = (
+    _FORMAT_1,
+    _FORMAT_AUTOPILOT,
+    _FORMAT_RESTORE,
+    _FORMAT_COORDINATES,
+    _FORMAT_SESSIONS,
+)
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
 RESTORE_FORMAT = 3
 """The format that brought restores."""
 
-SINCE: dict[str, int] = {"autopilot": 2, "coordinate": 4}
+SINCE: dict[str, int] = {
+    "autopilot": 2,
+    "coordinate": 4,
+    "session": 5,
+    "lease": 5,
+    "held": 5,
+    "lock_delay": 5,
+}
 """The format that brought a table; of those that are not here, the first."""
 
 FORMAT = len(MIGRATIONS)

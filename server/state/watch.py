@@ -17,6 +17,7 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
+from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.state.names import topic_key
 from gemot.server.state.prefixes import Prefixes
 
@@ -32,6 +33,9 @@ Kind = Literal[
     "autopilot",
     "coordinates",
     "coordinate",
+    "session",
+    "sessions",
+    "node-sessions",
     "all",
 ]
 Topic = tuple[Kind, bytes]
@@ -62,6 +66,10 @@ def topics(query: Query) -> tuple[Topic, ...]:
         return (("coordinates", b""),)
     if isinstance(query, CoordinateOf):
         return (("coordinate", topic_key(query.node)),)
+    if isinstance(query, SessionInfo):
+        return (("session", topic_key(query.id)),)
+    if isinstance(query, Sessions):
+        return (("node-sessions", topic_key(query.node)) if query.node else ("sessions", b""),)
     if isinstance(query, Nodes):
         return (("nodes", b""),)
     table: Topic = ("services", b"") if isinstance(query, Services) else ("checks", b"")

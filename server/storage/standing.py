@@ -23,6 +23,7 @@ from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import Corrupt, StorageFailed
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvEntry
+from gemot.server.model.session import Lease, Session
 from gemot.server.state import digest
 from gemot.server.state.retries import Retries
 from gemot.server.state.tables import APPLICATION_ID, FORMAT, MIGRATIONS, RESTORE_FORMAT, SINCE
@@ -35,6 +36,8 @@ _WORDS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "health": msgspec.msgpack.Decoder(Check),
     "autopilot": msgspec.msgpack.Decoder(AutopilotRow),
     "coordinate": msgspec.msgpack.Decoder(NodeCoordinate),
+    "session": msgspec.msgpack.Decoder(Session),
+    "lease": msgspec.msgpack.Decoder(Lease),
 }
 """Tables whose rows a read decodes: one that cannot be would stop every server."""
 

@@ -1,0 +1,40 @@
+"""What the releases of the other servers know: some commands wait until all of them do.
+
+A server of an older release would stop at a command that it does not know. Each says with its reports what it
+knows; one that has said nothing yet counts as one that knows nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from gemot.server.model.command import Command
+from gemot.server.model.errors import Busy
+from gemot.server.model.session import CreateSession
+from gemot.server.rpc.message import SESSIONS
+
+
+class Features:
+    """`servers` are those that are sent the log, by id."""
+
+    def __init__(self, *, me: str, servers: Callable[[], Iterable[str]]) -> None:
+        self._me = me
+        self._servers = servers
+        self._of: dict[str, tuple[str, ...]] = {}
+
+    def hear(self, server: str, features: tuple[str, ...]) -> None:
+        """What another server knows."""
+        self._of[server] = features
+
+    def without(self, feature: str) -> tuple[str, ...]:
+        """Servers that have not said that they know this, by id."""
+        return tuple([id for id in self._servers() if id != self._me and feature not in self._of.get(id, ())])
+
+    def refuse(self, command: Command, name: Callable[[str], str]) -> Busy | None:
+        """Why the first command of a family is not proposed yet. All others need that one before them."""
+        if not isinstance(command, CreateSession) or not (others := self.without(SESSIONS)):
+            return None
+        return Busy(
+            "sessions wait until every server has said that its release knows them; upgrade these: "
+            + ", ".join(map(name, others))
+        )
