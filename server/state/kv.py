@@ -160,11 +160,8 @@ def end_locks(writing: Writing, session: Session) -> None:
     for key in locks.keys_of(writing.cursor, session.id):
         stored: bytes | None = writing.cursor.execute(_GET, (key,)).get
         old = _decode(stored) if stored is not None else None
-        if old is None or stored is None or old.session != session.id:
-            continue
-        if writing.masks.hides(key, old.modify_index):
-            locks.unhold(writing, session.id, key)
-            continue
+        if old is None or stored is None or writing.masks.hides(key, old.modify_index):
+            continue  # what is noted of it goes with its row
         if session.behavior == "delete":
             _remove(writing, old, stored)
         else:

@@ -1,7 +1,7 @@
 """Which keys each session holds, and which keys nobody may lock yet (Consul: lock delay).
 
-Held keys are found by their session, so that its end costs what it held and no more. A key that a deleted
-range hides stays noted until its row goes, or until its session ends and finds it hidden.
+Held keys are found by their session, so that its end costs what it held and no more. There is one note for
+each row with a holder, hidden by a deleted range or not.
 """
 
 from __future__ import annotations

@@ -37,6 +37,15 @@ from gemot.server.model.errors import (
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Answer, Applied, Options, Query
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    LivingSession,
+    RenewSession,
+    Session,
+    SessionInfo,
+    Sessions,
+)
 from gemot.server.raft.types import CampaignNow
 from gemot.server.rpc.client import PING_EVERY_MS, SILENT_AFTER_MS, Link
 from gemot.server.rpc.frame import GREETING, MAX_FRAME_BYTES, FrameReader, Kind
@@ -165,9 +174,10 @@ def test_a_refusal_that_cannot_be_read_is_a_broken_peer(body: bytes) -> None:
 NODE = Node("n1", "10.0.0.9", id="x" * 36, meta={"rack": "4"}, create_index=3, modify_index=4)
 SERVICE = Service("w1", "web", tags=("a", "b"), port=80, meta={"v": "1"})
 CHECK = Check("n1", "c1", "alive", status="passing", output="fine")
+SESSION = Session("s1", "n1", ttl="10s", ttl_ms=10_000, service_checks=(("c1", ""),), create_index=3)
 PLACE = NodeCoordinate("n1", Coordinate((1.5, *(-0.25,) * 7), 0.5, -0.001, 0.0001), 3, 4)
 FOUND: list[tuple[Query, list[Any]]] = [
-    (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4)]),
+    (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4, 1 << 52)]),
     (KvList(b""), [[], [KvEntry(b"\xff", b"", 0, 1, "s", 3, 4)]]),
     (KvKeys(b"a", b"/"), [[], [b"a/", b"\xfe\xff"]]),
     (Nodes(), [[], [NODE]]),
@@ -181,6 +191,8 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (GetAutopilot(), [None, AutopilotRow(AutopilotConfig(min_quorum=3), 7, 9)]),
     (Coordinates(), [[], [PLACE]]),
     (CoordinateOf("n1"), [None, PLACE]),
+    (SessionInfo("s1"), [None, LivingSession(SESSION, 9_000), LivingSession(Session("s2", "n1"), -1)]),
+    (Sessions(), [[], [SESSION]]),
 ]
 
 
@@ -280,6 +292,11 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Locate(NodeCoordinate("web1", Coordinate())), (), "coordinates"),
         (Ask(Coordinates(), Options()), (), "coordinates"),
         (Subscribe(CoordinateOf("web1"), "", 0), (), "coordinates"),
+        (Ask(SessionInfo("s1"), Options()), (COORDINATES,), "sessions"),
+        (Subscribe(Sessions(), "", 0), (), "sessions"),
+        (Apply(CreateSession(Session("s1", "web1")), "", None), (), "sessions"),
+        (Apply(DestroySession("s1"), "", None), (), "sessions"),
+        (Forward(RenewSession("s1"), "", None), (), "sessions"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

@@ -18,6 +18,7 @@ from gemot.server.coordinates import (
     WRITE_EVERY_MS,
     CoordinateBatches,
 )
+from gemot.server.features import Features
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, NodeCoordinate, SetCoordinates
 from gemot.server.model.errors import PeerBroke
@@ -34,9 +35,9 @@ class Leader:
         self.now_ms = 0
         self.proposed: list[Command] = []
         self.written = False
+        self.features = Features(me="id1", servers=lambda: SERVERS)
         self.batches = CoordinateBatches(
-            me="id1",
-            servers=lambda: SERVERS,
+            features=self.features,
             propose=self.proposed.append,
             has_node=lambda name: name[:1] == "n",
             written=lambda: self.written,
@@ -45,7 +46,7 @@ class Leader:
 
     def all_know_it(self) -> Leader:
         for server in SERVERS[1:]:
-            self.batches.hear(server, FEATURES)
+            self.features.hear(server, FEATURES)
         return self
 
     def pass_s(self, seconds: int) -> None:
@@ -96,12 +97,12 @@ def test_what_waits_is_bounded() -> None:
 def test_nothing_is_written_while_a_server_may_not_know_the_command() -> None:
     leader = Leader()
     leader.batches.take([at("n1")])
-    leader.batches.hear("id2", FEATURES)
+    leader.features.hear("id2", FEATURES)
     leader.pass_s(10)
-    leader.batches.hear("id3", ())
+    leader.features.hear("id3", ())
     leader.pass_s(10)
     assert leader.proposed == [], "id3 is of an older release"
-    leader.batches.hear("id3", FEATURES)
+    leader.features.hear("id3", FEATURES)
     leader.pass_s(1)
     assert leader.proposed == [SetCoordinates((at("n1"),))]
 

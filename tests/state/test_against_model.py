@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,16 @@ from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Applied, Query
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    EndLeases,
+    LivingSession,
+    RenewSession,
+    Session,
+    SessionInfo,
+    Sessions,
+)
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
 from gemot.server.state.watch import Hub, topics
 
@@ -42,6 +53,8 @@ KEYS = [b"a", b"a/", b"a/1", b"a/2", b"a/b/1", b"ab", b"b", b"\xff", b"\xff\xff"
 PREFIXES = [b"", b"a", b"a/", b"a/b", b"a/b/1/x", b"b", b"\xff", b"zz"]
 NODES = ["n1", "n2", "n3"]
 SERVICES = ["web", "db"]
+SESSIONS = ["s1", "s2", "s3"]
+ALIVE = tuple([Check("", id, id, "passing") for id in ("c1", "c2")])
 
 _key = st.sampled_from(KEYS)
 _value = st.sampled_from([b"", b"x", b"y"])
@@ -101,9 +114,34 @@ _place = st.builds(
 _coordinates: st.SearchStrategy[Command] = st.builds(
     SetCoordinates, rows=st.lists(_place, max_size=3, unique_by=lambda row: row.node).map(tuple)
 )
-_commands = st.lists(
-    st.one_of(_kv_commands, _catalog_commands, _coordinates, _upkeep), min_size=1, max_size=40
+_session_id = st.sampled_from(SESSIONS)
+_locks: st.SearchStrategy[Command] = st.one_of(
+    st.builds(
+        CreateSession,
+        session=st.builds(
+            Session,
+            id=_session_id,
+            node=st.sampled_from(NODES),
+            lock_delay_ns=st.sampled_from([0, 1_000_000_000]),
+            behavior=st.sampled_from(["release", "delete"]),
+            ttl_ms=st.sampled_from([0, 1_000, 4_000]),
+            node_checks=st.sampled_from([(), ("c1",), ("c1", "c2")]),
+        ),
+    ),
+    st.builds(DestroySession, id=_session_id),
+    st.builds(RenewSession, id=_session_id),
+    st.builds(EndLeases, leases=st.just(())),
+    st.builds(KvSet, key=_key, value=_value, acquire=_session_id),
+    st.builds(KvSet, key=_key, value=_value, acquire=_session_id),
+    st.builds(KvSet, key=_key, value=_value, release=_session_id),
 )
+_living: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Register, node=_node, checks=st.tuples(_check)), _catalog_commands
+)
+_commands = st.lists(
+    st.one_of(_kv_commands, _catalog_commands, _coordinates, _upkeep, _locks), min_size=1, max_size=40
+)
+_sessions_most = st.lists(st.one_of(_living, _locks, _locks, _kv_commands, _upkeep), min_size=10, max_size=60)
 _kv_only = st.lists(st.one_of(_kv_commands, _kv_commands, _upkeep), min_size=1, max_size=50)
 _catalog_only = st.lists(st.one_of(_catalog_commands, _coordinates), min_size=1, max_size=40)
 
@@ -130,6 +168,11 @@ CATALOG_QUERIES: list[Query] = [
     Coordinates(),
     *(CoordinateOf(node) for node in NODES),
 ]
+SESSION_QUERIES: list[Query] = [
+    Sessions(),
+    *(Sessions(node) for node in NODES),
+    *(SessionInfo(id) for id in SESSIONS),
+]
 
 _bounded = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -153,16 +196,19 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
         hub.add(topics(query), number)
     model = NaiveState()
     with _one() as one:
-        before = [one.read(query) for query in queries]
+        before = [_seen(one, query) for query in queries]
         for command in commands:
+            one.time_ms += 500
+            if isinstance(command, EndLeases):
+                command = EndLeases(one.state.leases_due(one.time_ms, 10))
             (outcome,) = one.apply(command)
-            wanted = model.apply(command, one.index)
+            wanted = model.apply(command, one.index, one.time_ms)
             if isinstance(outcome.result, Applied) and not isinstance(command, KvPurge):
                 assert outcome.result.value == wanted, command
             else:
                 assert isinstance(command, KvPurge) or (isinstance(outcome.result, RuleFailed) and not wanted)
             woken = hub.wake(outcome.touched)
-            after = [one.read(query) for query in queries]
+            after = [_seen(one, query) for query in queries]
             for number, query in enumerate(queries):
                 (old, old_index), (new, new_index) = before[number], after[number]
                 assert new == model.read(query), (command, query)
@@ -173,7 +219,22 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
             before = after
         one.state.verify()
         one.reopen()
-        assert [one.read(query) for query in queries] == before
+        assert [_seen(one, query) for query in queries] == before
+
+
+def _seen(one: OneState, query: Query) -> tuple[Any, int]:
+    """Without what is left of a lease: that moves with time, and not with an index."""
+    value, index = one.read(query)
+    return value.session if isinstance(value, LivingSession) else value, index
+
+
+@_bounded
+@given(_sessions_most)
+def test_sessions_and_locks_answer_as_the_model_does_and_every_change_moves_its_index_and_wakes(
+    commands: list[Command],
+) -> None:
+    alive = [Register(Node(name, "10.0.0.1"), checks=ALIVE) for name in NODES]
+    _run([*alive, *commands], [*KV_QUERIES, *SESSION_QUERIES])
 
 
 @_bounded

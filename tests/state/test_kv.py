@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from support.one_state import OneState
 
+from gemot.server.model.catalog import Node, Register
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.session import CreateSession, Session
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.state import kv
 
@@ -141,61 +143,54 @@ def test_a_release_of_what_is_not_held_is_false(one: OneState) -> None:
     assert one.value(KvGet(b"a")).value == b"1"
 
 
-class _Locks:
-    """The holder rules, with sessions s1 and s2."""
-
-    def __init__(self, one: OneState) -> None:
-        self._one = one
-
-    def set(self, command: KvSet) -> tuple[bool, list[tuple[str, bytes]]]:
-        with self._one.state.batch() as writing:
-            self._one.index += 1
-            writing.enter(self._one.index)
-            result = kv.set_key(writing, command, lambda id: id in ("s1", "s2"))
-            writing.meta.advance(self._one.index, 1)
-            return result, list(writing.touched)
-
-    def entry(self) -> KvEntry:
-        entry = self._one.value(KvGet(b"a"))
-        assert isinstance(entry, KvEntry)
-        return entry
+@pytest.fixture
+def held(one: OneState) -> OneState:
+    """Two sessions, s1 and s2, that may hold locks; none is delayed."""
+    one.apply(Register(Node("n1", "10.0.0.1")), *[CreateSession(Session(id, "n1")) for id in ("s1", "s2")])
+    return one
 
 
-def test_the_lock_index_counts_acquisitions_and_survives_release(one: OneState) -> None:
-    locks = _Locks(one)
-    assert locks.set(KvSet(b"a", b"x", acquire="s1"))[0] is True
-    assert (locks.entry().session, locks.entry().lock_index) == ("s1", 1)
-    assert locks.set(KvSet(b"a", b"y", acquire="s1"))[0] is True
-    assert (locks.entry().value, locks.entry().lock_index) == (b"y", 1)
-    assert locks.set(KvSet(b"a", b"z", acquire="s2")) == (False, [])
-    assert locks.set(KvSet(b"a", b"", release="s2")) == (False, [])
-    assert locks.set(KvSet(b"a", b"", release="s1"))[0] is True
-    assert locks.entry() == KvEntry(b"a", b"", 0, 1, "", 11, 15)
-    assert locks.set(KvSet(b"a", b"", acquire="s2"))[0] is True
-    assert (locks.entry().session, locks.entry().lock_index) == ("s2", 2)
+def entry(one: OneState) -> KvEntry:
+    found = one.value(KvGet(b"a"))
+    assert isinstance(found, KvEntry)
+    return found
 
 
-def test_acquiring_again_with_the_same_value_touches_nothing(one: OneState) -> None:
-    locks = _Locks(one)
-    locks.set(KvSet(b"a", b"x", acquire="s1"))
-    assert locks.set(KvSet(b"a", b"x", acquire="s1")) == (True, [])
+def test_the_lock_index_counts_acquisitions_and_survives_release(held: OneState) -> None:
+    began = held.index
+    first = held.result(KvSet(b"a", b"x", acquire="s1"))
+    assert (entry(held).session, entry(held).lock_index) == ("s1", 1)
+    assert held.result(KvSet(b"a", b"y", acquire="s1")) == first
+    assert (entry(held).value, entry(held).lock_index) == (b"y", 1)
+    assert held.result(KvSet(b"a", b"z", acquire="s2")) is False
+    assert held.touched(KvSet(b"a", b"", release="s2")) == ()
+    assert held.result(KvSet(b"a", b"", release="s1")) is True
+    assert entry(held) == KvEntry(b"a", b"", 0, 1, "", began + 1, began + 5, first)
+    assert held.result(KvSet(b"a", b"", acquire="s2")) > first
+    assert (entry(held).session, entry(held).lock_index) == ("s2", 2)
 
 
-def test_a_plain_write_keeps_the_holder_and_sets_the_lock_index_to_zero(one: OneState) -> None:
-    locks = _Locks(one)
-    locks.set(KvSet(b"a", b"x", flags=1, acquire="s1"))
-    one.apply(KvSet(b"a", b"x"))
-    assert locks.entry() == KvEntry(b"a", b"x", 0, 0, "s1", 11, 12)
-    assert one.result(KvSet(b"a", b"z", cas=12)) is True
-    assert locks.entry().session == "s1"
+def test_acquiring_again_with_the_same_value_touches_nothing(held: OneState) -> None:
+    fence = held.result(KvSet(b"a", b"x", acquire="s1"))
+    assert held.touched(KvSet(b"a", b"x", acquire="s1")) == ()
+    assert held.result(KvSet(b"a", b"x", acquire="s1")) == fence
 
 
-def test_a_deleted_key_is_free_again(one: OneState) -> None:
-    locks = _Locks(one)
-    locks.set(KvSet(b"a", b"x", acquire="s1"))
-    one.apply(KvDelete(b"a"))
-    assert locks.set(KvSet(b"a", b"x", acquire="s2"))[0] is True
-    assert (locks.entry().lock_index, locks.entry().create_index) == (1, 13)
+def test_a_plain_write_keeps_the_holder_and_its_fence_and_sets_the_lock_index_to_zero(
+    held: OneState,
+) -> None:
+    fence = held.result(KvSet(b"a", b"x", flags=1, acquire="s1"))
+    held.apply(KvSet(b"a", b"x"))
+    assert entry(held) == KvEntry(b"a", b"x", 0, 0, "s1", held.index - 1, held.index, fence)
+    assert held.result(KvSet(b"a", b"z", cas=held.index)) is True
+    assert (entry(held).session, entry(held).fence) == ("s1", fence)
+
+
+def test_a_deleted_key_is_free_again(held: OneState) -> None:
+    fence = held.result(KvSet(b"a", b"x", acquire="s1"))
+    held.apply(KvDelete(b"a"))
+    assert held.result(KvSet(b"a", b"x", acquire="s2")) > fence
+    assert (entry(held).lock_index, entry(held).create_index) == (1, held.index)
 
 
 # -- range deletes ---------------------------------------------------------------------------------

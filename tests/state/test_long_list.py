@@ -29,6 +29,7 @@ from gemot.server.model.coordinate import (
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Query
+from gemot.server.model.session import CreateSession, Session, SessionInfo, Sessions
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.state.scope import TOMBSTONES_A_ROW, LongList
 
@@ -52,6 +53,8 @@ LISTS: list[tuple[Query, int]] = [
     (HealthState("critical"), ROWS * 2),
     (Coordinates(), ROWS),
     (Nodes(near="n0"), ROWS),
+    (Sessions(), ROWS),
+    (Sessions("n0"), 1),
 ]
 """Each query, and how many rows it looks at."""
 
@@ -71,13 +74,16 @@ def one(tmp_path: Path) -> Iterator[OneState]:
             KvSet(b"k%d" % number, b"v"),
             Register(Node(node, "10.0.0.1"), (service,), checks),
             SetCoordinates((place,)),
+            CreateSession(Session(f"s{number}", node)),
         )
     yield one
     one.close()
 
 
 def test_every_query_but_of_one_row_is_bounded() -> None:
-    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot, CoordinateOf} == set(VALUES)
+    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot, CoordinateOf, SessionInfo} == set(
+        VALUES
+    )
 
 
 @pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))

@@ -34,6 +34,15 @@ from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthSta
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    EndLeases,
+    RenewSession,
+    Session,
+    SessionInfo,
+    Sessions,
+)
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.state.permission import Operation, operations
 
@@ -61,21 +70,30 @@ COMMANDS: list[tuple[Command, str]] = [
     (SetAutopilot(AutopilotConfig()), "operator:write "),
     (Restore(b"", "", 1, 1, 0), "operator:write "),
     (SetCoordinates((NodeCoordinate("n1", Coordinate()),)), ""),
+    (CreateSession(Session("s1", "n1")), "session:write n1"),
+    (DestroySession("s1"), "session:write n1"),
+    (DestroySession("unknown"), ""),
+    (RenewSession("s1"), "session:write n1"),
+    (EndLeases((("s1", 0),)), ""),
 ]
 QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
-    Coordinates(), CoordinateOf("n1"),
+    Coordinates(), CoordinateOf("n1"), SessionInfo("s1"), Sessions(), Sessions("n1"),
 ]  # fmt: skip
 
 
-def _name(node: str, service_id: str) -> str:
-    return "db" if (node, service_id) == ("n1", "known") else ""
+class _Known:
+    def service_name(self, node: str, service_id: str) -> str:
+        return "db" if (node, service_id) == ("n1", "known") else ""
+
+    def session_node(self, id: str) -> str:
+        return "n1" if id == "s1" else ""
 
 
 @pytest.mark.parametrize(("command", "wanted"), COMMANDS, ids=lambda value: str(value)[:40])
 def test_a_command_needs_these_permissions(command: Command, wanted: str) -> None:
-    found = [f"{o.resource}:{o.access} {o.name.decode()}" for o in operations(command, _name)]
+    found = [f"{o.resource}:{o.access} {o.name.decode()}" for o in operations(command, _Known())]
     assert ", ".join(found) == wanted
 
 

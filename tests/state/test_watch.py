@@ -12,6 +12,7 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import VALUES, Query
+from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.state.watch import Hub, Topic, topics
 
 
@@ -46,7 +47,7 @@ def test_every_kind_of_query_has_topics() -> None:
     samples: list[Query] = [
         KvGet(b""), KvList(b""), KvKeys(b""), Nodes(), NodeInfo(""), Services(), ServiceNodes(""),
         HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""), GetAutopilot(),
-        Coordinates(), CoordinateOf(""),
+        Coordinates(), CoordinateOf(""), SessionInfo(""), Sessions(),
     ]  # fmt: skip
     assert {type(query) for query in samples} == set(VALUES)
     assert all(topics(query) for query in samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -25,6 +26,15 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordin
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import Query
+from gemot.server.model.session import (
+    CreateSession,
+    DestroySession,
+    EndLeases,
+    RenewSession,
+    Session,
+    SessionInfo,
+    Sessions,
+)
 
 replace = msgspec.structs.replace
 
@@ -39,11 +49,15 @@ class NaiveState:
         self.services: dict[tuple[str, str], Service] = {}
         self.checks: dict[tuple[str, str], Check] = {}
         self.places: dict[str, NodeCoordinate] = {}
+        self.locks = NaiveLocks()
 
-    def apply(self, command: Command, index: int) -> bool | int:
+    def apply(self, command: Command, index: int, time_ms: int = 0) -> bool | int:
         self.index = index
+        self.locks.time_ms = time_ms
         if isinstance(command, KvSet):
             return self._set(command)
+        if isinstance(command, CreateSession | DestroySession | RenewSession | EndLeases):
+            return self._of_session(command)
         if isinstance(command, KvDelete):
             old = self.kv.get(command.key)
             if old is not None and command.cas not in (None, old.modify_index):
@@ -52,9 +66,12 @@ class NaiveState:
         elif isinstance(command, KvDeletePrefix):
             self.kv = {k: v for k, v in self.kv.items() if not k.startswith(command.prefix)}
         elif isinstance(command, Register):
-            return self._register(command)
+            taken = self._register(command)
+            self._end_those_without_life()
+            return taken
         elif isinstance(command, Deregister):
             self._deregister(command)
+            self._end_those_without_life()
         elif isinstance(command, SetCoordinates):
             return sum([self._place(row) for row in command.rows])
         return True
@@ -69,12 +86,66 @@ class NaiveState:
         old = self.kv.get(command.key)
         if command.cas is not None and command.cas != (old.modify_index if old else 0):
             return False
-        if old is not None and (old.value, old.flags) == (command.value, command.flags):
-            return True
         created = old.create_index if old else self.index
-        entry = KvEntry(command.key, command.value, command.flags, 0, "", created, self.index)
-        self.kv[command.key] = entry
+        entry = replace(
+            old or KvEntry(command.key, b"", 0, 0, "", created, 0),
+            value=command.value,
+            flags=command.flags,
+            lock_index=0,
+        )
+        if command.acquire is not None or command.release is not None:
+            lock = self.locks.lock(command, old, self.index)
+            if lock is None:
+                return False
+            entry = replace(entry, session=lock[0], lock_index=lock[1], fence=lock[2])
+        if old is None or entry != old:
+            self.kv[command.key] = replace(entry, modify_index=self.index)
+        return entry.fence if command.acquire is not None else True
+
+    def _of_session(self, command: CreateSession | DestroySession | RenewSession | EndLeases) -> bool | int:
+        """False where a rule refuses, too."""
+        sessions = self.locks.sessions
+        if isinstance(command, DestroySession):
+            self._end([command.id])
+        elif isinstance(command, RenewSession):
+            if command.id not in sessions:
+                return False
+            self.locks.renew(command.id)
+        elif isinstance(command, EndLeases):
+            due = [id for id, generation in command.leases if self.locks.is_due(id, generation)]
+            self._end(due)
+            return len(due)
+        else:
+            given = command.session
+            checks = [self.checks.get((given.node, id)) for id in given.node_checks]
+            living = all(check is not None and check.status != "critical" for check in checks)
+            if given.id in sessions or given.node not in self.nodes or not living:
+                return False
+            sessions[given.id] = replace(given, create_index=self.index, modify_index=self.index)
+            self.locks.renew(given.id)
         return True
+
+    def _end(self, ids: Iterable[str]) -> None:
+        """Those sessions end: a look at every key for each."""
+        for id in [id for id in ids if id in self.locks.sessions]:
+            session = self.locks.sessions.pop(id)
+            self.locks.leases.pop(id, None)
+            for key, entry in list(self.kv.items()):
+                if entry.session != id:
+                    continue
+                if session.behavior == "delete":
+                    del self.kv[key]
+                else:
+                    self.kv[key] = replace(entry, session="", modify_index=self.index)
+                if session.lock_delay_ns:
+                    self.locks.delays[key] = self.locks.time_ms + session.lock_delay_ns // 1_000_000
+
+    def _end_those_without_life(self) -> None:
+        """Each needs its node, and every check it names there, none of them critical."""
+        for id, session in list(self.locks.sessions.items()):
+            checks = [self.checks.get((session.node, check)) for check in session.node_checks]
+            if session.node not in self.nodes or any(c is None or c.status == "critical" for c in checks):
+                self._end([id])
 
     def _register(self, command: Register) -> bool:
         """False where a rule refuses. Without node ids: their rules have tests of their own."""
@@ -122,6 +193,11 @@ class NaiveState:
             self.checks = {k: v for k, v in self.checks.items() if k[0] != name}
 
     def read(self, query: Query) -> Any:
+        if isinstance(query, SessionInfo):
+            return self.locks.sessions.get(query.id)
+        if isinstance(query, Sessions):
+            found = sorted(self.locks.sessions.values(), key=lambda session: session.id)
+            return [session for session in found if query.node in ("", session.node)]
         if isinstance(query, KvGet):
             return self.kv.get(query.key)
         if isinstance(query, KvList):
@@ -193,3 +269,34 @@ class NaiveState:
 
     def _on(self, node: str, meta: dict[str, str]) -> bool:
         return meta.items() <= self.nodes[node].meta.items()
+
+
+class NaiveLocks:
+    """Sessions, their leases, and which keys nobody may lock yet; all by cluster time."""
+
+    def __init__(self) -> None:
+        self.time_ms = 0
+        self.sessions: dict[str, Session] = {}
+        self.leases: dict[str, tuple[int, int]] = {}
+        self.delays: dict[bytes, int] = {}
+
+    def lock(self, command: KvSet, old: KvEntry | None, index: int) -> tuple[str, int, int] | None:
+        """Session, lock index and fence that the key will have; None where the lock says no."""
+        held_by, count, fence = (old.session, old.lock_index, old.fence) if old else ("", 0, 0)
+        if command.release is not None:
+            return ("", count, fence) if held_by == command.release else None
+        if command.acquire not in self.sessions:
+            return None
+        if held_by:
+            return (held_by, count, fence) if held_by == command.acquire else None
+        if self.delays.get(command.key, 0) > self.time_ms:
+            return None
+        return (command.acquire, count + 1, index)
+
+    def renew(self, id: str) -> None:
+        if ttl := self.sessions[id].ttl_ms:
+            generation = self.leases[id][0] + 1 if id in self.leases else 0
+            self.leases[id] = (generation, self.time_ms + ttl + ttl // 4)
+
+    def is_due(self, id: str, generation: int) -> bool:
+        return id in self.leases and self.leases[id][0] == generation and self.leases[id][1] <= self.time_ms

@@ -1,0 +1,47 @@
+"""Some commands wait until every server's release knows them."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemot.server.features import Features
+from gemot.server.model.errors import Busy
+from gemot.server.model.kv import KvSet
+from gemot.server.model.session import CreateSession, Session
+from gemot.server.rpc.message import COORDINATES, FEATURES, SESSIONS
+
+BEGIN = CreateSession(Session("s1", "web1"))
+
+
+@pytest.fixture
+def features() -> Features:
+    return Features(me="id1", servers=lambda: ("id1", "id2", "id3"))
+
+
+def test_one_that_has_said_nothing_knows_nothing(features: Features) -> None:
+    assert features.without(SESSIONS) == ("id2", "id3")
+    features.hear("id2", FEATURES)
+    assert features.without(SESSIONS) == ("id3",)
+    features.hear("id3", (COORDINATES,))
+    assert features.without(SESSIONS) == ("id3",)
+    assert features.without(COORDINATES) == ()
+
+
+def test_no_session_begins_before_all_know_sessions_and_who_does_not_is_named(features: Features) -> None:
+    features.hear("id2", FEATURES)
+    refused = features.refuse(BEGIN, {"id3": "srv3"}.__getitem__)
+    assert isinstance(refused, Busy)
+    assert refused.message == (
+        "sessions wait until every server has said that its release knows them; upgrade these: srv3"
+    )
+    assert features.refuse(KvSet(b"a", b""), str) is None
+    features.hear("id3", FEATURES)
+    assert features.refuse(BEGIN, str) is None
+
+
+def test_one_that_went_back_to_an_older_release_is_waited_for_again(features: Features) -> None:
+    for server in ("id2", "id3", "stranger"):
+        features.hear(server, FEATURES)
+    features.hear("id2", ())
+    features.hear("stranger", ())
+    assert features.without(SESSIONS) == ("id2",)
