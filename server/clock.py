@@ -2,15 +2,15 @@
 
 A host that was suspended, or whose hypervisor set its clock, finds an hour gone between two looks. Nobody
 else has waited for that hour: what it would end (the names of writes under way, later leases) ended too
-early. So one look adds `LEAP_MS` at most. Looks are a tick apart; a leader that looks more seldom than that
-is late with everything, and deadlines may be late, never early.
+early. So one look adds `LEAP_MS` at most, a quarter of the shortest lease. Looks are a tick apart; a leader
+that looks more seldom than that is late with everything, and deadlines may be late, never early.
 """
 
 from __future__ import annotations
 
 from gemot.server.ports import Timer
 
-LEAP_MS = 5_000
+LEAP_MS = 250
 
 
 class LeaderClock:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from simulation.clients import Draws
 from simulation.families.catalog import CatalogFamily
 from simulation.families.kv import KvFamily
+from simulation.families.locks import LockFamily
 from simulation.node import Node
 from simulation.witness import Seen
 from simulation.world import World
@@ -38,4 +39,4 @@ class Family(Draws, Protocol):
 
 
 def every(world: World, kv: KvFamily) -> list[Family]:
-    return [kv, CatalogFamily(world)]
+    return [kv, CatalogFamily(world), LockFamily(world)]

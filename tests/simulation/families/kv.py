@@ -207,7 +207,7 @@ def _state_at(index: int, effects: list[Effect]) -> dict[bytes, tuple[bytes, int
 
 
 def _effect_of(index: int, command: Any) -> Effect | None:
-    if isinstance(command, KvSet):
+    if isinstance(command, KvSet) and command.acquire is None and command.release is None:
         return Effect(index, "set", command.key, command.value, command.cas)
     if isinstance(command, KvDelete):
         return Effect(index, "delete", command.key, None, command.cas)
