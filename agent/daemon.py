@@ -44,6 +44,7 @@ from gemot.agent.http import (
     kv,
     operations,
     operator,
+    session,
     snapshot,
     status,
 )
@@ -459,6 +460,7 @@ class Daemon:
             ),
             *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
             *event.routes(events=self._events, datacenter=datacenter),
+            *session.routes(servers=servers, facts=self._facts()),
             *self._operations,
         ]
 
