@@ -419,7 +419,7 @@ class Daemon:
             dns_port=config.ports.dns,
             http_port=config.ports.http,
             bootstrap_expect=config.bootstrap_expect,
-            session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
+            session_ttl_min_ns=round(config.session_ttl_min_s * 1e9),
             config=_shown(config),
         )
 
