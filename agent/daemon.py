@@ -44,6 +44,7 @@ from gemot.agent.http import (
     kv,
     operations,
     operator,
+    session,
     snapshot,
     status,
 )
@@ -418,7 +419,7 @@ class Daemon:
             dns_port=config.ports.dns,
             http_port=config.ports.http,
             bootstrap_expect=config.bootstrap_expect,
-            session_ttl_min_ns=int(config.session_ttl_min_s * 1e9),
+            session_ttl_min_ns=round(config.session_ttl_min_s * 1e9),
             config=_shown(config),
         )
 
@@ -459,6 +460,7 @@ class Daemon:
             ),
             *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
             *event.routes(events=self._events, datacenter=datacenter),
+            *session.routes(servers=servers, facts=self._facts()),
             *self._operations,
         ]
 

@@ -21,6 +21,7 @@ RELOADABLE = (
     "discard_check_output",
     "dns_config",
     "http_config",
+    "session_ttl_min",
     "limits.http_max_conns_per_client",
     "limits.kv_max_value_size",
 )

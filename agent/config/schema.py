@@ -233,7 +233,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Acknowledge before data is on the disk: faster, and a power cut loses writes. Only with -dev."""
 
     session_ttl_min_s: Annotated[float, Meta(ge=1.0, le=DAY_S)] = field(default=10.0, name="session_ttl_min")
-    """Shortest TTL of a session, told to clients that ask: shorter ones find dead holders sooner."""
+    """Shortest TTL of a session that this agent takes: shorter ones find dead holders sooner."""
 
     # Addresses
     bind_addr: str = "0.0.0.0"

@@ -11,6 +11,9 @@ from gemot.server.model.errors import BadRequest, TooLarge
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
+FENCE = "X-Gemot-Fence"
+"""Of a lock that was acquired: greater than that of every acquisition of this key before it."""
+
 _TRUE, _FALSE = b"true", b"false"
 _RAW_HEADERS = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
 
@@ -86,7 +89,7 @@ class _Kv:
             raise BadRequest("Missing key name")
         _refuse_conflict(request, ("cas", "acquire", "release"))
         flags, cas = parse.first(request, "flags"), parse.first(request, "cas")
-        acquire, release = parse.first(request, "acquire"), parse.first(request, "release")
+        acquire, release = _session_in(request, "acquire"), _session_in(request, "release")
         return KvSet(
             key,
             request.body,
@@ -113,10 +116,15 @@ class _Kv:
     async def _write(self, request: Request, command: KvSet | KvDelete | KvDeletePrefix) -> Response:
         named = parse.idempotency_key(request)
         applied = await self._servers.apply(command, token=request.token, key=named)
-        headers = render.write_headers(applied)
-        if named is not None:
-            headers["X-Gemot-Idempotency-Key"] = named.key
+        headers = render.write_headers(applied, named)
+        if applied.value and isinstance(command, KvSet) and command.acquire is not None:
+            headers[FENCE] = str(int(applied.value))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
+
+
+def _session_in(request: Request, name: str) -> str | None:
+    given = parse.first(request, name)
+    return parse.session_id(given) if given is not None else None
 
 
 def _check_key(key: bytes) -> bytes:

@@ -27,6 +27,8 @@ Permission = Literal[
     "operator:write",
     "keyring:read",
     "keyring:write",
+    "session:read",
+    "session:write",
 ]
 """What a route needs. "none" says openly that it is for everybody."""
 

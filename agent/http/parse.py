@@ -7,11 +7,12 @@ import hashlib
 from gemot.agent.duration import parse_nanoseconds
 from gemot.agent.http.message import Request
 from gemot.server.model.command import IdempotencyKey
-from gemot.server.model.errors import BadRequest, RuleFailed
+from gemot.server.model.errors import BadRequest, RuleFailed, TooLarge
 from gemot.server.model.query import Consistency, Options
 
 MAX_UINT64 = (1 << 64) - 1
 MAX_IDEMPOTENCY_KEY = 255
+MAX_SESSION_ID = 255
 _NO_OPTIONS = Options()
 _NS_PER_MS = 1_000_000
 
@@ -170,6 +171,16 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
         asked.update(len(piece).to_bytes(8, "big"))
         asked.update(piece)
     return IdempotencyKey(key, asked.digest())
+
+
+def session_id(text: str) -> str:
+    """The id of a session as a caller names it. Raises TooLarge for what none can be."""
+    if len(text) > MAX_SESSION_ID:
+        raise TooLarge(
+            f"The session's id has {len(text)} characters, the limit is {MAX_SESSION_ID}: "
+            "give the one that its creation answered"
+        )
+    return text
 
 
 def name_in(request: Request, missing: str) -> str:

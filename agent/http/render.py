@@ -10,10 +10,12 @@ import msgspec
 
 from gemot.agent.http.message import Request, Response
 from gemot.server.model.catalog import Instance, Node, Service, ServiceNode
+from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.coordinate import Coordinate, NodeCoordinate
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvEntry
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.session import Session
 
 JSON = "application/json"
 encode = msgspec.json.Encoder().encode
@@ -42,8 +44,12 @@ def age_headers(answer: Answer) -> dict[str, str]:
     }
 
 
-def write_headers(applied: Applied) -> dict[str, str]:
-    return {"X-Gemot-Index": str(applied.index)}
+def write_headers(applied: Applied, named: IdempotencyKey | None = None) -> dict[str, str]:
+    """`named` is the caller's own name for the write, told back: a real Consul would not."""
+    headers = {"X-Gemot-Index": str(applied.index)}
+    if named is not None:
+        headers["X-Gemot-Idempotency-Key"] = named.key
+    return headers
 
 
 def header_text(text: str) -> str:
@@ -74,11 +80,16 @@ def kv_entries(entries: Sequence[KvEntry]) -> bytes:
 
 
 def kv_entry(entry: KvEntry) -> bytes:
-    """One key as JSON. Bytes of a key that are not UTF-8 show as U+FFFD; an empty value is null."""
+    """One key as JSON. Bytes of a key that are not UTF-8 show as U+FFFD; an empty value is null.
+
+    `Fence` is ours, and only shown of a key that was locked once.
+    """
     value = b'"' + b2a_base64(entry.value, newline=False) + b'"' if entry.value else b"null"
     session = b',"Session":' + encode(entry.session) if entry.session else b""
-    return (b'{"LockIndex":%d,"Key":%b,"Flags":%d,"Value":%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
+    fence = b',"Fence":%d' % entry.fence if entry.fence else b""
+    return (b'{"LockIndex":%d%b,"Key":%b,"Flags":%d,"Value":%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
         entry.lock_index,
+        fence,
         encode(key(entry.key)),
         entry.flags,
         value,
@@ -90,6 +101,22 @@ def kv_entry(entry: KvEntry) -> bytes:
 
 def key(found: bytes) -> str:
     return found.decode("utf-8", "replace")
+
+
+def session(row: Session) -> dict[str, Any]:
+    checks = row.service_checks
+    return {
+        "ID": row.id,
+        "Name": row.name,
+        "Node": row.node,
+        "LockDelay": row.lock_delay_ns,
+        "Behavior": row.behavior,
+        "TTL": row.ttl,
+        "NodeChecks": row.node_checks,
+        "ServiceChecks": None if checks is None else [{"ID": id, "Namespace": ns} for id, ns in checks],
+        "CreateIndex": row.create_index,
+        "ModifyIndex": row.modify_index,
+    }
 
 
 def node(row: Node) -> dict[str, Any]:

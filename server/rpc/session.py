@@ -27,6 +27,7 @@ from gemot.server.model.errors import (
 from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvSet
 from gemot.server.model.query import Answer
 from gemot.server.model.restore import Restore
+from gemot.server.model.session import CreateSession, DestroySession, RenewSession
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import Kind, frame
 from gemot.server.rpc.message import (
@@ -63,7 +64,10 @@ Reply = Callable[[Any], None]
 Cancel = Callable[[], None]
 
 _SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Enlist, Stage, FetchBlob, Passed)
-_CALLERS_COMMANDS = (KvSet, KvDelete, KvDeletePrefix, Register, Deregister, SetAutopilot)
+_CALLERS_COMMANDS = (
+    KvSet, KvDelete, KvDeletePrefix, Register, Deregister, CreateSession, DestroySession, RenewSession,
+    SetAutopilot,
+)  # fmt: skip
 """All that comes from outside. The others are the leader's: a wrong VerifyState would stop every server."""
 
 MAX_COMMAND_BYTES = (8 << 20) + (64 << 10)

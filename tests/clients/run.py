@@ -38,6 +38,7 @@ IN_SCOPE = {
     "tests/api/test_agent.py",
     "tests/api/test_coordinates.py",
     "tests/api/test_event.py",
+    "tests/api/test_session.py",
     "tests/api/test_status.py",
     "tests/test_aio.py",
 }

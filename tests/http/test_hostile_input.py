@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from support.http_agent import PATIENCE_S, Connection, HttpAgent, run, serving
+from support.http_families import FACTS
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, health, kv, status
+from gemot.agent.http import catalog, health, kv, session, status
 from gemot.agent.http.transport import Limits
 
 PUT = b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\n"
@@ -19,6 +20,11 @@ REGISTER = b"PUT /v1/catalog/register HTTP/1.1\r\nHost: x\r\n"
 
 def get(target: bytes) -> bytes:
     return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def begin(body: bytes) -> bytes:
+    head = b"PUT /v1/session/create HTTP/1.1\r\nHost: x\r\n"
+    return head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 def register(body: bytes) -> bytes:
@@ -129,6 +135,12 @@ INPUTS: list[tuple[str, bytes, int, str]] = [
         400,
         "odd",
     ),
+    ("session of garbage", begin(b"\xff\x00\xff"), 400, "Request decode failed"),
+    ("session half", begin(b'{"TTL":'), 400, "Request decode failed"),
+    ("session deep", begin(b'{"a":' * 10_000), 400, "nested deeper than 32 levels"),
+    ("session of many names", begin(b'{"TTL":7,%b"a":1}' % (b'"a":1,' * 10_000)), 400, "field TTL"),
+    ("session too long", begin(b"{" + b" " * 70_000 + b"}"), 413, "max size: 65536"),
+    ("session of no node", begin(b'{"Node":"\\u202e"}'), 500, "Missing node registration"),
     (
         "idempotency key too long",
         PUT + b"Idempotency-Key: " + b"k" * 300 + b"\r\nContent-Length: 0\r\n\r\n",
@@ -167,6 +179,7 @@ async def under_attack(limits: Limits | None = None) -> AsyncIterator[tuple[Http
             *catalog.routes(servers=servers, datacenter="dc1"),
             *health.routes(servers=servers, datacenter="dc1"),
             *status.routes(servers=servers, datacenter="dc1"),
+            *session.routes(servers=servers, facts=FACTS),
         ]
         async with serving(routes, limits=limits) as agent:
             await agent.ask("PUT", "/v1/kv/k", b"before")

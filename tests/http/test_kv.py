@@ -14,9 +14,13 @@ from support.local_servers import LocalServers, local_servers
 
 from gemot.agent.http import kv, render
 from gemot.server.model import errors
+from gemot.server.model.catalog import Node, Register
 from gemot.server.model.kv import KvEntry, KvSet
+from gemot.server.model.session import CreateSession, Session
 
 SESSION = "11111111-2222-3333-4444-555555555555"
+OTHER = "66666666-7777-8888-9999-aaaaaaaaaaaa"
+FENCE = "x-gemot-fence"
 
 
 @contextlib.asynccontextmanager
@@ -201,6 +205,17 @@ REFUSED = [
     ("DELETE", "k?cas=1.0", 500, 'strconv.ParseUint: parsing "1.0": invalid syntax'),
     ("PUT", "k?acquire=", 500, "missing session"),
     ("PUT", "k?release", 500, "missing session"),
+    ("PUT", f"k?acquire={SESSION}", 500, f'invalid session "{SESSION}"'),
+    ("PUT", "k?acquire=%22", 500, 'invalid session """'),
+    *[
+        (
+            "PUT",
+            f"k?{how}={'s' * 5000}",
+            413,
+            "The session's id has 5000 characters, the limit is 255: give the one that its creation answered",
+        )
+        for how in ("acquire", "release")
+    ],
     ("GET", "k?index=x", 400, "Invalid index"),
     ("GET", "k?index=1&wait=10", 400, "Invalid wait time"),
     ("GET", "k?recurse&max_stale=x", 400, 'Invalid max_stale value "x"'),
@@ -401,6 +416,68 @@ def test_the_write_asked_is_the_write_applied() -> None:
                 KvSet(b"k", b"", 0, release=SESSION),
                 KvSet(b"k", b"w", 0, cas=7),
             ]
+
+    run(work())
+
+
+async def _begin(servers: LocalServers, id: str) -> None:
+    await servers.apply(Register(Node("n1", "10.0.0.1")))
+    await servers.apply(CreateSession(Session(id, "n1", lock_delay_ns=0)))
+
+
+def test_an_acquired_lock_tells_its_fence_and_the_key_shows_it_from_then_on() -> None:
+    async def work() -> None:
+        async with kv_agent() as (agent, servers):
+            await _begin(servers, SESSION)
+            await _begin(servers, OTHER)
+            await agent.ask("PUT", "/v1/kv/k", b"v")
+            (entry,) = (await agent.ask("GET", "/v1/kv/k")).json
+            assert "Fence" not in entry
+            taken = await agent.ask("PUT", f"/v1/kv/k?acquire={SESSION}", b"mine")
+            assert (taken.status, taken.body) == (200, b"true")
+            fence = int(taken.headers[FENCE])
+            assert fence == int(taken.headers["x-gemot-index"])
+            (entry,) = (await agent.ask("GET", "/v1/kv/k")).json
+            assert list(entry)[:3] == ["LockIndex", "Fence", "Key"]
+            assert (entry["LockIndex"], entry["Fence"], entry["Session"]) == (1, fence, SESSION)
+            again = await agent.ask("PUT", f"/v1/kv/k?acquire={SESSION}", b"still mine")
+            assert (again.body, again.headers[FENCE]) == (b"true", str(fence))
+            refused = await agent.ask("PUT", f"/v1/kv/k?acquire={OTHER}", b"yours")
+            assert (refused.status, refused.body) == (200, b"false")
+            assert FENCE not in refused.headers
+            assert (await agent.ask("GET", "/v1/kv/k?raw")).body == b"still mine"
+            released = await agent.ask("PUT", f"/v1/kv/k?release={SESSION}", b"")
+            assert (released.body, FENCE in released.headers) == (b"true", False)
+            (entry,) = (await agent.ask("GET", "/v1/kv/?recurse")).json
+            assert (entry["LockIndex"], entry["Fence"], "Session" in entry) == (1, fence, False)
+            next_one = await agent.ask("PUT", f"/v1/kv/k?acquire={OTHER}", b"yours")
+            assert int(next_one.headers[FENCE]) > fence
+
+    run(work())
+
+
+def test_no_other_write_tells_a_fence() -> None:
+    async def work() -> None:
+        async with kv_agent() as (agent, servers):
+            await _begin(servers, SESSION)
+            for method, query in (("PUT", ""), ("PUT", "?flags=1"), ("PUT", "?cas=0"), ("DELETE", "")):
+                assert FENCE not in (await agent.ask(method, f"/v1/kv/k{query}", b"v")).headers
+            await agent.ask("PUT", f"/v1/kv/k?acquire={SESSION}", b"v")
+            assert FENCE not in (await agent.ask("PUT", "/v1/kv/k", b"v")).headers
+
+    run(work())
+
+
+def test_an_acquisition_under_a_name_is_answered_with_the_same_fence() -> None:
+    async def work() -> None:
+        async with kv_agent() as (agent, servers):
+            await _begin(servers, SESSION)
+            ask = ("PUT", f"/v1/kv/k?acquire={SESSION}", b"v", {"Idempotency-Key": "once"})
+            first = await agent.ask(*ask)
+            await agent.ask("DELETE", "/v1/kv/k")
+            again = await agent.ask(*ask)
+            assert (again.body, again.headers[FENCE]) == (b"true", first.headers[FENCE])
+            assert servers.rows == {}
 
     run(work())
 

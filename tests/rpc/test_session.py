@@ -24,6 +24,8 @@ from gemot.server.model.errors import (
 )
 from gemot.server.model.kv import KvDelete, KvGet, KvPurge, KvSet
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
+from gemot.server.model.session import Session as CatalogSession
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import CampaignNow, Message
 from gemot.server.rpc import session as session_module
@@ -258,6 +260,7 @@ LEADERS_OWN: list[Command] = [
     PruneRetries(1 << 60),
     VerifyState(1, bytes(16)),
     SetCoordinates((NodeCoordinate("web1", Coordinate()),)),
+    EndLeases((("s", 0),)),
 ]
 
 
@@ -268,6 +271,18 @@ def test_the_leaders_own_commands_come_from_nobody_else(command: Command, from_s
     talk.call(1, Forward(command, "", RETRY) if from_server else Apply(command, "", RETRY))
     assert isinstance(talk.failure(), Forbidden)
     assert talk.tier.asked == []
+
+
+@pytest.mark.parametrize(
+    "command", [CreateSession(CatalogSession("s", "web1")), DestroySession("s"), RenewSession("s")]
+)
+def test_sessions_are_begun_renewed_and_ended_from_outside(command: Command) -> None:
+    for talk, call in (
+        (Talk().greet(client(1)), Apply(command, "", RETRY)),
+        (Talk().greet(server(2)), Forward(command, "", RETRY)),
+    ):
+        talk.call(1, call)
+        assert [asked for _, asked in talk.tier.asked] == [call]
 
 
 @pytest.mark.parametrize("number", range(9))

@@ -9,7 +9,18 @@ from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
 from gemot.agent.force_leave import ForceLeave
-from gemot.agent.http import catalog, coordinate, event, health, joining, keyring, kv, operator, status
+from gemot.agent.http import (
+    catalog,
+    coordinate,
+    event,
+    health,
+    joining,
+    keyring,
+    kv,
+    operator,
+    session,
+    status,
+)
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
 from gemot.agent.join import parse_address
@@ -56,6 +67,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *operator.routes(servers=servers, datacenter="dc1", wall=lambda: WALL_S),
             *coordinate.routes(servers=servers, datacenter="dc1"),
             *event.routes(events=events, datacenter="dc1"),
+            *session.routes(servers=servers, facts=FACTS),
             *joining.routes(join=_join, force_leave=ForceLeave(servers=servers, lan=None).ask),
             *keyring.routes(keyrings=Keyrings(None), datacenter="dc1"),
             *own.routes(

@@ -55,7 +55,10 @@ class _Confirmed:
 
 
 class LocalServers:
-    """`failure` fails every ask; `asked` keeps token and key of each write, `applied` its command."""
+    """`failure` fails every ask, `unreadable` every read; `time_ms` is cluster time.
+
+    `asked` keeps token and key of each write, `applied` its command.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._loop = asyncio.get_running_loop()
@@ -73,7 +76,9 @@ class LocalServers:
             reader=self,
         )
         self.failure: GemotError | None = None
+        self.unreadable: GemotError | None = None
         self.leads = True
+        self.time_ms = 0
         self.operated: list[Operate | Survey] = []
         self.surveyed = Surveyed((), 7, True, 0, "srv1", "")
         self.applied: list[Command] = []
@@ -124,7 +129,7 @@ class LocalServers:
             future.set_exception(self.failure)
             return future
         self.applied.append(command)
-        envelope = Envelope(ENVELOPE_VERSION, 0, token, key, command)
+        envelope = Envelope(ENVELOPE_VERSION, self.time_ms, token, key, command)
         entry = Entry(1, self.state.applied_index + 1, EntryKind.COMMAND, encode(envelope))
         (outcome,) = self._machine.apply((entry,))
         self._reads.on_applied(list(outcome.touched))
@@ -133,8 +138,8 @@ class LocalServers:
 
     def query(self, query: Query, options: Options) -> asyncio.Future[Answer]:
         future: asyncio.Future[Answer] = self._loop.create_future()
-        if self.failure is not None:
-            future.set_exception(self.failure)
+        if failure := self.failure or self.unreadable:
+            future.set_exception(failure)
             return future
         cancel = self._reads.query(query, options, options.token, settle(future))
         future.add_done_callback(lambda done: cancel() if done.cancelled() else None)

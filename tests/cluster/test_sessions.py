@@ -1,0 +1,125 @@
+"""Sessions and locks through real agents: one holder, fences that grow, and an end that every agent sees."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from support.cluster import Agent, Cluster, wait_for
+
+from gemot.agent.client.connection import Refused, Reply
+
+PATIENCE_S = 90.0
+TTL_S = 2.0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("sessions"), servers=3, clients=2)
+    for agent in cluster.agents:
+        agent.write_config(session_ttl_min="1s")
+    try:
+        cluster.start()
+        wait_for(lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def can_begin(agent: Agent) -> bool:
+    """Its node is in the catalog, and every server has said that it knows sessions."""
+    try:
+        put(agent, f"session/destroy/{begin(agent)}")
+    except Refused:
+        return False
+    return True
+
+
+def put(agent: Agent, path: str, body: bytes = b"", **params: Any) -> Reply:
+    with closing(agent.connect()) as connection:
+        return connection.request("PUT", f"/v1/{path}", params=params, body=body)
+
+
+def begin(agent: Agent, body: bytes = b'{"LockDelay":"0s"}') -> str:
+    return str(put(agent, "session/create", body).json()["ID"])
+
+
+def listed(agent: Agent) -> list[str]:
+    return [row["ID"] for row in agent.get("/v1/session/list")]
+
+
+def test_one_of_all_agents_gets_the_lock_and_each_next_one_a_greater_fence(cluster: Cluster) -> None:
+    held = {begin(agent): agent for agent in cluster.agents}
+    fences = []
+    while held:
+        replies = {id: put(agent, "kv/lock", id.encode(), acquire=id) for id, agent in held.items()}
+        (holder,) = [id for id, reply in replies.items() if reply.json() is True]
+        fences.append(int(replies[holder].headers["x-gemot-fence"]))
+        assert all("x-gemot-fence" not in reply.headers for id, reply in replies.items() if id != holder)
+        for agent in cluster.agents:
+            (entry,) = agent.get("/v1/kv/lock")
+            assert (entry["Session"], entry["Fence"]) == (holder, fences[-1])
+        put(held.pop(holder), f"session/destroy/{holder}")
+    assert fences == sorted(set(fences))
+    assert len(fences) == len(cluster.agents)
+
+
+def test_the_least_ttl_is_each_agents_own_and_a_reload_changes_it(cluster: Cluster) -> None:
+    agent, other = cluster.clients
+    agent.write_config(session_ttl_min="5s")
+    try:
+        assert put(agent, "agent/reload").headers["x-gemot-applied"] == "session_ttl_min"
+        with pytest.raises(
+            Refused, match=r"Invalid Session TTL '2000000000', must be between \[5s=24h0m0s\]"
+        ):
+            begin(agent, b'{"TTL":"2s"}')
+        put(other, "session/destroy/" + begin(other, b'{"TTL":"2s"}'))
+        assert agent.get("/v1/agent/self")["Config"]["SessionTTLMin"] == 5_000_000_000
+    finally:
+        agent.write_config(session_ttl_min="1s")
+        put(agent, "agent/reload")
+
+
+def test_a_session_lives_while_it_is_renewed_and_ends_when_it_is_not(cluster: Cluster) -> None:
+    agent, other = cluster.clients
+    sent_s = begun_s = time.monotonic()
+    born = put(agent, "session/create", b'{"TTL":"2s","LockDelay":"0s"}')
+    assert born.headers["x-gemot-session-remaining"] == "2s"
+    session = born.json()["ID"]
+    assert put(agent, "kv/leased", b"mine", acquire=session).json() is True
+    while (now_s := time.monotonic()) < begun_s + 3 * TTL_S:
+        try:
+            renewed = put(other, f"session/renew/{session}")  # any agent may
+        except Refused:
+            # This host slept for longer than a TTL: then alone may it be gone.
+            assert time.monotonic() - sent_s > TTL_S
+            break
+        assert renewed.headers["x-gemot-session-remaining"] == "2s"
+        sent_s = now_s
+    wait_for(lambda: session not in listed(other), PATIENCE_S, "its end", cluster.agents)
+    for each in cluster.agents:
+        (entry,) = each.get("/v1/kv/leased")
+        assert "Session" not in entry
+        with pytest.raises(Refused, match="not found"):
+            put(each, f"session/renew/{session}")
+
+
+def test_a_dead_host_loses_its_locks(cluster: Cluster) -> None:
+    alive, dead = cluster.clients
+    session, successor = begin(dead), begin(alive)
+    assert put(dead, "kv/owner", b"dead", acquire=session).json() is True
+    assert put(alive, "kv/owner", b"alive", acquire=successor).json() is False
+    os.kill(dead.pid, signal.SIGKILL)
+    dead.wait()
+    wait_for(
+        lambda: put(alive, "kv/owner", b"alive", acquire=successor).json() is True,
+        PATIENCE_S,
+        "the lock of the dead",
+        [alive, *cluster.servers],
+    )
+    assert listed(alive) == [successor]
