@@ -13,13 +13,16 @@ from support.virtual import VirtualTimer
 from gemot.server.leader import (
     CLOCK_EVERY_MS,
     KEEP_CHANGES,
+    LEASES_EVERY_MS,
     TOMBSTONE_KEEP_MS,
     TOMBSTONE_STEP_MS,
     TRIM_STEP,
     Leader,
 )
+from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvPurge, KvSet
+from gemot.server.model.session import CreateSession, EndLeases, Session, Sessions
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
 
 
@@ -183,3 +186,18 @@ def test_a_restore_lets_the_office_go_on_and_old_marks_reap_nothing(scene: Scene
     assert scene.proposed == []
     scene.pass_ms(3 * TOMBSTONE_STEP_MS, every_ms=1_000)
     assert scene.kinds() == [ReapTombstones]
+
+
+def test_leases_that_are_over_end_together_and_what_is_not_due_is_left_alone(scene: Scene) -> None:
+    scene.one.apply(Register(Node("web1", "10.0.0.1")))
+    for id, ttl_ms in (("s1", 1_000), ("s2", 2_000), ("s3", 0)):
+        scene.one.apply(CreateSession(Session(id, "web1", ttl_ms=ttl_ms)))
+    scene.leader.on_leadership(True)
+    ended: list[Command] = []
+    for _ in range(4_000 // LEASES_EVERY_MS):
+        scene.pass_ms(LEASES_EVERY_MS)
+        ended += [command for command, _ in scene.proposed if isinstance(command, EndLeases)]
+        scene.one.time_ms = scene.cluster_time_ms()
+        scene.apply_all()
+    assert ended == [EndLeases((("s1", 0),)), EndLeases((("s2", 0),))]
+    assert [each.id for each in scene.one.value(Sessions())] == ["s3"]

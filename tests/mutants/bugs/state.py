@@ -132,7 +132,7 @@ def cluster_time_goes_back(patch: Patch) -> None:
     patch.setattr(Replica, "cluster_time_ms", cluster_time_ms)
 
 
-@bug(7, 37, tests=("tests/server/test_clock.py",), simulated=False)
+@bug(7, 37, tests=("tests/server/test_clock.py",))
 def a_leap_of_the_clock_is_time_that_passed(patch: Patch) -> None:
     """An hour that the leader's host slept through ends what others still wait for."""
     patch.setattr(clock, "LEAP_MS", 1 << 60)

@@ -35,6 +35,7 @@ from gemot.server.model.session import (
     RenewSession,
     Session,
 )
+from gemot.server.state.locks import FENCE_BITS
 from gemot.server.state.session import DUE_SHARE
 
 HOST = "lockhost"
@@ -86,7 +87,9 @@ class LockFamily:
             self._sequence += 1
             value = b"held %d" % self._sequence
             if operation == "acquire":
-                self._ask(client, node, KvSet(key, value, acquire=session.id))
+                # Now and then by one of long ago, that should have ended.
+                id = f"session-{random.randrange(1, self._sequence)}" if random.random() < 0.2 else session.id
+                self._ask(client, node, KvSet(key, value, acquire=id))
             elif operation == "release":
                 self._ask(client, node, KvSet(key, value, release=session.id))
             else:
@@ -197,6 +200,7 @@ class LockModel:
         """Keys whose last holder's session ended; for how long is a matter of cluster time."""
 
         self._greatest: dict[bytes, int] = {}
+        self._least_epoch = 0
 
     def copy(self) -> LockModel:
         other = LockModel(self._clocks, self._sent)
@@ -209,6 +213,8 @@ class LockModel:
         was = archived.copy()
         self._leases, self._holders, self._delayed = was._leases, was._holders, was._delayed
         self._epoch += 1
+        given = max(self._greatest.values(), default=-1)
+        self._least_epoch = max(self._least_epoch, (given >> FENCE_BITS) + 1)
 
     def apply(self, index: int, at_us: int, command: Any, value: bool | int) -> None:
         match command:
@@ -292,6 +298,8 @@ class LockModel:
                 raise Violation(f"index {index}: {command} got the lock without a session")
             if value <= self._greatest.get(command.key, 0):
                 raise Violation(f"index {index}: fence {value} after {self._greatest[command.key]}")
+            if value % (1 << FENCE_BITS) != index or value >> FENCE_BITS < self._least_epoch:
+                raise Violation(f"index {index}: fence {value} in epoch {self._least_epoch} or later")
             self._greatest[command.key] = value
             self._delayed.pop(command.key, None)
             self._holders[command.key] = (command.acquire, value)
