@@ -110,6 +110,7 @@ class Lan:
         self._joins = joins
         self._heard = heard
         self._surveyor: Surveyor | None = None
+        self._changed: Callable[[], None] = lambda: None
         self.sealing = config.sealing
         datagrams, frames = config.sealing.seals(me.id)
         self.gossip = Gossip(
@@ -165,6 +166,10 @@ class Lan:
     def survey(self, surveyor: Surveyor) -> None:
         """Have this one measure, from now on."""
         self._surveyor = surveyor
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have this called, from now on, whenever something became of a member."""
+        self._changed = changed
 
     def _on_distance(self, id: str, rtt_s: float, payload: bytes) -> None:
         if self._surveyor is not None:
@@ -258,6 +263,7 @@ class Lan:
 
     def _on_event(self, event: Event) -> None:
         facts = event.record.facts
+        self._changed()
         if event.change in _LOUD:
             told = "gossip: member %s: node=%s address=%s id=%s"
             log.info(told, event.change.value, facts.name, facts.host, facts.id)
