@@ -355,8 +355,8 @@ def test_a_server_is_among_those_that_are_asked_first(tmp_path: Path) -> None:
         doors = Doors(Crowd(), set())
         one = rejoin(tmp_path, doors)
         one.start()
-        await eventually(lambda: len(doors.asked) == AT_ONCE)
-        assert "10.0.1.77" in doors.asked
+        await eventually(lambda: len(doors.asked) >= AT_ONCE)
+        assert "10.0.1.77" in doors.asked[:AT_ONCE]
         await one.stop()
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Agents that were joined by hand, and find each other again by themselves: real processes, ended in every way."""
+"""Agents that were joined by hand find each other again by themselves: real processes, ended in every way."""
 
 from __future__ import annotations
 
@@ -122,9 +122,32 @@ def test_a_server_that_was_damaged_in_what_it_remembers_goes_on(cluster: Cluster
     server = cluster.servers[0]
     for agent in cluster.agents:
         agent.kill()
-    (server.directory / "data" / FILE).write_bytes(b'{"format": 1, "memb')
+    file = server.directory / "data" / FILE
+    file.write_bytes(damaged := b'{"format": 1, "memb')
     for agent in cluster.agents:
         agent.start()
     _await(cluster, lambda: all(_in_service(agent) for agent in cluster.agents), "the others find it")
     assert server.log.read_text().count("who was in the cluster is not known any more") == 1
+    _await(cluster, lambda: file.read_bytes() != damaged, "it is written anew")
     _await(cluster, lambda: len(_kept(server)) == 2, "it remembers anew")
+
+
+def test_one_that_rejoins_is_not_told_again_what_it_was_told(cluster: Cluster) -> None:
+    """Lamport times are not remembered: the ages of events do it (`agent/user_events.py`)."""
+    server, one, other = cluster.agents
+    for number in range(3):
+        _run("event", server, f"-name=old-{number}")
+    _await(cluster, lambda: all(len(_events(agent)) == 3 for agent in cluster.agents), "all heard it")
+    for agent in (one, other):
+        agent.kill()
+    for agent in (one, other):
+        agent.start()
+    _await(cluster, lambda: all(_in_service(agent) for agent in cluster.agents), "all are back")
+    _run("event", one, "-name=new")
+    _await(cluster, lambda: len(_events(server)) == 4, "the old ones heard the new one")
+    _await(cluster, lambda: all(_events(agent) for agent in (one, other)), "the new ones, too")
+    assert _events(one) == _events(other) == ["new"]
+
+
+def _events(agent: Agent) -> list[str]:
+    return [each["Name"] for each in agent.get("/v1/event/list")]
