@@ -194,6 +194,10 @@ class Lan:
         for member, record in self.known():
             yield member, STANDINGS[record.status]
 
+    def records(self) -> list[Record]:
+        """All that gossip knows, in its own words: a copy, to be looked through elsewhere."""
+        return list(self.gossip.swim.members)
+
     def expect_no_more(self, id: str, *, prune: bool = False) -> None:
         self.gossip.do(lambda swim, now: swim.expect_no_more(id, now, prune=prune))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,9 +22,9 @@ from gemot.agent.durable import replace
 from gemot.agent.gossip.message import Record
 from gemot.agent.gossip.remembered import FILE, FILE_BYTES, Remembered, choose, decode, encode, remembered
 from gemot.agent.gossip.throttle import Throttle
+from gemot.agent.lan import member_of
 from gemot.server.members import Standing
 from gemot.server.model.errors import BadRequest
-from gemot.server.rpc.message import Member
 
 log = logging.getLogger("gemot.agent")
 
@@ -42,7 +42,7 @@ class Members(Protocol):
     def here(self) -> int:
         """How many members there are."""
 
-    def known(self) -> Iterator[tuple[Member, Record]]: ...
+    def records(self) -> list[Record]: ...
 
     def standing(self, id: str) -> Standing | None: ...
 
@@ -71,7 +71,7 @@ class Memory:
         self._changed = asyncio.Event()
         self._throttle = Throttle()
         self._task: asyncio.Task[None] | None = None
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[tuple[Remembered, ...]] | None = None
         self.failures = 0
         """Writes that failed; each is tried again."""
 
@@ -141,12 +141,10 @@ class Memory:
         return True
 
     async def _keep(self) -> None:
-        members = self._choice()
-        if members == (self._kept or ()):
-            return
-        self._writing = self._loop.run_in_executor(None, _write, self._file, members)
+        records, unmet = self._members.records(), self.unmet()
+        self._writing = self._loop.run_in_executor(None, self._follow, records, unmet)
         try:
-            await asyncio.shield(self._writing)
+            self._kept = await asyncio.shield(self._writing)
         except OSError as error:
             self.failures += 1
             self._changed.set()  # to be tried again
@@ -157,16 +155,19 @@ class Memory:
                     self._file,
                     error.strerror,
                 )
-            return
-        self._kept = members
 
-    def _choice(self) -> tuple[Remembered, ...]:
+    def _follow(self, records: Sequence[Record], unmet: Iterable[Remembered]) -> tuple[Remembered, ...]:
+        """What the file tells from now on. On a thread: of many members to choose takes a while, too."""
         known = (
             (remembered(record, server=member.role == "server"), record.status)
-            for member, record in self._members.known()
-            if member.id != self._own_id
+            for record in records
+            if record.facts.id != self._own_id and (member := member_of(record.facts)) is not None
         )
-        return choose(known, self.unmet())
+        chosen = choose(known, unmet)
+        if chosen != (self._kept or ()):
+            self._file.parent.mkdir(mode=0o700, exist_ok=True)
+            replace(self._file, encode(chosen))
+        return chosen
 
 
 def read(file: Path) -> tuple[Remembered, ...] | None:
@@ -183,8 +184,3 @@ def read(file: Path) -> tuple[Remembered, ...] | None:
         why = error.message
     log.warning("agent: who was in the cluster is not known any more: file=%s error=%s", file, why)
     return None
-
-
-def _write(file: Path, members: tuple[Remembered, ...]) -> None:
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    replace(file, encode(members))

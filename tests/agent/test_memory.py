@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -35,7 +35,7 @@ class Crowd:
     """Gossip, as far as it is looked at."""
 
     def __init__(self) -> None:
-        self.records: dict[str, tuple[Member, Record]] = {}
+        self.there: dict[str, tuple[Member, Record]] = {}
         self._changed: Callable[[], None] = lambda: None
         self.put(ME)
 
@@ -43,26 +43,26 @@ class Crowd:
         member = Member(
             id=id,
             name=f"node-{id}",
-            address=host or f"10.0.0.{len(self.records) + 1}",
+            address=host or f"10.0.0.{len(self.there) + 1}",
             role="server" if server else "client",
             datacenter="dc1",
             build="1",
-            rpc="",
+            rpc="10.0.0.1:8300" if server else "",
         )
-        if id in self.records and not host:
-            member = self.records[id][0]
-        self.records[id] = (member, Record(facts_of(member, 8301), 0, status))
+        if id in self.there and not host:
+            member = self.there[id][0]
+        self.there[id] = (member, Record(facts_of(member, 8301), 0, status))
         self._changed()
 
     @property
     def here(self) -> int:
-        return len(self.records)
+        return len(self.there)
 
-    def known(self) -> Iterator[tuple[Member, Record]]:
-        yield from self.records.values()
+    def records(self) -> list[Record]:
+        return [record for _, record in self.there.values()]
 
     def standing(self, id: str) -> Standing | None:
-        return STANDINGS[self.records[id][1].status] if id in self.records else None
+        return STANDINGS[self.there[id][1].status] if id in self.there else None
 
     def watch(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -322,9 +322,9 @@ def test_two_that_met_go_on_asking_for_the_third(tmp_path: Path) -> None:
         doors = Doors(Crowd(), {members[0].host}, ("a",))
         one = rejoin(tmp_path, doors)
         one.start()
-        await eventually(lambda: "a" in doors.crowd.records)
+        await eventually(lambda: "a" in doors.crowd.there)
         doors.there, doors.tells = {members[2].host}, ("b", "c")
-        await eventually(lambda: "c" in doors.crowd.records)
+        await eventually(lambda: "c" in doors.crowd.there)
         await one.stop()
 
     asyncio.run(run())

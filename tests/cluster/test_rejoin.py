@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import PYTHON, Agent, Cluster, wait_for
+from support.cluster import PYTHON, Agent, Cluster, free_ports, wait_for
+from support.one_agent import CLIENT, DEV, running
 
 from gemot.agent.client.connection import ClientError
 from gemot.agent.gossip.keyring import Key
@@ -66,11 +68,6 @@ def _in_service(agent: Agent) -> bool:
     return _alive(agent) == 3 and bool(agent.get("/v1/status/leader"))
 
 
-def _leave(agent: Agent) -> None:
-    _run("leave", agent)
-    agent.wait()
-
-
 def test_all_that_were_killed_are_one_cluster_again(cluster: Cluster) -> None:
     """As after a loss of power everywhere: nobody is left who would look for the others."""
     for agent in cluster.agents:
@@ -97,6 +94,7 @@ def test_one_that_is_started_twice_while_the_others_are_away_finds_them(cluster:
 
 def test_who_left_stands_alone_unless_it_is_to_rejoin(cluster: Cluster) -> None:
     server, stays, comes = cluster.agents
+    stays.write_config(leave_on_terminate=True)
     comes.write_config(rejoin_after_leave=True)
     for agent in (stays, comes):
         agent.stop()
@@ -104,13 +102,14 @@ def test_who_left_stands_alone_unless_it_is_to_rejoin(cluster: Cluster) -> None:
     _await(cluster, lambda: all(_in_service(agent) for agent in cluster.agents), "all are back")
     _await(cluster, lambda: all(len(_kept(agent)) == 2 for agent in cluster.agents), "all remember all")
 
-    _leave(stays)
+    stays.stop()
     _await(cluster, lambda: _alive(server) == 2, "the others are two")
     assert _kept(stays) == []
     stays.start()
     _await(cluster, lambda: _alive(stays) == 1, "it stands alone")
 
-    _leave(comes)
+    _run("leave", comes)
+    comes.wait()
     assert _kept(comes) == ["srv1"], "who left before is not waited for"
     comes.start()
     _await(cluster, lambda: _alive(comes) == _alive(server) == 2, "who is to rejoin is back")
@@ -151,3 +150,24 @@ def test_one_that_rejoins_is_not_told_again_what_it_was_told(cluster: Cluster) -
 
 def _events(agent: Agent) -> list[str]:
     return [each["Name"] for each in agent.get("/v1/event/list")]
+
+
+def test_an_agent_without_a_directory_of_its_own_keeps_nothing(tmp_path: Path) -> None:
+    """`-dev` alone. The other one, which it meets, does."""
+    ports = free_ports("127.0.0.1")
+    config = {"node_name": "dev", "bind_addr": "127.0.0.1", "ports": ports}
+    (tmp_path / "dev.json").write_text(json.dumps(config))
+    (tmp_path / "temporary").mkdir()
+    argv = [*DEV, f"-config-file={tmp_path / 'dev.json'}"]
+    environ = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dev:
+        try:
+            join = [f"127.0.0.1:{ports['serf_lan']}"]
+            with running(tmp_path, program=CLIENT, retry_join=join) as other:
+                wait_for(lambda: _kept(other) == ["dev"], PATIENCE_S, "it remembers the other", [other])
+                (data,) = (tmp_path / "temporary").glob("gemot-dev-*")
+                assert (data / "node-id").exists()
+                assert not (data / "serf").exists()
+        finally:
+            dev.terminate()
+            dev.wait(PATIENCE_S)
