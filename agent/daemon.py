@@ -263,6 +263,8 @@ class Daemon:
             gossip=gossip_timing(config),
             sealing=self._sealing(),
             advertise_reconnect_timeout_ms=round(config.advertise_reconnect_timeout_s * 1000),
+            remember_in=self._data.path if config.data_dir else None,
+            rejoin_after_leave=config.rejoin_after_leave,
         )
         if not config.server:
             return ClientTier(config=tier, loop=loop, fatal=self._fatal)

@@ -82,9 +82,25 @@ class Snapshots(Protocol):
     def last_s(self) -> float: ...
 
 
+class Memory(Protocol):
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def failures(self) -> int: ...
+
+
+class Rejoin(Protocol):
+    @property
+    def memory(self) -> Memory: ...
+
+
 class Tier(Protocol):
     @property
     def known_servers(self) -> int: ...
+
+    @property
+    def rejoin(self) -> Rejoin | None: ...
 
     def waiting_for(self) -> str: ...
 
@@ -118,6 +134,10 @@ class Figures:
     def watch_tier(self, tier: Tier) -> None:
         self._metrics.gauge("gemot_servers", lambda: tier.known_servers)
         self._metrics.gauge("gemot_cluster_reachable", lambda: not tier.waiting_for())
+        if tier.rejoin is not None:
+            memory = tier.rejoin.memory
+            self._metrics.gauge("gemot_members_remembered", lambda: memory.size)
+            self._follow("gemot_members_keep_failures_total", lambda: memory.failures)
 
     def watch_lan(self, lan: Lan) -> None:
         for status in MemberStatus:

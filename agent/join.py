@@ -164,13 +164,13 @@ class Joiner:
     async def join(self, text: str) -> int:
         """Meet all addresses of a name, now and once: how many answered. Raises BadRequest, Unavailable."""
         addresses = await self._resolved(parse_address(text, "address", self._port))
-        told = await asyncio.gather(*(self._join(address) for address in addresses))
+        told = await asyncio.gather(*(self.meet(address) for address in addresses))
         if not (count := told.count("")):
             raise Unavailable("; ".join(told))
         return count
 
-    async def _join(self, address: tuple[str, int]) -> str:
-        """Why it failed, "" if it did not."""
+    async def meet(self, address: tuple[str, int]) -> str:
+        """Meet whoever is there, now and once. Why it failed, "" if it did not."""
         try:
             if self._lan is None:
                 self._on_joined(await self._who(address))

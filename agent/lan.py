@@ -110,6 +110,7 @@ class Lan:
         self._joins = joins
         self._heard = heard
         self._surveyor: Surveyor | None = None
+        self._changed: Callable[[], None] = lambda: None
         self.sealing = config.sealing
         datagrams, frames = config.sealing.seals(me.id)
         self.gossip = Gossip(
@@ -166,6 +167,10 @@ class Lan:
         """Have this one measure, from now on."""
         self._surveyor = surveyor
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have this called, from now on, whenever something became of a member."""
+        self._changed = changed
+
     def _on_distance(self, id: str, rtt_s: float, payload: bytes) -> None:
         if self._surveyor is not None:
             self._surveyor.on_distance(id, rtt_s, payload)
@@ -188,6 +193,10 @@ class Lan:
         """All that gossip knows, this agent among them."""
         for member, record in self.known():
             yield member, STANDINGS[record.status]
+
+    def records(self) -> list[Record]:
+        """All that gossip knows, in its own words: a copy, to be looked through elsewhere."""
+        return list(self.gossip.swim.members)
 
     def expect_no_more(self, id: str, *, prune: bool = False) -> None:
         self.gossip.do(lambda swim, now: swim.expect_no_more(id, now, prune=prune))
@@ -258,6 +267,7 @@ class Lan:
 
     def _on_event(self, event: Event) -> None:
         facts = event.record.facts
+        self._changed()
         if event.change in _LOUD:
             told = "gossip: member %s: node=%s address=%s id=%s"
             log.info(told, event.change.value, facts.name, facts.host, facts.id)

@@ -89,6 +89,8 @@ TABLE = (
     Metric("gemot_members", "gauge", "Agents as this one holds them, by gossip.", ("status",)),
     Metric("gemot_gossip_awareness", "gauge", "How slow this agent takes itself to be: 0 well, 7 most."),
     Metric("gemot_gossip_dropped_total", "counter", "Gossip that was not taken.", ("why",)),
+    Metric("gemot_members_remembered", "gauge", "Agents that are found again after a restart."),
+    Metric("gemot_members_keep_failures_total", "counter", "Times their file could not be written."),
     Metric("gemot_events_fired_total", "counter", "User events fired on this agent."),
     Metric("gemot_events_heard_total", "counter", "User events that were new here, meant for it or not."),
     Metric("gemot_events_dropped_total", "counter", "User events that were malformed, too many or too old."),

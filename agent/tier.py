@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +20,8 @@ from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.in_process import InProcessServers
 from gemot.agent.join import DEFAULT_PORT, Joiner
 from gemot.agent.lan import Lan, LanConfig
+from gemot.agent.memory import Memory
+from gemot.agent.rejoin import Rejoin
 from gemot.agent.remote import RemoteServers
 from gemot.agent.sealing import Sealing
 from gemot.agent.servers import Servers
@@ -48,6 +51,10 @@ class TierConfig(msgspec.Struct, frozen=True):
     gossip: Timing = LAN
     sealing: Sealing = Sealing()
     advertise_reconnect_timeout_ms: int = 0
+    remember_in: Path | None = None
+    """The data directory, where it lasts: there stands who was in the cluster."""
+
+    rejoin_after_leave: bool = False
 
 
 class Tier(Protocol):
@@ -62,6 +69,10 @@ class Tier(Protocol):
     @property
     def lan(self) -> Lan | None:
         """Gossip with all other agents; None if its port is off."""
+
+    @property
+    def rejoin(self) -> Rejoin | None:
+        """Who was in the cluster is looked for by itself; None if nothing is remembered."""
 
     async def start(self) -> None:
         """Listen and begin. Raises ListenFailed; `stop` is to be called then too."""
@@ -116,6 +127,7 @@ class ServerTier:
             given_up=fatal,
             lan=self.lan,
         )
+        self.rejoin = _make_rejoin(loop, self.lan, config, self._joiner)
         self._loop = loop
 
     async def start(self) -> None:
@@ -123,6 +135,7 @@ class ServerTier:
         if self.lan is not None:
             await _listen(self.lan.start, self._config.bind, self._config.join_port)
         self._joiner.start()
+        _start(self.rejoin)
 
     def on_new_cluster(self, callback: Callable[[], None]) -> None:
         """Never: a server belongs to one cluster for good."""
@@ -142,7 +155,7 @@ class ServerTier:
         """
         server, raft = self.node.server, self.node.server.replica.raft
         if raft.voters in ((), (self._config.me.id,)):
-            await _say_goodbye(self.lan)
+            await _say_goodbye(self.lan, self.rejoin)
             return
         if server.leads and (refusal := server.operator.voting.refusal(self._config.me.id)) is not None:
             raise refusal
@@ -153,7 +166,7 @@ class ServerTier:
         except BaseException:
             server.operator.leaving = ""
             raise
-        await _say_goodbye(self.lan)
+        await _say_goodbye(self.lan, self.rejoin)
 
     async def _leave(self, until_s: float) -> None:
         """Ask whoever leads, again while that changes: leaving twice is leaving once."""
@@ -169,6 +182,7 @@ class ServerTier:
             await asyncio.sleep(LEAVE_AGAIN_S)
 
     async def stop(self) -> None:
+        await _stop(self.rejoin)
         await self._joiner.stop()
         if self.lan is not None:
             await self.lan.stop()
@@ -180,7 +194,7 @@ class ServerTier:
         waiting = server.waiting_for()
         if not waiting or server.hello().cluster:
             return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
-        return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
+        return "; ".join(filter(None, (waiting, self._joiner.waiting_for, _unmet(self.rejoin))))
 
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
@@ -228,11 +242,13 @@ class ClientTier:
             given_up=fatal,
             lan=self.lan,
         )
+        self.rejoin = _make_rejoin(loop, self.lan, config, self._joiner)
 
     async def start(self) -> None:
         if self.lan is not None:
             await _listen(self.lan.start, self._config.bind, self._config.join_port)
         self._joiner.start()
+        _start(self.rejoin)
         self.remote.start()
 
     def on_new_cluster(self, callback: Callable[[], None]) -> None:
@@ -247,9 +263,10 @@ class ClientTier:
 
     async def leave(self) -> None:
         await self.remote.leave(self._config.me.name)
-        await _say_goodbye(self.lan)
+        await _say_goodbye(self.lan, self.rejoin)
 
     async def stop(self) -> None:
+        await _stop(self.rejoin)
         await self._joiner.stop()
         if self.lan is not None:
             await self.lan.stop()
@@ -259,7 +276,7 @@ class ClientTier:
         waiting = self.remote.waiting_for
         if not waiting or self.remote.known():
             return waiting
-        return "; ".join(filter(None, (waiting, self._joiner.waiting_for)))
+        return "; ".join(filter(None, (waiting, self._joiner.waiting_for, _unmet(self.rejoin))))
 
     def _heard(self, member: Member, standing: Standing) -> None:
         if standing == "alive" and member.role == "server":
@@ -310,9 +327,48 @@ def _make_lan(
     return Lan(loop=loop, config=lan, me=config.me, joins=joins, heard=heard)
 
 
-async def _say_goodbye(lan: Lan | None) -> None:
+def _make_rejoin(
+    loop: asyncio.AbstractEventLoop, lan: Lan | None, config: TierConfig, joiner: Joiner
+) -> Rejoin | None:
+    if lan is None or config.remember_in is None:
+        return None
+    memory = Memory(
+        loop=loop,
+        members=lan,
+        own_id=config.me.id,
+        data_dir=config.remember_in,
+        unmet_for_s=config.gossip.reconnect_timeout_ms / 1000,
+    )
+    return Rejoin(
+        loop=loop,
+        memory=memory,
+        meet=joiner.meet,
+        alone=lambda: lan.alone,
+        random=random.Random(os.urandom(16)),
+        interval_s=config.retry_interval_s,
+        after_leave=config.rejoin_after_leave,
+    )
+
+
+def _start(rejoin: Rejoin | None) -> None:
+    if rejoin is not None:
+        rejoin.start()
+
+
+async def _stop(rejoin: Rejoin | None) -> None:
+    if rejoin is not None:
+        await rejoin.stop()
+
+
+def _unmet(rejoin: Rejoin | None) -> str:
+    return rejoin.waiting_for if rejoin is not None else ""
+
+
+async def _say_goodbye(lan: Lan | None, rejoin: Rejoin | None) -> None:
     if lan is not None:
         await lan.gossip.leave()
+    if rejoin is not None:
+        await rejoin.leave()
 
 
 async def _listen(start: Callable[[], Awaitable[None]], host: str, port: int) -> None:

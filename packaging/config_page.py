@@ -87,6 +87,7 @@ EXAMPLES = {
     "disable_keyring_file": "disable_keyring_file: true",
     "leave_on_terminate": "leave_on_terminate: true",
     "skip_leave_on_interrupt": "skip_leave_on_interrupt: false",
+    "rejoin_after_leave": "rejoin_after_leave: true",
     "disable_coordinates": "disable_coordinates: true",
     "services": "services: [{name: web, port: 80}]",
     "checks": "checks: [{name: backup, ttl: 25h}]",

@@ -48,6 +48,7 @@ PURE = (
     "agent/gossip/packet.py",
     "agent/gossip/probing.py",
     "agent/gossip/queue.py",
+    "agent/gossip/remembered.py",
     "agent/gossip/replay.py",
     "agent/gossip/rotation.py",
     "agent/gossip/seal.py",

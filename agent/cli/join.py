@@ -24,8 +24,9 @@ def command(connection: Connection, addresses: tuple[str, ...], wan: bool) -> in
     \b
       gemot join 10.0.0.1 10.0.0.2:8301
 
-    It is once only: `retry_join` in the configuration meets it again after each restart. The exit code is 1
-    when no address could be joined.
+    The agent remembers whom it met, and is back among them after a restart. After `gemot leave` it is not,
+    unless `rejoin_after_leave` is set. `retry_join` in the configuration joins at each start. The exit code
+    is 1 when no address could be joined.
     """
     joined = 0
     for address in addresses:

@@ -15,8 +15,9 @@ LEAVE_WITHIN_S = 60.0
 def command(connection: Connection) -> None:
     """Leave the cluster on purpose and stop the agent.
 
-    The host and its services go out of the catalog at once. A plain stop or restart does not leave: the
-    others then wait for the host to come back.
+    The host and its services go out of the catalog at once, and the agent forgets who was in the cluster,
+    unless `rejoin_after_leave` is set: started again, it joins whom `retry_join` names. A plain stop or
+    restart does not leave: the others then wait for the host to come back, and it finds them by itself.
     """
     try:
         connection.request("PUT", "/v1/agent/leave", timeout_s=LEAVE_WITHIN_S)

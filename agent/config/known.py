@@ -73,7 +73,6 @@ KNOWN: dict[str, Known] = {
     "retry_join_wan": _WAN,
     "retry_interval_wan": _WAN,
     "retry_max_wan": _WAN,
-    "rejoin_after_leave": _ignored("retry_join decides, after a leave as before it", False),
     "reconnect_timeout_wan": _WAN,
     "server_rejoin_age_max": _ignored("a server that was away for long catches up or takes a snapshot"),
     "raft_protocol": _ignored("servers agree on their protocol by themselves", 3),

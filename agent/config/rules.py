@@ -58,7 +58,7 @@ def warnings(config: Config) -> Iterator[Finding]:
         )
     yield from _unsealed(config)
     if not config.server and not config.retry_join:
-        yield ("retry_join",), "is empty: this agent finds no server until one is named"
+        yield ("retry_join",), "is empty: this agent finds no server until `gemot join` names one"
 
 
 def _unsealed(config: Config) -> Iterator[Finding]:

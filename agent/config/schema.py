@@ -267,6 +267,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SIGTERM leaves the cluster. Off, a restart looks like a short absence and ends no session."""
     skip_leave_on_interrupt: bool = True
     """SIGINT does not leave either; false makes Ctrl-C a goodbye."""
+    rejoin_after_leave: bool = False
+    """After a leave, too, an agent that is started again joins those that it knew. Off, only `retry_join` is
+    asked then; after any other end they are joined in any case."""
 
     disable_coordinates: bool = False
     """Do not measure where this host stands in the network: `near` puts it last, and `rtt` knows it not."""
