@@ -15,7 +15,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -50,7 +49,7 @@ from gemot.agent.http import (
 )
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
-from gemot.agent.http.facts import Facts
+from gemot.agent.http.facts import facts_of
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.http.members import failed_members
 from gemot.agent.http.message import Route
@@ -406,29 +405,11 @@ class Daemon:
             stop_timeout_s=HTTP_GRACE_S,
         )
 
-    def _facts(self) -> Facts:
-        config = self.config
-        return Facts(
-            node=config.node_name,
-            node_id=self._node_id,
-            datacenter=config.datacenter,
-            address=config.advertise_addr,
-            server=config.server,
-            version=__version__,
-            meta=config.node_meta,
-            rpc_port=config.ports.server,
-            serf_port=config.ports.serf_lan,
-            dns_port=config.ports.dns,
-            http_port=config.ports.http,
-            bootstrap_expect=config.bootstrap_expect,
-            session_ttl_min_ns=round(config.session_ttl_min_s * 1e9),
-            config=_shown(config),
-        )
-
     def _routes(self) -> list[Route]:
         """Every route, by the present configuration."""
         config, servers, datacenter = self.config, self._tier.servers, self.config.datacenter
         waits = Waits(int(config.default_query_time_s * 1000), int(config.max_query_time_s * 1000))
+        facts = facts_of(config, self._node_id)
         policy = Policy(output_max_bytes=config.check_output_max_size)
         return [
             *kv.routes(
@@ -447,7 +428,7 @@ class Daemon:
             *snapshot.routes(servers=servers, datacenter=datacenter),
             *self_api.routes(
                 servers=servers,
-                facts=self._facts(),
+                facts=facts,
                 metrics=self._metrics,
                 stats=self._stats,
                 known=self._tier.lan.known if self._tier.lan is not None else None,
@@ -462,7 +443,7 @@ class Daemon:
             ),
             *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
             *event.routes(events=self._events, datacenter=datacenter),
-            *session.routes(servers=servers, facts=self._facts()),
+            *session.routes(servers=servers, facts=facts),
             *self._operations,
         ]
 
@@ -559,15 +540,6 @@ class Daemon:
 
     async def _close_data(self) -> None:
         self._data.close()
-
-
-def _shown(config: Config) -> dict[str, Any]:
-    """What anybody may see who may see the configuration: no key."""
-    hidden = "hidden" if config.encrypt else ""
-    shown: dict[str, Any] = msgspec.to_builtins(
-        msgspec.structs.replace(config, services=(), checks=(), templates=(), encrypt=hidden)
-    )
-    return shown
 
 
 def _joined(host: str, port: int) -> str:

@@ -48,6 +48,9 @@ class Leader:
         self._marks: list[tuple[int, int]] = []
         self._due: dict[str, int] = {}
         self._verified = 0
+        self.timed_out = 0
+        """Sessions whose TTL ended while this server led."""
+
         self._begin_at: int | None = None
 
     def on_leadership(self, leads: bool) -> None:
@@ -138,4 +141,9 @@ class Leader:
         self._replica.propose(command, "", None, self._ended(kind))
 
     def _ended(self, kind: type) -> Callable[[Applied | GemotError], None]:
-        return lambda _result: self._under_way.pop(kind, None) and None
+        def ended(result: Applied | GemotError) -> None:
+            self._under_way.pop(kind, None)
+            if kind is EndLeases and isinstance(result, Applied):
+                self.timed_out += result.value
+
+        return ended

@@ -262,9 +262,14 @@ class State:
         with self._file.explained:
             return locks.delays_over(self._file.cursor, time_ms)
 
-    def any_session(self) -> bool:
+    def counts(self) -> tuple[int, int]:
+        """How many sessions there are, and how many keys they hold."""
         with self._file.explained:
-            return self._file.cursor.execute("select 1 from session limit 1").get is not None
+            sessions, held = [
+                self._file.cursor.execute(f"select count(*) from {table}").get
+                for table in ("session", "held")
+            ]
+            return sessions, held
 
     def with_check(self, check_id: str) -> list[tuple[Node, Check]]:
         """Every node that has this check, with it, by name."""

@@ -110,7 +110,7 @@ def a_fence_knows_no_epoch(patch: Patch) -> None:
     patch.setattr(locks, "fence", lambda epoch, index: index)
 
 
-@bug(37, tests=(SESSIONS, LOCKS))
+@bug(37, tests=(SESSIONS, LOCKS), simulated=False)
 def any_session_may_hold_a_lock(patch: Patch) -> None:
     """One that has ended takes a lock, and nothing ever takes it from it."""
     patch.setattr(locks, "session_exists", lambda cursor, id: True)
