@@ -45,6 +45,7 @@ MAX_OF_NODE = 10_000
 
 MAX_ID = 64
 MAX_NAME = 1_024
+"""Of the session's name; and of a check's id, a namespace and the text of a TTL."""
 
 _SESSION = b"session"
 _LEASE = b"lease"
@@ -101,6 +102,9 @@ def _check(given: Session) -> None:
         )
     if given.lock_delay_ns < 0:
         raise RuleFailed("Invalid LockDelay: it is negative")
+    texts = [given.ttl, *_checks(given), *[namespace for _, namespace in given.service_checks or ()]]
+    if (longest := max(map(len, texts))) > MAX_NAME:
+        raise RuleFailed(f"The session has a text of {longest} characters, the limit is {MAX_NAME}")
     if len(_checks(given)) > MAX_CHECKS:
         raise RuleFailed(f"The session names {len(_checks(given))} checks, the limit is {MAX_CHECKS}")
 

@@ -106,6 +106,12 @@ def test_a_session_is_kept_as_it_was_given_with_the_nodes_own_spelling(one: OneS
         ({"id": ""}, "A session's id has 1 to 64 characters, not 0"),
         ({"id": "x" * 65}, "A session's id has 1 to 64 characters, not 65"),
         ({"name": "x" * 1_025}, "The session's name has 1025 characters, the limit is 1024"),
+        ({"ttl": "1" * 1_025}, "The session has a text of 1025 characters, the limit is 1024"),
+        ({"node_checks": ("c" * 1_025,)}, "The session has a text of 1025 characters, the limit is 1024"),
+        (
+            {"service_checks": (("api-up", "n" * 1_025),)},
+            "The session has a text of 1025 characters, the limit is 1024",
+        ),
         (
             {"node_checks": tuple([f"c{n}" for n in range(65)])},
             "The session names 65 checks, the limit is 64",
