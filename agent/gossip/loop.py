@@ -42,6 +42,9 @@ GOODBYE_S = 3.0
 """How long a good-bye may take to spread (Consul's leave propagation)."""
 
 
+BROKEN_OFF = "broken_off"
+"""A question that ended, or took too long, before it had come whole."""
+
 _NO_KEY_HERE = "is gossip encrypted there? then its key is needed here, as `encrypt`"
 
 
@@ -431,6 +434,7 @@ class _Answerer(asyncio.Protocol):
                 self._gossip.answer(envelope, self.host, self._reply)
                 return
         except PeerBroke as error:
+            self._asked = True
             self._gossip.refuse(self.host, error)
             self.end()
         except GemotError as error:
@@ -444,6 +448,8 @@ class _Answerer(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._buffered and not self._asked:
+            self._gossip.dropped[BROKEN_OFF] += 1
         self._gossip.buffered -= self._buffered
         self._gossip.lets_go(self)
         if self._over is not None:
