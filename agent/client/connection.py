@@ -186,12 +186,12 @@ class Connection:
             if not fresh and method == "GET":
                 return self._exchange(method, target, body, headers, timeout_s)
             raise ConnectionBroke(
-                f"{_outcome(method)}the agent at {self.address} closed the connection: {error}"
+                f"{_outcome(method)}the agent at {self.address} closed the connection: {why(error)}"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise ConnectionBroke(
-                f"{_outcome(method)}no answer from the agent at {self.address}: {error}"
+                f"{_outcome(method)}no answer from the agent at {self.address}: {why(error)}"
             ) from error
         except ValueError as error:  # a token with a line break, and the like
             self.close()
@@ -216,11 +216,15 @@ class Connection:
         return {"X-Consul-Token": self._token} if self._token else {}
 
     def _unreachable(self, error: OSError | UnicodeError) -> str:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return (
-            f"cannot reach an agent at {self.address}: {why} "
+            f"cannot reach an agent at {self.address}: {why(error)} "
             "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
         )
+
+
+def why(error: Exception) -> str:
+    """The system's words, where it has some, without its numbers."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _outcome(method: str) -> str:

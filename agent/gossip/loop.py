@@ -23,6 +23,7 @@ from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.throttle import Throttle
 from gemot.agent.gossip.view import Change, Event, Place
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed, Unavailable
+from gemot.server.runtime.cause import cause_of
 
 log = logging.getLogger("gemot.gossip")
 
@@ -307,7 +308,8 @@ class Gossip:
         except asyncio.IncompleteReadError as error:
             raise Unavailable(f"{host}:{port} {self._hung_up}") from error
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
-            raise Unavailable(f"{host}:{port}: {error or f'no answer within {STREAM_S:g} s'}") from error
+            why = cause_of(error) or f"no answer within {STREAM_S:g} s"
+            raise Unavailable(f"{host}:{port}: {why}") from error
 
     @property
     def _hung_up(self) -> str:
