@@ -75,6 +75,7 @@ gossip-fuzz: dev
 
 gossip-fuzz-live: dev
 	$(BIN)/python tests/gossip/fuzz_live.py --datagrams $(PACKETS) --seed $(SEED)
+	$(BIN)/python tests/gossip/fuzz_sealed.py --datagrams $(PACKETS) --seed $(SEED)
 
 gossip-hosts: dev
 	$(BIN)/python tests/cluster/cut_hosts.py --bar --seed $(SEED)

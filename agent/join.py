@@ -21,6 +21,7 @@ from gemot.server.model.errors import BadRequest, GemotError, Unavailable
 from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import FrameReader
 from gemot.server.rpc.message import Call, Hello, Join, Joined, Member
+from gemot.server.runtime.cause import cause_of
 from gemot.server.runtime.connection import DIAL_TIMEOUT_S, Connection, ago, unreachable
 from gemot.server.runtime.timer import LoopTimer
 
@@ -187,7 +188,7 @@ class Joiner:
         try:
             found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {error}") from error
+            raise Unavailable(f"Failed to resolve {host[:MAX_SHOWN]}: {cause_of(error)}") from error
         return list(dict.fromkeys((str(at[0]), port) for *_, at in found))[:MOST_ADDRESSES]
 
     async def _run(self) -> None:

@@ -16,8 +16,8 @@ from typing import Literal, Protocol, cast
 import msgspec
 
 from gemot.agent.gossip import stream
-from gemot.agent.gossip.door import Door
-from gemot.agent.gossip.loop import Gossip
+from gemot.agent.gossip.door import SILENT, Door
+from gemot.agent.gossip.loop import BROKEN_OFF, Gossip
 from gemot.agent.gossip.members import HERE
 from gemot.agent.gossip.message import PROTOCOL_MAX, PROTOCOL_MIN, Facts, Record, Status
 from gemot.agent.gossip.seal import Unopened, Why
@@ -138,7 +138,8 @@ class Lan:
             refused=self._refused,
         )
 
-    def _refused(self, host: str, why: str) -> None:
+    def _refused(self, host: str, word: str, why: str) -> None:
+        self.gossip.dropped[word] += 1
         if self._throttle.passes(f"{host} {why}", self._loop.time()):
             log.warning("gossip: connection refused: from=%s why=%s", host, why)
 
@@ -208,7 +209,7 @@ class Lan:
 
     # -- for metrics -----------------------------------------------------------------------------------
 
-    DROPS = ("malformed", "busy", TURNED_AWAY, *(why.value for why in Why))
+    DROPS = ("malformed", "busy", BROKEN_OFF, SILENT, TURNED_AWAY, *(why.value for why in Why))
 
     def count(self, status: Status) -> int:
         swim = self.gossip.swim

@@ -22,6 +22,7 @@ from gemot.server.model.catalog import NodeDetail, NodeInfo
 from gemot.server.model.errors import GemotError, PeerBroke, TooLarge, Unavailable
 from gemot.server.model.health import Check, HealthNode
 from gemot.server.model.query import Answer, Query
+from gemot.server.runtime.cause import cause_of
 
 RETRY_MIN_S = 0.25
 RETRY_MAX_S = 60.0
@@ -149,7 +150,8 @@ class OverHttp:
                     raise Unavailable(f"{where}: status {response.status}: {text}")
                 return response.status, response.headers, body
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise Unavailable(f"{self._base}{where}: {str(error) or 'no answer in time'}") from error
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            raise Unavailable(f"{self._base}{where}: {cause_of(cause) or 'no answer in time'}") from error
 
 
 class _Config(msgspec.Struct, rename="pascal"):

@@ -23,6 +23,7 @@ from gemot.agent.saved import Saved, TtlState
 from gemot.checks.definition import CheckDefinition
 from gemot.server.model.catalog import Service
 from gemot.server.model.errors import GemotError
+from gemot.server.runtime.cause import failure_of
 
 FORMAT = 1
 MAX_FILE_BYTES = 4 * 1024 * 1024
@@ -120,8 +121,8 @@ class Registry:
         failure, self._failure = failure or self._failure, None
         if failure is not None:
             raise NotSaved(
-                f"The registration holds, but will not survive a restart: {failure}. Make room or mend the "
-                "disk of data_dir, then register again."
+                f"The registration holds, but will not survive a restart: {failure_of(failure)}. Make "
+                "room or mend the disk of data_dir, then register again."
             )
 
     async def close(self) -> None:
@@ -148,7 +149,7 @@ class Registry:
         self._draining = None
         error = None if drained.cancelled() else drained.exception()
         if isinstance(error, OSError):
-            _log.error("registry: %s: registrations of now will not survive a restart", error)
+            _log.error("registry: %s: registrations of now will not survive a restart", failure_of(error))
             self._failure = error
         elif error is not None:
             _log.error("registry: registrations could not be written", exc_info=error)

@@ -24,6 +24,7 @@ import msgspec
 from gemot.agent.archives import Saved
 from gemot.agent.durable import sync_folder
 from gemot.server.model.errors import Corrupt, GemotError
+from gemot.server.runtime.cause import failure_of
 from gemot.server.storage import inspection
 from gemot.server.storage.realdisk import RealDisk
 
@@ -118,12 +119,12 @@ class SnapshotAgent:
             await self._take(began)
         except (GemotError, OSError) as error:
             self.failures += 1
-            self.last_failure = str(error)
+            self.last_failure = failure_of(error)
             self._due_s = began + min(self._plan.interval_s, AGAIN_S)
             log.error(
                 "agent: snapshot not taken: event=snapshot-agent-failed path=%s error=%s",
                 self._plan.path,
-                error,
+                self.last_failure,
             )
         else:
             self.last_failure = ""

@@ -21,6 +21,7 @@ from gemot.agent.durable import replace
 from gemot.agent.gossip.coordinate import Position, Random, decode, encode
 from gemot.server.model.coordinate import Coordinate, NodeCoordinate
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed
+from gemot.server.runtime.cause import cause_of
 
 log = logging.getLogger("gemot.agent")
 
@@ -155,6 +156,6 @@ def _read(file: Path) -> Coordinate | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        log.info("agent: where it stood is not known any more: file=%s error=%s", file, error)
+        log.info("agent: where it stood is not known any more: file=%s error=%s", file, cause_of(error))
         return None
     return kept.coordinate if kept.format == FORMAT else None

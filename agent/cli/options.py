@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gemot.agent.cli.waiting import on_terminal
 from gemot.agent.client.connection import ClientError, Connection
 
 
@@ -17,7 +18,8 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds -http-addr, -token, -token-file; hands the command its `connection`.
 
     The environment is asked after the flags: GEMOT_HTTP_ADDR before CONSUL_HTTP_ADDR, and likewise for
-    HTTP_TOKEN and HTTP_TOKEN_FILE. Errors of the client end the command with exit code 1.
+    HTTP_TOKEN and HTTP_TOKEN_FILE. Errors of the client end the command with exit code 1. At a terminal
+    a line says what a late answer waits for.
     """
 
     @click.option("--http-addr", default="", help="The agent: host:port, URL or unix:///path.")
@@ -25,7 +27,8 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--token-file", default="", help="File that holds the token.")
     @functools.wraps(command)
     def wrapped(http_addr: str, token: str, token_file: str, **rest: Any) -> Any:
-        connection = Connection(http_addr or environment("HTTP_ADDR"), token=token_of(token, token_file))
+        address, shown = http_addr or environment("HTTP_ADDR"), token_of(token, token_file)
+        connection = Connection(address, token=shown, slow=on_terminal(address, shown))
         try:
             return command(connection=connection, **rest)
         except ClientError as error:

@@ -5,14 +5,22 @@ The address is `host:port`, a URL, or `unix:///path`. Errors say what was asked 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import ssl
+import threading
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 DEFAULT_ADDRESS = "127.0.0.1:8500"
+SLOW_S = 1.0
+"""After which a question has taken long enough to say so."""
+
+Slow = Callable[[str, float, threading.Event], None]
+"""Told the path, how many seconds the answer may take in all, and an event that is set when it is there."""
 
 
 class ClientError(Exception):
@@ -83,7 +91,11 @@ class Reply:
 class Connection:
     """Keeps one connection open and dials it again when the agent closed it between requests."""
 
-    def __init__(self, address: str = "", *, token: str = "", timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, address: str = "", *, token: str = "", timeout_s: float = 60.0, slow: Slow | None = None
+    ) -> None:
+        """`slow` is called in a thread of its own when an answer is late that is not meant to be."""
+        self._slow = slow
         self.address = address or DEFAULT_ADDRESS
         self._token = token
         self._timeout_s = timeout_s
@@ -110,7 +122,8 @@ class Connection:
         sent = dict(headers or {})
         if self._token:
             sent["X-Consul-Token"] = self._token
-        reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
+        with self._told_when_slow(path, params, timeout_s or self._timeout_s):
+            reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
         if reply.status not in ok:
             undone = method != "GET" and reply.headers.get("x-gemot-outcome") == "not-done"
             raise Refused(reply.status, reply.body.decode(errors="replace").strip(), undone=undone)
@@ -129,6 +142,22 @@ class Connection:
         if response.status != 200:
             raise Refused(response.status, response.read().decode(errors="replace").strip())
         return response
+
+    @contextlib.contextmanager
+    def _told_when_slow(self, path: str, params: dict[str, Any] | None, within_s: float) -> Iterator[None]:
+        """A blocking query is meant to wait, and what ends as soon needs no telling."""
+        if self._slow is None or "index" in (params or {}) or within_s <= SLOW_S:
+            yield
+            return
+        answered = threading.Event()
+        clock = threading.Timer(SLOW_S, self._slow, (path, within_s, answered))
+        clock.daemon = True
+        clock.start()
+        try:
+            yield
+        finally:
+            answered.set()
+            clock.cancel()
 
     def _exchange(
         self,
@@ -157,12 +186,12 @@ class Connection:
             if not fresh and method == "GET":
                 return self._exchange(method, target, body, headers, timeout_s)
             raise ConnectionBroke(
-                f"{_outcome(method)}the agent at {self.address} closed the connection: {error}"
+                f"{_outcome(method)}the agent at {self.address} closed the connection: {why(error)}"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise ConnectionBroke(
-                f"{_outcome(method)}no answer from the agent at {self.address}: {error}"
+                f"{_outcome(method)}no answer from the agent at {self.address}: {why(error)}"
             ) from error
         except ValueError as error:  # a token with a line break, and the like
             self.close()
@@ -187,11 +216,15 @@ class Connection:
         return {"X-Consul-Token": self._token} if self._token else {}
 
     def _unreachable(self, error: OSError | UnicodeError) -> str:
-        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return (
-            f"cannot reach an agent at {self.address}: {why} "
+            f"cannot reach an agent at {self.address}: {why(error)} "
             "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
         )
+
+
+def why(error: Exception) -> str:
+    """The system's words, where it has some, without its numbers."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
 def _outcome(method: str) -> str:

@@ -7,7 +7,7 @@ from typing import IO
 
 import msgspec
 
-from gemot.agent.client.connection import Connection, ConnectionBroke, NotAnAgent
+from gemot.agent.client.connection import Connection, ConnectionBroke, NotAnAgent, why
 
 PIECE_BYTES = 1 << 20
 RESTORE_S = 1_800.0
@@ -38,7 +38,7 @@ class Snapshot:
                     to.write(piece)
                     size += len(piece)
             except (http.client.HTTPException, OSError) as error:
-                raise ConnectionBroke(f"the snapshot broke off after {size} bytes: {error!r}") from error
+                raise ConnectionBroke(f"the snapshot broke off after {size} bytes: {why(error)}") from error
         if not size:
             raise NotAnAgent("the agent sent an empty snapshot")
         return size

@@ -7,6 +7,7 @@ line, other flags. Every mistake in all of them is told at once.
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from functools import partial
@@ -88,7 +89,7 @@ def load(flags: Flags) -> Loaded:
     sources.warnings += parsed.warnings
     refuse(sources.faults, sources.warnings)
     told = (sources.told(paths, message, flags.spelling) for paths, message in rules.warnings(config))
-    sources.warnings += map(str, told)
+    sources.warnings += (*map(str, told), *_exposed(sources))
     return Loaded(overlay(config, parsed.values), tuple(sources.warnings), tuple(sources.files))
 
 
@@ -232,6 +233,15 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror or "the system gives no reason") if isinstance(error, OSError) else "no such name"
+
+
+def _exposed(sources: _Sources) -> Iterator[str]:
+    """Files whose key is no secret."""
+    for path in sources.setters.get("encrypt", ()):
+        status = sources.files.get(path)  # none of the command line
+        if status is not None and status.st_mode & stat.S_IROTH:
+            mode, command = stat.S_IMODE(status.st_mode), f"chmod o-r {shlex.quote(path)}"
+            yield f"{path}: encrypt: every user of this host can read the key (mode {mode:04o}): {command}"
 
 
 def _distrusted(sources: _Sources, commanding: tuple[str, ...]) -> Iterator[Fault]:

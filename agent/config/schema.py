@@ -282,7 +282,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encrypt: str = ""
     """A key for gossip in base64, the same on all (`gemot keygen` makes one). It is kept in
     `serf/local.keyring` below `data_dir` at the first start; from then on that file holds, and
-    `gemot keyring` changes it. On a command line every user of this host can read it."""
+    `gemot keyring` changes it. On a command line every user of this host can read it; where that is so of a
+    file, a warning tells it at the start."""
     encrypt_verify_incoming: bool = True
     """Take nothing in clear. Off while encryption is turned on in a running cluster: the last to be set."""
     encrypt_verify_outgoing: bool = True

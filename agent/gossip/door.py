@@ -13,16 +13,25 @@ from typing import cast
 Protocols = dict[bytes, Callable[[], asyncio.Protocol]]
 """By its first byte: who goes on with a connection."""
 
+BUSY = "busy"
+UNKNOWN = "stranger"
+SILENT = "silent"
+"""Why a connection went no further, in words for counting."""
+
 MAX_CONNECTIONS = 1_024
 MAX_PER_ADDRESS = 64
 SILENT_S = 5.0
 
 
 class Door:
-    """Listens, and hands on. `refused` hears why a connection went no further."""
+    """Listens, and hands on. `refused` hears of whom one went no further, and why: a word, a sentence."""
 
     def __init__(
-        self, *, loop: asyncio.AbstractEventLoop, protocols: Protocols, refused: Callable[[str, str], None]
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        protocols: Protocols,
+        refused: Callable[[str, str, str], None],
     ) -> None:
         self._loop = loop
         self._protocols = protocols
@@ -54,7 +63,7 @@ class Door:
         self._waiting[entry] = None
         self._open[entry.address] += 1
         if why:
-            self._refused(entry.address, why)
+            self._refused(entry.address, BUSY, why)
             entry.close()
         else:
             self._loop.call_later(SILENT_S, self._too_late, entry)
@@ -66,7 +75,8 @@ class Door:
         assert transport is not None, "it is open"
         self.went(entry)
         if make is None:
-            self._refused(entry.address, f"a connection begins with byte {data[0]:#04x}, nothing known here")
+            why = f"a connection begins with byte {data[0]:#04x}, nothing known here"
+            self._refused(entry.address, UNKNOWN, why)
             transport.abort()
             return
         protocol = make()
@@ -81,6 +91,7 @@ class Door:
 
     def _too_late(self, entry: _Entry) -> None:
         if entry in self._waiting:
+            self._refused(entry.address, SILENT, f"a connection that has said nothing in {SILENT_S:g} s")
             entry.close()
 
 

@@ -23,6 +23,7 @@ from gemot.agent.gossip.swim import Swim
 from gemot.agent.gossip.throttle import Throttle
 from gemot.agent.gossip.view import Change, Event, Place
 from gemot.server.model.errors import BadRequest, GemotError, PeerBroke, RuleFailed, Unavailable
+from gemot.server.runtime.cause import cause_of
 
 log = logging.getLogger("gemot.gossip")
 
@@ -41,6 +42,9 @@ MOST_BUFFERED = 64 << 20
 GOODBYE_S = 3.0
 """How long a good-bye may take to spread (Consul's leave propagation)."""
 
+
+BROKEN_OFF = "broken_off"
+"""A question that ended, or took too long, before it had come whole."""
 
 _NO_KEY_HERE = "is gossip encrypted there? then its key is needed here, as `encrypt`"
 
@@ -304,7 +308,8 @@ class Gossip:
         except asyncio.IncompleteReadError as error:
             raise Unavailable(f"{host}:{port} {self._hung_up}") from error
         except (OSError, TimeoutError, ValueError, OverflowError) as error:
-            raise Unavailable(f"{host}:{port}: {error or f'no answer within {STREAM_S:g} s'}") from error
+            why = cause_of(error) or f"no answer within {STREAM_S:g} s"
+            raise Unavailable(f"{host}:{port}: {why}") from error
 
     @property
     def _hung_up(self) -> str:
@@ -431,6 +436,7 @@ class _Answerer(asyncio.Protocol):
                 self._gossip.answer(envelope, self.host, self._reply)
                 return
         except PeerBroke as error:
+            self._asked = True
             self._gossip.refuse(self.host, error)
             self.end()
         except GemotError as error:
@@ -444,6 +450,8 @@ class _Answerer(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._buffered and not self._asked:
+            self._gossip.dropped[BROKEN_OFF] += 1
         self._gossip.buffered -= self._buffered
         self._gossip.lets_go(self)
         if self._over is not None:

@@ -8,6 +8,9 @@ the ring is changed by `gemot keyring` on all members, and not by the files of o
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import stat
 from pathlib import Path
 
 from gemot.agent.durable import replace, sync_folder
@@ -24,14 +27,21 @@ class RingFile:
         self.path = data_dir / FILE
 
     def read(self) -> Keyring | None:
-        """None if there is none. Raises BadRequest for one that is damaged, and names the file."""
+        """None if there is none. Raises BadRequest for one that is damaged, and names the file.
+
+        One that others can read is told in the log: it was not written here that way.
+        """
         try:
             with self.path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 data = file.read(FILE_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise BadRequest(f"{self.path}: cannot be read: {error.strerror}") from error
+        if mode & stat.S_IROTH:
+            told = "gossip: every user of this host can read the keys: chmod 600 %s: file=%s mode=%04o"
+            log.warning(told, shlex.quote(str(self.path)), self.path, mode)
         return ring_of(data.decode("utf-8", "replace"), str(self.path))
 
     def write(self, ring: Keyring) -> None:

@@ -21,6 +21,7 @@ from typing import Literal
 from gemot.agent.durable import sync_folder
 from gemot.agent.template.definition import TemplateDefinition
 from gemot.agent.template.errors import TemplateFailed
+from gemot.server.runtime.cause import cause_of
 
 NEW_FILE_MODE = 0o644
 
@@ -109,7 +110,8 @@ def _swap(definition: TemplateDefinition, content: bytes, before_rename: Callabl
     try:
         sync_folder(Path(folder))
     except OSError as error:  # the new file is in place: not a failure to be undone
-        _log.warning("template: %s is written, but %s cannot be synced: %s", destination, folder, error)
+        told = "template: %s is written, but %s cannot be synced: %s"
+        _log.warning(told, destination, folder, cause_of(error))
     return "written"
 
 

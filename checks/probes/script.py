@@ -38,7 +38,8 @@ async def probe(definition: CheckDefinition) -> Outcome:
     try:
         run = _Run(definition.args, definition.output_max_bytes)
     except (OSError, ValueError) as error:
-        return Outcome("critical", f"Failed to start {definition.args[0]!r}: {error}")
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return Outcome("critical", f"Failed to start {definition.args[0]!r}: {why}")
     try:
         if not await run.wait(timeout_s):
             await run.end_group()

@@ -17,6 +17,7 @@ from gemot.server.rpc.client import Link
 from gemot.server.rpc.frame import MAX_ANSWER_BYTES, FrameReader, Kind
 from gemot.server.rpc.message import Call, Hello
 from gemot.server.rpc.session import Packer, Session, Tier
+from gemot.server.runtime.cause import cause_of
 from gemot.server.runtime.timer import LoopTimer, Ticker
 
 log = logging.getLogger("gemot.rpc")
@@ -106,7 +107,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._over = True
-        self._closed(self, str(exc) if exc else self._reason)
+        self._closed(self, cause_of(exc) if exc else self._reason)
 
     def send(self, data: bytes) -> None:
         if self._over:
@@ -430,7 +431,7 @@ def unreachable(error: Exception) -> str:
         return f"did not answer within {DIAL_TIMEOUT_S:g} s"
     if isinstance(error, ConnectionRefusedError):
         return "refused"
-    return str(error)
+    return cause_of(error)
 
 
 def ago(text: str, seconds: float) -> str:

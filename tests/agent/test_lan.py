@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from support.gossiping import eventually, free_port
 from support.members import client, hello, server
 
+from gemot.agent.gossip import door
 from gemot.agent.gossip.held_ring import HeldRing
 from gemot.agent.gossip.keyring import Key, Keyring
 from gemot.agent.gossip.message import META_BYTES, Facts, Record
+from gemot.agent.gossip.stream import GREETING
 from gemot.agent.gossip.timing import LOCAL
 from gemot.agent.join import Joiner
 from gemot.agent.lan import Lan, LanConfig, facts_of, member_of
@@ -194,3 +197,33 @@ def test_a_name_of_all_servers_leads_to_another_one_than_this() -> None:
         assert second.lan.gossip.dropped["reflected"] == 0
 
     run(test, Key(b"k" * 32))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"GET / HTTP/1.1", "stranger"),
+        (GREETING, "broken_off"),
+        (GREETING + b"\0\0\0\7\xa1\0", "broken_off"),
+        (GREETING + b"\xff\xff\xff\xff", "malformed"),
+        (GREETING + b"\0\0\0\3\xa1\0\1 and more", "malformed"),
+        (b"", "silent"),
+    ],
+)
+def test_each_connection_that_comes_to_nothing_is_counted_once_by_why(
+    data: bytes, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "SILENT_S", 0.2)
+
+    async def test(start: Callable[[Member], Awaitable[Agent]]) -> None:
+        agent = await start(server(1))
+        reader, writer = await asyncio.open_connection("127.0.0.1", agent.port)
+        writer.write(data)
+        if data:
+            writer.write_eof()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        writer.close()
+        assert {why: agent.lan.dropped(why) for why in Lan.DROPS if agent.lan.dropped(why)} == {why: 1}
+
+    run(test)

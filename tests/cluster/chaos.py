@@ -27,6 +27,8 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from simulation.linearize import require
+from simulation.planted import BUGS
+from simulation.planting import add_plant
 from simulation.register import Kind, Op, Outcome
 from simulation.witness import Violation
 from support.chaos_clients import PREFIX, TIMEOUTS_S, Client, think_s
@@ -289,7 +291,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, help="how long there are faults")
     parser.add_argument("--seed", type=int, default=1, help="what the faults are drawn from")
     parser.add_argument("--no-sync", action="store_true", help="make syncs do nothing: the run must fail")
-    parser.add_argument("--plant", default="", help="plant this bug of the simulator: the run must fail")
+    add_plant(parser, BUGS)
     parser.add_argument("--keep", action="store_true", help="keep data and logs")
     options = parser.parse_args()
     for fault in schedule(options.seed, options.seconds):

@@ -80,11 +80,28 @@ def test_the_command_line_estimates_and_sorts(cluster: Cluster) -> None:
     estimated = gemot(web, "rtt", "farthest", "farther")
     assert estimated == "Estimated farthest <-> farther rtt: 8500.020 ms (using LAN coordinates)\n"
     assert "srv1.dc1 <-> srv2.dc1" in gemot(web, "rtt", "-wan", "srv1.dc1", "srv2.dc1")
-    assert 'Could not find a coordinate for node "x"; known are farther, farthest, srv1' in gemot(
-        web, "rtt", "x"
-    )
     listed = gemot(web, "catalog", "nodes", "-near=farther").splitlines()
     assert [line.split()[0] for line in listed][:2] == ["Node", "farther"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nobody",), "no agent has that name. Those there are: gemot members"),
+        (("srv1", "nobody"), "no agent has that name. Those there are: gemot members"),
+        (("srv11",), "no agent has that name (did you mean srv1?). Those there are: gemot members"),
+        (("farhtest",), "no agent has that name (did you mean farthest?). Those there are: gemot members"),
+        (("srv1.dc1",), "no agent has that name. Give srv1, or -wan for servers as name.datacenter"),
+        (("-wan", "srv1"), "with -wan a server is given as name.datacenter (did you mean srv1.dc1?)"),
+        (("-wan", "web1.dc1"), "with -wan there are servers alone, as name.datacenter. Known are srv1.dc1, "),
+        (("-wan", "srv1.dc9"), "with -wan there are servers alone, as name.datacenter. Known are srv1.dc1, "),
+    ],
+)
+def test_a_name_without_a_place_is_told_what_is_wrong_with_it(
+    words: tuple[str, ...], told: str, cluster: Cluster
+) -> None:
+    said = gemot(cluster.clients[0], "rtt", *words)
+    assert said.startswith(f'Error: Could not find a coordinate for node "{words[-1]}": {told}')
 
 
 def test_an_agent_that_is_started_again_begins_where_it_was(cluster: Cluster) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import re
 import socket
@@ -33,6 +34,7 @@ from gossip.record import keep
 from support.cluster import Agent, Cluster, wait_for
 
 from gemot.agent.gossip import packet, stream
+from gemot.agent.gossip.keyring import Keyring
 from gemot.agent.gossip.message import Ack, Alive, Dead, Facts, Ping, Record, Status, Suspect, Word
 from gemot.agent.gossip.seal import NONCE_BYTES, Purpose, Seal
 from gemot.agent.lan import facts_of
@@ -165,12 +167,12 @@ class Streams:
 class Prey:
     """The agent that is fired at, and what is to be known of it."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, ring: Keyring | None = None, label: str = "") -> None:
         self.agent = agent
         self.place = (agent.host, agent.ports["serf_lan"])
         self.id = agent.get("/v1/agent/self")["Config"]["NodeID"]
         self._ids: dict[str, str] = {}
-        self._seal = Seal(purpose=Purpose.DATAGRAM, label="", sender="pinger", wall_ms=WALL_MS)
+        self._seal = Seal(purpose=Purpose.DATAGRAM, label=label, sender="pinger", wall_ms=WALL_MS, ring=ring)
         self._socket = socket.socket(type=socket.SOCK_DGRAM)
         self._socket.bind((agent.host, 0))
         self._socket.settimeout(1.0)
@@ -183,7 +185,7 @@ class Prey:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             ping = packet.encode([Ping(seq, self.id, sender)])
-            self._socket.sendto(self._seal.seal(ping, bytes(NONCE_BYTES)), self.place)
+            self._socket.sendto(self._seal.seal(ping, os.urandom(NONCE_BYTES)), self.place)
             with contextlib.suppress(TimeoutError, PeerBroke):
                 words = packet.decode(self._seal.open_(self._socket.recv(65_536)))
                 if any(isinstance(word, Ack) and word.seq == seq for word in words):
@@ -252,21 +254,27 @@ def live(cluster: Cluster, options: argparse.Namespace) -> list[list[str]]:
     took_s, dropped = time.monotonic() - began, prey.dropped() - before
     assert prey.agent.running, f"it ended:\n{prey.agent.tail()}"
     grown = prey.memory_mib() - resident
-    wait_for(whole, PATIENCE_S, "all are alive again", old)
-    new.start()
-    wait_for(lambda: prey.lists(new, ALIVE), PATIENCE_S, "a new one is taken in", cluster.agents)
-    if options.kill:
-        old[-1].kill()
-        wait_for(lambda: prey.lists(old[-1], FAILED), PATIENCE_S, "an old one is missed", old[:1])
-    assert prey.agent.put("/v1/kv/after", b"all that") is True
-    for agent in old:
-        assert "Traceback" not in agent.log.read_text(), agent.tail()
+    assert_it_goes_on(prey, old, new, kill=options.kill)
     assert grown < MOST_GROWTH_MIB, f"it has {grown:.0f} MiB more than before"
     prey.close()
     head = ["datagrams", "connections", "a second", "MiB before", "after", "peak", *sorted(dropped)]
     row = [f"{options.datagrams:,}", f"{streams:,}", f"{options.datagrams / took_s:,.0f}", f"{resident:.0f}"]
     row += [f"{resident + grown:.0f}", f"{prey.memory_mib('VmHWM'):.0f}"]
     return [head, row + [f"{dropped[why]:,}" for why in sorted(dropped)]]
+
+
+def assert_it_goes_on(prey: Prey, old: list[Agent], new: Agent, *, kill: bool) -> None:
+    """It lists all old ones alive, takes the new one in, misses the last if that is killed, and writes."""
+    whole = lambda: all(prey.lists(agent, ALIVE) for agent in old)  # noqa: E731
+    wait_for(whole, PATIENCE_S, "all are alive again", old)
+    new.start()
+    wait_for(lambda: prey.lists(new, ALIVE), PATIENCE_S, "a new one is taken in", [*old, new])
+    if kill:
+        old[-1].kill()
+        wait_for(lambda: prey.lists(old[-1], FAILED), PATIENCE_S, "an old one is missed", old[:1])
+    assert prey.agent.put("/v1/kv/after", b"all that") is True
+    for agent in old:
+        assert "Traceback" not in agent.log.read_text(), agent.tail()
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from simulation.coverage import Totals
 from simulation.families.operator import CHORES
 from simulation.faults.every import FAULTS, KNOWN
 from simulation.planted import BUGS
+from simulation.planting import add_plant
 from simulation.run import Result, run_seed
 from simulation.swarm import Aim
 from support.lossy_vfs import LossyVfs, registered
@@ -114,7 +115,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="print every event, for people")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
     parser.add_argument("--campaign", action="store_true", help="add a row to RESULTS.md")
-    parser.add_argument("--plant", choices=sorted(BUGS), help="plant this bug first: the run must fail")
+    add_plant(parser, BUGS)
     parser.add_argument("--stop-at-first", action="store_true", help="end with the first seed that fails")
     parser.add_argument("--faults", type=_some_of(FAULTS), default=(), help="these and no others, a,b,c")
     parser.add_argument("--chores", type=_some_of(CHORES), default=(), help="what operators do, a,b,c")

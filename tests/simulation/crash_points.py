@@ -31,6 +31,7 @@ from simulation.crash.planted import BUGS
 from simulation.crash.run import Case, Run, cases, digest_of, run, run_case
 from simulation.crash.scenarios import SCENARIOS
 from simulation.crash.trap import HOWS, Trap, kind_of
+from simulation.planting import add_plant
 from support.lossy_vfs import LossyVfs, registered
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -118,7 +119,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print the points, run none")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
     parser.add_argument("--campaign", action="store_true", help="add rows to RESULTS.md")
-    parser.add_argument("--plant", choices=sorted(BUGS), help="plant this bug first: the run must fail")
+    add_plant(parser, BUGS)
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -64,7 +64,7 @@ class Gossiper:
         self.door = Door(
             loop=loop,
             protocols={GREETING: self.gossip.make_answerer},
-            refused=lambda host, why: self.refused.append(why),
+            refused=lambda host, word, why: self.refused.append(why),
         )
 
     def _admit(self, exchange: Exchange) -> str:

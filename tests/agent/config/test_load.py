@@ -314,3 +314,30 @@ def test_a_file_that_anyone_may_write_is_read_while_it_commands_nothing(tmp_path
     write(tmp_path, a_json={"service": {"name": "web"}})
     (tmp_path / "a.json").chmod(0o666)
     assert loaded(tmp_path, "-dev", "-enable-local-script-checks").config.services
+
+
+KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"), [(0o644, True), (0o604, True), (0o640, False), (0o600, False), (0o660, False)]
+)
+def test_a_key_in_a_file_that_every_user_can_read_is_warned_of(
+    tmp_path: Path, mode: int, warned: bool
+) -> None:
+    path = tmp_path / "a key.json"
+    path.write_text(f'{{"encrypt": "{KEY}", "data_dir": "/d", "retry_join": ["a"]}}')
+    path.chmod(mode)
+    told = f"{path}: encrypt: every user of this host can read the key (mode {mode:04o}): chmod o-r '{path}'"
+    warnings = load(parse([f"-config-file={path}"])).warnings
+    assert warnings == ((told,) if warned else ())
+    assert KEY not in "".join(warnings)
+
+
+def test_nothing_is_warned_of_where_the_key_is_not_in_the_file(tmp_path: Path) -> None:
+    write(tmp_path, a_json={"data_dir": "/d", "retry_join": ["a"]}, b_json={"encrypt": KEY})
+    (tmp_path / "a.json").chmod(0o644)
+    (tmp_path / "b.json").chmod(0o600)
+    assert loaded(tmp_path).warnings == ()
+    (tmp_path / "b.json").unlink()
+    assert loaded(tmp_path, f"-encrypt={KEY}").warnings == ()
