@@ -24,7 +24,7 @@ def command() -> None:
 @click.option("--recurse", is_flag=True, help="Every key that begins with KEY, as key:value lines.")
 @click.option("--keys", "only_keys", is_flag=True, help="Names only.")
 @click.option("--separator", default="/", help="Where -keys cuts names (default /).")
-@click.option("--detailed", is_flag=True, help="Indexes, flags and session too.")
+@click.option("--detailed", is_flag=True, help="Indexes, flags, session and fence too.")
 @click.option("--base64", "as_base64", is_flag=True, help="Print values in base64.")
 @client_options
 @read_options
@@ -157,6 +157,7 @@ def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> Non
     if detailed:
         rows = {
             "CreateIndex": entry.create_index,
+            **({"Fence": entry.fence} if entry.fence else {}),
             "Flags": entry.flags,
             "Key": entry.key,
             "LockIndex": entry.lock_index,

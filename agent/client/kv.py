@@ -21,6 +21,8 @@ class Entry(msgspec.Struct, frozen=True):
     session: str
     create_index: int
     modify_index: int
+    fence: int
+    """Of the last acquisition of its lock; 0 if it was never locked."""
 
 
 class Kv:
@@ -69,4 +71,5 @@ def _entry(raw: dict[str, Any]) -> Entry:
         session=raw.get("Session", ""),
         create_index=raw["CreateIndex"],
         modify_index=raw["ModifyIndex"],
+        fence=raw.get("Fence", 0),
     )

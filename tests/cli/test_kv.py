@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
-from support.dev_agent import PATIENCE_S, PROGRAM, Shell
+from support.dev_agent import PATIENCE_S, PROGRAM, Shell, until
 
 
 def test_a_value_is_what_was_put(gemot: Shell) -> None:
@@ -115,3 +117,36 @@ def test_a_command_that_speaks_to_the_agent_loads_nothing_of_the_daemon(gemot: S
     arguments = [sys.executable, "-P", "-c", code]
     done = subprocess.run(arguments, env=gemot.environ, capture_output=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == b"x\n[]\n"
+
+
+def test_a_lock_is_shown_with_its_session_and_its_fence(gemot: Shell) -> None:
+    gemot("kv", "put", "locked", "x")
+    assert "Fence" not in gemot("kv", "get", "-detailed", "locked").out
+    asked = urllib.request.Request(f"http://{gemot.address}/v1/session/create", method="PUT", data=b"{}")
+
+    def begun() -> str:
+        try:
+            with urllib.request.urlopen(asked, timeout=PATIENCE_S) as answer:
+                return str(json.load(answer)["ID"])
+        except urllib.error.HTTPError as error:  # its node is not in the catalog yet
+            error.close()
+            return ""
+
+    sessions: list[str] = []
+    until(lambda: sessions.append(begun()) or sessions[-1], "a session")
+    gemot("kv", "put", "-acquire", f"-session={sessions[-1]}", "locked", "x")
+    shown = dict(
+        line.split(maxsplit=1) for line in gemot("kv", "get", "-detailed", "locked").out.splitlines()
+    )
+    assert list(shown) == [
+        "CreateIndex",
+        "Fence",
+        "Flags",
+        "Key",
+        "LockIndex",
+        "ModifyIndex",
+        "Session",
+        "Value",
+    ]
+    assert (shown["LockIndex"], shown["Session"]) == ("1", sessions[-1])
+    assert int(shown["Fence"]) == int(shown["ModifyIndex"])

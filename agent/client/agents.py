@@ -1,0 +1,63 @@
+"""Several agents as one: each request goes to the one that answered last, else to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gemot.agent.client.connection import (
+    CannotConnect,
+    ClientError,
+    Connection,
+    ConnectionBroke,
+    Refused,
+    Reply,
+)
+
+
+class Agents:
+    """Like a Connection, to whichever of these agents answers. Not for two threads at once: see `again`."""
+
+    def __init__(self, addresses: str | Sequence[str] = "", *, token: str = "") -> None:
+        """With no address, the agent on this host."""
+        self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses) or ("",)
+        self._token = token
+        self._at = 0
+        self._connection = Connection(self.addresses[0], token=token)
+
+    def again(self) -> Agents:
+        """The same agents, for another thread."""
+        return Agents(self.addresses, token=self._token)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def request(self, method: str, path: str, **asked: Any) -> Reply:
+        """As Connection.request; where nobody listens, the next agent is asked at once.
+
+        After a connection that broke the next *request* goes to the next agent: the broken one may be done.
+        """
+        for left in range(len(self.addresses) - 1, -1, -1):
+            try:
+                return self._connection.request(method, path, **asked)
+            except CannotConnect:
+                self._turn()
+                if not left:
+                    raise
+            except ConnectionBroke:
+                self._turn()
+                raise
+        raise AssertionError("there is at least one address")
+
+    def _turn(self) -> None:
+        if len(self.addresses) > 1:
+            self.close()
+            self._at = (self._at + 1) % len(self.addresses)
+            self._connection = Connection(self.addresses[self._at], token=self._token)
+
+
+def passes(error: ClientError) -> bool:
+    """May the same request do better in a moment?"""
+    if isinstance(error, Refused):
+        return error.status >= 500 or error.status == 429
+    return isinstance(error, CannotConnect | ConnectionBroke)
