@@ -26,8 +26,13 @@ SHELLS = {"bash": "gemot.bash", "zsh": "_gemot", "fish": "gemot.fish"}
 EXIT_CODES = (
     ("0", "done"),
     ("1", "an error; the message says what and what to do"),
-    ("2", "members: no host matches; template render: the files are written and a command failed"),
+    (
+        "2",
+        "members: no host matches; template render: the files are written and a command failed; lock: the "
+        "command failed, with -child-exit-code",
+    ),
     ("74", "agent: the disk failed a write or a sync"),
+    ("75", "lock: the lock was lost while the command ran"),
     ("78", "a configuration that cannot be used"),
 )
 ENVIRONMENT = (
@@ -103,6 +108,10 @@ def _overview() -> str:
     lines += _example("gemot agent -dev", "Try it out: one server by itself that forgets everything at exit.")
     lines += _example(
         "gemot kv put web/port 80 && gemot kv get web/port", "Configuration that all hosts see."
+    )
+    lines += _example(
+        "gemot lock jobs/nightly ./nightly.sh",
+        "Run a job on one host at a time; its fence is in its environment.",
     )
     lines += _example("gemot why service web", "Why an instance is, or is not, in the answers.")
     return _page(lines, "gemot-agent(1), gemot-kv(1), gemot-template(1), gemot-config(5), gemot-template(5)")

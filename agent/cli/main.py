@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keyring": ("keyring", "List and change the keys of gossip, on all members."),
     "kv": ("kv", "Read and write configuration."),
     "leave": ("leave", "Leave the cluster on purpose and stop the agent."),
+    "lock": ("lock", "Run a command on one host at a time, under a lock."),
     "members": ("members", "List the hosts of the cluster and whether they live."),
     "monitor": ("monitor", "Follow the agent's log."),
     "operator": (
@@ -44,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-_READ_OWN_FLAGS = ("agent", "watch")
+_READ_OWN_FLAGS = ("agent", "lock", "watch")
 """Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 

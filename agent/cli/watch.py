@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from gemot.agent.cli.main import normalise, read_switches
+from gemot.agent.cli.flags_first import FlagsFirst
 from gemot.agent.cli.options import client_options, read_options
 from gemot.agent.client.connection import ClientError, Connection, Refused
 from gemot.agent.client.path import escape
@@ -31,32 +31,7 @@ _TAKES = {
 }
 
 
-class _Before(click.Command):
-    """Flags end where the command to run begins; that is handed on as it is written."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        flags, rest = _split(args, {name for one in self.params if _takes_value(one) for name in one.opts})
-        words = read_switches(self, normalise(flags))
-        return super().parse_args(ctx, [*words, "--", *rest] if rest else words)
-
-
-def _takes_value(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, click.Option) and not parameter.is_flag
-
-
-def _split(args: Sequence[str], valued: set[str]) -> tuple[list[str], list[str]]:
-    at = 0
-    while at < len(args):
-        argument = args[at]
-        if argument == "--":
-            return list(args[:at]), list(args[at + 1 :])
-        if not argument.startswith("-") or argument == "-":
-            break
-        at += 2 if "=" not in argument and f"--{argument.lstrip('-')}" in valued else 1
-    return list(args[:at]), list(args[at:])
-
-
-@click.command(name="watch", cls=_Before)
+@click.command(name="watch", cls=FlagsFirst)
 @click.argument("child", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND...]")
 @click.option("--type", "kind", default="", help=f"What to watch: {', '.join(TYPES)}.")
 @click.option("--key", default="", help="The key, for -type=key.")

@@ -97,7 +97,7 @@ class Connection:
         """`slow` is called in a thread of its own when an answer is late that is not meant to be."""
         self._slow = slow
         self.address = address or DEFAULT_ADDRESS
-        self._token = token
+        self.token = token
         self._timeout_s = timeout_s
         self._http: http.client.HTTPConnection | None = None
 
@@ -120,8 +120,8 @@ class Connection:
         """Ask, and give the answer if its status is among `ok`; else raise Refused."""
         target = _target(path, params)
         sent = dict(headers or {})
-        if self._token:
-            sent["X-Consul-Token"] = self._token
+        if self.token:
+            sent["X-Consul-Token"] = self.token
         with self._told_when_slow(path, params, timeout_s or self._timeout_s):
             reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
         if reply.status not in ok:
@@ -213,7 +213,7 @@ class Connection:
         return http.client.HTTPConnection(host, port or 8500, timeout=timeout_s)
 
     def _auth(self) -> dict[str, str]:
-        return {"X-Consul-Token": self._token} if self._token else {}
+        return {"X-Consul-Token": self.token} if self.token else {}
 
     def _unreachable(self, error: OSError | UnicodeError) -> str:
         return (

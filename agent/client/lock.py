@@ -6,11 +6,11 @@ of them tries for the lock. Entries are held by their waiters' sessions and dele
 is in nobody's way. Who waits with Consul's clients stands in no queue.
 
 What is promised: on a host that runs, the holder knows that the lock is lost (`held`, `lost`) before its
-lease can end. What is not: a host that slept or a process that was stopped wakes up, and writes before it has
-looked; and a session that is destroyed, or whose host is found dead, ends at once: others wait for the lock
-delay then. Only the fence keeps out what is late: pass it with each write, and have what is written to refuse
-a fence smaller than one it has seen. Source: Consul, `consul lock`, and its guide to leader election; queue
-and fence are ours.
+lease can end, and for its session's lock delay after that nobody gets it. What is not: a host that slept or a
+process that was stopped wakes up, and writes before it has looked; and who deletes or releases the key by
+hand lets the next one in at once. Only the fence keeps out what is late: pass it with each write, and have
+what is written to refuse a fence smaller than one it has seen. Source: Consul, `consul lock`, and its guide
+to leader election; queue and fence are ours.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from gemot.agent.client.agents import Agents, passes
 from gemot.agent.client.connection import ClientError, NotAnAgent, Reply
 from gemot.agent.client.path import escape
 from gemot.agent.client.session import (
-    DEFAULT_LOCK_DELAY_S,
     DEFAULT_TTL_S,
+    MAX_LOCK_DELAY_S,
     Follower,
     Session,
     boot_clock,
@@ -101,12 +101,15 @@ class Lock:
         *,
         name: str = "",
         ttl_s: float = DEFAULT_TTL_S,
-        lock_delay_s: float = DEFAULT_LOCK_DELAY_S,
+        lock_delay_s: float | None = None,
         tell: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        """`name` is the session's, for `ttl_s` and `lock_delay_s` see Session. `tell` is told what is waited
-        for."""
+        """`name` and `ttl_s` are the session's. `tell` is told what is waited for.
+
+        `lock_delay_s` is how long nobody gets the lock after its session ended with it: by default its TTL, a
+        minute at most, by when a holder whose session was destroyed has heard of it.
+        """
         prefix = prefix.strip("/")
         if not prefix:
             raise ValueError("a lock needs a prefix, such as jobs/nightly")
@@ -117,7 +120,7 @@ class Lock:
         self._agents = agents
         self._name = name or f"Lock {prefix}"
         self._ttl_s = ttl_s
-        self._lock_delay_s = lock_delay_s
+        self._lock_delay_s = min(ttl_s, MAX_LOCK_DELAY_S) if lock_delay_s is None else lock_delay_s
         self._tell = tell
         self._told = ""
         self._clock = clock
@@ -191,25 +194,33 @@ class Lock:
             session = again
 
     def release(self) -> bool:
-        """Give it back; False if it was lost before. The session is over then, or its TTL ends it."""
+        """Give it back; False if it was lost before. The session is over then, or its TTL ends it.
+
+        Where no agent answers the lock stays taken until then, and True says that it was held until now.
+        """
         session, self._session = self._session, None
         if session is None:
             return False
         self._releasing.set()
-        held = False
+        try:
+            return not session.over and self._give_back(session)
+        finally:
+            session.end()
+
+    def _give_back(self, session: Session) -> bool:
+        """False: it was another's, or nobody's."""
+        params = {"release": session.id, "flags": LOCK_FLAGS}
         try:
             until_s = self._clock() + RELEASE_S
-            params = {"release": session.id, "flags": LOCK_FLAGS}
             reply = self._ask(session, until_s, "PUT", self.key, params=params, body=self._value)
-            held = reply.json() is True
-            if held and (index := reply.headers.get("x-gemot-index")):
-                # As it was left, and nobody has it: otherwise it stays.
+            if reply.json() is not True:
+                return False
+            if index := reply.headers.get("x-gemot-index"):
+                # As it was left, with nobody who has it: otherwise it stays.
                 self._agents.request("DELETE", _path(self.key), params={"cas": index}, timeout_s=AGAIN_S)
         except ClientError:
             pass  # the end of the session does it
-        finally:
-            session.end()
-        return held
+        return True
 
     def __enter__(self) -> Lock:
         self.acquire()

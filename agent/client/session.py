@@ -20,6 +20,7 @@ from gemot.agent.client.lease import Lease
 
 DEFAULT_TTL_S = 15.0
 DEFAULT_LOCK_DELAY_S = 15.0
+MAX_LOCK_DELAY_S = 60.0
 LOOK_S = 0.25
 """Waits are cut into pieces of this length: a wait does not count the time that the host slept."""
 

@@ -1,0 +1,87 @@
+"""The guard's plan: told once, killed once, never later than the last deadline that it heard of."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemot.agent.cli.guard import LOOK_S, Plan
+from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE
+from gemot.agent.client.lease import END_SHARE, RENEW_SHARE
+
+TOLD = (signal.SIGTERM, signal.SIGCONT)
+KILLED = (signal.SIGKILL,)
+
+
+def test_the_command_is_told_after_the_renewal_was_due_and_dead_before_the_lease_is_lost() -> None:
+    assert RENEW_SHARE < TERM_SHARE < KILL_SHARE < END_SHARE
+
+
+@pytest.mark.parametrize(
+    ("at_s", "sent"),
+    [((9.9,), [()]), ((10.0, 10.1, 12.0, 13.0), [TOLD, (), KILLED, ()]), ((99.0,), [KILLED])],
+)
+def test_it_is_told_at_the_first_time_and_killed_at_the_second(
+    at_s: tuple[float, ...], sent: list[tuple[signal.Signals, ...]]
+) -> None:
+    plan = Plan(10.0, 12.0)
+    assert [plan.step(each) for each in at_s] == sent
+
+
+def test_a_renewal_moves_both_unless_the_command_was_told() -> None:
+    plan = Plan(10.0, 12.0)
+    plan.until(15.0, 17.0)
+    plan.until(11.0, 13.0)  # late news
+    assert plan.step(14.9) == ()
+    assert plan.step(15.0) == TOLD
+    plan.until(20.0, 22.0)
+    assert plan.step(17.0) == KILLED
+
+
+def test_a_stop_is_now_and_no_grace_goes_beyond_the_deadline() -> None:
+    plan = Plan(10.0, 12.0)
+    plan.stop(5.0, 1.0)
+    assert (plan.step(5.0), plan.step(5.9), plan.step(6.0)) == (TOLD, (), KILLED)
+    plan = Plan(10.0, 12.0)
+    plan.stop(5.0, float("inf"))
+    assert (plan.step(5.0), plan.step(11.9), plan.step(12.0)) == (TOLD, (), KILLED)
+
+
+def test_it_looks_often_enough_for_a_host_that_slept() -> None:
+    plan = Plan(1000.0, 1200.0)
+    assert plan.wait_s(0.0) == LOOK_S
+    assert plan.wait_s(999.95) == pytest.approx(0.05)
+    assert plan.wait_s(5000.0) == 0.0
+
+
+orders = st.lists(
+    st.tuples(
+        st.sampled_from(["until", "stop", "step"]),
+        st.floats(0.0, 5.0),
+        st.floats(0.0, 20.0),
+        st.floats(0.0, 5.0),
+    ),
+    max_size=40,
+)
+
+
+@given(orders)
+def test_whatever_it_is_told_it_kills_by_the_last_deadline_it_took(
+    course: list[tuple[str, float, float, float]],
+) -> None:
+    now_s, plan, deadline_s, sent = 0.0, Plan(10.0, 12.0), 12.0, list[signal.Signals]()
+    for word, passed_s, ahead_s, grace_s in course:
+        now_s += passed_s
+        if word == "until":
+            plan.until(now_s + ahead_s, now_s + ahead_s + 2)
+            deadline_s = max(deadline_s, now_s + ahead_s + 2)
+        elif word == "stop":
+            plan.stop(now_s, grace_s)
+        sent += plan.step(now_s)
+        if now_s >= deadline_s:
+            assert signal.SIGKILL in sent
+    assert sent in ([], [*TOLD], [*TOLD, *KILLED], [*KILLED])
+    assert plan.stopping == bool(sent)
