@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 
-LOOK_S = 0.1
+LOOK_S = 0.2
 """Waits are cut into pieces of this length: a wait does not count the time that the host slept."""
 
 

@@ -173,6 +173,8 @@ def _run(
             pass_stdin=pass_stdin,
         )
         return guarded.wait(), lock.lost
+    except OSError as error:  # of the guard: too many processes, or words
+        raise click.ClickException(f"{child[0]}: cannot be run: {error.strerror or error}") from error
     finally:
         guarded.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.connection import Connection, NotAnAgent, Reply
 from gemot.agent.client.path import escape
 
 
@@ -34,14 +34,14 @@ class Kv:
     def get(self, key: str, **params: Any) -> Entry | None:
         """The entry, or None if there is no such key."""
         reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
-        return None if reply.status == 404 else _entry(reply.json()[0])
+        return next(iter(entries(reply)), None)
 
     def tree(self, prefix: str, **params: Any) -> list[Entry]:
         """Every entry whose key begins with `prefix`."""
         reply = self._connection.request(
             "GET", _path(prefix), params={"recurse": True} | params, ok=(200, 404)
         )
-        return [] if reply.status == 404 else [_entry(raw) for raw in reply.json()]
+        return entries(reply)
 
     def keys(self, prefix: str, separator: str = "", **params: Any) -> list[str]:
         wanted = {"keys": True, "separator": separator or None} | params
@@ -60,6 +60,17 @@ class Kv:
 
 def _path(key: str) -> str:
     return f"/v1/kv/{escape(key.lstrip('/'))}"
+
+
+def entries(reply: Reply) -> list[Entry]:
+    """Those of an answer, none for 404. Raises NotAnAgent for what is no list of entries."""
+    rows = reply.json() if reply.status == 200 else []
+    try:
+        return [_entry(raw) for raw in rows]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise NotAnAgent(
+            f"the answer is no list of keys ({error!r:.100}): is this the API of an agent?"
+        ) from error
 
 
 def _entry(raw: dict[str, Any]) -> Entry:

@@ -15,7 +15,6 @@ to leader election; queue and fence are ours.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import socket
@@ -27,6 +26,7 @@ import msgspec
 
 from gemot.agent.client.agents import Agents, passes
 from gemot.agent.client.connection import ClientError, NotAnAgent, Reply
+from gemot.agent.client.kv import Entry, entries
 from gemot.agent.client.path import escape
 from gemot.agent.client.session import (
     DEFAULT_TTL_S,
@@ -263,10 +263,9 @@ class Lock:
             self._await_end(session, until_s, before)
         while True:
             reply, entry = self._read(session, until_s, self.key)
-            if entry is not None and entry["Flags"] != LOCK_FLAGS:
-                raise LockConflict(f"{self.key} is there and is not a lock (its flags are {entry['Flags']})")
-            holder = (entry or {}).get("Session") or ""
-            if holder and holder != session.id:
+            if entry is not None and entry.flags != LOCK_FLAGS:
+                raise LockConflict(f"{self.key} is there and is not a lock (its flags are {entry.flags})")
+            if entry is not None and entry.session not in ("", session.id):
                 self._say(f"waiting: {self.key} is held by {_shown(entry)}")
                 self._read(session, until_s, self.key, index=reply.index)
                 continue
@@ -275,9 +274,9 @@ class Lock:
             if got.json() is True:
                 # The next in line may wait for the key itself now; if this fails, once the session ends.
                 self._drop(mine)
-                return int(got.headers.get("x-gemot-fence", 0))
+                return _fence(got)
             _, entry = self._read(session, until_s, self.key)
-            if not (entry or {}).get("Session"):
+            if entry is None or not entry.session:
                 self._say(f"waiting: {self.key} was lost by its holder, and is free after its lock delay")
                 self._pause(session, until_s, DELAYED_S)
 
@@ -292,14 +291,11 @@ class Lock:
 
     def _waiters(self, session: Session, until_s: float | None) -> list[Waiter]:
         reply = self._ask(session, until_s, "GET", self._queue, params={"recurse": True}, ok=(200, 404))
-        rows = reply.json() if reply.status == 200 else []
-        return [
-            Waiter(row["Key"], row.get("Session", ""), row.get("Fence") or row["CreateIndex"]) for row in rows
-        ]
+        return [Waiter(row.key, row.session, row.fence or row.create_index) for row in entries(reply)]
 
     def _await_end(self, session: Session, until_s: float | None, waiter: Waiter) -> None:
         reply, entry = self._read(session, until_s, waiter.key)
-        if (entry or {}).get("Session") == waiter.session:
+        if entry is not None and entry.session == waiter.session:
             self._read(session, until_s, waiter.key, index=reply.index)
 
     def _drop(self, key: str) -> None:
@@ -322,13 +318,13 @@ class Lock:
         while not releasing.is_set() and not session.over:
             try:
                 reply = agents.request("GET", _path(self.key), **_blocking(index, WAIT_S))
-                rows = reply.json() if reply.status == 200 else []
+                rows = entries(reply)
             except ClientError:
                 index = 0
                 session.wait(AGAIN_S)
                 continue
             index = reply.index
-            if not releasing.is_set() and [row.get("Session") for row in rows] != [session.id]:
+            if not releasing.is_set() and [row.session for row in rows] != [session.id]:
                 session.lose(f"{self.key} was taken from it or deleted")
         agents.close()
 
@@ -336,11 +332,11 @@ class Lock:
 
     def _read(
         self, session: Session, until_s: float | None, key: str, *, index: int = 0
-    ) -> tuple[Reply, dict[str, Any] | None]:
+    ) -> tuple[Reply, Entry | None]:
         """The entry, at once, or once it has changed since that index, or after some time."""
         left_s = WAIT_S if until_s is None else min(WAIT_S, max(0.001, until_s - self._clock()))
         reply = self._ask(session, until_s, "GET", key, **_blocking(index, left_s))
-        return reply, reply.json()[0] if reply.status == 200 else None
+        return reply, next(iter(entries(reply)), None)
 
     def _ask(self, session: Session, until_s: float | None, method: str, key: str, **asked: Any) -> Reply:
         """Until it is answered: errors that may pass are waited out while session and time last."""
@@ -381,11 +377,15 @@ def _blocking(index: int, wait_s: float) -> dict[str, Any]:
     return {"params": params, "timeout_s": timeout_s, "ok": (200, 404)}
 
 
-def _shown(entry: dict[str, Any] | None) -> str:
+def _fence(reply: Reply) -> int:
+    told = reply.headers.get("x-gemot-fence", "")
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= 20 else 0
+
+
+def _shown(entry: Entry) -> str:
     """Who holds it, by what the holder wrote there; Consul's clients write something else, or nothing."""
-    row = entry or {}
     try:
-        told = json.loads(base64.b64decode(row.get("Value") or ""))
+        told = json.loads(entry.value)
         return f"process {int(told['Pid'])} on {str(told['Host'])[:255]!r}"
     except (ValueError, KeyError, TypeError, RecursionError):
-        return f"session {row.get('Session', '')}"
+        return f"session {entry.session}"

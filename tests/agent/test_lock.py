@@ -9,13 +9,14 @@ import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.dev_agent import dev_agent, until
 
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import CannotConnect, Connection, Refused, Reply
+from gemot.agent.client.connection import CannotConnect, Connection, NotAnAgent, Refused, Reply
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import LOCK_FLAGS, Lock, LockConflict, LockLost
 from gemot.agent.client.session import Session
@@ -282,3 +283,45 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(address: str) -> None:
     with lock(address, "k" * 5000) as mine, pytest.raises(Refused, match="the limit is"):
         mine.acquire()
     assert listed(address) == []
+
+
+def test_a_waiter_outlives_an_agent_that_is_away(tmp_path: Path) -> None:
+    """It comes back with nothing in mind: the waiter begins a new session there, and gets the lock."""
+    (tmp_path / "ttl.json").write_text('{"session_ttl_min": "1s"}')
+    flag = f"-config-file={tmp_path / 'ttl.json'}"
+    got: list[int] = []
+    with dev_agent(tmp_path, flag) as address:
+        until(lambda: begins(address), "a session")
+        with lock(address, "away") as mine:
+            mine.acquire()
+            waiting = waiter(address, "away", got)
+            until(lambda: keys(address, "away/.queue/"), "its place")
+            held_by = mine.session
+    assert mine.wait_lost(60.0).startswith("no renewal was confirmed")
+    assert not mine.release()
+    with dev_agent(tmp_path, flag, at=address):
+        waiting.join(60)
+        assert len(got) == 1
+        assert held_by not in listed(address)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[7]", b'{"a": 1}', b"7", b'[{"Key": "x"}]', b"<html>", b'[{"Key":"x","Value":"!"}]', b"["]
+)
+def test_what_is_no_agent_is_told(body: bytes) -> None:
+    """It answers the creation as an agent would, and the rest with something else."""
+
+    def serve(listener: socket.socket) -> None:
+        for answer in (b'{"ID": "one"}', body, b"true"):
+            with listener.accept()[0] as accepted:
+                accepted.recv(1 << 16)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\nConnection: close\r\n\r\n"
+                accepted.sendall(head.encode() + answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = in_thread(lambda: serve(listener))
+        with lock(f"127.0.0.1:{listener.getsockname()[1]}", "x", ttl_s=3600) as mine:
+            with pytest.raises(NotAnAgent, match="is this the API of an agent"):
+                mine.acquire()
+            assert not mine.held
+        serving.join(30)

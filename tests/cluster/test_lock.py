@@ -231,8 +231,19 @@ def test_waiters_on_all_hosts_come_in_by_turns(cluster: Cluster, tmp_path: Path)
 def test_an_agent_that_is_killed_under_the_holder_costs_it_the_lock_in_time(
     two: tuple[Holder, Holder], tmp_path: Path
 ) -> None:
+    """One who may ask several agents goes on through another."""
     holder, waiter = two
-    holder.agent.kill()
-    assert holder.code() == 75
-    comes_in(waiter)
+    with (
+        closing(Agents([holder.agent.http, waiter.agent.http])) as agents,
+        Lock(agents, "by-two", ttl_s=3) as other,
+    ):
+        holder.agent.kill()
+        renewals: list[float] = []
+        other.follow(lambda confirmed_s, why: renewals.append(confirmed_s))
+        assert holder.code() == 75
+        comes_in(waiter)
+        wait_for(
+            lambda: len(set(renewals)) > 3 or not other.held, PATIENCE_S, "renewals elsewhere", [waiter.agent]
+        )
+        assert other.lost == ""
     assert never_both(tmp_path)
