@@ -21,7 +21,7 @@ from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import LOCK_FLAGS, Lock, LockConflict, LockLost
 from gemot.agent.client.session import Session
 
-TTL_S = 3.0
+TTL_S = 10.0
 
 
 @pytest.fixture(scope="module")

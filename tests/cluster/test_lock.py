@@ -22,7 +22,7 @@ from gemot.agent.client.connection import Refused
 from gemot.agent.client.lock import Lock
 
 PATIENCE_S = 90.0
-TTL = "2s"
+TTL = "3s"
 INSIDE = 'echo "$$ $PPID" > {name}.pid; while :; do echo "$GEMOT_LOCK_FENCE" >> inside; sleep 0.02; done'
 
 
