@@ -22,7 +22,7 @@ def what_was_due_when_it_was_proposed_ends(patch: Patch) -> None:
     """A session that was renewed after its end was proposed ends all the same."""
 
     def end_all(writing: Writing, command: EndLeases) -> int:
-        living = [id for id, _ in command.leases if locks.session_exists(writing.cursor, id)]
+        living = [id for id, _ in command.leases if locks.node_of(writing.cursor, id)]
         for id in living:
             session.end(writing, id)
         locks.forget_delays(writing)
@@ -61,7 +61,7 @@ def a_renewal_is_said_and_not_done(patch: Patch) -> None:
     """The holder is told that its session lives on, and the deadline stays."""
 
     def renew(writing: Writing, command: RenewSession) -> bool:
-        return locks.session_exists(writing.cursor, command.id)
+        return locks.node_of(writing.cursor, command.id) != ""
 
     patch.setattr(session, "renew", renew)
 
@@ -113,7 +113,7 @@ def a_fence_knows_no_epoch(patch: Patch) -> None:
 @bug(37, tests=(SESSIONS, LOCKS), simulated=False)
 def any_session_may_hold_a_lock(patch: Patch) -> None:
     """One that has ended takes a lock, and nothing ever takes it from it."""
-    patch.setattr(locks, "session_exists", lambda cursor, id: True)
+    patch.setattr(locks, "node_of", lambda cursor, id: "n1")
 
 
 @bug(37, tests=(SESSIONS,))
