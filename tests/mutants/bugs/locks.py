@@ -72,13 +72,35 @@ def leases_are_never_ended(patch: Patch) -> None:
     patch.setattr(Leader, "_end_leases", lambda self: None)
 
 
-@bug(37, tests=(SESSIONS,), simulated=False)
+@bug(37, tests=(SESSIONS,))
 def a_lock_delay_is_forgotten(patch: Patch) -> None:
     """The lock of a session that just ended is given away while its holder may still write."""
     patch.setattr(locks, "is_delayed", lambda writing, key: False)
 
 
-@bug(37, 40, tests=(SESSIONS,), simulated=False)
+@bug(37, tests=(SESSIONS,))
+def a_lock_delay_never_ends(patch: Patch) -> None:
+    """Once a session ended its locks are refused to everybody for ever."""
+
+    def is_delayed(writing: Writing, key: bytes) -> bool:
+        return writing.cursor.execute("select 1 from lock_delay where key = ?", (key,)).get is not None
+
+    patch.setattr(locks, "is_delayed", is_delayed)
+    patch.setattr(locks, "forget_delays", lambda writing: None)
+
+
+@bug(37, tests=(SESSIONS,))
+def a_session_that_is_to_delete_only_releases(patch: Patch) -> None:
+    """The keys of an ephemeral holder stay when it is gone."""
+    end = kv.end_locks
+
+    def release(writing: Writing, of: Session) -> None:
+        end(writing, msgspec.structs.replace(of, behavior="release"))
+
+    patch.setattr(kv, "end_locks", release)
+
+
+@bug(37, 40, tests=(SESSIONS,))
 def a_deadline_of_another_epoch_counts(patch: Patch) -> None:
     """After a restore leases end by the time of the cluster that the snapshot is of."""
 
