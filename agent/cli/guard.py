@@ -3,7 +3,8 @@
 It is a process of its own so that the deadline holds when `gemot lock` is killed or stopped. Those who renew
 tell it later deadlines; without one it tells the command to stop (SIGTERM to its process group), and then
 kills the group. When whoever renewed is gone it does so at once. It ends with the command, and whatever the
-command leaves in its group ends too; what has left the group (a daemon) is out of its reach.
+command leaves in its group ends too. Out of its reach is what has left the group (a daemon), and who kills it
+together with `gemot lock`: then only the fence is left.
 
 Run by its path, with the standard library alone, so that it starts within milliseconds: `guard.py ORDERS
 REPORTS TERM_S KILL_S COMMAND...`: two file descriptors, two times of the boot clock. Orders are lines: `until

@@ -224,9 +224,10 @@ def test_the_command_ends_with_a_holder_that_is_killed(
 ) -> None:
     """With a long TTL no deadline is near: then it is told because nobody is there any more."""
     script = f"{trap}echo $$ > pid; while :; do sleep 0.05; done"
-    with gemot.running("lock", f"-ttl={ttl}", "jobs/killed", "sh", "-c", script) as holder:
+    prefix = f"jobs/killed-{ttl}"
+    with gemot.running("lock", f"-ttl={ttl}", prefix, "sh", "-c", script) as holder:
         until(lambda: lines(tmp_path, "pid"), "the command")
-        (row,) = get(gemot.address, "kv/jobs/killed/.lock")
+        (row,) = get(gemot.address, f"kv/{prefix}/.lock")
         holder.kill()
         holder.wait(PATIENCE_S)
         until(lambda: not alive(int(lines(tmp_path, "pid")[0])), "the end of the command")
