@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gemot.server.state import digest
 from gemot.server.state.masks import Masks
@@ -121,6 +121,15 @@ class Reading:
                 raise LongList
 
 
+class Kept(NamedTuple):
+    """What stood before what may be undone; of changes and masks how many there were."""
+
+    meta: tuple[Any, ...]
+    changes: int
+    buried: int
+    masks: int
+
+
 class Writing:
     """The state during one batch of entries; `enter` begins the next entry.
 
@@ -174,19 +183,31 @@ class Writing:
         """`row` stands in `table` no longer: out of the state hash."""
         self.meta.rows_sum -= digest.of_row(table, row)
 
-    def kept(self) -> tuple[Any, int, int]:
-        """Begin what `undo` takes back: rows, running values, recorded changes, the count of tombstones."""
+    def changed(self, topic: str, prefix: bytes) -> list[bytes]:
+        """Keys of this topic below a prefix that the present entry has set or deleted so far, each once."""
+        found: dict[bytes, None] = {}
+        for index, _, of, key, op, _ in reversed(self.changes):
+            if index != self.index:
+                break
+            if of == topic and op != "delete-prefix" and key.startswith(prefix):
+                found[key] = None
+        return list(found)
+
+    def kept(self) -> Kept:
+        """Begin what `undo` takes back: rows, running values, recorded changes, tombstones' count, masks."""
         self.cursor.execute("savepoint entry")
-        return self.meta.kept(), len(self.changes), self.buried
+        return Kept(self.meta.kept(), len(self.changes), self.buried, self.masks.changes)
 
     def keep(self) -> None:
         self.cursor.execute("release entry")
 
-    def undo(self, kept: tuple[Any, int, int]) -> None:
+    def undo(self, kept: Kept) -> None:
         self.cursor.execute("rollback to entry")
         self.cursor.execute("release entry")
-        self.meta.restore(kept[0])
-        del self.changes[kept[1] :]
-        self.buried = kept[2]
+        self.meta.restore(kept.meta)
+        del self.changes[kept.changes :]
+        self.buried = kept.buried
+        if self.masks.changes != kept.masks:
+            self.masks.load(self.cursor)
         self.touched = []
         self._seq = 0
