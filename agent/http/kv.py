@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 from gemot.agent.http import listing, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
-from gemot.server.model.errors import BadRequest, TooLarge
-from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.errors import BadRequest
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
 FENCE = "X-Gemot-Fence"
@@ -40,7 +40,7 @@ class _Kv:
 
     async def get(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         raw = False
         if request.query:
             names = {name for name, _ in request.query}
@@ -84,7 +84,7 @@ class _Kv:
 
     def _read_put(self, request: Request) -> KvSet:
         parse.check_scope(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         if not key:
             raise BadRequest("Missing key name")
         _refuse_conflict(request, ("cas", "acquire", "release"))
@@ -104,7 +104,7 @@ class _Kv:
 
     def _read_delete(self, request: Request) -> KvDelete | KvDeletePrefix:
         parse.check_scope(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         _refuse_conflict(request, ("recurse", "cas"))
         if parse.flag(request, "recurse"):
             return KvDeletePrefix(key)
@@ -125,14 +125,6 @@ class _Kv:
 def _session_in(request: Request, name: str) -> str | None:
     given = parse.first(request, name)
     return parse.session_id(given) if given is not None else None
-
-
-def _check_key(key: bytes) -> bytes:
-    if len(key) > MAX_KEY_BYTES:
-        raise TooLarge(
-            f"The key is {len(key)} bytes long, the limit is {MAX_KEY_BYTES} bytes: use a shorter one"
-        )
-    return key
 
 
 def _refuse_conflict(request: Request, names: tuple[str, ...]) -> None:

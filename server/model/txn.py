@@ -201,6 +201,25 @@ def single(op: KvOp | NodeOp | ServiceOp | CheckOp) -> Single | None:
     return Register(Node(op.check.node, ""), checks=(op.check,), skip_node_update=True)
 
 
+def as_op(command: KvSet | KvDelete | KvDeletePrefix) -> KvOp:
+    """The operation that does the same as this command: `single` the other way."""
+    match command:
+        case KvDeletePrefix(prefix=prefix):
+            return KvOp("delete-tree", prefix)
+        case KvDelete(key=key, cas=None):
+            return KvOp("delete", key)
+        case KvDelete(key=key, cas=int(index)):
+            return KvOp("delete-cas", key, index=index)
+        case KvSet(key=key, value=value, flags=flags, cas=int(index)):
+            return KvOp("cas", key, value, flags, index)
+        case KvSet(key=key, value=value, flags=flags, acquire=str(session)):
+            return KvOp("lock", key, value, flags, session=session)
+        case KvSet(key=key, value=value, flags=flags, release=str(session)):
+            return KvOp("unlock", key, value, flags, session=session)
+    assert isinstance(command, KvSet)
+    return KvOp("set", command.key, command.value, command.flags)
+
+
 def service_id(op: ServiceOp) -> str:
     return op.service.id or op.service.service
 
