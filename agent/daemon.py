@@ -37,6 +37,7 @@ from gemot.agent.http import (
     catalog,
     coordinate,
     event,
+    fence,
     health,
     joining,
     keyring,
@@ -416,6 +417,7 @@ class Daemon:
             *kv.routes(
                 servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
             ),
+            *fence.routes(servers=servers, datacenter=datacenter),
             *txn.routes(
                 servers=servers,
                 datacenter=datacenter,

@@ -1,14 +1,19 @@
-"""The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store."""
+"""The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store.
+
+Ours are the parameters `lock` and `fence` of every write (`fence.py`), and headers that tell of both.
+"""
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from gemot.agent.http import listing, parse, render
+from gemot.agent.http import fence, listing, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
+from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.errors import BadRequest
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.txn import CheckFence, FoundKey, Txn, as_op, decode
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
 FENCE = "X-Gemot-Fence"
@@ -115,11 +120,32 @@ class _Kv:
 
     async def _write(self, request: Request, command: KvSet | KvDelete | KvDeletePrefix) -> Response:
         named = parse.idempotency_key(request)
+        if request.query and (guard := fence.read_guard(request)) is not None:
+            return await self._write_guarded(request, guard, command, named)
         applied = await self._servers.apply(command, token=request.token, key=named)
         headers = render.write_headers(applied, named)
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
+
+    async def _write_guarded(
+        self,
+        request: Request,
+        guard: CheckFence,
+        command: KvSet | KvDelete | KvDeletePrefix,
+        named: IdempotencyKey | None,
+    ) -> Response:
+        """The write if its lock is held: 409 if it is not, else what the write alone would answer."""
+        applied = await self._servers.apply(Txn((guard, as_op(command))), token=request.token, key=named)
+        answer, headers = decode(applied.value), render.write_headers(applied, named)
+        if why := fence.lost(answer):
+            return Response(status=409, body=why.encode(), headers=headers)
+        headers[fence.CHECKED] = str(guard.fence)
+        acquires = isinstance(command, KvSet) and command.acquire is not None
+        for found in answer.results:
+            if acquires and isinstance(found, FoundKey):
+                headers[FENCE] = str(found.row.fence)
+        return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
 
 
 def _session_in(request: Request, name: str) -> str | None:
