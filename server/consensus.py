@@ -230,8 +230,15 @@ class Replica:
         return 0 if self._leads else self._timer.now_ms() - self._heard_leader_ms
 
     def cluster_time_ms(self) -> int:
-        """The stamp that a command proposed now would carry."""
-        return max(self._clock.now_ms(), self._state.cluster_time_ms)
+        """The stamp that a command proposed now would carry.
+
+        It goes on from the newest stamp that is applied: the log may hold later ones than there were when
+        this server began to lead, and would stand still for as long as they span.
+        """
+        now_ms, applied_ms = self._clock.now_ms(), self._state.cluster_time_ms
+        if applied_ms > now_ms:
+            self._clock.set(applied_ms)
+        return max(now_ms, applied_ms)
 
     # -- one pass ----------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ NAME_MAX = 1_024
 
 
 class CoordinateBatches:
-    """`has_node` says whether the catalog has one; `written` whether any coordinate is in the state."""
+    """`has_node` says whether the catalog has one."""
 
     def __init__(
         self,
@@ -42,13 +42,11 @@ class CoordinateBatches:
         features: Features,
         propose: Callable[[Command], None],
         has_node: Callable[[str], bool],
-        written: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
         self._features = features
         self._propose = propose
         self._has_node = has_node
-        self._written = written
         self._now_ms = now_ms
         self._waiting: dict[str, NodeCoordinate] = {}
         self._due_ms = now_ms()
@@ -81,7 +79,7 @@ class CoordinateBatches:
             self._propose(SetCoordinates(rows[first : first + IN_ONE_COMMAND]))
 
     def _all_know_it(self) -> bool:
-        if self._written() or not self._features.without(COORDINATES):
+        if not self._features.without(COORDINATES):
             return True
         if not self._told:
             self._told = True

@@ -16,11 +16,14 @@ from gemot.server.rpc.message import SESSIONS, TXN
 
 
 class Features:
-    """`servers` are those that are sent the log, by id."""
+    """`servers` are those that are sent the log, by id; `begun` says of a feature that the log has had it."""
 
-    def __init__(self, *, me: str, servers: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, *, me: str, servers: Callable[[], Iterable[str]], begun: Callable[[str], bool]
+    ) -> None:
         self._me = me
         self._servers = servers
+        self._begun = begun
         self._of: dict[str, tuple[str, ...]] = {}
 
     def hear(self, server: str, features: tuple[str, ...]) -> None:
@@ -28,8 +31,14 @@ class Features:
         self._of[server] = features
 
     def without(self, feature: str) -> tuple[str, ...]:
-        """Servers that have not said that they know this, by id."""
-        return tuple([id for id in self._servers() if id != self._me and feature not in self._of.get(id, ())])
+        """Servers that have not said that they know this, by id; none once the log has had it.
+
+        One that does not know it has stopped there, whoever is asked now.
+        """
+        if self._begun(feature):
+            return ()
+        others = [id for id in dict.fromkeys(self._servers()) if id != self._me]
+        return tuple([id for id in others if feature not in self._of.get(id, ())])
 
     def refuse(self, command: Command, name: Callable[[str], str]) -> Busy | None:
         """Why a command is not proposed yet. Of sessions it is the first one: all others come after it."""
@@ -37,6 +46,6 @@ class Features:
         if feature is None or not (others := self.without(feature)):
             return None
         return Busy(
-            f"{feature} wait until every server has said that its release knows them; upgrade these: "
-            + ", ".join(map(name, others))
+            f"{feature} wait until every server has said that its release knows them, and these have not: "
+            f"{', '.join(map(name, others))}; upgrade them, or start or remove those that are down"
         )

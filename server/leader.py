@@ -21,9 +21,6 @@ from gemot.server.state.store import State
 
 CLOCK_EVERY_MS = 1_000
 LEASES_EVERY_MS = 100
-LEASES_AT_ONCE = 100
-"""Sessions that one entry ends at most: each may hold many locks."""
-
 PURGE_ROWS = 500
 KEEP_CHANGES = 50_000
 """Change rows kept for watchers that come back and for history."""
@@ -102,7 +99,7 @@ class Leader:
     def _end_leases(self) -> None:
         """Whether one is over is decided once more where the command is applied."""
         now = self._replica.cluster_time_ms()
-        due = self._state.leases_due(now, LEASES_AT_ONCE)
+        due = self._state.leases_due(now)
         if due or self._state.delays_over(now):
             self._propose(EndLeases(due))
 

@@ -160,13 +160,14 @@ class Server:
             now_ms=timer.now_ms,
         )
         self.features = Features(
-            me=me.id, servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers))
+            me=me.id,
+            servers=lambda: (*raft.voters, *(peer.id for peer in raft.status().peers)),
+            begun=state.has_had,
         )
         self.coordinates = CoordinateBatches(
             features=self.features,
             propose=lambda command: self.replica.propose(command, "", None, _ignore),
             has_node=state.has_node,
-            written=state.any_coordinate,
             now_ms=timer.now_ms,
         )
         self.reports = Reports(

@@ -152,6 +152,7 @@ class _Process:
         def end() -> None:
             if self._over.is_set():
                 self._end_at_once("asked a second time: ends at once")
+            self._leave = starting.done() and self._config.leave_on_terminate
             self._over.set()
             starting.cancel()
 

@@ -16,6 +16,7 @@ from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.snapshot import PIECE_BYTES, Snapshot
 from gemot.agent.durable import sync_folder
+from gemot.server.model.restore import MOST_EPOCH
 
 if TYPE_CHECKING:  # SQLite is loaded where a snapshot is looked into, and not by `restore`
     from gemot.server.storage.inspection import Inspection
@@ -64,7 +65,7 @@ def save(connection: Connection, read: dict[str, Any], file: str) -> None:
 
 @command.command()
 @click.argument("file")
-@click.option("--epoch", type=click.IntRange(1, (1 << 31) - 1), default=None, help="The epoch that begins.")
+@click.option("--epoch", type=click.IntRange(1, MOST_EPOCH), default=None, help="The epoch that begins.")
 @client_options
 def restore(connection: Connection, file: str, epoch: int | None) -> None:
     """Put the state of FILE in place of the cluster's.

@@ -15,7 +15,7 @@ from gemot.agent.http.body import decode_body
 from gemot.agent.http.message import Handler, Permission, Request, Response, Route
 from gemot.agent.http.reading import Reads
 from gemot.agent.servers import Servers
-from gemot.server.model.catalog import SERVER_SERVICE, ServiceNodes
+from gemot.server.model.catalog import SERVER_SERVICE, NodeInfo, ServiceNodes
 from gemot.server.model.coordinate import (
     ERROR_MAX,
     HEIGHT_MIN_S,
@@ -25,6 +25,7 @@ from gemot.server.model.coordinate import (
     NodeCoordinate,
 )
 from gemot.server.model.errors import BadRequest, RuleFailed
+from gemot.server.model.query import Options
 
 _DISABLED = "Coordinate support disabled"
 _MAX_BODY = 64 << 10
@@ -111,6 +112,8 @@ class _Coordinate:
         if body.segment:
             raise BadRequest("Network segments are not supported: leave Segment out")
         row = NodeCoordinate(body.node, _coordinate(body.coord))
+        # A server passes over who is in no catalog, and it may not have what was registered just before.
+        await self._servers.query(NodeInfo(body.node), Options(token=request.token))
         await self._servers.locate(row, token=request.token)
         return Response()
 

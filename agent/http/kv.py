@@ -119,7 +119,9 @@ class _Kv:
         return KvDelete(key, parse.uint64(cas) if cas is not None else None)
 
     async def _write(self, request: Request, command: KvSet | KvDelete | KvDeletePrefix) -> Response:
-        named = parse.idempotency_key(request)
+        # Of a lock the answer is as of now: that of an earlier try may tell of one that is lost since.
+        locks = isinstance(command, KvSet) and command.acquire is not None
+        named = None if locks else parse.idempotency_key(request)
         if request.query and (guard := fence.read_guard(request)) is not None:
             return await self._write_guarded(request, guard, command, named)
         applied = await self._servers.apply(command, token=request.token, key=named)

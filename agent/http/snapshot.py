@@ -11,13 +11,13 @@ from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.http.render import EPOCH
 from gemot.agent.servers import Servers
 from gemot.server.model.errors import BadRequest, RuleFailed
+from gemot.server.model.restore import MOST_EPOCH
 
 MAX_ARCHIVE_BYTES = 64 << 30
 MISSING = "X-Gemot-Not-Staged"
 """Servers that have not the snapshot yet and fetch it once they are back."""
 
 INDEX = "X-Gemot-Index"
-_MAX_EPOCH = (1 << 31) - 1
 
 
 def routes(*, servers: Servers, datacenter: str) -> list[Route]:
@@ -67,6 +67,6 @@ class _Snapshot:
 def _epoch(text: str | None) -> int:
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit() or len(text) > 10 or not 0 < int(text) <= _MAX_EPOCH:
-        raise BadRequest(f"epoch must be a whole number from 1 to {_MAX_EPOCH}")
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or not 0 < int(text) <= MOST_EPOCH:
+        raise BadRequest(f"epoch must be a whole number from 1 to {MOST_EPOCH}")
     return int(text)

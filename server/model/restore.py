@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+MOST_EPOCH = 8_191
+"""What is restored begins no later one: a fence has the epoch above 40 bits, and must stay below 2**53, where
+readers of JSON begin to round it."""
+
 
 class Blob(msgspec.Struct, frozen=True, array_like=True):
     """A state file that was checked and waits to become the state, named by its SHA-256.

@@ -33,7 +33,7 @@ _HASHED = (
     (b"coordinate", "select row from coordinate"),
     (b"session", "select row from session"),
     (b"lease", "select row from lease"),
-    (b"held", "select session, key from held"),
+    (b"held", "select session, key, node from held"),
     (b"lock_delay", "select key, until_ms from lock_delay"),
     (b"guard", "select resource, fence from guard"),
 )

@@ -14,6 +14,7 @@ import msgspec
 
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.state import digest, locks, pages
@@ -107,16 +108,18 @@ def _lock(writing: Writing, command: KvSet, old: KvEntry | None) -> _Lock | None
 def _acquired(writing: Writing, key: bytes, session: str, lock: _Lock) -> _Lock | None:
     if not session:
         raise RuleFailed("missing session")
-    if not locks.session_exists(writing.cursor, session):
+    if not (node := locks.node_of(writing.cursor, session)):
         raise RuleFailed(f'invalid session "{session}"')
     if lock.session:
         return lock if lock.session == session else None
     if locks.is_delayed(writing, key):
         return None
-    if locks.holds_most(writing.cursor, session):
+    if locks.held_at_most(writing.cursor, node):
         raise RuleFailed(
-            f"session {session} holds {locks.MAX_HELD} locks, as many as it may: release some, or use another"
+            f"the sessions of node {node} hold {locks.MAX_HELD} locks, as many as they may: release some"
         )
+    if writing.meta.epoch > MOST_EPOCH:
+        raise RuleFailed(f"no fence is left: the cluster is in epoch {writing.meta.epoch}")
     return _Lock(session, lock.index + 1, locks.fence(writing.meta.epoch, writing.index))
 
 

@@ -15,8 +15,8 @@ FENCE_BITS = 40
 """A fence is the index of the acquisition with the epoch above it: what is acquired later has a greater one,
 whatever was deleted or restored between. Below 2**53 for the first 8,192 epochs."""
 
-MAX_HELD = 10_000
-"""Keys that one session may hold: its end frees them all in one entry."""
+MAX_HELD = 4_096
+"""Keys that the sessions of one node may hold: when it fails, all are freed in one entry."""
 
 FORGET_ROWS = 500
 """Lock delays that one entry forgets at most."""
@@ -29,24 +29,33 @@ def fence(epoch: int, index: int) -> int:
     return (epoch << FENCE_BITS) + index
 
 
-def session_exists(cursor: Cursor, id: str) -> bool:
-    return cursor.execute("select 1 from session where id = ?", (id,)).get is not None
+def node_of(cursor: Cursor, session: str) -> str:
+    """The folded name of a session's node; "" if there is no such session."""
+    node: str | None = cursor.execute("select node from session where id = ?", (session,)).get
+    return node or ""
 
 
 def hold(writing: Writing, session: str, key: bytes) -> None:
-    writing.cursor.execute("insert into held values (?, ?)", (session, key))
-    writing.meta.rows_sum += digest.of_values(_HELD, session, key)
+    node = node_of(writing.cursor, session)
+    writing.cursor.execute("insert into held values (?, ?, ?)", (session, key, node))
+    writing.meta.rows_sum += digest.of_values(_HELD, session, key, node)
 
 
 def unhold(writing: Writing, session: str, key: bytes) -> None:
+    node = writing.cursor.execute("select node from held where session = ? and key = ?", (session, key)).get
     writing.cursor.execute("delete from held where session = ? and key = ?", (session, key))
-    writing.meta.rows_sum -= digest.of_values(_HELD, session, key)
+    writing.meta.rows_sum -= digest.of_values(_HELD, session, key, node)
 
 
-def holds_most(cursor: Cursor, session: str) -> bool:
-    """Does it hold as many as it may?"""
-    statement = "select 1 from held where session = ? limit 1 offset ?"
-    return cursor.execute(statement, (session, MAX_HELD - 1)).get is not None
+def held_at_most(cursor: Cursor, node: str) -> bool:
+    """Do the sessions of this node hold as many keys as they may?"""
+    statement = "select 1 from held where node = ? limit 1 offset ?"
+    return cursor.execute(statement, (node, MAX_HELD - 1)).get is not None
+
+
+def how_many(cursor: Cursor, session: str) -> int:
+    found: int = cursor.execute("select count(*) from held where session = ?", (session,)).get
+    return found
 
 
 def keys_of(cursor: Cursor, session: str) -> list[bytes]:

@@ -40,8 +40,11 @@ DUE_SHARE = 4
 the leader's, and a renewal late on the way."""
 
 MAX_CHECKS = 64
-MAX_OF_NODE = 10_000
+MAX_OF_NODE = 4_096
 """Sessions of one node: when it fails, all end in one entry."""
+
+MOST_WORK = 512
+"""Sessions and held keys that one `EndLeases` ends, but for its first."""
 
 MAX_ID = 64
 MAX_NAME = 1_024
@@ -64,7 +67,7 @@ def create(writing: Writing, command: CreateSession) -> bool:
     """CreateSession. Raises RuleFailed, in Consul's words where it has some."""
     given, cursor = command.session, writing.cursor
     _check(given)
-    if locks.session_exists(cursor, given.id):
+    if locks.node_of(cursor, given.id):
         raise RuleFailed(f"Session {given.id} exists already: give each its own id")
     node = fold(given.node)
     if (name := _spelling(cursor, node)) is None:
@@ -105,8 +108,8 @@ def _check(given: Session) -> None:
     texts = [given.ttl, *_checks(given), *[namespace for _, namespace in given.service_checks or ()]]
     if (longest := max(map(len, texts))) > MAX_NAME:
         raise RuleFailed(f"The session has a text of {longest} characters, the limit is {MAX_NAME}")
-    if len(_checks(given)) > MAX_CHECKS:
-        raise RuleFailed(f"The session names {len(_checks(given))} checks, the limit is {MAX_CHECKS}")
+    if (checks := len(given.node_checks) + len(given.service_checks or ())) > MAX_CHECKS:
+        raise RuleFailed(f"The session names {checks} checks, the limit is {MAX_CHECKS}")
 
 
 def _checks(session: Session) -> list[str]:
@@ -214,14 +217,23 @@ def _touch(writing: Writing, session: Session) -> None:
 # -- leases ----------------------------------------------------------------------------------------
 
 
-def due(cursor: Cursor, epoch: int, time_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
-    """Leases that are over by that cluster time, or were given in another epoch: (id, generation)."""
+def due(cursor: Cursor, epoch: int, time_ms: int) -> tuple[tuple[str, int], ...]:
+    """Leases that are over by that cluster time, or were given in another epoch: (id, generation).
+
+    As many as one entry may end (`MOST_WORK`), the oldest first.
+    """
     rows: list[tuple[bytes]] = []
     for where, bindings in (("epoch < ?", (epoch,)), ("epoch = ? and deadline_ms <= ?", (epoch, time_ms))):
         statement = f"select row from lease where {where} order by epoch, deadline_ms, id limit ?"
-        rows += cursor.execute(statement, (*bindings, limit - len(rows))).fetchall()
-    leases = [_decode_lease(row) for (row,) in rows]
-    return tuple([(lease.session, lease.generation) for lease in leases])
+        rows += cursor.execute(statement, (*bindings, MOST_WORK - len(rows))).fetchall()
+    found: list[tuple[str, int]] = []
+    work = 0
+    for lease in [_decode_lease(row) for (row,) in rows]:
+        work += 1 + locks.how_many(cursor, lease.session)
+        if found and work > MOST_WORK:
+            break
+        found.append((lease.session, lease.generation))
+    return tuple(found)
 
 
 def leases_exist(cursor: Cursor) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -255,24 +255,21 @@ class State:
                 or locks.delays_exist(cursor)
             )
 
-    def leases_due(self, time_ms: int, limit: int) -> tuple[tuple[str, int], ...]:
-        """Leases of sessions that are over by that cluster time: (session, generation)."""
+    def leases_due(self, time_ms: int) -> tuple[tuple[str, int], ...]:
+        """Leases of sessions that are over by that cluster time, for one entry: (session, generation)."""
         with self._file.explained:
-            return session.due(self._file.cursor, self.epoch, time_ms, limit)
+            return session.due(self._file.cursor, self.epoch, time_ms)
 
     def delays_over(self, time_ms: int) -> bool:
         """Are there lock delays that can be forgotten at that cluster time?"""
         with self._file.explained:
             return locks.delays_over(self._file.cursor, time_ms)
 
-    def counts(self) -> tuple[int, int]:
-        """How many sessions there are, and how many keys they hold."""
+    def count(self, table: Literal["session", "held"]) -> int:
+        """How many sessions there are, or keys that they hold."""
         with self._file.explained:
-            sessions, held = [
-                self._file.cursor.execute(f"select count(*) from {table}").get
-                for table in ("session", "held")
-            ]
-            return sessions, held
+            found: int = self._file.cursor.execute(f"select count(*) from {table}").get
+            return found
 
     def with_check(self, check_id: str) -> list[tuple[Node, Check]]:
         """Every node that has this check, with it, by name."""
@@ -285,10 +282,11 @@ class State:
         with self._file.explained:
             return catalog.has_node(self._file.cursor, name)
 
-    def any_coordinate(self) -> bool:
-        """Does any node have one?"""
+    def has_had(self, feature: str) -> bool:
+        """Was anything of this family (`rpc.message.FEATURES`) ever written? Of others than these: no."""
         with self._file.explained:
-            return self._file.cursor.execute("select 1 from coordinate limit 1").get is not None
+            statement = "select 1 from latest where kind = ? and name = ''"
+            return self._file.cursor.execute(statement, (feature,)).get is not None
 
     def masked_rows_left(self) -> bool:
         """Are there rows that a range delete hid and that are not purged yet?"""

@@ -188,8 +188,10 @@ create index lease_by_deadline on lease (epoch, deadline_ms, id);
 create table held (
     session text not null,
     key blob not null,
+    node text not null,
     primary key (session, key)
 ) without rowid;
+create index held_by_node on held (node);
 
 create table lock_delay (
     key blob primary key,

@@ -46,6 +46,7 @@ from gemot.server.model.txn import (
     single,
 )
 from gemot.server.state import catalog, digest, health, kv
+from gemot.server.state.latest import note_transaction
 from gemot.server.state.permission import NOTHING, Names, Operation, lacks, of_op, readable
 from gemot.server.state.scope import Allowed, Reading, Writing
 
@@ -73,6 +74,7 @@ def run(writing: Writing, command: Txn, *, allowed: Allowed | None = None, names
     if answer.errors:
         writing.undo(kept)
     else:
+        note_transaction(writing)
         writing.keep()
     return encode(answer)
 

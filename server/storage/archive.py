@@ -19,6 +19,7 @@ from hashlib import sha256
 import msgspec
 
 from gemot.server.model.errors import BadRequest, Corrupt, StorageFailed, TooLarge
+from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.snapshot import CHUNK_BYTES, MAX_SNAPSHOT_BYTES
 
@@ -232,13 +233,12 @@ def _read_head(line: bytes) -> Head:
     if head.size > MAX_SNAPSHOT_BYTES:
         raise TooLarge(f"a snapshot of {head.size} bytes, unpacked: at most {MAX_SNAPSHOT_BYTES} are taken")
     numbers = (head.format, head.index, head.size)
-    plausible = all(n > 0 for n in numbers) and head.term >= 0 and 0 <= head.epoch < MAX_EPOCH
+    plausible = all(n > 0 for n in numbers) and head.term >= 0 and 0 <= head.epoch < MOST_EPOCH
     if not plausible or head.index > MAX_INDEX or head.size % _PAGE_BYTES or len(head.sha256) != 64:
         raise as_damaged("its head says what cannot be")
     return head
 
 
-MAX_EPOCH = 1 << 31
 MAX_INDEX = 1 << 60
 """Far beyond what any cluster reaches, far below what SQLite's integers hold."""
 

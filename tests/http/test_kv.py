@@ -16,7 +16,7 @@ from gemot.agent.http import kv, render
 from gemot.server.model import errors
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.kv import KvEntry, KvSet
-from gemot.server.model.session import CreateSession, Session
+from gemot.server.model.session import CreateSession, DestroySession, Session
 
 SESSION = "11111111-2222-3333-4444-555555555555"
 OTHER = "66666666-7777-8888-9999-aaaaaaaaaaaa"
@@ -468,16 +468,23 @@ def test_no_other_write_tells_a_fence() -> None:
     run(work())
 
 
-def test_an_acquisition_under_a_name_is_answered_with_the_same_fence() -> None:
+def test_an_acquisition_under_a_name_is_answered_as_of_now() -> None:
+    """The answer to an earlier try may tell of a lock that is lost since."""
+
     async def work() -> None:
         async with kv_agent() as (agent, servers):
             await _begin(servers, SESSION)
             ask = ("PUT", f"/v1/kv/k?acquire={SESSION}", b"v", {"Idempotency-Key": "once"})
-            first = await agent.ask(*ask)
+            first, same = await agent.ask(*ask), await agent.ask(*ask)
+            assert (same.body, same.headers[FENCE]) == (b"true", first.headers[FENCE])
+            assert "X-Gemot-Idempotency-Key" not in same.headers
             await agent.ask("DELETE", "/v1/kv/k")
             again = await agent.ask(*ask)
-            assert (again.body, again.headers[FENCE]) == (b"true", first.headers[FENCE])
-            assert servers.rows == {}
+            assert again.body == b"true"
+            assert int(again.headers[FENCE]) > int(first.headers[FENCE])
+            await servers.apply(DestroySession(SESSION))
+            gone = await agent.ask(*ask)
+            assert (gone.status, gone.body) == (500, f'invalid session "{SESSION}"'.encode())
 
     run(work())
 

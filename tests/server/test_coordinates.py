@@ -35,12 +35,11 @@ class Leader:
         self.now_ms = 0
         self.proposed: list[Command] = []
         self.written = False
-        self.features = Features(me="id1", servers=lambda: SERVERS)
+        self.features = Features(me="id1", servers=lambda: SERVERS, begun=lambda feature: self.written)
         self.batches = CoordinateBatches(
             features=self.features,
             propose=self.proposed.append,
             has_node=lambda name: name[:1] == "n",
-            written=lambda: self.written,
             now_ms=lambda: self.now_ms,
         )
 

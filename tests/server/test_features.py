@@ -16,7 +16,9 @@ BEGIN = CreateSession(Session("s1", "web1"))
 
 @pytest.fixture
 def features() -> Features:
-    return Features(me="id1", servers=lambda: ("id1", "id2", "id3"))
+    """Voters, and peers to which the log is sent: most are both."""
+    servers = ("id1", "id2", "id3", "id2", "id3")
+    return Features(me="id1", servers=lambda: servers, begun=lambda feature: False)
 
 
 def test_one_that_has_said_nothing_knows_nothing(features: Features) -> None:
@@ -33,7 +35,8 @@ def test_no_session_begins_before_all_know_sessions_and_who_does_not_is_named(fe
     refused = features.refuse(BEGIN, {"id3": "srv3"}.__getitem__)
     assert isinstance(refused, Busy)
     assert refused.message == (
-        "sessions wait until every server has said that its release knows them; upgrade these: srv3"
+        "sessions wait until every server has said that its release knows them, and these have not: srv3; "
+        "upgrade them, or start or remove those that are down"
     )
     assert features.refuse(KvSet(b"a", b""), str) is None
     features.hear("id3", FEATURES)
@@ -47,7 +50,8 @@ def test_no_transaction_is_written_before_all_know_them_either(features: Feature
     refused = features.refuse(command, str)
     assert isinstance(refused, Busy)
     assert refused.message == (
-        "transactions wait until every server has said that its release knows them; upgrade these: id3"
+        "transactions wait until every server has said that its release knows them, and these have not: id3; "
+        "upgrade them, or start or remove those that are down"
     )
     assert features.refuse(BEGIN, str) is None
     features.hear("id3", FEATURES)
@@ -60,3 +64,12 @@ def test_one_that_went_back_to_an_older_release_is_waited_for_again(features: Fe
     features.hear("id2", ())
     features.hear("stranger", ())
     assert features.without(SESSIONS) == ("id2",)
+
+
+def test_where_the_log_has_had_a_session_nobody_is_waited_for() -> None:
+    """One server is down, and the others have just begun: a majority goes on."""
+    features = Features(
+        me="id1", servers=lambda: ("id1", "id2", "id3"), begun=lambda feature: feature == SESSIONS
+    )
+    assert features.refuse(BEGIN, str) is None
+    assert features.without(COORDINATES) == ("id2", "id3")

@@ -8,6 +8,7 @@ from pathlib import Path
 from support.virtual import VirtualTimer, chance
 
 from gemot.server.consensus import Replica
+from gemot.server.model.upkeep import Tick
 from gemot.server.raft.types import Batch, Entry, HardState, Message, RaftConfig, SnapshotMeta
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.state.permission import ALLOW_ALL
@@ -105,4 +106,33 @@ def test_one_of_several_waits_for_its_election_timeout(tmp_path: Path) -> None:
     timer.run()
     # A candidate would have asked "b", which `_Alone` refuses.
     assert opened.raft.leader == ""
+    _close(opened)
+
+
+def test_cluster_time_goes_on_from_what_is_applied_after_it_began_to_lead(tmp_path: Path) -> None:
+    """It leads with a log that its state has yet to apply; the stamps there are later than those here."""
+    opened, timer = _open(tmp_path), VirtualTimer()
+    first = _replica(opened, timer)
+    first.bootstrap(("a",), campaign=True)
+    timer.run()
+    for _ in range(200):  # a leader looks at its clock at every tick
+        timer.pass_ms(50)
+        first.propose(Tick(), "", None, lambda _: None)
+        timer.run()
+    spanned_ms = first.cluster_time_ms()
+    assert spanned_ms >= 10_000
+    _close(opened)
+    for file in tmp_path.glob("state.db*"):
+        file.unlink()
+
+    opened = _open(tmp_path)
+    assert opened.state.cluster_time_ms == 0
+    again = _replica(opened, timer)
+    timer.run()
+    assert again.leads
+    assert opened.state.cluster_time_ms == spanned_ms
+    assert again.cluster_time_ms() == spanned_ms
+    for passed_ms in range(50, 500, 50):
+        timer.pass_ms(50)
+        assert again.cluster_time_ms() == spanned_ms + passed_ms
     _close(opened)

@@ -52,6 +52,9 @@ class Invariants:
         self.effect: Callable[[int, Any, Applied], None] = lambda _index, _command, _result: None
         """Told once of each command that took effect, in the order of the log."""
 
+        self.time_ms = 0
+        """Cluster time of the entry whose effect is told."""
+
         self.commit = 0
         self.restores: dict[int, Placement] = {}
         self.origins: dict[str, int] = {}
@@ -101,6 +104,7 @@ class Invariants:
         if place.epoch <= self.epoch or place.restored_index <= self.newest:
             raise Violation(f"{place} follows the epoch {self.epoch} and the index {self.newest}")
         self.epoch, self.newest = place.epoch, place.restored_index
+        self.time_ms = max(self.time_ms, place.time_ms)
         mark = place.restores[-1]
         index = self.origins.get(blob.sha256, blob.index)
         command = Restore(mark.id, blob.sha256, blob.size, index, blob.epoch)
@@ -290,9 +294,12 @@ class Invariants:
     def _note_effect(self, entry: Entry, outcome: Outcome, shift: int) -> None:
         """A retried write's second entry answers with the index of the first: it has no effect itself."""
         result, self.newest = outcome.result, entry.index + shift
-        if entry.kind != EntryKind.COMMAND or not isinstance(result, Applied) or result.index != self.newest:
+        if entry.kind != EntryKind.COMMAND:
             return
         envelope: Envelope = decode(entry.data)
+        self.time_ms = max(self.time_ms, envelope.time_ms)
+        if not isinstance(result, Applied) or result.index != self.newest:
+            return
         # A restore that is applied like any command was done before: it is told by `restored` when it is due.
         if not isinstance(envelope.command, Restore):
             self.effect(self.newest, envelope.command, result)

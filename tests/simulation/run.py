@@ -135,7 +135,7 @@ class Run:
         self.atlas.most = plan.damaged
         self.kv = KvFamily(self.world, plan.keys)
         self.operator = OperatorFamily(self.world, self.atlas, plan, directory)
-        ordinary = every(self.world, self.kv)
+        ordinary = every(self.world, self.kv, lambda: self.invariants.time_ms)
         self.families = [*ordinary, self.operator]
         self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
         if plan.chores:

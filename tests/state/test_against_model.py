@@ -224,7 +224,7 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
         for command in commands:
             one.time_ms += 500
             if isinstance(command, EndLeases):
-                command = EndLeases(one.state.leases_due(one.time_ms, 10))
+                command = EndLeases(one.state.leases_due(one.time_ms))
             (outcome,) = one.apply(command)
             wanted = model.apply(command, one.index, one.time_ms)
             if isinstance(outcome.result, Applied) and not isinstance(command, KvPurge):

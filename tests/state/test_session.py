@@ -15,6 +15,7 @@ from gemot.server.model.command import Command
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvList, KvPurge, KvSet
+from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import (
     MAX_LOCK_DELAY_MS,
     CreateSession,
@@ -65,7 +66,7 @@ def begin(one: OneState, id: str = "s1", **fields: Any) -> Session:
 def pass_ms(one: OneState, ms: int) -> int:
     """Cluster time passes as it does on a leader; how many leases ended then."""
     one.time_ms += ms
-    ended = one.result(EndLeases(one.state.leases_due(one.time_ms, 100)))
+    ended = one.result(EndLeases(one.state.leases_due(one.time_ms)))
     assert isinstance(ended, int)
     return ended
 
@@ -106,6 +107,7 @@ def test_a_session_is_kept_as_it_was_given_with_the_nodes_own_spelling(one: OneS
         ({"id": ""}, "A session's id has 1 to 64 characters, not 0"),
         ({"id": "x" * 65}, "A session's id has 1 to 64 characters, not 65"),
         ({"name": "x" * 1_025}, "The session's name has 1025 characters, the limit is 1024"),
+        ({"service_checks": (("api-up", ""),) * 65}, "The session names 65 checks, the limit is 64"),
         ({"ttl": "1" * 1_025}, "The session has a text of 1025 characters, the limit is 1024"),
         ({"node_checks": ("c" * 1_025,)}, "The session has a text of 1025 characters, the limit is 1024"),
         (
@@ -145,13 +147,38 @@ def test_a_node_has_so_many_sessions_and_no_more(one: OneState, monkeypatch: pyt
     assert "has 2 sessions, as many as it may" in one.result(CreateSession(Session("s3", "web1"))).message
 
 
-def test_a_session_holds_so_many_locks_and_no_more(one: OneState, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sessions_of_a_node_hold_so_many_locks_and_no_more(
+    one: OneState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(locks, "MAX_HELD", 2)
-    begin(one)
-    one.apply(*[KvSet(name, b"", acquire="s1") for name in (b"a", b"b")])
-    assert "holds 2 locks, as many as it may" in one.result(KvSet(b"c", b"", acquire="s1")).message
+    one.apply(Register(Node("web2", "10.0.0.2")))
+    for id, node in (("s1", "web1"), ("s2", "web1"), ("s3", "web2")):
+        begin(one, id, node=node, node_checks=())
+    one.apply(KvSet(b"a", b"", acquire="s1"), KvSet(b"b", b"", acquire="s2"))
+    refused = one.result(KvSet(b"c", b"", acquire="s1"))
+    assert "the sessions of node web1 hold 2 locks, as many as they may" in refused.message
+    assert one.result(KvSet(b"d", b"", acquire="s3")) > 0
     one.apply(KvSet(b"a", b"", release="s1"))
     assert one.result(KvSet(b"c", b"", acquire="s1")) > 0
+
+
+def test_an_entry_ends_so_many_sessions_and_held_keys(one: OneState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MOST_WORK", 4)
+    for number in range(6):
+        begin(one, f"s{number}", ttl_ms=TTL_MS)
+    one.apply(*[KvSet(b"%d" % n, b"", acquire="s0") for n in range(6)])
+    one.apply(KvSet(b"of s1", b"", acquire="s1"))
+    assert [pass_ms(one, LEASE_MS), pass_ms(one, 0), pass_ms(one, 0), pass_ms(one, 0)] == [1, 3, 2, 0]
+
+
+def test_no_fence_is_given_where_it_would_not_fit(one: OneState) -> None:
+    begin(one)
+    with one.state.batch() as writing:
+        writing.meta.epoch = MOST_EPOCH
+    assert one.result(KvSet(b"a", b"", acquire="s1")) < 1 << 53
+    with one.state.batch() as writing:
+        writing.meta.epoch = MOST_EPOCH + 1
+    assert "no fence is left" in one.result(KvSet(b"b", b"", acquire="s1")).message
 
 
 # -- ending ------------------------------------------------------------------------------------------------
@@ -262,7 +289,7 @@ def test_a_renewal_begins_the_ttl_anew_and_moves_no_index(one: OneState) -> None
 def test_what_the_leader_proposed_before_a_renewal_ends_nothing_after_it(one: OneState) -> None:
     begin(one, ttl_ms=TTL_MS)
     one.time_ms += LEASE_MS
-    due = one.state.leases_due(one.time_ms, 100)
+    due = one.state.leases_due(one.time_ms)
     assert due == (("s1", 0),)
     assert one.result(RenewSession("s1")) is True
     assert one.result(EndLeases(due)) == 0
@@ -281,7 +308,7 @@ def test_a_session_without_a_ttl_is_never_due(one: OneState) -> None:
     begin(one)
     assert one.value(SessionInfo("s1")).remaining_ms == -1
     assert one.result(RenewSession("s1")) is True
-    assert one.state.leases_due(1 << 60, 10) == ()
+    assert one.state.leases_due(1 << 60) == ()
 
 
 def test_leases_outlive_a_restart_with_what_was_left(one: OneState) -> None:

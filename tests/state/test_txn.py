@@ -37,6 +37,7 @@ from gemot.server.model.txn import (
     decode,
     reads,
 )
+from gemot.server.rpc.message import FEATURES, TXN
 from gemot.server.state import digest
 from gemot.server.state.permission import Operation
 
@@ -46,7 +47,10 @@ OP: list[TxnOp] = [KvOp("set", b"new", b"1")]
 
 @pytest.fixture
 def one(tmp_path: Path) -> Iterator[OneState]:
-    """k is unlocked, held is held by s1; both, and the node, are older than the transactions."""
+    """k is unlocked, held is held by s1; both, and the node, are older than the transactions.
+
+    The first transaction, of which it is noted that there was one, is over.
+    """
     state = OneState(tmp_path)
     state.skip(10)
     state.apply(
@@ -57,6 +61,7 @@ def one(tmp_path: Path) -> Iterator[OneState]:
         KvSet(b"held", b"mine", acquire="s1"),
         KvSet(b"t/1", b"1"),
         KvSet(b"t/2", b"2"),
+        Txn((FenceGuard(b"first", 1),)),
     )
     yield state
     state.close()
@@ -338,6 +343,19 @@ def test_a_fence_is_lost_when_it_is_released_though_the_key_keeps_it(one: OneSta
     one.apply(KvSet(b"held", b"", acquire="s1"))
     assert whats(txn(one, CheckFence(b"held", FENCE), *OP))
     assert rows(txn(one, CheckFence(b"held", one.value(KvGet(b"held")).fence), *OP))
+
+
+def test_the_first_that_is_done_is_noted_so_that_no_server_is_waited_for_any_more(tmp_path: Path) -> None:
+    one = OneState(tmp_path)
+    assert whats(txn(one, KvOp("get", b"none")))
+    assert not one.state.has_had(TXN)
+    txn(one, *OP)
+    before = one.state.state_hash
+    one.reopen()
+    assert one.state.has_had(TXN)
+    assert one.state.state_hash == before
+    assert not any(one.state.has_had(other) for other in FEATURES if other != TXN)
+    one.close()
 
 
 def test_a_guard_takes_the_same_and_greater_fences_and_refuses_smaller_ones_for_ever(one: OneState) -> None:

@@ -25,7 +25,7 @@ def what_was_due_when_it_was_proposed_ends(patch: Patch) -> None:
     """A session that was renewed after its end was proposed ends all the same."""
 
     def end_all(writing: Writing, command: EndLeases) -> int:
-        living = [id for id, _ in command.leases if locks.session_exists(writing.cursor, id)]
+        living = [id for id, _ in command.leases if locks.node_of(writing.cursor, id)]
         for id in living:
             session.end(writing, id)
         locks.forget_delays(writing)
@@ -64,7 +64,7 @@ def a_renewal_is_said_and_not_done(patch: Patch) -> None:
     """The holder is told that its session lives on, and the deadline stays."""
 
     def renew(writing: Writing, command: RenewSession) -> bool:
-        return locks.session_exists(writing.cursor, command.id)
+        return locks.node_of(writing.cursor, command.id) != ""
 
     patch.setattr(session, "renew", renew)
 
@@ -75,13 +75,35 @@ def leases_are_never_ended(patch: Patch) -> None:
     patch.setattr(Leader, "_end_leases", lambda self: None)
 
 
-@bug(37, tests=(SESSIONS,), simulated=False)
+@bug(37, tests=(SESSIONS,))
 def a_lock_delay_is_forgotten(patch: Patch) -> None:
     """The lock of a session that just ended is given away while its holder may still write."""
     patch.setattr(locks, "is_delayed", lambda writing, key: False)
 
 
-@bug(37, 40, tests=(SESSIONS,), simulated=False)
+@bug(37, tests=(SESSIONS,))
+def a_lock_delay_never_ends(patch: Patch) -> None:
+    """Once a session ended its locks are refused to everybody for ever."""
+
+    def is_delayed(writing: Writing, key: bytes) -> bool:
+        return writing.cursor.execute("select 1 from lock_delay where key = ?", (key,)).get is not None
+
+    patch.setattr(locks, "is_delayed", is_delayed)
+    patch.setattr(locks, "forget_delays", lambda writing: None)
+
+
+@bug(37, tests=(SESSIONS,))
+def a_session_that_is_to_delete_only_releases(patch: Patch) -> None:
+    """The keys of an ephemeral holder stay when it is gone."""
+    end = kv.end_locks
+
+    def release(writing: Writing, of: Session) -> None:
+        end(writing, msgspec.structs.replace(of, behavior="release"))
+
+    patch.setattr(kv, "end_locks", release)
+
+
+@bug(37, 40, tests=(SESSIONS,))
 def a_deadline_of_another_epoch_counts(patch: Patch) -> None:
     """After a restore leases end by the time of the cluster that the snapshot is of."""
 
@@ -116,7 +138,7 @@ def a_fence_knows_no_epoch(patch: Patch) -> None:
 @bug(37, tests=(SESSIONS, LOCKS), simulated=False)
 def any_session_may_hold_a_lock(patch: Patch) -> None:
     """One that has ended takes a lock, and nothing ever takes it from it."""
-    patch.setattr(locks, "session_exists", lambda cursor, id: True)
+    patch.setattr(locks, "node_of", lambda cursor, id: "n1")
 
 
 @bug(37, tests=(SESSIONS,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from simulation.clients import Draws
@@ -38,5 +39,6 @@ class Family(Draws, Protocol):
         """Replay the truth; every answer seen must be what it says. How many were; raises Violation."""
 
 
-def every(world: World, kv: KvFamily) -> list[Family]:
-    return [kv, CatalogFamily(world), LockFamily(world)]
+def every(world: World, kv: KvFamily, time_ms: Callable[[], int]) -> list[Family]:
+    """`time_ms` is the cluster time of the effect that is told."""
+    return [kv, CatalogFamily(world), LockFamily(world, time_ms)]

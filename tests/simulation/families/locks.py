@@ -7,7 +7,8 @@ What is checked, over the whole log:
 - none that is not renewed is there at the end of the run, in calm;
 - a key has one holder at a time: between two of them the first released it, or its session ended;
 - each acquisition has a greater fence than every one before it, through deletes, restores and new epochs;
-- a free key is refused for its lock delay alone.
+- a free key is refused for its lock delay, by the time in the log, and for nothing else;
+- what the state holds at the end is what all that came to.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from simulation.world import World
 from gemot.server.clock import LEAP_MS
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command
-from gemot.server.model.kv import KvDelete, KvSet
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import (
@@ -34,11 +35,13 @@ from gemot.server.model.session import (
     EndLeases,
     RenewSession,
     Session,
+    Sessions,
 )
 from gemot.server.state.locks import FENCE_BITS
 from gemot.server.state.session import DUE_SHARE
 
 HOST = "lockhost"
+ALL = KvList(b"lock/")
 KEYS = 3
 LOOK_US = 20_000
 """How often clocks are compared."""
@@ -50,10 +53,18 @@ LATE_US = 2_500_000
 class LockFamily:
     """Each client has one session at a time, which it takes for its own for as long as it is told so."""
 
-    operations = (("session", 0.3), ("renew", 1.0), ("acquire", 1.2), ("release", 0.4), ("unlock", 0.2))
+    operations = (
+        ("session", 0.3),
+        ("renew", 1.0),
+        ("acquire", 1.2),
+        ("release", 0.8),
+        ("unlock", 0.2),
+        ("unlock-all", 0.1),
+    )
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, time_ms: Callable[[], int]) -> None:
         self._world = world
+        self._time_ms = time_ms
         self._sequence = 0
         self._host_known = False
         self._sessions: dict[int, Session] = {}
@@ -63,7 +74,7 @@ class LockFamily:
         self._sent: dict[int, int] = {}
         """When the client sent what was answered with that index."""
 
-        self._effects: list[tuple[int, int, Any, bool | int]] = []
+        self._effects: list[Told] = []
         self.clocks = FastestClock(world)
         self.history: list[Seen] = []
 
@@ -83,7 +94,7 @@ class LockFamily:
         elif operation == "renew":
             self._ask(client, node, RenewSession(session.id), lambda lives: self._renewed(client, lives))
         else:
-            key = b"lock/%d" % random.randrange(KEYS)
+            key = b"%b%d" % (ALL.prefix, random.randrange(KEYS))
             self._sequence += 1
             value = b"held %d" % self._sequence
             if operation == "acquire":
@@ -92,6 +103,8 @@ class LockFamily:
                 self._ask(client, node, KvSet(key, value, acquire=id))
             elif operation == "release":
                 self._ask(client, node, KvSet(key, value, release=session.id))
+            elif operation == "unlock-all":
+                self._ask(client, node, KvDeletePrefix(ALL.prefix))
             else:
                 self._ask(client, node, KvDelete(key))
 
@@ -155,26 +168,50 @@ class LockFamily:
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
         mine = isinstance(command, CreateSession | DestroySession | RenewSession | EndLeases | Restore)
-        on_key = isinstance(command, KvSet | KvDelete) and command.key.startswith(b"lock/")
-        if mine or on_key:
-            self._effects.append((index, self._world.now_us, command, result.value))
+        on_key = isinstance(command, KvSet | KvDelete) and command.key.startswith(ALL.prefix)
+        on_all = isinstance(command, KvDeletePrefix) and ALL.prefix.startswith(command.prefix)
+        if mine or on_key or on_all:
+            self._effects.append(Told(index, self._world.now_us, self._time_ms(), command, result.value))
 
     def check(self) -> int:
-        by_index = {index: (command, value) for index, _, command, value in self._effects}
-        for index, told in self._told.items():
-            if by_index.get(index) != told:
-                raise Violation(f"{told} was told of index {index}, where stands {by_index.get(index)}")
+        by_index = {told.index: (told.command, told.value) for told in self._effects}
+        for index, answer in self._told.items():
+            if by_index.get(index) != answer:
+                raise Violation(f"{answer} was told of index {index}, where stands {by_index.get(index)}")
         model = LockModel(self.clocks, self._sent)
-        archives = [command.index for _, _, command, _ in self._effects if isinstance(command, Restore)]
+        archives = [told.command.index for told in self._effects if isinstance(told.command, Restore)]
         as_of: dict[int, LockModel] = {}
-        for index, at_us, command, value in self._effects:
-            as_of |= {i: model.copy() for i in archives if i < index and i not in as_of}
-            if isinstance(command, Restore):
-                model.restore(as_of[command.index])
+        for told in self._effects:
+            as_of |= {i: model.copy() for i in archives if i < told.index and i not in as_of}
+            if isinstance(told.command, Restore):
+                model.restore(as_of[told.command.index])
             else:
-                model.apply(index, at_us, command, value)
+                model.apply(told)
         model.check_end(self._world.now_us)
+        self._compare(model)
         return len(self.history)
+
+    def _compare(self, model: LockModel) -> None:
+        """With the state of one that has applied all of it."""
+        states = [host.opened.state for host in self.clocks.hosts if host.opened is not None]
+        newest = max(states, key=lambda state: state.index, default=None)
+        if newest is None or (self._effects and newest.index < self._effects[-1].index):
+            return
+        sessions, _ = newest.read(Sessions(), "")
+        entries, _ = newest.read(ALL, "")
+        model.compare(
+            [each.id for each in sessions], {each.key: (each.session, each.fence) for each in entries}
+        )
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One effect: at which index, when it was first applied, by which cluster time, and what came of it."""
+
+    index: int
+    at_us: int
+    time_ms: int
+    command: Any
+    value: bool | int
 
 
 class Lease(msgspec.Struct):
@@ -185,10 +222,11 @@ class Lease(msgspec.Struct):
     epoch: int
     sent_us: int | None
     renewed_us: int
+    deadline_ms: int
 
 
 class LockModel:
-    """What the log means, in the fewest lines. Cluster time it does not know: it goes by true clocks."""
+    """What the log means, in the fewest lines."""
 
     def __init__(self, clocks: FastestClock, sent: dict[int, int]) -> None:
         self._clocks = clocks
@@ -196,8 +234,11 @@ class LockModel:
         self._epoch = 0
         self._leases: dict[str, Lease] = {}
         self._holders: dict[bytes, tuple[str, int]] = {}
-        self._delayed: dict[bytes, None] = {}
-        """Keys whose last holder's session ended; for how long is a matter of cluster time."""
+        self._keys: dict[bytes, int] = {}
+        """Keys that are there, with the fence of their last acquisition."""
+
+        self._delays: dict[bytes, int] = {}
+        """Until when, by cluster time, nobody gets a key's lock."""
 
         self._greatest: dict[bytes, int] = {}
         self._least_epoch = 0
@@ -205,104 +246,126 @@ class LockModel:
     def copy(self) -> LockModel:
         other = LockModel(self._clocks, self._sent)
         other._leases = {id: msgspec.structs.replace(lease) for id, lease in self._leases.items()}
-        other._holders, other._delayed = dict(self._holders), dict(self._delayed)
+        other._holders, other._keys, other._delays = dict(self._holders), dict(self._keys), dict(self._delays)
         return other
 
     def restore(self, archived: LockModel) -> None:
         """An epoch begins; fences that were given stay given."""
         was = archived.copy()
-        self._leases, self._holders, self._delayed = was._leases, was._holders, was._delayed
+        self._leases, self._holders, self._keys, self._delays = (
+            was._leases,
+            was._holders,
+            was._keys,
+            was._delays,
+        )
         self._epoch += 1
         given = max(self._greatest.values(), default=-1)
         self._least_epoch = max(self._least_epoch, (given >> FENCE_BITS) + 1)
 
-    def apply(self, index: int, at_us: int, command: Any, value: bool | int) -> None:
-        match command:
+    def apply(self, told: Told) -> None:
+        match told.command:
             case CreateSession(session=session):
-                self._leases[session.id] = Lease(session, 0, self._epoch, self._sent.get(index), at_us)
+                self._leases[session.id] = Lease(session, -1, self._epoch, None, 0, 0)
+                self._renew(session.id, told)
             case RenewSession(id=id):
-                if value is not (id in self._leases):
-                    raise Violation(f"index {index}: {command} was answered {value}")
-                if value:
-                    self._renew(self._leases[id], index, at_us)
+                if told.value is not (id in self._leases):
+                    raise Violation(f"renewed what is not there, or the other way round: {told}")
+                if told.value:
+                    self._renew(id, told)
             case DestroySession(id=id):
-                self._end(id)
+                self._end(id, told)
             case EndLeases():
-                self._end_leases(index, at_us, command, value)
+                self._end_leases(told)
             case KvDelete(key=key):
                 self._holders.pop(key, None)
+                self._keys.pop(key, None)
+            case KvDeletePrefix():
+                self._holders, self._keys = {}, {}
+            case KvSet(release=None):
+                self._acquire(told)
             case KvSet():
-                self._lock(index, command, value)
+                self._release(told)
 
-    def _renew(self, lease: Lease, index: int, at_us: int) -> None:
+    def _renew(self, id: str, told: Told) -> None:
+        lease = self._leases[id]
+        ttl_ms = lease.session.ttl_ms
         lease.generation += 1
         lease.epoch = self._epoch
-        lease.sent_us = self._sent.get(index, lease.sent_us)
-        lease.renewed_us = at_us
+        lease.sent_us = self._sent.get(told.index, lease.sent_us)
+        lease.renewed_us = told.at_us
+        lease.deadline_ms = told.time_ms + ttl_ms + ttl_ms // DUE_SHARE
 
-    def _end_leases(self, index: int, at_us: int, command: EndLeases, value: bool | int) -> None:
+    def _end_leases(self, told: Told) -> None:
         ended = []
-        for id, generation in command.leases:
+        for id, generation in told.command.leases:
             lease = self._leases.get(id)
             if lease is None or lease.generation != generation:
                 continue
             if lease.epoch != self._epoch:
-                self._renew(lease, index, at_us)
-                continue
-            self._check_due(index, lease, at_us)
-            ended.append(id)
-        if value != len(ended):
-            raise Violation(f"index {index}: {command} ended {value} sessions, {len(ended)} were due")
+                self._renew(id, told)
+            elif lease.deadline_ms <= told.time_ms:
+                self._check_due(lease, told)
+                ended.append(id)
+        if told.value != len(ended):
+            raise Violation(f"{len(ended)} leases were due: {told}")
         for id in ended:
-            self._end(id)
+            self._end(id, told)
 
-    def _check_due(self, index: int, lease: Lease, at_us: int) -> None:
+    def _check_due(self, lease: Lease, told: Told) -> None:
+        """By the clocks of the hosts: what the log says of time might be wrong itself."""
         if lease.sent_us is None:
             return  # nobody was told that it lives
         ttl_us = lease.session.ttl_ms * 1_000
-        ran_us = self._clocks.ran_us(lease.sent_us, at_us)
+        ran_us = self._clocks.ran_us(lease.sent_us, told.at_us)
         if ran_us < ttl_us + ttl_us // DUE_SHARE:
             raise Violation(
-                f"index {index}: {lease.session.id} with a TTL of {ttl_us} us ended "
-                f"{at_us - lease.sent_us} us after its last renewal was sent; the fastest clock ran {ran_us}"
+                f"{told}: {lease.session.id} with a TTL of {ttl_us} us ended {told.at_us - lease.sent_us} us "
+                f"after its last renewal was sent; the fastest clock ran {ran_us}"
             )
 
-    def _end(self, id: str) -> None:
+    def _end(self, id: str, told: Told) -> None:
         lease = self._leases.pop(id, None)
         if lease is None:
             return
         for key in [key for key, (holder, _) in self._holders.items() if holder == id]:
             del self._holders[key]
+            if lease.session.behavior == "delete":
+                del self._keys[key]
             if lease.session.lock_delay_ns:
-                self._delayed[key] = None
+                self._delays[key] = told.time_ms + lease.session.lock_delay_ns // 1_000_000
 
-    def _lock(self, index: int, command: KvSet, value: bool | int) -> None:
-        holder, fence = self._holders.get(command.key, ("", 0))
-        if command.release is not None:
-            if value is not (holder == command.release):
-                raise Violation(f"index {index}: {command} was answered {value}, the holder is {holder!r}")
-            if value:
-                del self._holders[command.key]
-            return
-        assert command.acquire is not None
+    def _release(self, told: Told) -> None:
+        key = told.command.key
+        holder, _ = self._holders.get(key, ("", 0))
+        if told.value is not (holder == told.command.release):
+            raise Violation(f"the holder is {holder!r}: {told}")
+        if told.value:
+            del self._holders[key]
+
+    def _acquire(self, told: Told) -> None:
+        key, wanted = told.command.key, told.command.acquire
+        holder, fence = self._holders.get(key, ("", 0))
         if holder:
-            if value != (fence if holder == command.acquire else False):
-                raise Violation(
-                    f"index {index}: {command} was answered {value}, {holder!r} holds it with {fence}"
-                )
-        elif value is False:
-            if command.key not in self._delayed:
-                raise Violation(f"index {index}: {command} was refused, and the key is free without a delay")
-        else:
-            if command.acquire not in self._leases:
-                raise Violation(f"index {index}: {command} got the lock without a session")
-            if value <= self._greatest.get(command.key, 0):
-                raise Violation(f"index {index}: fence {value} after {self._greatest[command.key]}")
-            if value % (1 << FENCE_BITS) != index or value >> FENCE_BITS < self._least_epoch:
-                raise Violation(f"index {index}: fence {value} in epoch {self._least_epoch} or later")
-            self._greatest[command.key] = value
-            self._delayed.pop(command.key, None)
-            self._holders[command.key] = (command.acquire, value)
+            if told.value != (fence if holder == wanted else False):
+                raise Violation(f"{holder!r} holds it with {fence}: {told}")
+            return
+        if wanted not in self._leases:
+            raise Violation(f"there is no such session: {told}")
+        if (self._delays.get(key, 0) > told.time_ms) is not (told.value is False):
+            raise Violation(f"the key is free, its delay goes until {self._delays.get(key)}: {told}")
+        if told.value is False:
+            return
+        self._check_fence(told)
+        self._holders[key] = (wanted, told.value)
+        self._greatest[key] = self._keys[key] = told.value
+
+    def _check_fence(self, told: Told) -> None:
+        greatest = self._greatest.get(told.command.key, 0)
+        index, epoch = told.value % (1 << FENCE_BITS), told.value >> FENCE_BITS
+        if told.value <= greatest or index != told.index or epoch < self._least_epoch:
+            raise Violation(
+                f"the fence before was {greatest}, the epoch is {self._least_epoch} at least: {told}"
+            )
 
     def check_end(self, now_us: int) -> None:
         """In calm, and nobody renews any more."""
@@ -310,6 +373,13 @@ class LockModel:
             late_us = now_us - lease.renewed_us - lease.session.ttl_ms * 1_500
             if late_us > LATE_US:
                 raise Violation(f"{lease.session.id} is there {late_us} us after 1.5 TTL without a renewal")
+
+    def compare(self, sessions: list[str], keys: dict[bytes, tuple[str, int]]) -> None:
+        if sorted(self._leases) != sessions:
+            raise Violation(f"the sessions are {sessions}, and should be {sorted(self._leases)}")
+        wanted = {key: (self._holders.get(key, ("", 0))[0], fence) for key, fence in self._keys.items()}
+        if wanted != keys:
+            raise Violation(f"the locks are {keys}, and should be {wanted}")
 
 
 class FastestClock:
