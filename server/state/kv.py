@@ -227,6 +227,7 @@ def _visible_keys(writing: Writing, prefix: bytes) -> Iterator[bytes]:
     start, page = prefix, 64
     while True:
         rows = _rows(writing, start, end_of_prefix(prefix), _KEYS_FROM, _KEYS_RANGE, page)
+        writing.scanned += len(rows)
         for row in writing.masks.visible(prefix, rows):
             yield row[0]
         if len(rows) < page:

@@ -135,7 +135,8 @@ class Writing:
 
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
     refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
-    tombstone or change row may be another one now, `buried` how many tombstones are more.
+    tombstone or change row may be another one now, `buried` how many tombstones are more. `scanned` counts
+    the keys that this entry looked through.
     """
 
     __slots__ = (
@@ -147,6 +148,7 @@ class Writing:
         "index",
         "masks",
         "meta",
+        "scanned",
         "time_ms",
         "touched",
     )
@@ -161,6 +163,7 @@ class Writing:
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
         self.buried = 0
+        self.scanned = 0
         self._seq = 0
 
     def enter(self, index: int) -> None:
@@ -168,7 +171,13 @@ class Writing:
         self.index = index
         self.time_ms = self.meta.time_ms
         self.touched = []
+        self.scanned = 0
         self._seq = 0
+
+    @property
+    def changed_so_far(self) -> int:
+        """Changes of the entry at hand."""
+        return self._seq
 
     def record(self, topic: str, key: bytes, op: Op, row: bytes | None) -> None:
         """Note a change for those who follow them; written with the batch."""

@@ -53,6 +53,11 @@ from gemot.server.state.scope import Allowed, Reading, Writing
 MAX_READ_BYTES = 64 << 20
 """What one that only reads may find: each of its operations may be a list of all there is."""
 
+MOST_CHANGES = 10_000
+MOST_SCANNED = 100_000
+"""Rows changed, and keys looked through, after which a transaction goes no further: one operation can be the
+end of a node with all its sessions and locks, and servers do nothing else meanwhile."""
+
 _GUARD = b"guard"
 _RULES: dict[type, Callable[[Writing, Any], bool | int]] = {
     KvSet: kv.set_key,
@@ -124,6 +129,7 @@ class _Found:
         self.results.append(result)
 
     def too_large(self) -> TooLarge:
+        self.left_bytes = -1
         return TooLarge(
             f"the results of this transaction take more than {self._limit_bytes} bytes: read less in it"
             + (", or in one that only reads" if self._limit_bytes == MAX_RESULT_BYTES else "")
@@ -255,6 +261,11 @@ class _Effects:
         self._acquired: set[bytes] = set()
 
     def of(self, op: TxnOp) -> str:
+        if self._writing.changed_so_far > MOST_CHANGES or self._writing.scanned > MOST_SCANNED:
+            raise TooLarge(
+                f"this transaction changes more than {MOST_CHANGES} rows, or looks through more than "
+                f"{MOST_SCANNED} keys: split it"
+            )
         if isinstance(op, FenceGuard):
             return _guard(self._writing, op)
         if reads(op):

@@ -39,6 +39,7 @@ from gemot.server.model.txn import (
 )
 from gemot.server.rpc.message import FEATURES, TXN
 from gemot.server.state import digest
+from gemot.server.state import txn as transactions
 from gemot.server.state.permission import Operation
 
 N1 = Node("n1", "10.0.0.1")
@@ -490,6 +491,23 @@ def test_what_a_writing_one_reads_is_bounded_and_a_reading_one_takes_more(one: O
     assert everything(one) == before
     assert len(rows(one.value(ReadTxn((KvOp("get-tree", b"big/"),))))) == 2
     assert len(rows(txn(one, *OP, KvOp("get", b"big/1")))) == 2
+
+
+def test_one_that_takes_long_is_ended_and_undone(one: OneState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it changes, or has to look through, hidden or not: nothing else goes on meanwhile."""
+    monkeypatch.setattr(transactions, "MOST_CHANGES", 10)
+    monkeypatch.setattr(transactions, "MOST_SCANNED", 10)
+    told = "this transaction changes more than 10 rows, or looks through more than 10 keys: split it"
+    assert len(rows(txn(one, *[KvOp("set", b"n%d" % number) for number in range(11)]))) == 11
+    one.apply(KvDeletePrefix(b"n"))
+    before = everything(one)
+    sets: list[TxnOp] = [KvOp("set", b"n%d" % number) for number in range(13)]
+    looks: list[TxnOp] = [KvOp("delete-tree", b"n"), *OP]
+    for ops, at in ((sets, 11), (looks, 1)):
+        found = whats(txn(one, *ops))
+        assert found[0] == (at, told)
+        assert everything(one) == before
+        assert found[-1][0] == len(ops) - 1
 
 
 def test_a_read_of_one_that_writes_or_of_too_many_is_refused(one: OneState) -> None:
