@@ -170,12 +170,14 @@ class Joiner:
             raise Unavailable("; ".join(told))
         return count
 
-    async def meet(self, address: tuple[str, int]) -> str:
-        """Meet whoever is there, now and once. Why it failed, "" if it did not."""
+    async def meet(self, address: tuple[str, int], id: str = "") -> str:
+        """Meet whoever is there, now and once; with `id` that member and no other. Why it failed, or ""."""
         try:
             if self._lan is None:
                 self._on_joined(await self._who(address))
             elif not _is_own(self._lan, address):
+                if id and not await self._lan.gossip.is_there(*address, id):
+                    raise Unavailable("another member has that address now")
                 await self._lan.gossip.exchange(*address, join=True)
                 await self._reach(address)
         except GemotError as error:

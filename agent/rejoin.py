@@ -28,14 +28,17 @@ class Random(Protocol):
 
 
 class Rejoin:
-    """From `start` to `stop`. `meet` is given an address, and says why nobody was met there, or ""."""
+    """From `start` to `stop`. `meet` is given a member's address and id, and says why it was not met, or "".
+
+    Whoever else has the address now is not met: it may belong to another cluster, and both would be one.
+    """
 
     def __init__(
         self,
         *,
         loop: asyncio.AbstractEventLoop,
         memory: Memory,
-        meet: Callable[[tuple[str, int]], Awaitable[str]],
+        meet: Callable[[tuple[str, int], str], Awaitable[str]],
         alone: Callable[[], bool],
         random: Random,
         interval_s: float,
@@ -92,7 +95,7 @@ class Rejoin:
         return one + self._random.sample(others, min(AT_ONCE - len(one), len(others)))
 
     async def _ask(self, each: Remembered) -> None:
-        why = await self._meet((each.host, each.port))
+        why = await self._meet((each.host, each.port), each.id)
         if why:
             log.debug("agent: not rejoined: node=%s error=%s", each.name, why)
             return

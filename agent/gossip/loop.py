@@ -179,6 +179,11 @@ class Gossip:
         self._take_in(answer, Place(host, port))
         return answer.sender
 
+    async def is_there(self, host: str, port: int, id: str) -> bool:
+        """Does this very member answer there? Nothing is told to it. Raises Unavailable."""
+        answer = await self._ask(host, port, Ping(0, id, self.swim.me.id))
+        return isinstance(answer, Ack)
+
     async def ask_ring(self, host: str, port: int, question: stream.AskRing) -> stream.Ring:
         """What that member says of its ring; question and answer are sealed, whatever is set.
 

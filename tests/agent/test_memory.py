@@ -261,10 +261,12 @@ class Doors:
         self.there = there
         self.tells = tells
         self.asked: list[str] = []
+        self.wanted: dict[str, str] = {}
         self.most = self.now = 0
 
-    async def meet(self, address: tuple[str, int]) -> str:
+    async def meet(self, address: tuple[str, int], id: str) -> str:
         self.asked.append(address[0])
+        self.wanted[address[0]] = id
         self.now += 1
         self.most = max(self.most, self.now)
         await asyncio.sleep(0.001)
@@ -306,6 +308,8 @@ def test_a_few_at_a_time_are_asked_until_one_tells_of_all(
         await asyncio.sleep(0.1)
         assert len(doors.asked) == asked, "all are known"
         assert 1 < doors.most <= AT_ONCE
+        ids = {each.host: each.id for each in members}
+        assert doors.wanted == {host: ids[host] for host in doors.wanted}, "each is asked for by its id"
         await one.stop()
 
     asyncio.run(run())

@@ -148,6 +148,23 @@ def test_nobody_there_is_told_as_such() -> None:
     run(test)
 
 
+@pytest.mark.parametrize("ring", [None, ONE], ids=["clear", "sealed"])
+def test_another_member_at_an_address_does_not_answer_for_the_one_that_is_asked_for(
+    ring: Keyring | None,
+) -> None:
+    """It may be of another cluster; to it nothing is told, and nothing of it is taken in."""
+
+    async def test(stack: AsyncExitStack) -> None:
+        first, second = [await started(stack, Gossiper(number, ring=ring)) for number in (1, 2)]
+        me = second.gossip.swim.me
+        assert await first.gossip.is_there(me.host, me.port, me.id)
+        with pytest.raises(Unavailable):
+            await first.gossip.is_there(me.host, me.port, "1" * 36)
+        assert len(first.gossip.swim.members) == len(second.gossip.swim.members) == 1
+
+    run(test)
+
+
 def test_nonsense_on_both_ports_is_counted_and_changes_nothing() -> None:
     async def test(stack: AsyncExitStack) -> None:
         first, second = await members(stack, 2)
