@@ -37,6 +37,7 @@ from gemot.agent.http import (
     catalog,
     coordinate,
     event,
+    fence,
     health,
     joining,
     keyring,
@@ -46,6 +47,7 @@ from gemot.agent.http import (
     session,
     snapshot,
     status,
+    txn,
 )
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
@@ -414,6 +416,13 @@ class Daemon:
         return [
             *kv.routes(
                 servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
+            ),
+            *fence.routes(servers=servers, datacenter=datacenter),
+            *txn.routes(
+                servers=servers,
+                datacenter=datacenter,
+                max_bytes=config.limits.txn_max_req_len,
+                max_value_bytes=config.limits.kv_max_value_size,
             ),
             *catalog.routes(
                 servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits

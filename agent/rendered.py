@@ -35,6 +35,7 @@ from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthSta
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
+from gemot.server.model.txn import ReadTxn
 
 
 class _Entry(msgspec.Struct, rename="pascal"):
@@ -170,6 +171,8 @@ def locate(query: Query) -> str:
             return f"/v1/session/info/{escape(id)}"
         case Sessions(node=node):
             return f"/v1/session/node/{escape(node)}" if node else "/v1/session/list"
+        case ReadTxn():
+            raise AssertionError("a transaction is not read by its path")
 
 
 def read_back(query: Query, body: bytes) -> Any:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from gemot.server.model.command import Command
 from gemot.server.model.errors import Busy
 from gemot.server.model.session import CreateSession
-from gemot.server.rpc.message import SESSIONS
+from gemot.server.model.txn import Txn
+from gemot.server.rpc.message import SESSIONS, TXN
 
 
 class Features:
@@ -40,10 +41,11 @@ class Features:
         return tuple([id for id in others if feature not in self._of.get(id, ())])
 
     def refuse(self, command: Command, name: Callable[[str], str]) -> Busy | None:
-        """Why the first command of a family is not proposed yet. All others need that one before them."""
-        if not isinstance(command, CreateSession) or not (others := self.without(SESSIONS)):
+        """Why a command is not proposed yet. Of sessions it is the first one: all others come after it."""
+        feature = {CreateSession: SESSIONS, Txn: TXN}.get(type(command))
+        if feature is None or not (others := self.without(feature)):
             return None
         return Busy(
-            "sessions wait until every server has said that its release knows them, and these have not: "
+            f"{feature} wait until every server has said that its release knows them, and these have not: "
             f"{', '.join(map(name, others))}; upgrade them, or start or remove those that are down"
         )

@@ -141,6 +141,6 @@ class Leader:
         def ended(result: Applied | GemotError) -> None:
             self._under_way.pop(kind, None)
             if kind is EndLeases and isinstance(result, Applied):
-                self.timed_out += result.value
+                self.timed_out += int(result.value)
 
         return ended

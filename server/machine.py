@@ -22,10 +22,11 @@ from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
+from gemot.server.model.txn import Txn
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.raft.voters import by_hand
-from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore, session
+from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore, session, txn
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -59,7 +60,7 @@ class Machine:
         self.restore_due: RestoreDue | None = None
         """Set where the last slice ended before an entry that replaces the state; see `apply_ahead`."""
 
-        self._rules: dict[type, Callable[[Writing, Any], bool | int]] = {
+        self._rules: dict[type, Callable[[Writing, Any], bool | int | bytes]] = {
             KvSet: kv.set_key,
             KvDelete: kv.delete_key,
             KvDeletePrefix: kv.delete_prefix,
@@ -78,6 +79,7 @@ class Machine:
             DestroySession: session.destroy,
             RenewSession: session.renew,
             EndLeases: session.end_leases,
+            Txn: txn.run,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -170,6 +172,8 @@ class Machine:
         command = envelope.command
         try:
             if self._authorizer is not ALLOW_ALL:
+                if type(command) is Txn:
+                    return Applied(writing.index, self._permitted(writing, command, envelope.accessor))
                 needed = operations(command, self._state)
                 require(self._authorizer, envelope.accessor, needed)
             rule = self._rules[type(command)]
@@ -181,8 +185,14 @@ class Machine:
         except GemotError as error:
             return error.with_traceback(None)
 
+    def _permitted(self, writing: Writing, command: Txn, accessor: str) -> bytes:
+        """What of a transaction is denied is among its errors, as what a rule refuses."""
+        return txn.run(writing, command, allowed=self._state.allowed_to(accessor), names=self._state)
 
-def _undoing(rule: Callable[[Writing, Any], bool | int], writing: Writing, command: Command) -> bool | int:
+
+def _undoing(
+    rule: Callable[[Writing, Any], bool | int | bytes], writing: Writing, command: Command
+) -> bool | int | bytes:
     """Run a rule that may refuse after it has written: then its effects, and only its, are taken back."""
     kept = writing.kept()
     try:

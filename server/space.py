@@ -24,6 +24,7 @@ from gemot.server.model.command import Command, weight
 from gemot.server.model.errors import Busy
 from gemot.server.model.kv import KvDelete, KvDeletePrefix
 from gemot.server.model.session import DestroySession, RenewSession
+from gemot.server.model.txn import Txn, frees
 from gemot.server.ports import DiskSpace
 from gemot.server.raft import quorum
 from gemot.server.raft.node import Raft
@@ -187,6 +188,8 @@ class Space:
     def refuse(self, command: Command) -> Busy | None:
         """Why this command of a caller is not proposed, or None: then it counts as accepted."""
         if self._margin == ENOUGH or isinstance(command, FREES):
+            return None
+        if isinstance(command, Txn) and frees(command):
             return None
         size = SPREAD * weight(command)
         if not self._refusing and self._charges[-1].size + size <= self._margin:

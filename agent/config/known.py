@@ -168,7 +168,6 @@ KNOWN: dict[str, Known] = {
     "performance.grpc_keepalive_timeout": _GRPC,
     "limits.https_handshake_timeout": _ignored("there is no HTTPS listener yet"),
     "limits.rpc_client_timeout": _ignored("a request waits as long as its caller does"),
-    "limits.txn_max_req_len": _ignored("there are no transactions yet", 0, 524_288),
     "limits.rpc_rate": _ignored("an agent's own requests are not slowed", -1),
     "limits.rpc_max_burst": _ignored("an agent's own requests are not slowed"),
     "limits.request_limits.mode": _refused("no rate of requests is limited", "", "disabled", "permissive"),

@@ -24,6 +24,7 @@ RELOADABLE = (
     "session_ttl_min",
     "limits.http_max_conns_per_client",
     "limits.kv_max_value_size",
+    "limits.txn_max_req_len",
 )
 """Paths that a running agent takes up, everything below them included."""
 

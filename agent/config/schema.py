@@ -97,6 +97,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a connection may stay silent before its hello."""
     kv_max_value_size: Annotated[int, Meta(ge=1, le=8 * 2**20)] = 524_288
     """Bytes of one value. Every write is kept in the log of every server: large ones hold up all others."""
+    txn_max_req_len: Annotated[int, Meta(ge=0, le=8 * 2**20)] = 524_288
+    """Bytes of the body of a transaction, with its values in base64; `kv_max_value_size` if that is more."""
     disk_reserve_bytes: Annotated[int, Meta(ge=-1, le=2**50)] = -1
     """Bytes kept free on a server's disk for deletes, leaves and repair: before it is touched, writes are
     refused with 503. -1 is what a snapshot, two log segments and the state's log take, and 256 MiB or an

@@ -6,6 +6,7 @@ habit and that mean nothing here. Size is bounded by the route, depth and items 
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import msgspec.inspect as shapes
 from gemot.server.model.errors import BadRequest
 
 MAX_DEPTH = 32
-_FAILED = "Request decode failed: "
+FAILED = "Request decode failed: "
 _HABITS = frozenset(
     (
         "writerequest",
@@ -32,6 +33,11 @@ _HABITS = frozenset(
 )
 """Fields of other editions, of answers sent back, and of old clients: read over wherever they stand."""
 
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""Quoted texts, whose brackets are none; one that does not end goes to the end."""
+
+_MARKS = re.compile(rb"[\[\]{}]")
+
 T = TypeVar("T")
 _decode = msgspec.json.Decoder().decode
 
@@ -41,46 +47,40 @@ def decode_body(body: bytes, kind: type[T]) -> T:
 
     A Struct may have other names for its fields in a ClassVar `aliases`: lower-case name to field's name.
     """
-    found = read_json(body)
+    return convert(read_json(body), kind)
+
+
+def convert(found: object, kind: type[T]) -> T:
+    """The same, of a value that was read."""
     if not isinstance(found, dict):
-        raise BadRequest(f"{_FAILED}json: want an object, found {_go_kind(found)}")
+        raise BadRequest(f"{FAILED}json: want an object, found {_go_kind(found)}")
     try:
         return msgspec.convert(_fold(found, kind), kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"{_FAILED}{_explain(str(error))}") from error
+        raise BadRequest(f"{FAILED}{_explain(str(error))}") from error
 
 
 def read_json(body: bytes) -> Any:
     """The value in these bytes, not deeper than MAX_DEPTH."""
     if not body.strip():
-        raise BadRequest(f"{_FAILED}EOF: the body is empty, want a JSON object")
+        raise BadRequest(f"{FAILED}EOF: the body is empty, want a JSON object")
     _check_depth(body)
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise BadRequest(f"{_FAILED}{str(error)[:200]}") from error
+        raise BadRequest(f"{FAILED}{str(error)[:200]}") from error
 
 
 def _check_depth(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     depth = 0
-    quoted = escaped = False
-    for byte in body:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                quoted = False
-        elif byte == 0x22:
-            quoted = True
-        elif byte in (0x5B, 0x7B):
+    for mark in _MARKS.findall(_STRINGS.sub(b"", body)):
+        if mark in b"[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise BadRequest(f"{_FAILED}json: nested deeper than {MAX_DEPTH} levels")
-        elif byte in (0x5D, 0x7D):
+                raise BadRequest(f"{FAILED}json: nested deeper than {MAX_DEPTH} levels")
+        else:
             depth -= 1
 
 
@@ -120,7 +120,7 @@ def _fold(found: dict[str, Any], kind: type) -> dict[str, Any]:
         if known is None:
             if name.lower() in _HABITS:
                 continue
-            raise BadRequest(f'{_FAILED}json: unknown field "{name[:100]}"')
+            raise BadRequest(f'{FAILED}json: unknown field "{name[:100]}"')
         if value is not None:
             folded[known[0]] = _fold_inside(value, known[1])
     return folded

@@ -47,6 +47,7 @@ class ServiceBody(msgspec.Struct, rename="pascal"):
     datacenter: str = ""
     proxy: Any = None
     connect: Any = None
+    modify_index: int = 0
 
 
 class CheckBody(msgspec.Struct, rename="pascal"):
@@ -64,6 +65,7 @@ class CheckBody(msgspec.Struct, rename="pascal"):
     timeout: str = ""
     exposed_port: Uint16 = 0
     definition: Any = None
+    modify_index: int = 0
 
 
 class RegisterBody(msgspec.Struct, rename="pascal"):
@@ -178,7 +180,7 @@ class _Catalog:
     async def deregister(self, request: Request) -> Response:
         parse.check_scope(request, datacenter=self._reads.datacenter)
         body = decode_body(request.body, DeregisterBody)
-        _check_datacenter(body.datacenter, self._reads.datacenter)
+        check_datacenter(body.datacenter, self._reads.datacenter)
         if not body.node:
             raise RuleFailed("Must provide node")
         check_id = "" if body.service_id else body.check_id
@@ -195,20 +197,20 @@ def to_register(body: RegisterBody, *, datacenter: str) -> words.Register:
 
     Whether it may be registered so is for the state's rules to say.
     """
-    _check_datacenter(body.datacenter, datacenter)
+    check_datacenter(body.datacenter, datacenter)
     node = words.Node(body.node, body.address, body.id, datacenter, body.tagged_addresses, body.node_meta)
-    services = (_to_service(body.service),) if body.service is not None else ()
+    services = (to_service(body.service),) if body.service is not None else ()
     given = (body.check, *body.checks) if body.check is not None else body.checks
-    checks = tuple(_to_check(one, body.node) for one in given)
+    checks = tuple(to_check(one, body.node) for one in given)
     return words.Register(node, services, checks, body.skip_node_update)
 
 
-def _check_datacenter(wanted: str, ours: str) -> None:
+def check_datacenter(wanted: str, ours: str) -> None:
     if wanted and wanted.lower() != ours.lower():
         raise RuleFailed("No path to datacenter")
 
 
-def _to_service(body: ServiceBody) -> words.Service:
+def to_service(body: ServiceBody) -> words.Service:
     addresses = {
         name: words.ServiceAddress(at.address, at.port) for name, at in body.tagged_addresses.items()
     }
@@ -236,7 +238,7 @@ def _to_weights(body: WeightsBody) -> words.Weights:
     return words.Weights(body.passing, body.warning)
 
 
-def _to_check(body: CheckBody, node: str) -> Check:
+def to_check(body: CheckBody, node: str) -> Check:
     status: Status = next((one for one in _STATUSES if one == body.status), "critical")
     if body.status and body.status != status:
         raise BadRequest(

@@ -1,14 +1,19 @@
-"""The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store."""
+"""The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store.
+
+Ours are the parameters `lock` and `fence` of every write (`fence.py`), and headers that tell of both.
+"""
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from gemot.agent.http import listing, parse, render
+from gemot.agent.http import fence, listing, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
-from gemot.server.model.errors import BadRequest, TooLarge
-from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.command import IdempotencyKey
+from gemot.server.model.errors import BadRequest
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.txn import CheckFence, FoundKey, Txn, as_op, decode
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
 FENCE = "X-Gemot-Fence"
@@ -40,7 +45,7 @@ class _Kv:
 
     async def get(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         raw = False
         if request.query:
             names = {name for name, _ in request.query}
@@ -84,7 +89,7 @@ class _Kv:
 
     def _read_put(self, request: Request) -> KvSet:
         parse.check_scope(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         if not key:
             raise BadRequest("Missing key name")
         _refuse_conflict(request, ("cas", "acquire", "release"))
@@ -104,7 +109,7 @@ class _Kv:
 
     def _read_delete(self, request: Request) -> KvDelete | KvDeletePrefix:
         parse.check_scope(request, datacenter=self._datacenter)
-        key = _check_key(request.path)
+        key = parse.check_key(request.path)
         _refuse_conflict(request, ("recurse", "cas"))
         if parse.flag(request, "recurse"):
             return KvDeletePrefix(key)
@@ -117,24 +122,37 @@ class _Kv:
         # Of a lock the answer is as of now: that of an earlier try may tell of one that is lost since.
         locks = isinstance(command, KvSet) and command.acquire is not None
         named = None if locks else parse.idempotency_key(request)
+        if request.query and (guard := fence.read_guard(request)) is not None:
+            return await self._write_guarded(request, guard, command, named)
         applied = await self._servers.apply(command, token=request.token, key=named)
         headers = render.write_headers(applied, named)
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
 
+    async def _write_guarded(
+        self,
+        request: Request,
+        guard: CheckFence,
+        command: KvSet | KvDelete | KvDeletePrefix,
+        named: IdempotencyKey | None,
+    ) -> Response:
+        """The write if its lock is held: 409 if it is not, else what the write alone would answer."""
+        applied = await self._servers.apply(Txn((guard, as_op(command))), token=request.token, key=named)
+        answer, headers = decode(applied.value), render.write_headers(applied, named)
+        if why := fence.lost(answer):
+            return Response(status=409, body=why.encode(), headers=headers)
+        headers[fence.CHECKED] = str(guard.fence)
+        acquires = isinstance(command, KvSet) and command.acquire is not None
+        for found in answer.results:
+            if acquires and isinstance(found, FoundKey):
+                headers[FENCE] = str(found.row.fence)
+        return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
+
 
 def _session_in(request: Request, name: str) -> str | None:
     given = parse.first(request, name)
     return parse.session_id(given) if given is not None else None
-
-
-def _check_key(key: bytes) -> bytes:
-    if len(key) > MAX_KEY_BYTES:
-        raise TooLarge(
-            f"The key is {len(key)} bytes long, the limit is {MAX_KEY_BYTES} bytes: use a shorter one"
-        )
-    return key
 
 
 def _refuse_conflict(request: Request, names: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from gemot.agent.duration import parse_nanoseconds
 from gemot.agent.http.message import Request
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.errors import BadRequest, RuleFailed, TooLarge
+from gemot.server.model.kv import MAX_KEY_BYTES
 from gemot.server.model.query import Consistency, Options
 
 MAX_UINT64 = (1 << 64) - 1
@@ -181,6 +182,15 @@ def session_id(text: str) -> str:
             "give the one that its creation answered"
         )
     return text
+
+
+def check_key(key: bytes) -> bytes:
+    """A key that is not too long. Raises TooLarge."""
+    if len(key) > MAX_KEY_BYTES:
+        raise TooLarge(
+            f"The key is {len(key)} bytes long, the limit is {MAX_KEY_BYTES} bytes: use a shorter one"
+        )
+    return key
 
 
 def name_in(request: Request, missing: str) -> str:

@@ -15,6 +15,7 @@ from gemot.server.model.errors import StorageFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
+from gemot.server.model.txn import Txn
 from gemot.server.model.upkeep import (
     PruneRetries,
     ReapTombstones,
@@ -42,6 +43,7 @@ Command = (
     | DestroySession
     | RenewSession
     | EndLeases
+    | Txn
 )
 
 ENVELOPE_VERSION = 1

@@ -22,6 +22,7 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordin
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 from gemot.server.model.session import LivingSession, Session, SessionInfo, Sessions
+from gemot.server.model.txn import ReadTxn, TxnAnswer
 
 Query = (
     KvGet
@@ -40,6 +41,7 @@ Query = (
     | CoordinateOf
     | SessionInfo
     | Sessions
+    | ReadTxn
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -95,12 +97,14 @@ VALUES: dict[type, Any] = {
     CoordinateOf: NodeCoordinate | None,
     SessionInfo: LivingSession | None,
     Sessions: list[Session],
+    ReadTxn: TxnAnswer,
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 
 
 class Applied(msgspec.Struct, frozen=True, array_like=True):
-    """A write that is durable on a majority and applied. `value` is True/False, a count or a fence."""
+    """A write that is durable on a majority and applied. `value` is True/False, a count or a fence; of a Txn
+    its answer in MessagePack (`txn.decode`)."""
 
     index: int
-    value: bool | int
+    value: bool | int | bytes

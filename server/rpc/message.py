@@ -22,6 +22,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import ReadTxn, Txn
 from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
@@ -36,7 +37,10 @@ FORCE_LEAVE = "force-leave"
 SESSIONS = "sessions"
 """The commands and queries of sessions, and so the locks on keys."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS)
+TXN = "transactions"
+"""`Txn` and `ReadTxn`."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -390,8 +394,12 @@ def feature_of(call: Call) -> str:
     if isinstance(call, Ask | Subscribe):
         if isinstance(call.query, SessionInfo | Sessions):
             return SESSIONS
+        if isinstance(call.query, ReadTxn):
+            return TXN
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
+        if isinstance(call.command, Txn):
+            return TXN
         return SESSIONS if isinstance(call.command, CreateSession | DestroySession | RenewSession) else ""
     if isinstance(call, Locate):
         return COORDINATES

@@ -28,6 +28,7 @@ from gemot.server.model.kv import MAX_KEY_BYTES, KvDelete, KvDeletePrefix, KvSet
 from gemot.server.model.query import Answer
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, RenewSession
+from gemot.server.model.txn import MAX_OPS, CheckFence, KvOp, Txn
 from gemot.server.raft.types import Message
 from gemot.server.rpc.frame import Kind, frame
 from gemot.server.rpc.message import (
@@ -66,7 +67,7 @@ Cancel = Callable[[], None]
 _SERVERS_ONLY = (Forward, FetchSnapshot, Report, Promise, Found, Enlist, Stage, FetchBlob, Passed)
 _CALLERS_COMMANDS = (
     KvSet, KvDelete, KvDeletePrefix, Register, Deregister, CreateSession, DestroySession, RenewSession,
-    SetAutopilot,
+    SetAutopilot, Txn,
 )  # fmt: skip
 """All that comes from outside. The others are the leader's: a wrong VerifyState would stop every server."""
 
@@ -268,14 +269,23 @@ def _fault_of_write(command: Command, retry: RetryId | IdempotencyKey | None, si
     """What must never get into the log, because no server could send it on or apply it."""
     if size > MAX_COMMAND_BYTES:
         return TooLarge(f"the write has {size} bytes, the limit is {MAX_COMMAND_BYTES}")
-    if isinstance(command, KvSet) and len(command.key) > MAX_KEY_BYTES:
-        return TooLarge(f"the key has {len(command.key)} bytes, the limit is {MAX_KEY_BYTES}")
+    if isinstance(command, Txn) and len(command.ops) > MAX_OPS:
+        return TooLarge(f"the transaction has {len(command.ops)} operations, the limit is {MAX_OPS}")
+    if (longest := _longest_key(command)) > MAX_KEY_BYTES:
+        return TooLarge(f"the key has {longest} bytes, the limit is {MAX_KEY_BYTES}")
     if isinstance(retry, RetryId) and not (
         0 < len(retry.origin) <= _MAX_ORIGIN_BYTES
         and 0 <= retry.acknowledged < retry.sequence < _MAX_SEQUENCE
     ):
         return BadRequest(f"no write can have the retry id {retry.sequence} after {retry.acknowledged}")
     return None
+
+
+def _longest_key(command: Command) -> int:
+    """Of the keys that it may write."""
+    if isinstance(command, Txn):
+        return max((len(op.key) for op in command.ops if isinstance(op, KvOp | CheckFence)), default=0)
+    return len(command.key) if isinstance(command, KvSet) else 0
 
 
 def _nothing() -> None:

@@ -70,7 +70,7 @@ def register(writing: Writing, command: Register) -> bool:
     for check in command.checks:
         if check.node and fold(check.node) != fold(given.node):
             raise RuleFailed(f'check node "{check.node}" does not match node "{given.node}"')
-    if not command.skip_node_update or _node(writing.cursor, given.node) is None:
+    if not command.skip_node_update or node_of(writing.cursor, given.node) is None:
         _put_node(writing, given)
     for service in command.services:
         _put_service(writing, given.node, service)
@@ -90,8 +90,8 @@ def _check_service(service: Service) -> None:
 
 def _put_node(writing: Writing, given: Node) -> None:
     cursor, index = writing.cursor, writing.index
-    old = _node(cursor, given.node)
-    if given.id and (same := _node_of_id(cursor, given.id)) is not None:
+    old = node_of(cursor, given.node)
+    if given.id and (same := node_of_id(cursor, given.id)) is not None:
         if fold(same.node) != fold(given.node):
             _refuse_taken_name(cursor, given, old, renaming=True)
             remove_node(writing, same.node)
@@ -258,12 +258,12 @@ def has_node(cursor: Cursor, name: str) -> bool:
     return cursor.execute("select 1 from node where name = ?", (fold(name),)).get is not None
 
 
-def _node(cursor: Cursor, name: str) -> Node | None:
+def node_of(cursor: Cursor, name: str) -> Node | None:
     row: bytes | None = cursor.execute("select row from node where name = ?", (fold(name),)).get
     return _decode_node(row) if row is not None else None
 
 
-def _node_of_id(cursor: Cursor, node_id: str) -> Node | None:
+def node_of_id(cursor: Cursor, node_id: str) -> Node | None:
     rows = cursor.execute(
         "select row from node where id = ? order by name limit 1", (node_id.lower(),)
     ).fetchall()
@@ -298,7 +298,7 @@ def nodes(reading: Reading, query: Nodes) -> tuple[list[Node], int]:
 
 def node_info(reading: Reading, query: NodeInfo) -> tuple[NodeDetail | None, int]:
     cursor, allowed = reading.cursor, reading.allowed
-    node = _node(cursor, query.node) or _node_of_id_prefix(cursor, query.node)
+    node = node_of(cursor, query.node) or _node_of_id_prefix(cursor, query.node)
     if node is None:
         return None, node_index(reading, query.node)
     index = node_index(reading, node.node)

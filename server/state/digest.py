@@ -35,6 +35,7 @@ _HASHED = (
     (b"lease", "select row from lease"),
     (b"held", "select session, key, node from held"),
     (b"lock_delay", "select key, until_ms from lock_delay"),
+    (b"guard", "select resource, fence from guard"),
 )
 
 

@@ -7,7 +7,7 @@ fails is an answer (False), never an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -200,9 +200,14 @@ def _remove(writing: Writing, old: KvEntry, stored: bytes) -> None:
 
 
 def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
-    """KvDeletePrefix: one mask. Where nothing is to be seen under the prefix, nothing happens."""
+    """KvDeletePrefix: one mask. Where nothing is to be seen under the prefix, nothing happens.
+
+    A mask hides what is older than its entry. What a transaction wrote before, in the same one, is not.
+    """
     prefix = command.prefix
-    if not _any_visible(writing, prefix):
+    for key in writing.changed("kv", prefix):
+        delete_key(writing, KvDelete(key))
+    if next(_visible_keys(writing, prefix), None) is None:
         return True
     index = writing.index
     before = writing.cursor.execute("select prefix, idx, resume from mask where prefix = ?", (prefix,)).get
@@ -217,16 +222,38 @@ def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
     return True
 
 
-def _any_visible(writing: Writing, prefix: bytes) -> bool:
-    """Looked for in pages, since masked rows may stand before the first visible one."""
+def _visible_keys(writing: Writing, prefix: bytes) -> Iterator[bytes]:
+    """By key, looked for in pages, since masked rows may stand before the first visible one."""
     start, page = prefix, 64
     while True:
         rows = _rows(writing, start, end_of_prefix(prefix), _KEYS_FROM, _KEYS_RANGE, page)
-        if writing.masks.visible(prefix, rows):
-            return True
+        writing.scanned += len(rows)
+        for row in writing.masks.visible(prefix, rows):
+            yield row[0]
         if len(rows) < page:
-            return False
+            return
         start, page = rows[-1][0] + b"\0", 1024
+
+
+def entry_in(view: Reading | Writing, key: bytes) -> KvEntry | None:
+    """One key as it is here, or in the middle of an entry; None if it is hidden or not there."""
+    stored: bytes | None = view.cursor.execute(_GET, (key,)).get
+    if stored is None:
+        return None
+    entry = _decode(stored)
+    return None if view.masks.hides(key, entry.modify_index) else entry
+
+
+def entries_in(writing: Writing, prefix: bytes, limit_bytes: int) -> list[KvEntry] | None:
+    """Every key under a prefix, in the middle of an entry; None if they take more than so many bytes."""
+    found: list[KvEntry] = []
+    for key in _visible_keys(writing, prefix):
+        row: bytes = writing.cursor.execute(_GET, (key,)).get
+        limit_bytes -= len(row)
+        if limit_bytes < 0:
+            return None
+        found.append(_decode(row))
+    return found
 
 
 def purge(writing: Writing, command: KvPurge) -> int:
@@ -309,12 +336,8 @@ def _bury(writing: Writing, key: bytes) -> None:
 
 def get(reading: Reading, query: KvGet) -> tuple[KvEntry | None, int]:
     """One key, with its modify index; a missing one has the index of the newest change to any key."""
-    row: bytes | None = reading.cursor.execute(_GET, (query.key,)).get
-    if row is not None:
-        entry = _decode(row)
-        if not reading.masks.hides(entry.key, entry.modify_index):
-            return entry, entry.modify_index
-    return None, max(reading.meta.kv_index, 1)
+    entry = entry_in(reading, query.key)
+    return entry, entry.modify_index if entry is not None else max(reading.meta.kv_index, 1)
 
 
 def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
@@ -325,6 +348,11 @@ def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
     if (allowed := reading.allowed) is not None:
         rows = [row for row in rows if allowed(Operation("key", row[0], "read"))]
     return [_decode(row) for _, _, row in rows], index
+
+
+def entries_of_one_state(reading: Reading, prefix: bytes) -> list[KvEntry]:
+    """Every key under a prefix, allowed or not, and never in pages of more than one read transaction."""
+    return [_decode(row) for _, _, row in _visible_at_once(reading, prefix, _FROM, _RANGE)]
 
 
 def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
@@ -348,6 +376,12 @@ def _cut(key: bytes, start: int, separator: bytes) -> bytes:
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
     if reading.transaction is not None:
         return pages.visible(reading, reading.transaction, prefix, open_end, closed)
+    return _visible_at_once(reading, prefix, open_end, closed)
+
+
+def _visible_at_once(
+    reading: Reading, prefix: bytes, open_end: str, closed: str
+) -> list[tuple[bytes, int, bytes]]:
     end = end_of_prefix(prefix)
     rows = reading.rows(open_end, (prefix,)) if end is None else reading.rows(closed, (prefix, end))
     return reading.masks.visible(prefix, rows)

@@ -1,6 +1,6 @@
 """The index of each single node and service: which command last changed anything that belongs to it.
 
-And those of all coordinates together, and of all sessions, under kinds of their own.
+And those of all coordinates, of all sessions, and of the first transaction, under kinds of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
-_Kind = Literal["node", "service", "coordinates", "sessions"]
+_Kind = Literal["node", "service", "coordinates", "sessions", "transactions"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -78,6 +78,12 @@ def sessions_index(reading: Reading, node: str) -> int:
     """Of a node that never had a session, and of all for "", the index of all."""
     of_node = _get(reading.cursor, "sessions", fold(node)) if node else 0
     return max(of_node or _get(reading.cursor, "sessions", ""), 1)
+
+
+def note_transaction(writing: Writing) -> None:
+    """The log has had one; of the first one that was done."""
+    if not _get(writing.cursor, "transactions", ""):
+        _put(writing, "transactions", "")
 
 
 def service_index(reading: Reading, service: str) -> int:

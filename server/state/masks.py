@@ -14,15 +14,17 @@ from gemot.server.state.tables import Cursor
 class Masks:
     """The table `mask` in memory. Few: they live as long as tombstones do, about a quarter of an hour.
 
-    `hiding` counts those that still have rows to hide; at 0 every look-up ends at once.
+    `hiding` counts those that still have rows to hide; at 0 every look-up ends at once. `changes` counts all
+    changes: who undoes rows knows by it whether to `load` anew.
     """
 
-    __slots__ = ("_all", "_hiding", "hiding")
+    __slots__ = ("_all", "_hiding", "changes", "hiding")
 
     def __init__(self) -> None:
         self._all: Prefixes[int] = Prefixes()
         self._hiding: Prefixes[int] = Prefixes()
         self.hiding = 0
+        self.changes = 0
 
     def load(self, cursor: Cursor) -> None:
         self._all = Prefixes()
@@ -38,14 +40,17 @@ class Masks:
         self._all.put(prefix, index)
         self._hiding.put(prefix, index)
         self.hiding = len(self._hiding)
+        self.changes += 1
 
     def finish(self, prefix: bytes) -> None:
         """Every row that the mask hid is gone."""
         self._hiding.pop(prefix)
         self.hiding = len(self._hiding)
+        self.changes += 1
 
     def forget(self, prefix: bytes) -> None:
         self._all.pop(prefix)
+        self.changes += 1
 
     def hides(self, key: bytes, modify_index: int) -> bool:
         if not self.hiding:
@@ -58,7 +63,7 @@ class Masks:
             return rows
         above = max(self._hiding.covering(prefix), default=0)
         if not any(index > above for index in self._hiding.under(prefix)):
-            return [row for row in rows if row[1] > above]
+            return [row for row in rows if row[1] >= above]
         return [row for row in rows if not self.hides(row[0], row[1])]
 
     def index_over(self, prefix: bytes) -> int:

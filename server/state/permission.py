@@ -41,6 +41,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import CheckFence, FenceGuard, KvOp, ReadTxn, Txn, TxnOp, reads, single
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 
 Resource = Literal["key", "key-prefix", "node", "service", "session", "operator"]
@@ -91,10 +92,10 @@ class _Nothing:
         return ""
 
 
-_NOTHING = _Nothing()
+NOTHING = _Nothing()
 
 
-def operations(asked: Command | Query, names: Names = _NOTHING) -> tuple[Operation, ...]:
+def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operation, ...]:
     """Everything that must be allowed for `asked`. For a list: nothing, its rows are filtered instead."""
     match asked:
         case KvSet(key=key) | KvDelete(key=key):
@@ -130,17 +131,37 @@ def operations(asked: Command | Query, names: Names = _NOTHING) -> tuple[Operati
             return ()
         case SessionInfo() | Sessions():
             return ()
+        case Txn(ops=ops):  # each is looked at when it is tried: it may need what one before it brought
+            return tuple(dict.fromkeys(needed for op in ops for needed in of_op(op, names)))
+        case ReadTxn():
+            return ()
     raise AssertionError(f"no permission is declared for {type(asked).__name__}")
+
+
+def of_op(op: TxnOp, names: Names = NOTHING) -> tuple[Operation, ...]:
+    """Everything that must be allowed for one operation of a transaction. What it reads of the catalog and
+    of trees is filtered instead."""
+    if isinstance(op, FenceGuard):
+        return (Operation("key", op.resource, "write"),)
+    if isinstance(op, CheckFence):
+        return (Operation("key", op.key, "read"),)
+    if not reads(op) and (command := single(op)) is not None:
+        return operations(command, names)
+    if isinstance(op, KvOp) and op.verb != "get-tree":
+        return (Operation("key", op.key, "read"),)
+    return ()
+
+
+def lacks(operation: Operation) -> str:
+    name = operation.name.decode("utf-8", "replace")
+    return f"lacks {operation.resource}:{operation.access} on {name!r}"
 
 
 def require(authorizer: Authorizer, accessor: str, needed: tuple[Operation, ...]) -> None:
     """Raise Forbidden for the first operation that is not allowed."""
     for operation in needed:
         if not authorizer.allowed(accessor, operation):
-            raise Forbidden(
-                f"Permission denied: accessor {accessor or 'anonymous'!r} lacks "
-                f"{operation.resource}:{operation.access} on {operation.name.decode('utf-8', 'replace')!r}"
-            )
+            raise Forbidden(f"Permission denied: accessor {accessor or 'anonymous'!r} {lacks(operation)}")
 
 
 def readable(kind: Literal["node", "service"], name: str) -> Operation:

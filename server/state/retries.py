@@ -58,7 +58,7 @@ class Stored(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     sequence: int
     index: int
-    value: bool | int
+    value: bool | int | bytes
     error: WireError | None
 
     def result(self) -> Applied | GemotError:

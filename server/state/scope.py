@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import islice
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from gemot.server.state import digest
 from gemot.server.state.masks import Masks
@@ -121,12 +121,22 @@ class Reading:
                 raise LongList
 
 
+class Kept(NamedTuple):
+    """What stood before what may be undone; of changes and masks how many there were."""
+
+    meta: tuple[Any, ...]
+    changes: int
+    buried: int
+    masks: int
+
+
 class Writing:
     """The state during one batch of entries; `enter` begins the next entry.
 
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
     refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
-    tombstone or change row may be another one now, `buried` how many tombstones are more.
+    tombstone or change row may be another one now, `buried` how many tombstones are more. `scanned` counts
+    the keys that this entry looked through.
     """
 
     __slots__ = (
@@ -138,6 +148,7 @@ class Writing:
         "index",
         "masks",
         "meta",
+        "scanned",
         "time_ms",
         "touched",
     )
@@ -152,6 +163,7 @@ class Writing:
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
         self.buried = 0
+        self.scanned = 0
         self._seq = 0
 
     def enter(self, index: int) -> None:
@@ -159,7 +171,13 @@ class Writing:
         self.index = index
         self.time_ms = self.meta.time_ms
         self.touched = []
+        self.scanned = 0
         self._seq = 0
+
+    @property
+    def changed_so_far(self) -> int:
+        """Changes of the entry at hand."""
+        return self._seq
 
     def record(self, topic: str, key: bytes, op: Op, row: bytes | None) -> None:
         """Note a change for those who follow them; written with the batch."""
@@ -174,19 +192,31 @@ class Writing:
         """`row` stands in `table` no longer: out of the state hash."""
         self.meta.rows_sum -= digest.of_row(table, row)
 
-    def kept(self) -> tuple[Any, int, int]:
-        """Begin what `undo` takes back: rows, running values, recorded changes, the count of tombstones."""
+    def changed(self, topic: str, prefix: bytes) -> list[bytes]:
+        """Keys of this topic below a prefix that the present entry has set or deleted so far, each once."""
+        found: dict[bytes, None] = {}
+        for index, _, of, key, op, _ in reversed(self.changes):
+            if index != self.index:
+                break
+            if of == topic and op != "delete-prefix" and key.startswith(prefix):
+                found[key] = None
+        return list(found)
+
+    def kept(self) -> Kept:
+        """Begin what `undo` takes back: rows, running values, recorded changes, tombstones' count, masks."""
         self.cursor.execute("savepoint entry")
-        return self.meta.kept(), len(self.changes), self.buried
+        return Kept(self.meta.kept(), len(self.changes), self.buried, self.masks.changes)
 
     def keep(self) -> None:
         self.cursor.execute("release entry")
 
-    def undo(self, kept: tuple[Any, int, int]) -> None:
+    def undo(self, kept: Kept) -> None:
         self.cursor.execute("rollback to entry")
         self.cursor.execute("release entry")
-        self.meta.restore(kept[0])
-        del self.changes[kept[1] :]
-        self.buried = kept[2]
+        self.meta.restore(kept.meta)
+        del self.changes[kept.changes :]
+        self.buried = kept.buried
+        if self.masks.changes != kept.masks:
+            self.masks.load(self.cursor)
         self.touched = []
         self._seq = 0

@@ -30,6 +30,7 @@ from gemot.server.state import (
     locks,
     retries,
     session,
+    txn,
 )
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta, RestoreMark
@@ -213,7 +214,7 @@ class State:
         allowed: Allowed | None = None
         if self._authorizer is not ALLOW_ALL:
             require(self._authorizer, accessor, operations(query))
-            allowed = self._allowed_to(accessor)
+            allowed = self.allowed_to(accessor)
         return Reading(
             cursor=cursor,
             meta=meta,
@@ -224,7 +225,9 @@ class State:
             transaction=transaction,
         )
 
-    def _allowed_to(self, accessor: str) -> Allowed:
+    def allowed_to(self, accessor: str) -> Allowed:
+        """What this accessor may do, by the state as it is."""
+
         def allowed(operation: Operation) -> bool:
             return self._authorizer.allowed(accessor, operation)
 
@@ -437,5 +440,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **autopilot.READERS,
     **coordinate.READERS,
     **session.READERS,
+    **txn.READERS,
 }
 """Who answers which query."""

@@ -200,12 +200,20 @@ create table lock_delay (
 create index lock_delay_by_time on lock_delay (until_ms, key);
 """
 
+_FORMAT_GUARDS = """
+create table guard (
+    resource blob primary key,
+    fence integer not null
+) without rowid;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _FORMAT_1,
     _FORMAT_AUTOPILOT,
     _FORMAT_RESTORE,
     _FORMAT_COORDINATES,
     _FORMAT_SESSIONS,
+    _FORMAT_GUARDS,
 )
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
@@ -219,6 +227,7 @@ SINCE: dict[str, int] = {
     "lease": 5,
     "held": 5,
     "lock_delay": 5,
+    "guard": 6,
 }
 """The format that brought a table; of those that are not here, the first."""
 

@@ -18,6 +18,7 @@ from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
+from gemot.server.model.txn import ReadTxn
 from gemot.server.state.names import topic_key
 from gemot.server.state.prefixes import Prefixes
 
@@ -70,6 +71,8 @@ def topics(query: Query) -> tuple[Topic, ...]:
         return (("session", topic_key(query.id)),)
     if isinstance(query, Sessions):
         return (("node-sessions", topic_key(query.node)) if query.node else ("sessions", b""),)
+    if isinstance(query, ReadTxn):  # nobody is told of it again: it is asked once
+        return ()
     if isinstance(query, Nodes):
         return (("nodes", b""),)
     table: Topic = ("services", b"") if isinstance(query, Services) else ("checks", b"")

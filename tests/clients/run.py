@@ -40,6 +40,7 @@ IN_SCOPE = {
     "tests/api/test_event.py",
     "tests/api/test_session.py",
     "tests/api/test_status.py",
+    "tests/api/test_txn.py",
     "tests/test_aio.py",
 }
 NEEDS_NO_AGENT = {"tests/test_base.py", "tests/test_callback.py", "tests/test_std.py", "tests/test_utils.py"}

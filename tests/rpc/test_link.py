@@ -46,12 +46,25 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import (
+    FoundCheck,
+    FoundKey,
+    FoundNode,
+    FoundService,
+    KvOp,
+    NodeOp,
+    ReadTxn,
+    Txn,
+    TxnAnswer,
+    TxnError,
+)
 from gemot.server.raft.types import CampaignNow
 from gemot.server.rpc.client import PING_EVERY_MS, SILENT_AFTER_MS, Link
 from gemot.server.rpc.frame import GREETING, MAX_FRAME_BYTES, FrameReader, Kind
 from gemot.server.rpc.message import (
     COORDINATES,
     FEATURES,
+    SESSIONS,
     Apply,
     Ask,
     Bookmark,
@@ -193,6 +206,14 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (CoordinateOf("n1"), [None, PLACE]),
     (SessionInfo("s1"), [None, LivingSession(SESSION, 9_000), LivingSession(Session("s2", "n1"), -1)]),
     (Sessions(), [[], [SESSION]]),
+    (
+        ReadTxn((KvOp("get", b"k"), NodeOp("get", NODE))),
+        [
+            TxnAnswer((), (TxnError(1, "why", "forbidden"),)),
+            TxnAnswer((FoundKey(KvEntry(b"k", b"\xff", 0, 0, "", 3, 4)), FoundNode(NODE)), ()),
+            TxnAnswer((FoundService(SERVICE), FoundCheck(CHECK)), ()),
+        ],
+    ),
 ]
 
 
@@ -297,6 +318,9 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Apply(CreateSession(Session("s1", "web1")), "", None), (), "sessions"),
         (Apply(DestroySession("s1"), "", None), (), "sessions"),
         (Forward(RenewSession("s1"), "", None), (), "sessions"),
+        (Apply(Txn((KvOp("set", b"a"),)), "", None), (SESSIONS,), "transactions"),
+        (Forward(Txn(()), "", None), (SESSIONS,), "transactions"),
+        (Ask(ReadTxn((KvOp("get", b"a"),)), Options()), (SESSIONS,), "transactions"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

@@ -26,6 +26,7 @@ from gemot.server.model.kv import KvDelete, KvGet, KvPurge, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.session import Session as CatalogSession
+from gemot.server.model.txn import MAX_OPS, CheckFence, FenceGuard, KvOp, Txn
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.raft.types import CampaignNow, Message
 from gemot.server.rpc import session as session_module
@@ -285,7 +286,17 @@ def test_sessions_are_begun_renewed_and_ended_from_outside(command: Command) -> 
         assert [asked for _, asked in talk.tier.asked] == [call]
 
 
-@pytest.mark.parametrize("number", range(9))
+def test_transactions_are_asked_from_outside() -> None:
+    command = Txn((KvOp("set", b"a"), CheckFence(b"b", 1), FenceGuard(b"r", 1)))
+    for talk, call in (
+        (Talk().greet(client(1)), Apply(command, "", RETRY)),
+        (Talk().greet(server(2)), Forward(command, "", RETRY)),
+    ):
+        talk.call(1, call)
+        assert [asked for _, asked in talk.tier.asked] == [call]
+
+
+@pytest.mark.parametrize("number", range(12))
 def test_a_write_that_no_log_could_hold_is_refused_at_the_door(number: int) -> None:
     write = (
         Apply(KvSet(b"k", bytes(MAX_COMMAND_BYTES)), "", None),
@@ -297,6 +308,9 @@ def test_a_write_that_no_log_could_hold_is_refused_at_the_door(number: int) -> N
         Apply(KvSet(b"k", b""), "", RetryId(b"o", 1, 1)),
         Apply(KvSet(b"k", b""), "", RetryId(bytes(65), 1, 0)),
         Apply(KvSet(b"k", b""), "", RetryId(b"", 1, 0)),
+        Apply(Txn((KvOp("get", b"k"),) * (MAX_OPS + 1)), "", None),
+        Apply(Txn((KvOp("set", b"k"), KvOp("set", bytes(4097)))), "", None),
+        Apply(Txn((CheckFence(bytes(4097), 1),)), "", None),
     )[number]
     talk = Talk().greet()
     talk.call(1, write)

@@ -8,7 +8,8 @@ from gemot.server.features import Features
 from gemot.server.model.errors import Busy
 from gemot.server.model.kv import KvSet
 from gemot.server.model.session import CreateSession, Session
-from gemot.server.rpc.message import COORDINATES, FEATURES, SESSIONS
+from gemot.server.model.txn import KvOp, Txn
+from gemot.server.rpc.message import COORDINATES, FEATURES, SESSIONS, TXN
 
 BEGIN = CreateSession(Session("s1", "web1"))
 
@@ -40,6 +41,21 @@ def test_no_session_begins_before_all_know_sessions_and_who_does_not_is_named(fe
     assert features.refuse(KvSet(b"a", b""), str) is None
     features.hear("id3", FEATURES)
     assert features.refuse(BEGIN, str) is None
+
+
+def test_no_transaction_is_written_before_all_know_them_either(features: Features) -> None:
+    command = Txn((KvOp("set", b"a"),))
+    features.hear("id2", FEATURES)
+    features.hear("id3", tuple([known for known in FEATURES if known != TXN]))
+    refused = features.refuse(command, str)
+    assert isinstance(refused, Busy)
+    assert refused.message == (
+        "transactions wait until every server has said that its release knows them, and these have not: id3; "
+        "upgrade them, or start or remove those that are down"
+    )
+    assert features.refuse(BEGIN, str) is None
+    features.hear("id3", FEATURES)
+    assert features.refuse(command, str) is None
 
 
 def test_one_that_went_back_to_an_older_release_is_waited_for_again(features: Features) -> None:

@@ -11,6 +11,7 @@ from gemot.server.model.catalog import Deregister, Node, Register
 from gemot.server.model.command import Command
 from gemot.server.model.errors import Busy
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvSet
+from gemot.server.model.txn import CheckFence, FenceGuard, KvOp, Txn, TxnOp
 from gemot.server.raft.node import Raft
 from gemot.server.rpc.message import Member, Report, decode_call, encode
 from gemot.server.space import LEAST_BYTES, Room, Sizes, Space, SpaceConfig, room
@@ -163,6 +164,18 @@ def test_a_follower_minds_only_its_own_disk() -> None:
 
 
 # -- what is accepted ----------------------------------------------------------------------------------
+
+
+FREEING = [KvOp("delete", b"k"), KvOp("delete-tree", b"a"), KvOp("check-index", b"k"), CheckFence(b"k", 1)]
+
+
+@pytest.mark.parametrize("op", [KvOp("set", b"k"), KvOp("unlock", b"k"), FenceGuard(b"r", 1)])
+def test_a_transaction_frees_if_all_of_it_does(op: TxnOp) -> None:
+    scene = Scene()
+    scene.own(MIB)
+    scene.look()
+    assert not scene.refused(Txn(tuple(FREEING)))
+    assert scene.refused(Txn((*FREEING, op)))
 
 
 @pytest.mark.parametrize("command", [KvDelete(b"k"), KvDeletePrefix(b""), Deregister("web1")])

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,6 +46,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import CheckFence, FenceGuard, KvOp, KvVerb, NodeOp, Txn, decode
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
 from gemot.server.state.watch import Hub, topics
 
@@ -135,11 +136,34 @@ _locks: st.SearchStrategy[Command] = st.one_of(
     st.builds(KvSet, key=_key, value=_value, acquire=_session_id),
     st.builds(KvSet, key=_key, value=_value, release=_session_id),
 )
+_key_ops = st.builds(
+    KvOp,
+    verb=st.sampled_from([*get_args(KvVerb), "set", "get-or-empty"]),
+    key=_key,
+    value=_value,
+    index=st.integers(0, 30),
+    session=_session_id,
+)
+_txns: st.SearchStrategy[Command] = st.builds(
+    Txn,
+    ops=st.lists(
+        st.one_of(
+            _key_ops,
+            _key_ops,
+            st.builds(KvOp, verb=st.sampled_from(["set", "get-tree", "delete-tree"]), key=_key),
+            st.builds(NodeOp, verb=st.sampled_from(["set", "delete"]), node=_node),
+            st.builds(CheckFence, key=_key, fence=st.integers(4, 40)),
+            st.builds(FenceGuard, resource=st.sampled_from([b"r", b"q"]), fence=st.integers(1, 5)),
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(tuple),
+)
 _living: st.SearchStrategy[Command] = st.one_of(
     st.builds(Register, node=_node, checks=st.tuples(_check)), _catalog_commands
 )
 _commands = st.lists(
-    st.one_of(_kv_commands, _catalog_commands, _coordinates, _upkeep, _locks), min_size=1, max_size=40
+    st.one_of(_kv_commands, _catalog_commands, _coordinates, _upkeep, _locks, _txns), min_size=1, max_size=40
 )
 _sessions_most = st.lists(st.one_of(_living, _locks, _locks, _kv_commands, _upkeep), min_size=10, max_size=60)
 _kv_only = st.lists(st.one_of(_kv_commands, _kv_commands, _upkeep), min_size=1, max_size=50)
@@ -204,7 +228,8 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
             (outcome,) = one.apply(command)
             wanted = model.apply(command, one.index, one.time_ms)
             if isinstance(outcome.result, Applied) and not isinstance(command, KvPurge):
-                assert outcome.result.value == wanted, command
+                found = outcome.result.value
+                assert (not decode(found).errors if isinstance(command, Txn) else found) == wanted, command
             else:
                 assert isinstance(command, KvPurge) or (isinstance(outcome.result, RuleFailed) and not wanted)
             woken = hub.wake(outcome.touched)
@@ -238,6 +263,15 @@ def test_sessions_and_locks_answer_as_the_model_does_and_every_change_moves_its_
 
 
 @_bounded
+@given(st.lists(st.one_of(_txns, _txns, _locks, _kv_commands, _upkeep), min_size=5, max_size=40))
+def test_transactions_answer_as_the_model_does_and_every_change_moves_its_index_and_wakes(
+    commands: list[Command],
+) -> None:
+    alive = [Register(Node(name, "10.0.0.1"), checks=ALIVE) for name in NODES]
+    _run([*alive, *commands], [*KV_QUERIES, *SESSION_QUERIES, *CATALOG_QUERIES])
+
+
+@_bounded
 @given(_kv_only)
 def test_keys_answer_as_the_model_does_and_every_change_moves_its_index_and_wakes(
     commands: list[Command],
@@ -260,7 +294,7 @@ def test_a_command_that_changes_no_row_touches_nothing_and_moves_no_index(comman
     with _one() as one:
         for command in commands:
             one.apply(command)
-            if isinstance(command, KvPurge | ReapTombstones | KvDelete | KvDeletePrefix | KvSet):
+            if isinstance(command, KvPurge | ReapTombstones | KvDelete | KvDeletePrefix | KvSet | Txn):
                 continue
             before = [one.read(query) for query in queries]
             assert one.touched(command) == (), "the same again"

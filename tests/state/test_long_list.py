@@ -30,6 +30,7 @@ from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthSta
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Query
 from gemot.server.model.session import CreateSession, Session, SessionInfo, Sessions
+from gemot.server.model.txn import KvOp, ReadTxn
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.state.scope import TOMBSTONES_A_ROW, LongList
 
@@ -55,6 +56,7 @@ LISTS: list[tuple[Query, int]] = [
     (Nodes(near="n0"), ROWS),
     (Sessions(), ROWS),
     (Sessions("n0"), 1),
+    (ReadTxn((KvOp("get", b"k0"), KvOp("get-tree", b"k"), KvOp("get-tree", b"k1"))), ROWS + 1),
 ]
 """Each query, and how many rows it looks at."""
 

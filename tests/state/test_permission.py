@@ -43,6 +43,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import CheckFence, CheckOp, FenceGuard, KvOp, NodeOp, ReadTxn, ServiceOp, Txn
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
 from gemot.server.state.permission import Operation, operations
 
@@ -75,11 +76,22 @@ COMMANDS: list[tuple[Command, str]] = [
     (DestroySession("unknown"), ""),
     (RenewSession("s1"), "session:write n1"),
     (EndLeases((("s1", 0),)), ""),
+    (Txn(()), ""),
+    (Txn((KvOp("set", b"a"), KvOp("lock", b"a", session="s1"), KvOp("delete", b"a"))), "key:write a"),
+    (Txn((KvOp("delete-tree", b"a/"), KvOp("check-index", b"b"))), "key-prefix:write a/, key:read b"),
+    (Txn((KvOp("get-tree", b"a/"), NodeOp("get", N1))), ""),
+    (Txn((CheckFence(b"a", 1), FenceGuard(b"r", 1))), "key:read a, key:write r"),
+    (Txn((NodeOp("set", N1), NodeOp("delete-cas", N1))), "node:write n1"),
+    (Txn((ServiceOp("set", "n1", Service("s", "web")),)), "service:write web"),
+    (Txn((ServiceOp("delete", "n1", Service("known", "")),)), "service:write db"),
+    (Txn((CheckOp("set", Check("n1", "c", "c")),)), "node:write n1"),
+    (Txn((CheckOp("set", Check("n1", "c", "c", service_id="known")),)), "node:write n1, service:write db"),
 ]
 QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
     Coordinates(), CoordinateOf("n1"), SessionInfo("s1"), Sessions(), Sessions("n1"),
+    ReadTxn((KvOp("get", b"a"),)),
 ]  # fmt: skip
 
 

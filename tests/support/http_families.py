@@ -13,6 +13,7 @@ from gemot.agent.http import (
     catalog,
     coordinate,
     event,
+    fence,
     health,
     joining,
     keyring,
@@ -20,6 +21,7 @@ from gemot.agent.http import (
     operator,
     session,
     status,
+    txn,
 )
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
@@ -61,6 +63,8 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
         stats = {"agent": {"checks": "0"}}
         routes = [
             *kv.routes(servers=servers, datacenter="dc1"),
+            *fence.routes(servers=servers, datacenter="dc1"),
+            *txn.routes(servers=servers, datacenter="dc1"),
             *catalog.routes(servers=servers, datacenter="dc1", node="n1", views=views),
             *health.routes(servers=servers, datacenter="dc1", node="n1", views=views),
             *status.routes(servers=servers, datacenter="dc1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
+from gemot.server.model.txn import CheckFence, FenceGuard, KvOp, NodeOp, Txn, TxnOp
 
 replace = msgspec.structs.replace
 
@@ -49,11 +51,14 @@ class NaiveState:
         self.services: dict[tuple[str, str], Service] = {}
         self.checks: dict[tuple[str, str], Check] = {}
         self.places: dict[str, NodeCoordinate] = {}
+        self.guards: dict[bytes, int] = {}
         self.locks = NaiveLocks()
 
     def apply(self, command: Command, index: int, time_ms: int = 0) -> bool | int:
         self.index = index
         self.locks.time_ms = time_ms
+        if isinstance(command, Txn):
+            return self._transact(command)
         if isinstance(command, KvSet):
             return self._set(command)
         if isinstance(command, CreateSession | DestroySession | RenewSession | EndLeases):
@@ -75,6 +80,51 @@ class NaiveState:
         elif isinstance(command, SetCoordinates):
             return sum([self._place(row) for row in command.rows])
         return True
+
+    def _transact(self, command: Txn) -> bool:
+        """On a copy, which becomes the state if nothing failed. False if something did."""
+        self.locked: set[bytes] = set()
+        before = copy.deepcopy(self.__dict__)
+        if all([self._operate(op) for op in command.ops]):
+            return True
+        self.__dict__.update(before)
+        return False
+
+    def _operate(self, op: TxnOp) -> bool:
+        if isinstance(op, FenceGuard):
+            self.guards[op.resource] = max(op.fence, greatest := self.guards.get(op.resource, 0))
+            return op.fence >= greatest
+        if isinstance(op, NodeOp):
+            command = Register(op.node) if op.verb == "set" else Deregister(op.node.node)
+            return bool(self.apply(command, self.index, self.locks.time_ms))
+        assert isinstance(op, KvOp | CheckFence)
+        entry = self.kv.get(op.key)
+        if isinstance(op, CheckFence):
+            return entry is not None and bool(entry.session) and entry.fence == op.fence
+        verb = op.verb
+        if verb in ("delete", "delete-cas"):
+            stale = verb == "delete-cas" and entry is not None and entry.modify_index != op.index
+            if not stale:
+                self.kv.pop(op.key, None)
+            return not stale
+        if verb == "delete-tree":
+            self.kv = {key: row for key, row in self.kv.items() if not key.startswith(op.key)}
+            return True
+        if verb in ("set", "cas", "lock", "unlock"):
+            cas = op.index if verb == "cas" else None
+            acquire, release = [op.session if verb == this else None for this in ("lock", "unlock")]
+            again = op.key in self.locked and (entry is None or entry.session != op.session)
+            done = bool(self._set(KvSet(op.key, op.value, op.flags, cas, acquire, release)))
+            if verb == "lock":
+                self.locked.add(op.key)
+            return done and not (verb == "lock" and again)
+        if verb == "check-not-exists":
+            return entry is None
+        if entry is None:
+            return verb in ("get-or-empty", "get-tree")
+        if verb == "check-index":
+            return entry.modify_index == op.index
+        return verb != "check-session" or entry.session == op.session
 
     def _place(self, row: NodeCoordinate) -> bool:
         before = self.places.get(row.node)

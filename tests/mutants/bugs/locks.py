@@ -1,4 +1,5 @@
-"""Bugs of sessions and locks: leases that end early or never, fences that stand still, locks that stay."""
+"""Bugs of sessions, locks and transactions: leases that end early or never, fences that stand still, locks
+that stay, and parts of what was to be done as a whole."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from gemot.server.leader import Leader
 from gemot.server.model.kv import KvSet
 from gemot.server.model.session import EndLeases, Lease, RenewSession, Session
 from gemot.server.state import kv, locks, session
+from gemot.server.state import txn as transactions
 from gemot.server.state.scope import Writing
 
 SESSIONS = "tests/state/test_session.py"
 LOCKS = "tests/state/test_kv.py"
+TRANSACTIONS = "tests/state/test_txn.py"
 
 
 @bug(35, tests=(SESSIONS,))
@@ -180,3 +183,28 @@ def whoever_asks_releases_a_lock(patch: Patch) -> None:
         return lock(writing, command, old)
 
     patch.setattr(kv, "_lock", lock_of_all)
+
+
+@bug(18, tests=(TRANSACTIONS,), simulated=False)
+def a_failed_transaction_hides_what_it_was_to_delete(patch: Patch) -> None:
+    """Rows come back when it is undone, and the range that it deleted stays masked in memory."""
+    undo = Writing.undo
+
+    def without_masks(self: Writing, kept: Any) -> None:
+        undo(self, kept._replace(masks=self.masks.changes))
+
+    patch.setattr(Writing, "undo", without_masks)
+
+
+@bug(18, tests=(TRANSACTIONS,), simulated=False)
+def a_deleted_range_spares_what_its_transaction_wrote(patch: Patch) -> None:
+    """What was written in the entry that deletes the range has its index, and is not older."""
+    patch.setattr(Writing, "changed", lambda self, topic, prefix: [])
+
+
+@bug(40, tests=(TRANSACTIONS,), simulated=False)
+def a_released_fence_still_guards(patch: Patch) -> None:
+    """The key keeps the fence of its last holder, and nobody asks whether it is held."""
+    patch.setattr(
+        transactions, "holds", lambda entry, check: entry is not None and entry.fence == check.fence
+    )
