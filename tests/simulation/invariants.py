@@ -141,8 +141,11 @@ class Invariants:
             )
 
     def wiped(self, node: Node) -> None:
-        """Its disk is gone. Nobody with its id may vote before a set without it is committed."""
-        if node.member.id in self.voters and node.member.id not in self.void:
+        """Its disk is gone. Nobody with its id may vote before a set without it is committed.
+
+        A set counts from when a leader has it in its log: what this one acknowledged may be committed by it.
+        """
+        if node.member.id not in self.void and any(node.member.id in voters for voters in self.sets()):
             self.void[node.member.id] = dict(node.durable_terms)
         self._durable_terms.pop(node.name, None)
         self._marks.pop(node.name, None)
@@ -232,9 +235,10 @@ class Invariants:
         """Whoever is out of the committed set owes nothing any more, and may begin anew."""
         assert node.opened is not None
         voters = node.opened.raft.voters_at(self.commit)
-        if voters != self.voters:
-            self.voters = voters
-            self.void = {id: held for id, held in self.void.items() if id in voters}
+        self.voters = voters
+        if self.void:
+            known = [id for voters in self.sets() for id in voters]
+            self.void = {id: held for id, held in self.void.items() if id in known}
 
     def _check_state(self, node: Node) -> None:
         """Who has applied the same has the same state, and the same voters."""
