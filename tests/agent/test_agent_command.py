@@ -203,8 +203,8 @@ def hanging(agent: Agent, folder: Path) -> Iterator[None]:
 
 
 def stubborn(folder: Path) -> dict[str, Any]:
-    """A configuration whose template runs a command that does not end and heeds no signal."""
-    command = ["/bin/sh", "-c", f"trap '' TERM INT; touch {folder / 'began'}; while :; do sleep 1; done"]
+    """A configuration whose template runs a command that heeds no signal, and ends long after the test."""
+    command = ["/bin/sh", "-c", f"trap '' TERM INT; touch {folder / 'began'}; sleep 120"]
     return {
         "templates": [{"contents": "x", "destination": str(folder / "out"), "command": command}],
         "checks": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -44,10 +46,19 @@ def at_terminal(shell: Shell, *arguments: str) -> tuple[int, str, str]:
             [*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=its, cwd=shell.folder, env=shell.environ
         )
         out, _ = child.communicate(timeout=PATIENCE_S)
-        return child.returncode, out.decode(), os.read(ours, 65_536).decode().replace("\r\n", "\n")
     finally:
         os.close(its)
-        os.close(ours)
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        return child.returncode, out.decode(), _all_of(screen).decode().replace("\r\n", "\n")
+
+
+def _all_of(screen: FileIO) -> bytes:
+    """One read need not give all; where nobody has the other end any more Linux ends with EIO."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while more := screen.read(65_536):
+            found += more
+    return found
 
 
 @pytest.mark.parametrize(

@@ -145,12 +145,19 @@ class Invariants:
 
         A set counts from when a leader has it in its log: what this one acknowledged may be committed by it.
         """
-        if node.member.id not in self.void and any(node.member.id in voters for voters in self.sets()):
+        if node.member.id not in self.void and node.member.id in self._counted():
             self.void[node.member.id] = dict(node.durable_terms)
         self._durable_terms.pop(node.name, None)
         self._marks.pop(node.name, None)
         self._synced.pop(node.name, None)
         self._votes = {vote: to for vote, to in self._votes.items() if vote[0] != node.member.id}
+
+    def _counted(self) -> list[str]:
+        """Whose acknowledgements count: voters by the committed set, and by those that leaders go by."""
+        leading = [
+            n.opened.raft for n in self._nodes if n.opened is not None and n.member.id == n.opened.raft.leader
+        ]
+        return [*self.voters, *[id for raft in leading for id in raft.voters]]
 
     def sets(self) -> list[tuple[str, ...]]:
         """The voter sets that somebody may count by: the committed one, and each server's newest."""
@@ -237,8 +244,8 @@ class Invariants:
         voters = node.opened.raft.voters_at(self.commit)
         self.voters = voters
         if self.void:
-            known = [id for voters in self.sets() for id in voters]
-            self.void = {id: held for id, held in self.void.items() if id in known}
+            counted = self._counted()
+            self.void = {id: held for id, held in self.void.items() if id in counted}
 
     def _check_state(self, node: Node) -> None:
         """Who has applied the same has the same state, and the same voters."""
