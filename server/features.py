@@ -14,6 +14,8 @@ from gemot.server.model.session import CreateSession
 from gemot.server.model.txn import Txn
 from gemot.server.rpc.message import SESSIONS, TXN
 
+_NEEDED: dict[type, str] = {CreateSession: SESSIONS, Txn: TXN}
+
 
 class Features:
     """`servers` are those that are sent the log, by id; `begun` says of a feature that the log has had it."""
@@ -42,7 +44,7 @@ class Features:
 
     def refuse(self, command: Command, name: Callable[[str], str]) -> Busy | None:
         """Why a command is not proposed yet. Of sessions it is the first one: all others come after it."""
-        feature = {CreateSession: SESSIONS, Txn: TXN}.get(type(command))
+        feature = _NEEDED.get(type(command))
         if feature is None or not (others := self.without(feature)):
             return None
         return Busy(

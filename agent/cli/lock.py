@@ -122,6 +122,8 @@ _PATIENCES = (("try", "patience"), ("timeout", "timeout"))
 
 def _read_words(words: Sequence[str], *, shell: bool) -> tuple[str, tuple[str, ...]]:
     prefix, child = words[0] if words else "", tuple(words[1:])
+    if child[:1] == ("--",):
+        child = child[1:]  # as other programs part their own words from a command's
     if not prefix.strip("/") or not child or not child[0]:
         raise click.ClickException("give a prefix and a command: gemot lock jobs/nightly ./nightly.sh")
     if shell and len(child) > 1:

@@ -26,6 +26,7 @@ from gemot.server.model.errors import BadRequest, GemotError, NotFound, RuleFail
 from gemot.server.model.query import Options
 from gemot.server.model.session import (
     DEFAULT_LOCK_DELAY_MS,
+    MAX_CHECKS,
     MAX_TTL_MS,
     CreateSession,
     DestroySession,
@@ -40,7 +41,6 @@ REMAINING = "X-Gemot-Session-Remaining"
 """What is left of the TTL, as a duration, when the answer was given; of a lease that this very request began,
 from when the request was sent. Absent without a TTL."""
 
-MAX_CHECKS = 64
 MAX_NAME_BYTES = 1024
 MAX_NODE_BYTES = 512
 BELOW_IT_COUNTS_SECONDS = 1000

@@ -7,8 +7,6 @@ when its node leaves the catalog, or when one of its checks turns critical or go
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 MAX_TTL_MS = 86_400_000
@@ -18,7 +16,8 @@ LEAST_TTL_MS = 1_000
 MAX_LOCK_DELAY_MS = 60_000
 DEFAULT_LOCK_DELAY_MS = 15_000
 
-Behavior = Literal["release", "delete"]
+MAX_CHECKS = 64
+"""That one session names."""
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -17,6 +17,7 @@ from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check
 from gemot.server.model.session import (
     LEAST_TTL_MS,
+    MAX_CHECKS,
     MAX_TTL_MS,
     CreateSession,
     DestroySession,
@@ -39,7 +40,6 @@ DUE_SHARE = 4
 """A lease is due a quarter of its TTL after the holder has to take it for lost: its clock may be slower than
 the leader's, and a renewal late on the way."""
 
-MAX_CHECKS = 64
 MAX_OF_NODE = 4_096
 """Sessions of one node: when it fails, all end in one entry."""
 

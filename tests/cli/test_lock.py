@@ -87,6 +87,7 @@ def test_the_command_knows_the_lock_and_its_fence(gemot: Shell) -> None:
 def test_words_are_handed_on_as_they_are(gemot: Shell) -> None:
     done = gemot("lock", "-verbose=false", "jobs/words", "printf", "%s|", "-x", "--try=y", "z z", "$HOME")
     assert done.out == "-x|--try=y|z z|$HOME|"
+    assert gemot("lock", "jobs/words", "--", "echo", "--", "-x").out == "-- -x\n"
     assert gemot("lock", "-shell", "jobs/words", "echo $((40 + 2))").out == "42\n"
     assert gemot("lock", "-pass-stdin", "jobs/words", "cat", stdin=b"\x00\xff").raw == b"\x00\xff"
 
@@ -112,6 +113,7 @@ def test_how_the_command_ended_counts_only_when_asked(
     ("arguments", "told"),
     [
         (["jobs/x"], "give a prefix and a command"),
+        (["jobs/x", "--"], "give a prefix and a command"),
         (["/", "true"], "give a prefix and a command"),
         ([], "give a prefix and a command"),
         (["-n=2", "jobs/x", "true"], "-n: 2 holders at once is a semaphore, which is not there yet"),

@@ -16,35 +16,19 @@ from pathlib import Path
 import pytest
 from support.cluster import Agent, Cluster, wait_for
 from support.dev_agent import PROGRAM
+from support.session_cluster import PATIENCE_S, session_cluster
 
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import Refused
 from gemot.agent.client.lock import Lock
 
-PATIENCE_S = 90.0
 TTL = "3s"
 INSIDE = 'echo "$$ $PPID" > {name}.pid; while :; do echo "$GEMOT_LOCK_FENCE" >> inside; sleep 0.02; done'
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("lock"), servers=3, clients=2)
-    for agent in cluster.agents:
-        agent.write_config(session_ttl_min="1s")
-    try:
-        cluster.start()
-        wait_for(lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents)
+    with session_cluster(tmp_path_factory.mktemp("lock")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
-
-
-def can_begin(agent: Agent) -> bool:
-    try:
-        agent.put(f"/v1/session/destroy/{agent.put('/v1/session/create')['ID']}")
-    except Refused:
-        return False
-    return True
 
 
 class Holder:

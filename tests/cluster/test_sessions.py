@@ -11,33 +11,17 @@ from typing import Any
 
 import pytest
 from support.cluster import Agent, Cluster, wait_for
+from support.session_cluster import PATIENCE_S, session_cluster
 
 from gemot.agent.client.connection import Refused, Reply
 
-PATIENCE_S = 90.0
 TTL_S = 2.0
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path_factory.mktemp("sessions"), servers=3, clients=2)
-    for agent in cluster.agents:
-        agent.write_config(session_ttl_min="1s")
-    try:
-        cluster.start()
-        wait_for(lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents)
+    with session_cluster(tmp_path_factory.mktemp("sessions")) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
-
-
-def can_begin(agent: Agent) -> bool:
-    """Its node is in the catalog, and every server has said that it knows sessions."""
-    try:
-        put(agent, f"session/destroy/{begin(agent)}")
-    except Refused:
-        return False
-    return True
 
 
 def put(agent: Agent, path: str, body: bytes = b"", **params: Any) -> Reply:
