@@ -29,6 +29,7 @@ from gemot.server.model.catalog import (
     Services,
     Weights,
 )
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
@@ -171,8 +172,8 @@ def locate(query: Query) -> str:
             return f"/v1/session/info/{escape(id)}"
         case Sessions(node=node):
             return f"/v1/session/node/{escape(node)}" if node else "/v1/session/list"
-        case ReadTxn():
-            raise AssertionError("a transaction is not read by its path")
+        case ReadTxn() | KvChanges():
+            raise AssertionError(f"{type(query).__name__} is not read by its path")
 
 
 def read_back(query: Query, body: bytes) -> Any:

@@ -20,7 +20,8 @@ import msgspec
 
 from gemot.server.confirm import Confirmations
 from gemot.server.lists import LongLists
-from gemot.server.model.errors import Busy, GemotError, StorageFailed, Unavailable
+from gemot.server.model.changes import KvChanges
+from gemot.server.model.errors import BadRequest, Busy, GemotError, StorageFailed, Unavailable
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Options, Query
 from gemot.server.ports import Random, Reader, Timer
 from gemot.server.state.scope import LongList
@@ -144,6 +145,7 @@ class Reads:
         self._subscriptions: dict[_Waiter, None] = {}
         self._parked: dict[_Parked, None] = {}
         self._held = False
+        self._told_to = state.index
         self._due: list[tuple[_Waiter, Answer | GemotError]] = []
         self._count = 0
 
@@ -154,6 +156,9 @@ class Reads:
 
         For a leader it waits `hold_ms`, or as long as this server gives (0).
         """
+        if isinstance(query, KvChanges) and options.index not in (0, query.after):
+            done(BadRequest(f"changes behind {query.after} cannot be waited for at {options.index}"))
+            return _nothing
         return self._query(query, options, accessor, done, floor=0, hold_ms=hold_ms)
 
     def _query(
@@ -188,6 +193,9 @@ class Reads:
         Answers come from this server's state without a confirmation: they are ordered and gap-free in
         their last state, and as fresh as this server's contact with the leader.
         """
+        if isinstance(query, KvChanges):
+            done(BadRequest("changes are not subscribed to: they are read, each time behind those before"))
+            return _nothing
         if self._count >= MAX_WAITERS:
             done(_too_many())
             return _nothing
@@ -200,13 +208,15 @@ class Reads:
 
     def on_applied(self, touched: list[Topic]) -> None:
         self._confirmations.on_applied()
+        quiet_to, self._told_to = self._told_to, self._state.index
         for group in self._hub.wake(touched):
-            self._evaluate(group)
+            self._evaluate(group, quiet_to=quiet_to)
 
     def on_replaced(self) -> None:
         """The state was replaced by a snapshot: everyone looks again."""
         self._confirmations.on_applied()
         self._held = False
+        self._told_to = self._state.index
         for group in self._hub.wake_all():
             self._evaluate(group)
         for parked in list(self._parked):
@@ -310,7 +320,8 @@ class Reads:
                 waiter.done(result)
 
         group = waiter.group
-        waiter.cancel_again = self._query(group.query, again, group.accessor, answered, floor=options.index)
+        query = group.query if group.long else _behind(group.query, self._told_to)
+        waiter.cancel_again = self._query(query, again, group.accessor, answered, floor=options.index)
 
     def _join(
         self, query: Query, accessor: str, index: int, done: Done, *, once: bool, floor: int = 0
@@ -362,11 +373,14 @@ class Reads:
         knows, last_ms = self._contact.knows_leader(), self._contact.last_contact_ms()
         return Answer(value, index, knows, last_ms, self._state.epoch)
 
-    def _evaluate(self, group: _Group, only: _Waiter | None = None) -> None:
-        """Read once for the whole group; whoever's index is passed is due an answer."""
+    def _evaluate(self, group: _Group, only: _Waiter | None = None, *, quiet_to: int = 0) -> None:
+        """Read once for the whole group; whoever's index is passed is due an answer.
+
+        It is known that nothing of the group's changed from when it was looked at last to `quiet_to`.
+        """
         if self._held:
             return
-        answer = self._look(group.query, group.accessor) if not group.long else None
+        answer = self._look(_behind(group.query, quiet_to), group.accessor) if not group.long else None
         if answer is None:
             self._ask_reader(group)
         else:
@@ -417,6 +431,13 @@ class Reads:
         for waiter, answer in now:
             if not waiter.cancelled:
                 waiter.done(answer)
+
+
+def _behind(query: Query, quiet_to: int) -> Query:
+    """The same, without looking once more through the changes of others."""
+    if isinstance(query, KvChanges) and query.after < quiet_to:
+        return KvChanges(query.key, query.prefix, quiet_to)
+    return query
 
 
 def _raised(answer: Answer | GemotError, floor: int, applied: int) -> Answer | GemotError:

@@ -18,6 +18,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.changes import KvChanges, Told
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
@@ -42,6 +43,7 @@ Query = (
     | SessionInfo
     | Sessions
     | ReadTxn
+    | KvChanges
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -98,6 +100,7 @@ VALUES: dict[type, Any] = {
     SessionInfo: LivingSession | None,
     Sessions: list[Session],
     ReadTxn: TxnAnswer,
+    KvChanges: Told,
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 

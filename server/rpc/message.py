@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import PeerBroke
@@ -40,7 +41,10 @@ SESSIONS = "sessions"
 TXN = "transactions"
 """`Txn` and `ReadTxn`."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN)
+CHANGES = "changes"
+"""`KvChanges`."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -396,6 +400,8 @@ def feature_of(call: Call) -> str:
             return SESSIONS
         if isinstance(call.query, ReadTxn):
             return TXN
+        if isinstance(call.query, KvChanges):
+            return CHANGES
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
         if isinstance(call.command, Txn):

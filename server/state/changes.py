@@ -3,16 +3,41 @@
 A row is (index, seq, topic, key, op, row): `seq` orders the changes of one entry, `key` is a key of the
 family (`kv`: the key or the deleted prefix; `node`, `service`, `check`: folded names, NUL between), `row` the
 word as it then stood, or None where it was deleted. Rows of a batch are written together at its end.
+
+What was trimmed leaves one row of the topic `trimmed` at the index up to which it went: entries without
+changes leave no rows, so the oldest row does not say it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from gemot.server.model.changes import KvChange, KvChanges, Told
+from gemot.server.model.kv import KvEntry, KvKeys
 from gemot.server.model.upkeep import TrimChanges
-from gemot.server.state.scope import ChangeRow, Writing
+from gemot.server.state import kv
+from gemot.server.state.names import end_of_prefix
+from gemot.server.state.permission import Operation
+from gemot.server.state.scope import ChangeRow, Reading, Writing
 from gemot.server.state.tables import Cursor
 
 TRIM_ROWS = 20_000
 """Change rows that one TrimChanges removes at most."""
+
+TOLD_ROWS = 500
+TOLD_BYTES = 1 << 20
+"""Rows and bytes told at once, or those of one entry, which are never parted."""
+
+_decode = msgspec.msgpack.Decoder(KvEntry).decode
+
+_BEHIND = """select idx, seq, topic, key, op, row from change
+    where idx > :after and topic = 'kv' and (
+        key >= :low and (:high is null or key < :high)
+        or op = 'delete-prefix' and substr(:low, 1, length(key)) = key
+    ) order by idx, seq limit :most"""
 
 
 def write(cursor: Cursor, changes: list[ChangeRow]) -> None:
@@ -28,26 +53,115 @@ def trim(writing: Writing, command: TrimChanges) -> bool:
     after: int | None = cursor.execute(
         "select idx from change order by idx limit 1 offset ?", (TRIM_ROWS,)
     ).get
-    through = command.through if after is None else min(command.through, after)
+    through = min(command.through, writing.index, *(() if after is None else (after,)))
+    if through <= trimmed_to(cursor):
+        return True
     cursor.execute("delete from change where idx <= ?", (through,))
+    cursor.execute("insert into change values (?, 0, 'trimmed', x'', 'delete', null)", (through,))
     writing.ends_moved = True
     return True
 
 
 def indexes(cursor: Cursor) -> tuple[int, int]:
     """The oldest and newest index that still has rows; (0, 0) when there are none."""
-    oldest: int | None = cursor.execute("select min(idx) from change").get
-    newest: int | None = cursor.execute("select max(idx) from change").get
+    end = "select idx from change where topic != 'trimmed' order by idx {} limit 1"
+    oldest: int | None = cursor.execute(end.format("asc")).get
+    newest: int | None = cursor.execute(end.format("desc")).get
     return oldest or 0, newest or 0
+
+
+def trimmed_to(cursor: Cursor) -> int:
+    """All changes behind this index are there; 0 if none was ever trimmed."""
+    first = cursor.execute("select idx, topic from change order by idx, seq limit 1").fetchall()
+    return first[0][0] if first and first[0][1] == "trimmed" else 0
 
 
 def after(cursor: Cursor, index: int, limit: int) -> list[ChangeRow]:
     """Changes of the entries behind `index`, in order. Cut at `limit` rows: ask on from the last row's entry.
 
-    The caller first compares `index` with the oldest kept (`indexes`): what was trimmed cannot be told.
+    The caller first compares `index` with `trimmed_to`: what was trimmed cannot be told.
     """
     rows: list[ChangeRow] = cursor.execute(
-        "select idx, seq, topic, key, op, row from change where idx > ? order by idx, seq limit ?",
+        "select idx, seq, topic, key, op, row from change "
+        "where idx > ? and topic != 'trimmed' order by idx, seq limit ?",
         (index, limit),
     ).fetchall()
     return rows
+
+
+def told(reading: Reading, query: KvChanges) -> tuple[Told, int]:
+    """KvChanges: what there is behind an index, as much as is told at once.
+
+    The index of the answer passes `after` as soon as there is something to tell.
+    """
+    after, present = query.after, reading.meta.index
+    if after >= present:  # this server lags behind what the asker has seen
+        return Told([], present), min(after, max(present, 1))
+    if _is_gone(reading, query):
+        return Told([], present, compacted=True), present
+    rows = _behind(reading, query)
+    if not rows:
+        return Told([], present), max(after, 1)
+    taken = _whole_entries(rows)
+    through = present if len(taken) == len(rows) else taken[-1][0]
+    shown = [_change(row, query) for row in taken if _may_see(reading, row)]
+    return Told(shown, through), taken[-1][0] if len(taken) == len(rows) else through
+
+
+def _is_gone(reading: Reading, query: KvChanges) -> bool:
+    """Is there something behind `after` that the table does not have any more?"""
+    if query.after < reading.meta.restored_index:
+        return True
+    if trimmed_to(reading.cursor) <= query.after:
+        return False
+    # What was trimmed may all have been of others: so it is if this did not change at all since then.
+    return kv.list_keys(reading, KvKeys(query.key))[1] > query.after
+
+
+def _behind(reading: Reading, query: KvChanges) -> list[ChangeRow]:
+    """One row more than is told at once, or all there are; an entry that is cut is completed."""
+    low = query.key
+    high = end_of_prefix(low) if query.prefix else low + b"\0"
+    asked = {"after": query.after, "low": low, "high": high, "most": TOLD_ROWS + 1}
+    rows: list[ChangeRow] = reading.cursor.execute(_BEHIND, asked).fetchall()
+    if len(rows) > TOLD_ROWS and rows[0][0] == rows[-1][0]:
+        rows = reading.cursor.execute(_BEHIND, asked | {"most": -1}).fetchall()
+    reading.read += len(rows)
+    return rows + [row for row in reading.unsettled if row[0] > query.after and _is_meant(row, low, high)]
+
+
+def _is_meant(row: ChangeRow, low: bytes, high: bytes | None) -> bool:
+    _, _, topic, key, op, _ = row
+    if topic != "kv":
+        return False
+    return (key >= low and (high is None or key < high)) or (op == "delete-prefix" and low.startswith(key))
+
+
+def _whole_entries(rows: list[ChangeRow]) -> list[ChangeRow]:
+    """The first of these, up to the end of an entry: as many as are told at once, or those of one entry."""
+    size, first, end = 0, rows[0][0], 0
+    for at, row in enumerate(rows):
+        size += len(row[5] or b"")
+        if at and row[0] != rows[at - 1][0]:
+            end = at
+        if (at >= TOLD_ROWS or size > TOLD_BYTES) and row[0] != first and end:
+            return rows[:end]
+    return rows
+
+
+def _may_see(reading: Reading, row: ChangeRow) -> bool:
+    return reading.allowed is None or reading.allowed(Operation("key", row[3], "read"))
+
+
+def _change(row: ChangeRow, query: KvChanges) -> KvChange:
+    """Of a deleted range that part which was asked for."""
+    index, _, _, key, op, stored = row
+    if op == "delete-prefix":
+        own = key if len(key) > len(query.key) else query.key
+        return KvChange(index, "delete-prefix" if query.prefix else "delete", own, None)
+    if stored is None:
+        return KvChange(index, "delete", key, None)
+    return KvChange(index, "set", key, _decode(stored))
+
+
+READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {KvChanges: told}

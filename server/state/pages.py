@@ -67,7 +67,7 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
     The statements are those of a range without an end and of one with. Raises Busy if more changed meanwhile
     than the change table keeps.
     """
-    began_at, kept_from = reading.meta.index, changes.indexes(reading.cursor)[0]
+    began_at = reading.meta.index
     found: list[Row] = []
     after, renewed = prefix, False
     while True:
@@ -77,7 +77,7 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
             break
         after = page[-1][0] + b"\0"
         renewed = transaction.renew(reading) or renewed
-    return _put_right(reading, found, prefix, began_at, kept_from) if renewed else found
+    return _put_right(reading, found, prefix, began_at) if renewed else found
 
 
 def _page(reading: Reading, start: bytes, end: bytes | None, open_end: str, closed: str) -> list[Row]:
@@ -89,10 +89,9 @@ def _page(reading: Reading, start: bytes, end: bytes | None, open_end: str, clos
     return rows
 
 
-def _put_right(reading: Reading, found: list[Row], prefix: bytes, began_at: int, kept_from: int) -> list[Row]:
+def _put_right(reading: Reading, found: list[Row], prefix: bytes, began_at: int) -> list[Row]:
     """What was found in states from `began_at` on, as it is in the present one."""
-    oldest, _ = changes.indexes(reading.cursor)
-    if oldest != kept_from and not 0 < oldest <= began_at + 1:
+    if changes.trimmed_to(reading.cursor) > began_at:
         raise Busy("more changed than is kept while this list was read: ask again, or for a longer prefix")
     rows = {row[0]: row for row in found}
     deleted = Masks()

@@ -26,6 +26,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordinates
 from gemot.server.model.errors import Forbidden
@@ -133,7 +134,7 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return ()
         case Txn(ops=ops):  # each is looked at when it is tried: it may need what one before it brought
             return tuple(dict.fromkeys(needed for op in ops for needed in of_op(op, names)))
-        case ReadTxn():
+        case ReadTxn() | KvChanges():
             return ()
     raise AssertionError(f"no permission is declared for {type(asked).__name__}")
 

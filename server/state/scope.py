@@ -50,10 +50,22 @@ class Reading:
     """One query's view. The cursor, masks and meta belong to one and the same committed state.
 
     `limit` is how many rows may be read for it, -1 for any number; `read` how many were. `buried` is how many
-    tombstones there are of all keys. `transaction` is there on a worker's connection alone.
+    tombstones there are of all keys. `transaction` is there on a worker's connection alone. `unsettled` are
+    changes that are in the state and not yet in the change table.
     """
 
-    __slots__ = ("_bytes", "allowed", "buried", "cursor", "limit", "masks", "meta", "read", "transaction")
+    __slots__ = (
+        "_bytes",
+        "allowed",
+        "buried",
+        "cursor",
+        "limit",
+        "masks",
+        "meta",
+        "read",
+        "transaction",
+        "unsettled",
+    )
 
     def __init__(
         self,
@@ -65,6 +77,7 @@ class Reading:
         limit: int = -1,
         buried: int = 0,
         transaction: Renewable | None = None,
+        unsettled: list[ChangeRow] | None = None,
     ) -> None:
         self.cursor = cursor
         self.meta = meta
@@ -73,6 +86,7 @@ class Reading:
         self.limit = limit
         self.buried = buried
         self.transaction = transaction
+        self.unsettled = unsettled or []
         self.read = 0
         self._bytes = 0
 

@@ -223,6 +223,7 @@ class State:
             limit=limit,
             buried=self._buried if limit >= 0 else 0,
             transaction=transaction,
+            unsettled=self._unsettled.changes if transaction is None and self._unsettled else None,
         )
 
     def allowed_to(self, accessor: str) -> Allowed:
@@ -441,5 +442,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **coordinate.READERS,
     **session.READERS,
     **txn.READERS,
+    **changes.READERS,
 }
 """Who answers which query."""

@@ -11,7 +11,7 @@ nodes, services and checks are folded (`names.fold`) in columns, and as they wer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 APPLICATION_ID = 0x47454D54
@@ -25,7 +25,7 @@ class Cursor(Protocol):
     transaction open and keep the write-ahead log from starting over.
     """
 
-    def execute(self, statements: str, bindings: Sequence[Any] = ..., /) -> Any: ...
+    def execute(self, statements: str, bindings: Sequence[Any] | Mapping[str, Any] = ..., /) -> Any: ...
 
     def executemany(self, statements: str, sequenceofbindings: Any, /) -> Any: ...
 

@@ -13,6 +13,7 @@ from typing import Generic, Literal, TypeVar
 
 from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.kv import KvGet, KvKeys, KvList
@@ -53,6 +54,8 @@ def topics(query: Query) -> tuple[Topic, ...]:
         return (("kv", query.key),)
     if isinstance(query, KvList | KvKeys):
         return (("kv-prefix", query.prefix),)
+    if isinstance(query, KvChanges):
+        return (("kv-prefix" if query.prefix else "kv", query.key),)
     if isinstance(query, ServiceNodes | HealthService | HealthChecks):
         return (("service", topic_key(query.service)),)
     if isinstance(query, HealthNode):

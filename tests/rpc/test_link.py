@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.changes import KvChange, KvChanges, Told
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import (
     Busy,
@@ -65,6 +66,7 @@ from gemot.server.rpc.message import (
     COORDINATES,
     FEATURES,
     SESSIONS,
+    TXN,
     Apply,
     Ask,
     Bookmark,
@@ -207,6 +209,20 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (SessionInfo("s1"), [None, LivingSession(SESSION, 9_000), LivingSession(Session("s2", "n1"), -1)]),
     (Sessions(), [[], [SESSION]]),
     (
+        KvChanges(b"a", True, 7),
+        [
+            Told([], 9, compacted=True),
+            Told(
+                [
+                    KvChange(8, "set", b"a", KvEntry(b"a", b"", 0, 0, "", 3, 8)),
+                    KvChange(9, "delete", b"a", None),
+                ],
+                9,
+            ),
+            Told([KvChange(8, "delete-prefix", b"", None)], 9),
+        ],
+    ),
+    (
         ReadTxn((KvOp("get", b"k"), NodeOp("get", NODE))),
         [
             TxnAnswer((), (TxnError(1, "why", "forbidden"),)),
@@ -321,6 +337,7 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Apply(Txn((KvOp("set", b"a"),)), "", None), (SESSIONS,), "transactions"),
         (Forward(Txn(()), "", None), (SESSIONS,), "transactions"),
         (Ask(ReadTxn((KvOp("get", b"a"),)), Options()), (SESSIONS,), "transactions"),
+        (Ask(KvChanges(b"a", True, 0), Options()), (SESSIONS, TXN), "changes"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 from support.reads_scene import KEY, Scene
 
 from gemot.server import reads as reads_module
-from gemot.server.model.errors import Busy, Forbidden, NoLeader
+from gemot.server.model.changes import KvChanges
+from gemot.server.model.errors import BadRequest, Busy, Forbidden, NoLeader
 from gemot.server.model.kv import KvDelete, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Options
 from gemot.server.reads import WAKE_SLICE
@@ -301,3 +302,48 @@ def test_a_refusal_of_the_state_is_the_answer_and_harms_no_other(scene: Scene) -
     scene.timer.run()
     assert [type(each) for each in told] == [Forbidden] * 4
     assert scene.reads.waiting == 0
+
+
+# -- changes ---------------------------------------------------------------------------------------
+
+
+def changes(scene: Scene, after: int, **options: Any) -> list[Any]:
+    return scene.ask(KvChanges(b"k", True, after), index=after, consistency="stale", **options)
+
+
+def test_who_waits_for_changes_is_told_each_and_looks_through_those_of_others_once(scene: Scene) -> None:
+    after = scene.set()
+    told = changes(scene, after)
+    scene.set(key=b"other")
+    assert told == []
+    index = scene.set(b"w")
+    scene.timer.run()
+    (answer,) = told
+    assert answer.index == answer.value.through == index
+    assert [(c.index, c.entry.value) for c in answer.value.changes] == [(index, b"w")]
+    assert scene.state.queries[-1] == KvChanges(b"k", True, index - 1), "all before the batch was of others"
+
+
+def test_changes_that_came_between_two_waits_are_told_at_once(scene: Scene) -> None:
+    after = scene.set()
+    first, second = scene.set(b"1"), scene.set(b"2")
+    (answer,) = changes(scene, after)
+    assert [c.index for c in answer.value.changes] == [first, second]
+
+
+def test_a_wait_for_changes_that_times_out_says_how_far_there_were_none(scene: Scene) -> None:
+    after = scene.set()
+    told = changes(scene, after, wait_ms=1_000)
+    index = scene.set(key=b"other")
+    scene.pass_ms(1_100)
+    (answer,) = told
+    assert (answer.value.changes, answer.value.through) == ([], index)
+    assert scene.state.queries[-1] == KvChanges(b"k", True, index), (
+        "what was of others is not looked at again"
+    )
+
+
+def test_changes_are_waited_for_where_they_begin_and_not_subscribed_to(scene: Scene) -> None:
+    (refusal,) = scene.ask(KvChanges(b"k", True, 3), index=4)
+    assert isinstance(refusal, BadRequest)
+    assert isinstance(scene.subscribe(KvChanges(b"k", True, 3))[0], BadRequest)

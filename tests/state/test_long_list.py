@@ -19,6 +19,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import (
     Coordinate,
     CoordinateOf,
@@ -83,9 +84,8 @@ def one(tmp_path: Path) -> Iterator[OneState]:
 
 
 def test_every_query_but_of_one_row_is_bounded() -> None:
-    assert {type(query) for query, _ in LISTS} | {KvGet, GetAutopilot, CoordinateOf, SessionInfo} == set(
-        VALUES
-    )
+    of_one = {KvGet, GetAutopilot, CoordinateOf, SessionInfo}
+    assert {type(query) for query, _ in LISTS} | of_one | {KvChanges} == set(VALUES)
 
 
 @pytest.mark.parametrize(("query", "rows"), LISTS, ids=lambda value: str(value))

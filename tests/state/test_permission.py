@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
     ServiceNodes,
     Services,
 )
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import (
     Coordinate,
@@ -91,7 +92,7 @@ QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
     Coordinates(), CoordinateOf("n1"), SessionInfo("s1"), Sessions(), Sessions("n1"),
-    ReadTxn((KvOp("get", b"a"),)),
+    ReadTxn((KvOp("get", b"a"),)), KvChanges(b"a", True, 0),
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNodes, Services
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import KvGet, KvKeys, KvList
@@ -23,6 +24,8 @@ from gemot.server.state.watch import Hub, Topic, topics
         (KvGet(b"a"), (("kv", b"a"),)),
         (KvList(b"a/"), (("kv-prefix", b"a/"),)),
         (KvKeys(b"", b"/"), (("kv-prefix", b""),)),
+        (KvChanges(b"a", False, 7), (("kv", b"a"),)),
+        (KvChanges(b"a", True, 7), (("kv-prefix", b"a"),)),
         (Nodes(), (("nodes", b""),)),
         (NodeInfo("Web1"), (("node", b"web1"),)),
         (NodeInfo("DB01"), (("node", b"db01"), ("node-id", b"db01"))),
@@ -48,7 +51,7 @@ def test_every_kind_of_query_has_topics() -> None:
     samples: list[Query] = [
         KvGet(b""), KvList(b""), KvKeys(b""), Nodes(), NodeInfo(""), Services(), ServiceNodes(""),
         HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""), GetAutopilot(),
-        Coordinates(), CoordinateOf(""), SessionInfo(""), Sessions(),
+        Coordinates(), CoordinateOf(""), SessionInfo(""), Sessions(), KvChanges(b"", True, 0),
     ]  # fmt: skip
     assert {type(query) for query in samples} == set(VALUES) - {ReadTxn}, "which is never waited for"
     assert all(topics(query) for query in samples)

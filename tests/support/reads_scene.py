@@ -30,10 +30,12 @@ class Counting:
     def __init__(self, state: State) -> None:
         self._state = state
         self.looks = 0
+        self.queries: list[Query] = []
         self.after_read: Callable[[], None] = lambda: None
 
     def read(self, query: Query, accessor: str, limit: int) -> tuple[Any, int]:
         self.looks += 1
+        self.queries.append(query)
         found = self._state.read(query, accessor, limit)
         self.after_read()
         return found
