@@ -30,6 +30,7 @@ from gemot.agent.config.resolve import (
     mass_failure_settings,
 )
 from gemot.agent.config.schema import Config
+from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.figures import Figures
 from gemot.agent.force_leave import ForceLeave
 from gemot.agent.http import agent as agent_api
@@ -48,6 +49,7 @@ from gemot.agent.http import (
     snapshot,
     status,
     txn,
+    watch,
 )
 from gemot.agent.http import self as self_api
 from gemot.agent.http.app import App
@@ -160,6 +162,8 @@ class Daemon:
         self._on_stop(_at_once(self._views.stop))
         self._start_local()
         self._metrics = Metrics()
+        self._feeds = Feeds(now=time.monotonic)
+        self._on_stop(_at_once(self._feeds.stop))
         self._names = Names(views=self._views)
         self._on_stop(_at_once(self._names.stop))
         self._make_templates()
@@ -365,6 +369,7 @@ class Daemon:
     def _begin_anew(self) -> None:
         """The servers are another cluster: its indexes are others, and it was told nothing yet."""
         self._views.begin_anew()
+        self._feeds.begin_anew()
         self._sync.compare_soon()
 
     def _make_templates(self) -> None:
@@ -453,6 +458,13 @@ class Daemon:
             *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
             *event.routes(events=self._events, datacenter=datacenter),
             *session.routes(servers=servers, facts=facts),
+            *watch.routes(
+                feeds=self._feeds,
+                servers=servers,
+                views=self._views,
+                events=self._events,
+                datacenter=datacenter,
+            ),
             *self._operations,
         ]
 
@@ -496,6 +508,7 @@ class Daemon:
         figures.watch_agent(views=self._views, names=self._names, local=self._local, sync=self._sync)
         figures.watch_templates(self._templates)
         figures.watch_events(self._events)
+        figures.watch_feeds(self._feeds)
         if self._whereabouts is not None:
             figures.watch_whereabouts(self._whereabouts)
         if (transport := self._transport) is not None:

@@ -63,6 +63,16 @@ class Events(Protocol):
     def dropped(self) -> int: ...
 
 
+class Feeds(Protocol):
+    def __len__(self) -> int: ...
+
+    @property
+    def followers(self) -> int: ...
+
+    @property
+    def told(self) -> int: ...
+
+
 class Whereabouts(Protocol):
     @property
     def coordinate(self) -> Coordinate: ...
@@ -206,6 +216,11 @@ class Figures:
         self._follow("gemot_events_fired_total", lambda: events.fired)
         self._follow("gemot_events_heard_total", lambda: events.heard)
         self._follow("gemot_events_dropped_total", lambda: events.dropped)
+
+    def watch_feeds(self, feeds: Feeds) -> None:
+        self._metrics.gauge("gemot_watch_feeds", lambda: len(feeds))
+        self._metrics.gauge("gemot_watch_followers", lambda: feeds.followers)
+        self._follow("gemot_watch_changes_total", lambda: feeds.told)
 
     def watch_whereabouts(self, whereabouts: Whereabouts) -> None:
         self._metrics.gauge("gemot_coordinate_error", lambda: whereabouts.coordinate.error)

@@ -61,7 +61,7 @@ class _Event:
             event = self._events.fire(name, request.body, node=node, service=service, tag=tag)
         except (BadRequest, TooLarge) as error:  # Consul answers 500 to both
             raise RuleFailed(error.message) from error
-        return render.json_response(request, _shown(event, 0))
+        return render.json_response(request, shown(event, 0))
 
     async def list(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._datacenter)
@@ -76,15 +76,16 @@ class _Event:
                     found = self._events.list(name)
         except TimeoutError:
             found = self._events.list(name)
-        shown = [_shown(each.event, each.time) for each in found]
-        return render.json_response(request, shown, headers={"X-Consul-Index": str(_index(found))})
+        told = [shown(each.event, each.time) for each in found]
+        return render.json_response(request, told, headers={"X-Consul-Index": str(_index(found))})
 
 
 def _index(found: list[Fired]) -> int:
     return event_index(found[-1].event.id) if found else _NO_EVENT
 
 
-def _shown(event: UserEvent, time: int) -> dict[str, Any]:
+def shown(event: UserEvent, time: int) -> dict[str, Any]:
+    """An event as Consul shows it; `time` is its Lamport time."""
     return {
         "ID": event.id,
         "Name": event.name,

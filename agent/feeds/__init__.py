@@ -1,0 +1,1 @@
+"""Push watches: one feed a watched thing, followed by any number of readers."""

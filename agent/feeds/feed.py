@@ -1,0 +1,157 @@
+"""One watched thing on this agent: what it holds now, its last events, and who follows them.
+
+A source (`keys.py`, `rows.py`, `fired.py`) tells a feed what happened, once; the feed encodes it, once, for
+all its readers. It keeps no queue for any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
+
+from gemot.agent.feeds import wire
+from gemot.agent.feeds.ring import Ring
+from gemot.agent.feeds.wire import Place
+from gemot.server.model.errors import GemotError
+
+MOST_ITEM_BYTES = 64 << 20
+"""What one feed may hold."""
+
+
+class Source(Protocol):
+    """Where a feed's news come from, from `start` to `stop`."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def begin_anew(self) -> None:
+        """The servers are another cluster: what was told is of another one."""
+
+    def contact(self) -> tuple[bool, int]:
+        """Is a leader known, and for how many ms has nothing vouched for what the feed holds?"""
+
+    def history(self, place: Place) -> Awaitable[tuple[bytes, Place] | None]:
+        """Some of the events behind that place, and the place after them; None if they are not kept."""
+
+
+class Feed:
+    """For one event loop. `source` is set by who makes both.
+
+    `other_epoch` says what it means when a reader comes with a place of another epoch.
+    """
+
+    def __init__(self, *, other_epoch: str = "a snapshot was restored since then") -> None:
+        self.other_epoch = other_epoch
+        self.ring = Ring()
+        self.items: dict[bytes, bytes] = {}
+        self.place = Place(0, 0)
+        self.followers = 0
+        self.told = 0
+        self.source: Source
+        self.failure: GemotError | None = None
+        self._begun = False
+        self._snapshot = b""
+        self._bytes = 0
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._lagging: dict[asyncio.Future[None], None] = {}
+
+    # -- what the source tells ---------------------------------------------------------------------
+
+    def begin(self, items: Mapping[bytes, bytes], place: Place, why: str = "") -> None:
+        """This is all there is. When it is not the first time, `why` says what readers missed."""
+        first, self._begun, self.failure = not self._begun, True, None
+        self.items = dict(items)
+        self._bytes = sum(map(len, self.items.values()))
+        self.place = place
+        self._snapshot = b""
+        self.ring.begin(place.index)
+        if first:
+            self._wake()
+        else:
+            self._push(wire.compacted(why) + self.snapshot())
+
+    def change(self, place: Place, changes: list[bytes]) -> None:
+        """All that one index brought; the items have been changed (`set`, `drop`)."""
+        self.place = place
+        self._snapshot = b""
+        self.told += 1
+        self._push(wire.change(place, changes))
+
+    def advance(self, place: Place) -> None:
+        """Nothing happened up to there."""
+        self.place = place
+        self._snapshot = b""
+        _tell(self._lagging)
+
+    def bookmark(self) -> None:
+        if self._begun and self.followers:
+            known, ms = self.source.contact()
+            self._push(wire.bookmark(self.place, known_leader=known, last_contact_ms=ms))
+
+    def fail(self, error: GemotError) -> None:
+        """It cannot be followed: whoever does is told, and that is the end of it."""
+        self.failure = error
+        self._wake()
+
+    def set(self, key: bytes, item: bytes) -> None:
+        self._bytes += len(item) - len(self.items.get(key, b""))
+        self.items[key] = item
+
+    def drop(self, key: bytes) -> bool:
+        item = self.items.pop(key, None)
+        self._bytes -= len(item or b"")
+        return item is not None
+
+    @property
+    def is_full(self) -> bool:
+        return self._bytes > MOST_ITEM_BYTES
+
+    # -- what readers ask --------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """All there is now, as an event."""
+        if not self._snapshot:
+            self._snapshot = wire.snapshot(self.place, [self.items[key] for key in sorted(self.items)])
+        return self._snapshot
+
+    async def begun(self) -> None:
+        """Until it is known what there is. Raises what the servers refused it with."""
+        while not self._begun:
+            if self.failure is not None:
+                raise self.failure
+            await self.news()
+
+    async def news(self) -> None:
+        """Until something was told. Its reader looks again in any case."""
+        await _wait(self._waiting)
+
+    async def moved(self) -> None:
+        """Until something was told, or it was that nothing happened."""
+        await _wait(self._lagging)
+
+    def _push(self, event: bytes) -> None:
+        self.ring.push(self.place.index, event)
+        self._wake()
+
+    def _wake(self) -> None:
+        _tell(self._waiting)
+        _tell(self._lagging)
+
+
+async def _wait(waiting: dict[asyncio.Future[None], None]) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    waiting[waiter] = None
+    try:
+        await waiter
+    finally:
+        waiting.pop(waiter, None)
+
+
+def _tell(waiting: dict[asyncio.Future[None], None]) -> None:
+    told = list(waiting)
+    waiting.clear()
+    for waiter in told:
+        if not waiter.done():
+            waiter.set_result(None)

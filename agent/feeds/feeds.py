@@ -1,0 +1,124 @@
+"""All feeds of this agent: one for each thing that is watched, however many watch it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Hashable
+
+from gemot.agent.feeds.feed import Feed, Source
+from gemot.agent.feeds.reader import Reader
+from gemot.agent.feeds.wire import Place
+from gemot.server.model.errors import Busy
+
+MAX_FEEDS = 4_096
+BOOKMARK_S = 15.0
+IDLE_S = 60.0
+"""A feed that nobody has followed for so long gives up what it holds."""
+
+SourceOf = Callable[[Feed], Source]
+
+
+class Feeds:
+    """For one event loop. `now` is a clock in seconds that never goes back."""
+
+    def __init__(
+        self, *, now: Callable[[], float], bookmark_s: float = BOOKMARK_S, limit: int = MAX_FEEDS
+    ) -> None:
+        self._now = now
+        self._bookmark_s = bookmark_s
+        self._limit = limit
+        self._feeds: dict[Hashable, Feed] = {}
+        self._left_at: dict[Hashable, float] = {}
+        self._told_before = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def __len__(self) -> int:
+        return len(self._feeds)
+
+    @property
+    def followers(self) -> int:
+        return sum(feed.followers for feed in self._feeds.values())
+
+    @property
+    def told(self) -> int:
+        """Changes told so far, each counted once, however many heard it."""
+        return self._told_before + sum(feed.told for feed in self._feeds.values())
+
+    async def follow(
+        self, what: Hashable, make: SourceOf, place: Place | None, *, other_epoch: str = ""
+    ) -> AsyncIterator[bytes]:
+        """The stream of that thing, from `place` on or from a snapshot, once it is known what there is.
+
+        Raises Busy at the limit of things, and what the servers refuse it with.
+        """
+        feed = self._feeds.get(what)
+        if feed is not None and feed.failure is not None:
+            self._drop(what, feed)
+            feed = None
+        if feed is None:
+            feed = self._open(what, make, other_epoch)
+        feed.followers += 1
+        try:
+            await feed.begun()
+        finally:
+            feed.followers -= 1
+            if feed.failure is not None:
+                self._drop(what, feed)
+        return Reader(feed, place).pieces()
+
+    def begin_anew(self) -> None:
+        for feed in list(self._feeds.values()):
+            feed.source.begin_anew()
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for what, feed in list(self._feeds.items()):
+            self._drop(what, feed)
+
+    def _open(self, what: Hashable, make: SourceOf, other_epoch: str) -> Feed:
+        if len(self._feeds) >= self._limit and not self._drop_idle(0.0):
+            raise Busy(
+                f"{self._limit} different things are watched on this agent, the most there may be: watch "
+                "fewer (a prefix in place of many keys)"
+            )
+        feed = self._feeds[what] = Feed(other_epoch=other_epoch) if other_epoch else Feed()
+        feed.source = make(feed)
+        feed.source.start()
+        if self._timer is None and not self._stopped:
+            self._arm()
+        return feed
+
+    def _drop(self, what: Hashable, feed: Feed) -> None:
+        if self._feeds.get(what) is feed:
+            del self._feeds[what]
+            self._told_before += feed.told
+            self._left_at.pop(what, None)
+            feed.source.stop()
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._bookmark_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._drop_idle(IDLE_S)
+        for what, feed in list(self._feeds.items()):
+            if feed.failure is not None:
+                self._drop(what, feed)
+            else:
+                feed.bookmark()
+        if self._feeds:
+            self._arm()
+
+    def _drop_idle(self, idle_s: float) -> bool:
+        """Those that nobody has followed since so long; whether there was one."""
+        now, dropped = self._now(), False
+        for what, feed in list(self._feeds.items()):
+            if feed.followers:
+                self._left_at.pop(what, None)
+            elif now - self._left_at.setdefault(what, now) >= idle_s:
+                self._drop(what, feed)
+                dropped = True
+        return dropped

@@ -1,0 +1,186 @@
+"""The source of a feed of a key or a prefix: read once, then followed through the servers' change table.
+
+Each change is told, however fast they come; whole entries, in their order. It asks for what came behind the
+last index, and waits at a server until there is some: so it goes on at any other server where one is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from itertools import groupby
+from typing import Protocol
+
+from gemot.agent.feeds import wire
+from gemot.agent.feeds.feed import MOST_ITEM_BYTES, Feed
+from gemot.agent.feeds.wire import Place
+from gemot.agent.http.render import kv_entry
+from gemot.server.model.changes import KvChange, KvChanges, Told
+from gemot.server.model.errors import Busy, GemotError, TooLarge, Unavailable
+from gemot.server.model.kv import KvEntry, KvGet, KvList
+from gemot.server.model.query import Answer, Options, Query
+
+log = logging.getLogger("gemot.agent")
+
+WAIT_MS = 10_000
+"""So long a server waits for changes: how far there were none is known as often."""
+
+MAX_STALE_MS = 5_000
+"""A server that has not heard a leader for so long does not answer for the others."""
+
+RETRY_MIN_S = 0.25
+RETRY_MAX_S = 10.0
+
+
+class Servers(Protocol):
+    def query(self, query: Query, options: Options) -> asyncio.Future[Answer]: ...
+
+
+class Keys:
+    """Feeds `feed` with what happens to `key`, or to all that begin with it."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        servers: Servers,
+        key: bytes,
+        prefix: bool,
+        token: str,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feed = feed
+        self._servers = servers
+        self._key = key
+        self._prefix = prefix
+        self._token = token
+        self._now = now
+        self._heard_at = now()
+        self._known_leader = True
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def begin_anew(self) -> None:
+        self.stop()
+        self._task = asyncio.get_running_loop().create_task(
+            self._run("the servers are another cluster", first=False)
+        )
+
+    def contact(self) -> tuple[bool, int]:
+        return self._known_leader, max(0, int(1000 * (self._now() - self._heard_at)))
+
+    async def history(self, place: Place) -> tuple[bytes, Place] | None:
+        answer = await self._servers.query(self._changes(place.index), Options(token=self._token))
+        told: Told = answer.value
+        if told.compacted or answer.epoch != self._feed.place.epoch:
+            return None
+        epoch = answer.epoch
+        pieces = [
+            wire.change(Place(index, epoch), [_shown(each) for each in entry])
+            for index, entry in _by_entry(told.changes)
+        ]
+        return b"".join(pieces), Place(max(place.index, told.through), epoch)
+
+    # -- following ---------------------------------------------------------------------------------
+
+    async def _run(self, why: str = "", *, first: bool = True) -> None:
+        """`why` is told to those who follow, where all is read anew."""
+        retry_s = RETRY_MIN_S
+        while True:
+            try:
+                if first or why:
+                    await self._begin(why)
+                    first, why = False, ""
+                why = await self._follow()
+                retry_s = RETRY_MIN_S
+            except (Unavailable, Busy) as error:
+                if first:
+                    self._feed.fail(error)
+                    return
+                log.debug("agent: feed: key=%r waits: %s", self._key, error)
+                self._known_leader = False
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, RETRY_MAX_S)
+            except GemotError as error:
+                self._feed.fail(error)
+                return
+
+    async def _begin(self, why: str) -> None:
+        """Read what there is: linearizable, and as of an index from which changes are followed."""
+        query: Query = KvList(self._key) if self._prefix else KvGet(self._key)
+        answer = await self._servers.query(query, Options(token=self._token))
+        value = answer.value
+        entries: list[KvEntry] = value if isinstance(value, list) else [value] if value is not None else []
+        items = {entry.key: kv_entry(entry) for entry in entries}
+        self._heard(answer)
+        self._feed.begin(items, Place(answer.index, answer.epoch), why)
+        self._bound()
+
+    async def _follow(self) -> str:
+        """Until all has to be read anew, for the reason given."""
+        feed = self._feed
+        while True:
+            after = feed.place
+            options = Options(
+                index=after.index,
+                wait_ms=WAIT_MS,
+                consistency="stale",
+                max_stale_ms=MAX_STALE_MS,
+                token=self._token,
+            )
+            answer = await self._servers.query(self._changes(after.index), options)
+            told: Told = answer.value
+            if answer.epoch != after.epoch:
+                return feed.other_epoch
+            if told.compacted:
+                return "more changed than is kept while this agent was away from the servers"
+            self._heard(answer)
+            for index, entry in _by_entry(told.changes):
+                self._take(entry)
+                feed.change(Place(index, after.epoch), [_shown(each) for each in entry])
+            if told.through > feed.place.index:
+                feed.advance(Place(told.through, after.epoch))
+            self._bound()
+
+    def _take(self, entry: list[KvChange]) -> None:
+        for change in entry:
+            if change.entry is not None:
+                self._feed.set(change.key, kv_entry(change.entry))
+            elif change.op == "delete":
+                self._feed.drop(change.key)
+            else:
+                for key in [key for key in self._feed.items if key.startswith(change.key)]:
+                    self._feed.drop(key)
+
+    def _bound(self) -> None:
+        if self._feed.is_full:
+            raise TooLarge(
+                f"more than {MOST_ITEM_BYTES >> 20} MiB are under this prefix, the most that is followed "
+                "as one: watch narrower prefixes"
+            )
+
+    def _changes(self, after: int) -> KvChanges:
+        return KvChanges(self._key, self._prefix, after)
+
+    def _heard(self, answer: Answer) -> None:
+        self._known_leader = answer.known_leader
+        self._heard_at = self._now() - answer.last_contact_ms / 1000
+
+
+def _by_entry(changes: list[KvChange]) -> list[tuple[int, list[KvChange]]]:
+    return [(index, list(entry)) for index, entry in groupby(changes, key=lambda change: change.index)]
+
+
+def _shown(change: KvChange) -> bytes:
+    if change.op == "set":
+        assert change.entry is not None, "what is set is told"
+        return wire.set_item(change.key, kv_entry(change.entry))
+    return wire.gone(change.key, change.op)

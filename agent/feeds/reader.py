@@ -1,0 +1,86 @@
+"""One reader of a feed: where it stands, and the pieces it is sent.
+
+It begins with a snapshot, or goes on from a place: by the ring of this agent, else by the servers' change
+table; or it is told that the history is gone, and begins anew. A reader slower than the ring goes on like one
+that comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from gemot.agent.feeds import wire
+from gemot.agent.feeds.feed import Feed
+from gemot.agent.feeds.wire import Place
+
+CATCH_UP_S = 10.0
+"""How long an agent that lags behind a reader's place is waited for."""
+
+_GONE = "the changes since then are not kept any more"
+_AHEAD = "no such index is known here: it may be of another cluster"
+
+
+class Reader:
+    """`place` None begins with a snapshot. Pieces are whole events, one or more."""
+
+    def __init__(self, feed: Feed, place: Place | None) -> None:
+        self._feed = feed
+        self._place = place
+        self._position: int | None = None
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Until the caller stops asking, or the feed fails: that is told, and the end."""
+        feed = self._feed
+        feed.followers += 1
+        try:
+            yield wire.RETRY
+            while feed.failure is None:
+                piece = await self._enter() if self._position is None else self._next(self._position)
+                if piece:
+                    yield piece
+                elif self._position == feed.ring.next:
+                    await feed.news()
+            yield wire.error(feed.failure.message)
+        finally:
+            feed.followers -= 1
+
+    def _next(self, position: int) -> bytes:
+        """What the ring has from there on; nothing, and no position, where it has gone on without us."""
+        piece = self._feed.ring.since(position)
+        if piece is None:
+            self._position = None
+            return b""
+        self._position, self._place = self._feed.ring.next, self._feed.place
+        return piece
+
+    async def _enter(self) -> bytes:
+        """Find the position in the ring, and give what lies before it."""
+        feed, place = self._feed, self._place
+        if place is None:
+            return self._begin()
+        if place.epoch not in (-1, feed.place.epoch):
+            return wire.compacted(feed.other_epoch) + self._begin()
+        if place.index > feed.place.index and not await self._caught_up(place):
+            return wire.compacted(_AHEAD) + self._begin()
+        if (position := feed.ring.behind(place.index)) is not None:
+            return self._next(position)
+        found = await feed.source.history(place)
+        if found is None:
+            return wire.compacted(_GONE) + self._begin()
+        piece, self._place = found
+        return piece
+
+    def _begin(self) -> bytes:
+        self._position, self._place = self._feed.ring.next, self._feed.place
+        return self._feed.snapshot()
+
+    async def _caught_up(self, place: Place) -> bool:
+        """Has this agent come to that place? It may lag behind the one that the reader comes from."""
+        try:
+            async with asyncio.timeout(CATCH_UP_S):
+                while self._feed.place.index < place.index:
+                    await self._feed.moved()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,63 @@
+"""The last events of one feed, each encoded once. Readers keep a position; nothing is queued for anyone.
+
+Pure. What is longer ago than the ring holds is gone from here: a reader that is slower than that is told.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+
+MOST_EVENTS = 1_024
+MOST_BYTES = 4 << 20
+"""The newest event stays, however long it is."""
+
+
+class Ring:
+    """Positions count events from the feed's beginning; `next` is that of the one to come."""
+
+    def __init__(self, *, most_events: int = MOST_EVENTS, most_bytes: int = MOST_BYTES) -> None:
+        self._most_events = most_events
+        self._most_bytes = most_bytes
+        self._events: deque[tuple[int, bytes]] = deque()
+        self._bytes = 0
+        self.next = 0
+        self._complete_from = 0
+
+    @property
+    def first(self) -> int:
+        """The position of the oldest event kept."""
+        return self.next - len(self._events)
+
+    def push(self, index: int, event: bytes) -> None:
+        """`index` is that of the state after it; it never goes down, but by `begin`."""
+        self._events.append((index, event))
+        self._bytes += len(event)
+        self.next += 1
+        while len(self._events) > self._most_events or (
+            self._bytes > self._most_bytes and len(self._events) > 1
+        ):
+            gone, event = self._events.popleft()
+            self._bytes -= len(event)
+            self._complete_from = gone
+
+    def begin(self, index: int) -> None:
+        """What was before is not what leads to the state at `index`: nobody goes on from it."""
+        self._events.clear()
+        self._bytes = 0
+        self._complete_from = index
+
+    def since(self, position: int) -> bytes | None:
+        """All from there on, in one piece; None where some of it is gone."""
+        skipped = position - self.first
+        if skipped < 0:
+            return None
+        if skipped == len(self._events) - 1:
+            return self._events[-1][1]
+        return b"".join([event for _, event in list(self._events)[skipped:]])
+
+    def behind(self, index: int) -> int | None:
+        """Where a reader goes on that has seen the state at `index`; None if not all since then is here."""
+        if index < self._complete_from:
+            return None
+        return self.first + bisect_right(self._events, index, key=lambda event: event[0])

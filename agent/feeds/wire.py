@@ -1,0 +1,85 @@
+"""The events of a push watch as they are sent: Server-Sent Events. Source: WHATWG HTML, section 9.2.
+
+An id is `EPOCH-INDEX`: where the reader stands once it has the event. It goes on from there on any agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["snapshot", "change", "bookmark", "compacted", "error"]
+
+RETRY = b"retry: 1000\n\n"
+"""How long a browser waits before it connects again, in ms."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a reader stands. An epoch of -1: it did not say."""
+
+    index: int
+    epoch: int = -1
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.index}"
+
+
+def read_place(text: str) -> Place | None:
+    """A `Last-Event-ID`; None for what is none. A bare index is one of any epoch."""
+    epoch, mark, index = text.rpartition("-")
+    if not (_is_number(index) and (_is_number(epoch) if mark else not epoch)):
+        return None
+    return Place(int(index), int(epoch) if mark else -1)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 16
+
+
+def snapshot(place: Place, items: Iterable[bytes]) -> bytes:
+    """All there is."""
+    return _event("snapshot", str(place), b'{"Index":%d,"Items":[%b]}' % (place.index, b",".join(items)))
+
+
+def change(place: Place, changes: Iterable[bytes]) -> bytes:
+    """All that one index brought."""
+    return _event("change", str(place), b'{"Index":%d,"Changes":[%b]}' % (place.index, b",".join(changes)))
+
+
+def set_item(key: bytes, item: bytes) -> bytes:
+    return b'{"Op":"set","Key":%b,"Item":%b}' % (text(key), item)
+
+
+def gone(key: bytes, op: Literal["delete", "delete-prefix"] = "delete") -> bytes:
+    return b'{"Op":"%b","Key":%b}' % (op.encode(), text(key))
+
+
+def bookmark(place: Place, *, known_leader: bool, last_contact_ms: int) -> bytes:
+    """All up to there was told. `last_contact_ms`: for how long nothing has vouched for it."""
+    told = {"Index": place.index, "KnownLeader": known_leader, "LastContact": last_contact_ms}
+    return _event("bookmark", str(place), _encode(told))
+
+
+def compacted(why: str) -> bytes:
+    """What happened since the reader's place is not known in full: a snapshot follows."""
+    return _event("compacted", "", _encode({"Reason": why}))
+
+
+def error(why: str) -> bytes:
+    """The last word: the watch cannot go on."""
+    return _event("error", "", _encode({"Error": why}))
+
+
+def text(key: bytes) -> bytes:
+    """A key as JSON; bytes that are not UTF-8 show as U+FFFD."""
+    return _encode(key.decode("utf-8", "replace"))
+
+
+def _event(kind: Kind, id: str, data: bytes) -> bytes:
+    """JSON holds no line break of its own, so `data` is one line."""
+    head = b"id: %b\n" % id.encode() if id else b""
+    return b"event: %b\n%bdata: %b\n\n" % (kind.encode(), head, data)
