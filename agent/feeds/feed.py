@@ -7,7 +7,8 @@ all its readers. It keeps no queue for any of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Protocol
 
 from gemot.agent.feeds import wire
@@ -17,6 +18,13 @@ from gemot.server.model.errors import GemotError
 
 MOST_ITEM_BYTES = 64 << 20
 """What one feed may hold."""
+
+
+WAKE_SLICE = 500
+"""Readers served in one go, so that ten thousand of them do not hold up a write's own reply."""
+
+Take = Callable[[], bool]
+"""Gives a reader what is new on the spot, without waking its task; False if that cannot be."""
 
 
 class Source(Protocol):
@@ -54,7 +62,8 @@ class Feed:
         self._begun = False
         self._snapshot = b""
         self._bytes = 0
-        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._waiting: dict[asyncio.Future[None], Take | None] = {}
+        self._due: dict[asyncio.Future[None], None] = {}
         self._lagging: dict[asyncio.Future[None], None] = {}
 
     # -- what the source tells ---------------------------------------------------------------------
@@ -83,7 +92,7 @@ class Feed:
         """Nothing happened up to there."""
         self.place = place
         self._snapshot = b""
-        _tell(self._lagging)
+        self._tell_lagging()
 
     def bookmark(self) -> None:
         if self._begun and self.followers:
@@ -123,35 +132,48 @@ class Feed:
                 raise self.failure
             await self.news()
 
-    async def news(self) -> None:
-        """Until something was told. Its reader looks again in any case."""
-        await _wait(self._waiting)
+    async def news(self, take: Take | None = None) -> None:
+        """Until something was told that `take` did not take. Its reader looks again in any case."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = take
+        try:
+            await waiter
+        finally:
+            self._waiting.pop(waiter, None)
 
     async def moved(self) -> None:
         """Until something was told, or it was that nothing happened."""
-        await _wait(self._lagging)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lagging[waiter] = None
+        try:
+            await waiter
+        finally:
+            self._lagging.pop(waiter, None)
 
     def _push(self, event: bytes) -> None:
         self.ring.push(self.place.index, event)
         self._wake()
 
     def _wake(self) -> None:
-        _tell(self._waiting)
-        _tell(self._lagging)
+        """Everybody, in slices; who has not had the event before this one gets both."""
+        idle = not self._due
+        self._due.update(dict.fromkeys(self._waiting))
+        if idle:
+            self._tell_slice()
+        self._tell_lagging()
 
+    def _tell_slice(self) -> None:
+        now = list(islice(self._due, WAKE_SLICE))
+        for waiter in now:
+            del self._due[waiter]
+        if self._due:
+            asyncio.get_running_loop().call_soon(self._tell_slice)
+        for waiter in now:
+            take = self._waiting.get(waiter)
+            if not waiter.done() and (take is None or self.failure is not None or not take()):
+                waiter.set_result(None)
 
-async def _wait(waiting: dict[asyncio.Future[None], None]) -> None:
-    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    waiting[waiter] = None
-    try:
-        await waiter
-    finally:
-        waiting.pop(waiter, None)
-
-
-def _tell(waiting: dict[asyncio.Future[None], None]) -> None:
-    told = list(waiting)
-    waiting.clear()
-    for waiter in told:
-        if not waiter.done():
-            waiter.set_result(None)
+    def _tell_lagging(self) -> None:
+        for waiter in self._lagging:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import Callable, Hashable
 
 from gemot.agent.feeds.feed import Feed, Source
 from gemot.agent.feeds.reader import Reader
@@ -47,7 +47,7 @@ class Feeds:
 
     async def follow(
         self, what: Hashable, make: SourceOf, place: Place | None, *, other_epoch: str = ""
-    ) -> AsyncIterator[bytes]:
+    ) -> Reader:
         """The stream of that thing, from `place` on or from a snapshot, once it is known what there is.
 
         Raises Busy at the limit of things, and what the servers refuse it with.
@@ -65,7 +65,7 @@ class Feeds:
             feed.followers -= 1
             if feed.failure is not None:
                 self._drop(what, feed)
-        return Reader(feed, place).pieces()
+        return Reader(feed, place)
 
     def begin_anew(self) -> None:
         for feed in list(self._feeds.values()):

@@ -8,7 +8,7 @@ that comes back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
@@ -28,9 +28,15 @@ class Reader:
         self._feed = feed
         self._place = place
         self._position: int | None = None
+        self._write: Callable[[bytes], bool] | None = None
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Until the caller stops asking, or the feed fails: that is told, and the end."""
+    def attach(self, write: Callable[[bytes], bool]) -> None:
+        """`write` sends a piece at once, or says False and does nothing where the connection is full."""
+        self._write = write
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Pieces that were not written at once, until the caller stops asking; or the feed fails: that is
+        told, and the end."""
         feed = self._feed
         feed.followers += 1
         try:
@@ -40,10 +46,20 @@ class Reader:
                 if piece:
                     yield piece
                 elif self._position == feed.ring.next:
-                    await feed.news()
+                    await feed.news(self._take)
             yield wire.error(feed.failure.message)
         finally:
             feed.followers -= 1
+
+    def _take(self) -> bool:
+        """Who waits has all before the news, so they may be written by whoever brings them."""
+        if self._write is None or self._position is None:
+            return False
+        piece = self._feed.ring.since(self._position)
+        if piece is None or not self._write(piece):
+            return False
+        self._position, self._place = self._feed.ring.next, self._feed.place
+        return True
 
     def _next(self, position: int) -> bytes:
         """What the ring has from there on; nothing, and no position, where it has gone on without us."""

@@ -7,7 +7,7 @@ are raised (`gemot.server.model.errors`); `app.py` turns them into statuses by o
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -52,11 +52,20 @@ class Request(msgspec.Struct, frozen=True):
     stream: AsyncIterator[bytes] | None = None
 
 
+class Pushed(Protocol):
+    """A stream that can write a piece by itself, at once, while its reader waits for the next one."""
+
+    def attach(self, write: Callable[[bytes], bool]) -> None:
+        """`write` sends a piece, or says False and does nothing where the connection is full."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
 class Response(msgspec.Struct, frozen=True):
-    """One response. `body` is whole, or an async stream of pieces."""
+    """One response. `body` is whole, or a stream of pieces."""
 
     status: int = 200
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncIterator[bytes] | Pushed = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: dict[str, str] = {}
 

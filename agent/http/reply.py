@@ -19,7 +19,7 @@ from typing import Any
 
 from aiohttp.web import BaseRequest
 
-from gemot.agent.http.message import Response
+from gemot.agent.http.message import Pushed, Response
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,9 @@ class Reply:
         if len(body) > _SHORT_WRITE_BYTES:
             await request.protocol._drain_helper()
 
-    async def _stream(self, request: BaseRequest, transport: Any, pieces: AsyncIterator[bytes]) -> None:
+    async def _stream(
+        self, request: BaseRequest, transport: Any, body: AsyncIterator[bytes] | Pushed
+    ) -> None:
         """Pieces as they come, each a chunk; a failure on the way cuts the connection, so that it shows."""
         chunked = request.version >= (1, 1)
         self.keep_alive = self.keep_alive and chunked
@@ -118,6 +120,16 @@ class Reply:
         assert task is not None
         self._streams.add(task)
         transport.write(_line(request) + self._heads.build(self._response, extra))
+
+        def write(piece: bytes) -> bool:
+            if request.protocol._paused or transport.is_closing():
+                return False
+            transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            return True
+
+        if not isinstance(body, AsyncIterator):
+            body.attach(write)
+        pieces = aiter(body)
         try:
             async for piece in pieces:
                 if piece:
