@@ -41,11 +41,13 @@ class Reader:
         feed.followers += 1
         try:
             yield wire.RETRY
-            while feed.failure is None:
+            while True:
                 piece = await self._enter() if self._position is None else self._next(self._position)
                 if piece:
                     yield piece
                 elif self._position == feed.ring.next:
+                    if feed.failure is not None:
+                        break
                     await feed.news(self._take)
             yield wire.error(feed.failure.message)
         finally:

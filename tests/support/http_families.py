@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from support.http_agent import HttpAgent, serving
 from support.local_servers import LocalServers, local_servers
 
+from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.force_leave import ForceLeave
 from gemot.agent.http import (
     catalog,
@@ -22,6 +23,7 @@ from gemot.agent.http import (
     session,
     status,
     txn,
+    watch,
 )
 from gemot.agent.http import self as own
 from gemot.agent.http.facts import Facts
@@ -58,6 +60,7 @@ async def _join(address: str) -> int:
 async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
     with local_servers() as servers:
         views = Views(servers=servers, limit=100)
+        feeds = Feeds(now=lambda: 0.0)
         figures = Metrics()
         events = UserEvents(node="n1", services=dict, now_s=lambda: 0.0, gossip=None)
         stats = {"agent": {"checks": "0"}}
@@ -72,6 +75,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             *coordinate.routes(servers=servers, datacenter="dc1"),
             *event.routes(events=events, datacenter="dc1"),
             *session.routes(servers=servers, facts=FACTS),
+            *watch.routes(feeds=feeds, servers=servers, views=views, events=events, datacenter="dc1"),
             *joining.routes(join=_join, force_leave=ForceLeave(servers=servers, lan=None).ask),
             *keyring.routes(keyrings=Keyrings(None), datacenter="dc1"),
             *own.routes(
@@ -86,4 +90,5 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
             async with serving(routes) as agent:
                 yield agent, servers
         finally:
+            feeds.stop()
             views.stop()

@@ -1,0 +1,40 @@
+"""Events as they are sent, and places as they come back."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemot.agent.feeds import wire
+from gemot.agent.feeds.wire import Place, read_place
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("0-7", Place(7, 0)),
+        ("3-1234", Place(1234, 3)),
+        ("7", Place(7)),
+        ("", None),
+        ("-7", None),
+        ("3-", None),
+        ("a-7", None),
+        ("3-7-8", None),
+        ("3-٧", None),
+        ("1" * 17, None),
+        (" 7", None),
+    ],
+)
+def test_a_place_is_read_as_it_was_sent(text: str, place: Place | None) -> None:
+    assert read_place(text) == place
+
+
+def test_an_event_is_of_single_lines_whatever_the_key_holds() -> None:
+    event = wire.change(Place(7, 1), [wire.set_item(b'a\n"\xff', b"1"), wire.gone(b"b\r", "delete-prefix")])
+    first = b'{"Op":"set","Key":"a\\n\\"\xef\xbf\xbd","Item":1}'
+    second = b'{"Op":"delete-prefix","Key":"b\\r"}'
+    assert event == b'event: change\nid: 1-7\ndata: {"Index":7,"Changes":[%b,%b]}\n\n' % (first, second)
+
+
+def test_what_carries_no_place_leaves_the_readers_as_it_was() -> None:
+    assert b"id:" not in wire.compacted("why")
+    assert b"id:" not in wire.error("why")
