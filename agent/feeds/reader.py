@@ -58,7 +58,7 @@ class Reader:
         if self._write is None or self._position is None:
             return False
         piece = self._feed.ring.since(self._position)
-        if piece is None or not self._write(piece):
+        if piece is None or (piece and not self._write(piece)):
             return False
         self._position, self._place = self._feed.ring.next, self._feed.place
         return True

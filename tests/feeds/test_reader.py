@@ -16,6 +16,7 @@ from support.http_agent import run, until
 from support.local_servers import LocalServers, local_servers
 
 from gemot.agent.feeds import feed as feed_module
+from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.feeds.keys import Keys
 from gemot.agent.feeds.reader import Reader
@@ -97,10 +98,12 @@ def test_a_reader_goes_on_by_the_ring_or_by_the_servers_or_is_told_that_it_canno
         assert (await by_ring.next()).id == f"0-{last}"
         await scene.servers.apply(TrimChanges(indexes[1]))
         too_old = await scene.follow(f"0-{first}")
+        await scene.set("w/a", b"newer")
         assert [(await too_old.next()).kind for _ in range(2)] == ["compacted", "snapshot"]
-        of_another_epoch = await scene.follow(f"1-{last}")
-        assert "restored" in (await of_another_epoch.next()).data["Reason"]
-        assert (await of_another_epoch.next()).kind == "snapshot"
+        of_another_epoch = await scene.follow(f"1-{indexes[-1]}")
+        told = [await of_another_epoch.next() for _ in range(2)]
+        assert [event.kind for event in told] == ["compacted", "snapshot"]
+        assert "restored" in told[0].data["Reason"]
 
     with_scene(work)
 
@@ -253,11 +256,61 @@ class _Full:
         self.written = b""
 
     def write(self, piece: bytes) -> bool:
+        assert piece, "an empty chunk would end the stream"
         if not self.room:
             return False
         self.room -= 1
         self.written += piece
         return True
+
+
+async def _parked(feed: Feed) -> tuple[_Full, asyncio.Task[bytes]]:
+    """A reader that has the snapshot and waits for news, with a connection that takes all."""
+    full, reader = _Full(), Reader(feed, None)
+    full.room = 99
+    reader.attach(full.write)
+    pieces = aiter(reader)
+    await anext(pieces)
+    await anext(pieces)
+    waiting = asyncio.ensure_future(anext(pieces))
+    await asyncio.sleep(0)
+    return full, waiting
+
+
+def test_news_is_written_to_who_waits_without_waking_its_task_each_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "WAKE_SLICE", 1)
+
+    async def work() -> None:
+        feed = Feed()
+        feed.begin({}, Place(1, 0))
+        readers = [await _parked(feed) for _ in range(3)]
+        for index in (2, 3):
+            feed.change(Place(index, 0), [b"{}"])
+        for index in (4, 5):
+            await asyncio.sleep(0.001)
+            feed.change(Place(index, 0), [b"{}"])
+        await until(lambda: not feed._due)
+        for full, waiting in readers:
+            assert not waiting.done()
+            assert [event.id for event in events_in(full.written)] == ["0-2", "0-3", "0-4", "0-5"]
+            waiting.cancel()
+
+    run(work())
+
+
+def test_who_cannot_be_written_to_at_once_is_woken_and_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        feed = Feed()
+        feed.begin({}, Place(1, 0))
+        full, waiting = await _parked(feed)
+        full.room = 1
+        for index in (2, 3, 4):
+            feed.change(Place(index, 0), [b"{}"])
+        assert [event.id for event in events_in(full.written + await waiting)] == ["0-2", "0-3", "0-4"]
+
+    run(work())
 
 
 WRITES = st.one_of(
@@ -269,7 +322,7 @@ WRITES = st.one_of(
 )
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("write"), WRITES),
+        st.tuples(st.just("write"), st.lists(WRITES, min_size=1, max_size=3)),
         st.tuples(st.just("turn"), st.integers(0, 2)),
         st.tuples(st.just("room"), st.integers(0, 2)),
         st.tuples(st.just("leave"), st.integers(0, 2)),
@@ -292,7 +345,8 @@ def test_readers_of_any_pace_that_leave_and_come_back_are_told_each_change_once(
             await reader.enter()
         for what, of in steps:
             if what == "write":
-                await scene.servers.apply(of)
+                for command in of:
+                    await scene.servers.apply(command)
                 await asyncio.sleep(0)
             elif what == "turn":
                 await readers[of].pull()
@@ -312,11 +366,10 @@ def test_readers_of_any_pace_that_leave_and_come_back_are_told_each_change_once(
             assert [int(event.id[2:]) for event in reader.changes] == [n for n in truth if n > reader.began]
             await reader.leave()
 
-    kept, feed_module.Ring = feed_module.Ring, partial(Ring, most_events=most)  # type: ignore[misc]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feed_module, "Ring", partial(Ring, most_events=most))
+        patch.setattr(feed_module, "WAKE_SLICE", 1)
         with_scene(work)
-    finally:
-        feed_module.Ring = kept  # type: ignore[misc]
 
 
 class _Paced:

@@ -97,6 +97,18 @@ def test_entries_without_changes_are_not_taken_for_what_was_trimmed(one: OneStat
     assert told(one, b"", 5).compacted
 
 
+def test_what_is_applied_and_not_committed_yet_is_told_as_well(one: OneState) -> None:
+    """Who waits is answered before the batch is committed."""
+    one.apply(KvSet(b"a/1", b""))
+    one.machine.apply_ahead(
+        [one.entry(KvSet(b"a/1", b"1")), one.entry(KvSet(b"b", b"")), one.entry(KvDeletePrefix(b"a"))]
+    )
+    before = told(one, b"a/", 1)
+    assert [(c.index, c.op) for c in before.changes] == [(2, "set"), (4, "delete-prefix")]
+    one.state.settle()
+    assert told(one, b"a/", 1) == before
+
+
 def test_a_server_that_lags_tells_nothing_and_does_not_answer_a_wait(one: OneState) -> None:
     one.apply(KvSet(b"a", b""))
     assert one.read(KvChanges(b"a", True, 7)) == (Told([], 1), 1)
