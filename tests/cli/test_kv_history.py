@@ -90,7 +90,8 @@ def test_what_was_changed_after_the_plan_is_not_overwritten_and_nothing_else_is_
     at = index(gemot, "race/b")
     for name in ("a", "b", "c"):
         gemot("kv", "put", f"race/{name}", "new")
-    history = History(Connection(gemot.address))
+    connection = Connection(gemot.address)
+    history = History(connection)
     then, _ = history.as_of("race/", at, recurse=True)
     changes = plan(then, history.now("race/", recurse=True))
     assert [(change.verb, change.key) for change in changes] == [
@@ -99,6 +100,7 @@ def test_what_was_changed_after_the_plan_is_not_overwritten_and_nothing_else_is_
     gemot("kv", "put", "race/b", "newer")
     with pytest.raises(Changed, match="was changed meanwhile, so nothing was done"):
         history.apply(changes)
+    connection.close()
     assert gemot("kv", "get", "-recurse", "race/").out == "race/a:new\nrace/b:newer\nrace/c:new\n"
 
 
