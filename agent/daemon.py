@@ -26,6 +26,7 @@ from gemot.agent.config.resolve import (
     autopilot_settings,
     dns_settings,
     gossip_timing,
+    kv_history_settings,
     listening,
     mass_failure_settings,
 )
@@ -40,6 +41,7 @@ from gemot.agent.http import (
     event,
     fence,
     health,
+    history,
     joining,
     keyring,
     kv,
@@ -289,6 +291,7 @@ class Daemon:
                 max_wait_ms=int(config.max_query_time_s * 1000),
                 autopilot=autopilot_settings(config),
                 mass_failure=mass_failure_settings(config),
+                kv_history=kv_history_settings(config),
                 space=SpaceConfig(
                     reserve=config.limits.disk_reserve_bytes, segment=config.raft_log_segment_bytes
                 ),
@@ -423,6 +426,7 @@ class Daemon:
                 servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
             ),
             *fence.routes(servers=servers, datacenter=datacenter),
+            *history.routes(servers=servers, datacenter=datacenter),
             *txn.routes(
                 servers=servers,
                 datacenter=datacenter,

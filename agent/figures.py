@@ -186,6 +186,8 @@ class Figures:
         for part in PARTS:
             self._follow("gemot_scrub_damage_total", partial(scrubber.damage.__getitem__, part), (part,))
         self._follow("gemot_raft_log_stalls_total", lambda: raft.stalls)
+        gauge("gemot_kv_history_bytes", lambda: server.state.history[2])
+        gauge("gemot_kv_history_since_index", lambda: server.state.history[1])
         gauge("gemot_epoch", lambda: server.state.epoch)
         if (saving := server.keeping.saving) is not None:
             self._follow("gemot_snapshots_saved_total", lambda: saving.saved)

@@ -72,6 +72,8 @@ TABLE = (
         "gauge",
         "On the leader: unreachable hosts that are kept in service because many are at once.",
     ),
+    Metric("gemot_kv_history_bytes", "gauge", "What the old revisions of keys take in the state."),
+    Metric("gemot_kv_history_since_index", "gauge", "The index from which on the history of keys is kept."),
     Metric("gemot_epoch", "gauge", "Restores that the state went through, or the epoch given to the last."),
     Metric("gemot_snapshots_saved_total", "counter", "Snapshots that this server gave out."),
     Metric(

@@ -33,6 +33,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
@@ -172,6 +173,10 @@ def locate(query: Query) -> str:
             return f"/v1/session/info/{escape(id)}"
         case Sessions(node=node):
             return f"/v1/session/node/{escape(node)}" if node else "/v1/session/list"
+        case KvRevisions(key=key):
+            return f"/v1/gemot/history/{escape(key)}"
+        case KvAsOf(prefix=key, index=index, alone=alone):
+            return f"/v1/gemot/history/{escape(key)}?at={index}" + ("" if alone else "&recurse")
         case ReadTxn() | KvChanges():
             raise AssertionError(f"{type(query).__name__} is not read by its path")
 

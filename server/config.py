@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from gemot.server.kv_history import KvHistoryConfig
 from gemot.server.mass_failure import MassFailureConfig
 from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS
@@ -27,3 +28,4 @@ class ServerConfig(msgspec.Struct, frozen=True):
     autopilot: AutopilotConfig = AutopilotConfig()
     space: SpaceConfig = SpaceConfig()
     mass_failure: MassFailureConfig = MassFailureConfig()
+    kv_history: KvHistoryConfig = KvHistoryConfig()

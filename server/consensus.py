@@ -270,9 +270,9 @@ class Replica:
         proposals, self._proposals = self._proposals, []
         if not proposals:
             return
-        now = self.cluster_time_ms()
+        now, wall = self.cluster_time_ms(), self._timer.wall_ms()
         commands = [
-            encode(Envelope(ENVELOPE_VERSION, now, p.accessor, p.retry, p.command)) for p in proposals
+            encode(Envelope(ENVELOPE_VERSION, now, p.accessor, p.retry, p.command, wall)) for p in proposals
         ]
         try:
             first = self.raft.propose(commands)

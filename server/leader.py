@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gemot.server.consensus import Replica
+from gemot.server.kv_history import KvHistory
 from gemot.server.members import Membership
 from gemot.server.model.command import Command
 from gemot.server.model.errors import GemotError
@@ -35,11 +36,21 @@ RETRY_STEP_MS = 60_000
 class Leader:
     """Does its chores while this server leads; call `on_tick` often, it keeps its own times."""
 
-    def __init__(self, *, replica: Replica, state: State, membership: Membership, timer: Timer) -> None:
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        state: State,
+        membership: Membership,
+        timer: Timer,
+        history: KvHistory | None = None,
+    ) -> None:
+        """`history` None: nothing is begun or forgotten of it here."""
         self._replica = replica
         self._state = state
         self._membership = membership
         self._timer = timer
+        self._history = history
         self._leads = False
         self._under_way: dict[type, None] = {}
         self._marks: list[tuple[int, int]] = []
@@ -79,6 +90,7 @@ class Leader:
             self._propose(PruneRetries(max(0, self._replica.cluster_time_ms() - RETRY_KEEP_MS)))
         self._purge()
         self._trim()
+        self._trim_history()
         self._verify()
 
     def _look_after_members(self) -> None:
@@ -111,6 +123,10 @@ class Leader:
         oldest, newest = self._state.change_range()
         if newest - oldest > KEEP_CHANGES + TRIM_STEP:
             self._propose(TrimChanges(newest - KEEP_CHANGES))
+
+    def _trim_history(self) -> None:
+        if self._history is not None and (command := self._history.due()) is not None:
+            self._propose(command)
 
     def _verify(self) -> None:
         """Put the newest noted state hash into the log, for every server to compare with its own."""

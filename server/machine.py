@@ -23,10 +23,17 @@ from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.txn import Txn
-from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    TrimHistory,
+    VerifyState,
+)
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.raft.voters import by_hand
-from gemot.server.state import autopilot, catalog, changes, coordinate, kv, restore, session, txn
+from gemot.server.state import autopilot, catalog, changes, coordinate, history, kv, restore, session, txn
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -80,6 +87,7 @@ class Machine:
             RenewSession: session.renew,
             EndLeases: session.end_leases,
             Txn: txn.run,
+            TrimHistory: history.trim,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -116,7 +124,7 @@ class Machine:
                 return None
             if envelope.time_ms > meta.time_ms:
                 meta.time_ms = envelope.time_ms
-            writing.enter(index + meta.shift)
+            writing.enter(index + meta.shift, envelope.accessor, envelope.at_ms)
             result = self._answer(writing, envelope)
         else:
             recovered = by_hand(entry)

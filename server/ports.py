@@ -60,6 +60,9 @@ class Timer(Protocol):
     def now_ms(self) -> int:
         """Boot-time clock of this host in milliseconds: never goes back, counts suspended time."""
 
+    def wall_ms(self) -> int:
+        """This host's wall clock, milliseconds since 1970: for people. It may be wrong, and leap."""
+
     def stopwatch_us(self) -> int:
         """Microseconds since some moment or other: to tell how long an event took so far."""
 

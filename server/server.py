@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gemot.server import waiting
 from gemot.server.bootstrap import Bootstrap, decode_pledge, encode_pledge
 from gemot.server.compaction import Compaction
 from gemot.server.config import ServerConfig
@@ -23,6 +24,7 @@ from gemot.server.hearsay import Hearsay
 from gemot.server.hosts import Hosts
 from gemot.server.install import Installer
 from gemot.server.keeping import Keeping
+from gemot.server.kv_history import KvHistory
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
 from gemot.server.mass_failure import MassFailure
@@ -183,7 +185,10 @@ class Server:
             leaving=lambda: self.operator.leaving,
             membership=self.membership,
         )
-        self.leader = Leader(replica=self.replica, state=state, membership=self.membership, timer=timer)
+        history = KvHistory(config=config.kv_history, state=state, features=self.features, timer=timer)
+        self.leader = Leader(
+            replica=self.replica, state=state, membership=self.membership, timer=timer, history=history
+        )
         self.installer = Installer(
             replica=self.replica,
             log=log,
@@ -393,16 +398,7 @@ class Server:
             return self.keeping.waiting_for
         if not self._raft.voters:
             return "Waiting for the leader of the cluster to send its log"
-        return self._waiting_for_quorum()
-
-    def _waiting_for_quorum(self) -> str:
-        """Who is there of those that have to agree, and what became of the others."""
-        voters = self._raft.voters
-        away = {id: self._peers.unreached(id) for id in voters if id != self.me.id}
-        have = sorted(self.directory.name(id) for id in voters if not away.get(id))
-        what = "an election" if len(have) * 2 > len(voters) else "quorum"
-        told = f"Waiting for {what}: have {len(have)} of {len(voters)} ({', '.join(have)})"
-        return "; ".join([told, *sorted(why for why in away.values() if why)])
+        return waiting.for_quorum(self.me.id, self._raft.voters, self._peers.unreached, self.directory.name)
 
     # -- Tier: what sessions ask ---------------------------------------------------------------------
 

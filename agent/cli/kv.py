@@ -1,4 +1,4 @@
-"""`gemot kv`: get, put, delete, export, import."""
+"""`gemot kv`: get, put, delete, export, import; `history.py` has log, show, diff and rollback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from gemot.agent.cli.given import read_data
+from gemot.agent.cli.history import diff, log, rollback, show
 from gemot.agent.cli.options import client_options, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.kv import Entry, Kv
@@ -17,6 +18,10 @@ from gemot.agent.client.kv import Entry, Kv
 @click.group(name="kv")
 def command() -> None:
     """Read and write configuration: keys and values that every host sees alike."""
+
+
+for _of_history in (log, show, diff, rollback):
+    command.add_command(_of_history)
 
 
 @command.command()

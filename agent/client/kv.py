@@ -66,14 +66,15 @@ def entries(reply: Reply) -> list[Entry]:
     """Those of an answer, none for 404. Raises NotAnAgent for what is no list of entries."""
     rows = reply.json() if reply.status == 200 else []
     try:
-        return [_entry(raw) for raw in rows]
+        return [entry_of(raw) for raw in rows]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise NotAnAgent(
             f"the answer is no list of keys ({error!r:.100}): is this the API of an agent?"
         ) from error
 
 
-def _entry(raw: dict[str, Any]) -> Entry:
+def entry_of(raw: dict[str, Any]) -> Entry:
+    """One key of an answer. Raises what a dict and base64 do for what is none."""
     return Entry(
         key=raw["Key"],
         value=base64.b64decode(raw["Value"] or ""),

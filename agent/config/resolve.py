@@ -12,6 +12,7 @@ from gemot.agent.config.fault import Fault, refuse
 from gemot.agent.config.schema import Config
 from gemot.agent.gossip.timing import LAN, LOCAL, Timing
 from gemot.dns import config as dns
+from gemot.server.kv_history import KvHistoryConfig
 from gemot.server.mass_failure import MassFailureConfig
 from gemot.server.model.autopilot import AutopilotConfig
 
@@ -88,6 +89,13 @@ def mass_failure_settings(config: Config) -> MassFailureConfig:
         least=given.least,
         window_ms=round(given.window_s * 1000),
         hold_ms=round(given.hold_s * 1000),
+    )
+
+
+def kv_history_settings(config: Config) -> KvHistoryConfig:
+    given = config.kv_history
+    return KvHistoryConfig(
+        revisions=given.revisions, keep_ms=round(given.keep_s * 1000), max_bytes=given.max_bytes
     )
 
 

@@ -4,7 +4,7 @@ Keys are Consul's; where the word here differs from the key (a unit at its end) 
 A float is a duration in seconds, written in files as Consul writes it ("10s"). Consul's other keys are in
 `known.py`. Ours, which Consul does not have: `templates`, `raft_log_segment_bytes`, `unsafe_no_fsync`,
 `limits.disk_reserve_bytes`, `limits.scrub_*`, `http_config.allowed_hosts`, `gossip_label`, and what is
-below `snapshot_agent` and `mass_failure`.
+below `snapshot_agent`, `mass_failure` and `kv_history`.
 """
 
 from __future__ import annotations
@@ -152,6 +152,18 @@ class MassFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long each is kept: long enough to put a switch back, and all that time callers may reach nobody."""
 
 
+class KvHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of what keys were is kept, for `gemot kv log`, `show`, `diff` and `rollback`. The leader's
+    values count."""
+
+    revisions: Annotated[int, Meta(ge=0, le=10_000)] = 64
+    """Old revisions of each key, at least; up to 16 more may be there. 0 keeps no history, and forgets it."""
+    keep_s: Annotated[float, Meta(ge=60.0, le=365 * DAY_S)] = field(default=30 * DAY_S, name="keep")
+    """How long a revision is kept after it was replaced or deleted, by the leader's wall clock."""
+    max_bytes: Annotated[int, Meta(ge=2**20, le=2**36)] = 128 * 2**20
+    """What all of them may take, in the state of every server and in each snapshot; the oldest go first."""
+
+
 class SnapshotAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Snapshots of the whole state, saved to files by whichever server leads."""
 
@@ -224,6 +236,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     performance: Performance = Performance()
     autopilot: Autopilot = Autopilot()
     mass_failure: MassFailure = MassFailure()
+    kv_history: KvHistory = KvHistory()
     raft_snapshot_threshold: Annotated[int, Meta(ge=16, le=100_000_000)] = 16_384
     """Entries between snapshots: fewer make restarts quick, more make snapshots rare."""
     raft_trailing_logs: Annotated[int, Meta(ge=16, le=100_000_000)] = 10_240

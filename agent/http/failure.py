@@ -11,6 +11,7 @@ _STATUS: dict[type[errors.GemotError], int] = {
     errors.TooLarge: 413,
     errors.Forbidden: 403,
     errors.NotFound: 404,
+    errors.Forgotten: 410,
     errors.Conflict: 422,
     errors.RuleFailed: 500,
     errors.Unavailable: 500,

@@ -21,6 +21,7 @@ from gemot.server.model.upkeep import (
     ReapTombstones,
     Tick,
     TrimChanges,
+    TrimHistory,
     VerifyState,
 )
 
@@ -44,6 +45,7 @@ Command = (
     | RenewSession
     | EndLeases
     | Txn
+    | TrimHistory
 )
 
 ENVELOPE_VERSION = 1
@@ -69,13 +71,16 @@ class IdempotencyKey(msgspec.Struct, frozen=True, array_like=True, gc=False, tag
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """A command as it is logged. `time_ms` is cluster time, stamped by the leader that proposes."""
+    """A command as it is logged. `time_ms` is cluster time, stamped by the leader that proposes; `at_ms` its
+    wall time (milliseconds since 1970), for people only: no rule goes by it. Older releases read over that.
+    """
 
     version: int
     time_ms: int
     accessor: str
     retry: RetryId | IdempotencyKey | None
     command: Command
+    at_ms: int = 0
 
 
 class UnknownCommand(StorageFailed):

@@ -5,6 +5,7 @@
     |   `-- TooLarge        a limit was passed; the message names it
     |-- Forbidden           the permission is missing
     |-- NotFound            the thing named does not exist
+    |   `-- Forgotten       it is older than the history that is kept
     |-- Conflict            another answer was given under the same idempotency key
     |-- RuleFailed          a rule of the state refused the command (Consul answers 500 here)
     |-- Unavailable         nothing was done; another try, here or elsewhere, may succeed
@@ -57,6 +58,10 @@ class Forbidden(GemotError):
 
 class NotFound(GemotError):
     code = "not-found"
+
+
+class Forgotten(NotFound):
+    code = "forgotten"
 
 
 class Conflict(GemotError):

@@ -15,7 +15,10 @@ MAX_KEY_BYTES = 4096
 class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One key as stored. `flags` is an unsigned 64-bit number of the user's.
 
-    `fence` is that of the last acquisition, kept when it is released; 0 if it was never locked.
+    `fence` is that of the last acquisition, kept when it is released; 0 if it was never locked. The rest is
+    for the history of keys, and stays at its defaults where none is kept: who wrote this revision and at what
+    wall time (milliseconds since 1970, for people only), the how many-th of the key it is, and, of a key that
+    was deleted and created again, the index of that deletion.
     """
 
     key: bytes
@@ -26,6 +29,10 @@ class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     create_index: int
     modify_index: int
     fence: int = 0
+    accessor: str = ""
+    at_ms: int = 0
+    revision: int = 0
+    absent_from: int = 0
 
 
 class KvSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):

@@ -21,6 +21,7 @@ from gemot.server.model.catalog import (
 from gemot.server.model.changes import KvChanges, Told
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.history import AsOf, KvAsOf, KvRevisions, Revisions
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
 from gemot.server.model.session import LivingSession, Session, SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn, TxnAnswer
@@ -44,6 +45,8 @@ Query = (
     | Sessions
     | ReadTxn
     | KvChanges
+    | KvRevisions
+    | KvAsOf
 )
 
 Consistency = Literal["default", "consistent", "stale"]
@@ -101,6 +104,8 @@ VALUES: dict[type, Any] = {
     Sessions: list[Session],
     ReadTxn: TxnAnswer,
     KvChanges: Told,
+    KvRevisions: Revisions,
+    KvAsOf: AsOf,
 }
 """The type of `Answer.value` for each query: what a receiver decodes into."""
 

@@ -27,6 +27,19 @@ class PruneRetries(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2
     before_ms: int
 
 
+class TrimHistory(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=61):
+    """Keep the history of keys within these bounds; the first one begins it. Result: True.
+
+    Of each key so many of the newest old revisions stay, 0: no history is kept. Of all, those that ended at
+    or after `before_ms` (wall time, milliseconds since 1970), and no more than `max_bytes`: the oldest go
+    first, a bounded number with each command.
+    """
+
+    revisions: int
+    before_ms: int
+    max_bytes: int
+
+
 class VerifyState(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=24):
     """The leader's state hash right after `index` was applied; every server compares with its own."""
 

@@ -14,6 +14,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import PeerBroke
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
 from gemot.server.model.session import (
@@ -44,7 +45,10 @@ TXN = "transactions"
 CHANGES = "changes"
 """`KvChanges`."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES)
+HISTORY = "history"
+"""`TrimHistory`, and the queries for the history of keys."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, HISTORY)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -402,6 +406,8 @@ def feature_of(call: Call) -> str:
             return TXN
         if isinstance(call.query, KvChanges):
             return CHANGES
+        if isinstance(call.query, KvRevisions | KvAsOf):
+            return HISTORY
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
         if isinstance(call.command, Txn):

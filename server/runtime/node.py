@@ -437,6 +437,7 @@ class _Guarded:
         self._timer = timer
         self._guard = guard
         self.now_ms = timer.now_ms
+        self.wall_ms = timer.wall_ms
         self.stopwatch_us = timer.stopwatch_us
 
     def call_after(self, delay_ms: int, callback: Callable[[], None]) -> Callable[[], None]:

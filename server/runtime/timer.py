@@ -22,6 +22,9 @@ class LoopTimer:
     def now_ms(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
     def stopwatch_us(self) -> int:
         return time.perf_counter_ns() // 1_000
 

@@ -36,7 +36,12 @@ _HASHED = (
     (b"held", "select session, key, node from held"),
     (b"lock_delay", "select key, until_ms from lock_delay"),
     (b"guard", "select resource, fence from guard"),
+    (b"range_end", "select prefix, idx, at_ms, accessor from range_end"),
 )
+
+
+_OLD = b"old"
+_OLD_ROWS = "select key, idx, until, after, revision, ended_ms, ended_by, row from old"
 
 
 def of_row(table: bytes, row: bytes) -> int:
@@ -47,6 +52,12 @@ def of_row(table: bytes, row: bytes) -> int:
 def of_values(table: bytes, *values: bytes | str | int | None) -> int:
     """The number of a row that has no encoded word."""
     return of_row(table, _NUMBERS(values))
+
+
+def of_old(columns: tuple[bytes | str | int, ...], row_sum: bytes) -> int:
+    """The number of an old revision. `row_sum` is the one that its row had in `kv`, packed, and is kept
+    beside it: so a row comes here and goes again without being hashed once more."""
+    return of_values(_OLD, *columns, row_sum)
 
 
 def pack(rows_sum: int) -> bytes:
@@ -77,4 +88,7 @@ def sum_from_scratch(cursor: Cursor, version: int = FORMAT) -> int:
             continue
         for columns in cursor.execute(statement):
             total += of_row(table, columns[0]) if len(columns) == 1 else of_values(table, *columns)
+    if SINCE[_OLD.decode()] <= version:
+        for *columns, row in cursor.execute(_OLD_ROWS):
+            total += of_old(tuple(columns), pack(of_row(b"kv", row)))
     return total & _MASK

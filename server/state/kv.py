@@ -17,7 +17,8 @@ from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKe
 from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest, locks, pages
+from gemot.server.state import digest, history, locks, pages
+from gemot.server.state.masks import RangeEnd
 from gemot.server.state.names import end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
@@ -125,9 +126,12 @@ def _acquired(writing: Writing, key: bytes, session: str, lock: _Lock) -> _Lock 
 
 def _put(writing: Writing, new: KvEntry, before: KvEntry | None, stored: bytes | None) -> None:
     """A row in the place of the one before (`stored` as it is encoded), and what is noted of its holder."""
+    left: history.Stored | None = None
+    if before is not None and stored is not None:
+        left = history.Stored(before, stored, writing.take(_TABLE, stored))
+    if writing.meta.history_revisions:
+        new = history.succeed(writing, new, left)
     row = _encode(new)
-    if stored is not None:
-        writing.take(_TABLE, stored)
     writing.add(_TABLE, row)
     writing.cursor.execute(_PUT, (new.key, new.modify_index, row))
     held_by = before.session if before is not None else ""
@@ -142,20 +146,20 @@ def _put(writing: Writing, new: KvEntry, before: KvEntry | None, stored: bytes |
 
 
 def _encode(entry: KvEntry) -> bytes:
-    """One that was never locked as releases before fences encode it: the state hash is of these bytes."""
-    if entry.fence:
+    """Without history as releases before it do, and one that was never locked as those before fences: the
+    state hash is of these bytes."""
+    if entry.revision:
         return _encoded(entry)
-    return _encoded(
-        (
-            entry.key,
-            entry.value,
-            entry.flags,
-            entry.lock_index,
-            entry.session,
-            entry.create_index,
-            entry.modify_index,
-        )
+    plain = (
+        entry.key,
+        entry.value,
+        entry.flags,
+        entry.lock_index,
+        entry.session,
+        entry.create_index,
+        entry.modify_index,
     )
+    return _encoded((*plain, entry.fence) if entry.fence else plain)
 
 
 def end_locks(writing: Writing, session: Session) -> None:
@@ -188,7 +192,9 @@ def delete_key(writing: Writing, command: KvDelete) -> bool:
 
 def _remove(writing: Writing, old: KvEntry, stored: bytes) -> None:
     writing.cursor.execute(_DELETE, (old.key,))
-    writing.take(_TABLE, stored)
+    left = history.Stored(old, stored, writing.take(_TABLE, stored))
+    if writing.meta.history_revisions:
+        history.end(writing, left)
     if old.session:
         locks.unhold(writing, old.session, old.key)
     _bury(writing, old.key)
@@ -216,6 +222,8 @@ def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
     writing.cursor.execute("insert or replace into mask values (?, ?, ?)", (prefix, index, prefix))
     writing.meta.rows_sum += digest.of_values(_MASK, prefix, index, prefix)
     writing.masks.put(prefix, index)
+    if writing.meta.history_revisions:
+        history.note_range(writing, prefix, RangeEnd(index, writing.at_ms, writing.accessor))
     writing.record("kv", prefix, "delete-prefix", None)
     writing.touched.append(("kv-prefix", prefix))
     writing.meta.kv_index = index
@@ -273,14 +281,18 @@ def _purge_mask(writing: Writing, prefix: bytes, index: int, limit: int) -> int:
     for key, modified, row in rows:
         if modified < index:
             writing.cursor.execute(_DELETE, (key,))
-            writing.take(_TABLE, row)
-            if session := _decode(row).session:
-                locks.unhold(writing, session, key)
+            entry = _decode(row)
+            left = history.Stored(entry, row, writing.take(_TABLE, row))
+            if writing.meta.history_revisions:
+                history.end_hidden(writing, left)
+            if entry.session:
+                locks.unhold(writing, entry.session, key)
     after = rows[-1][0] + b"\0" if len(rows) == limit else None
     writing.cursor.execute("update mask set resume = ? where prefix = ?", (after, prefix))
     writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, resume)
     writing.meta.rows_sum += digest.of_values(_MASK, prefix, index, after)
     if after is None:
+        history.forget_ranges(writing, prefix)
         writing.masks.finish(prefix)
     return max(1, len(rows))
 

@@ -1,6 +1,7 @@
 """The index of each single node and service: which command last changed anything that belongs to it.
 
-And those of all coordinates, of all sessions, and of the first transaction, under kinds of their own.
+And those of all coordinates, of all sessions, of the first transaction, and of the beginning of the history
+of keys, under kinds of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
-_Kind = Literal["node", "service", "coordinates", "sessions", "transactions"]
+_Kind = Literal["node", "service", "coordinates", "sessions", "transactions", "history"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -84,6 +85,11 @@ def note_transaction(writing: Writing) -> None:
     """The log has had one; of the first one that was done."""
     if not _get(writing.cursor, "transactions", ""):
         _put(writing, "transactions", "")
+
+
+def note_history(writing: Writing) -> None:
+    """From this entry on the history of keys is kept."""
+    _put(writing, "history", "")
 
 
 def service_index(reading: Reading, service: str) -> int:

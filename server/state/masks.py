@@ -7,22 +7,35 @@ key at which purging goes on, or None when nothing is left to purge.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from gemot.server.state.prefixes import Prefixes
 from gemot.server.state.tables import Cursor
+
+
+class RangeEnd(NamedTuple):
+    """A range delete as the history of keys tells it: at which index, at what wall time, and by whom."""
+
+    at: int
+    at_ms: int
+    accessor: str
 
 
 class Masks:
     """The table `mask` in memory. Few: they live as long as tombstones do, about a quarter of an hour.
 
     `hiding` counts those that still have rows to hide; at 0 every look-up ends at once. `changes` counts all
-    changes: who undoes rows knows by it whether to `load` anew.
+    changes: who undoes rows knows by it whether to `load` anew. `_ends` has every range delete whose hidden
+    rows may still be here, also those in whose place a newer mask of the same prefix has come (table
+    `range_end`); none where no history is kept.
     """
 
-    __slots__ = ("_all", "_hiding", "changes", "hiding")
+    __slots__ = ("_all", "_ends", "_hiding", "changes", "hiding")
 
     def __init__(self) -> None:
         self._all: Prefixes[int] = Prefixes()
         self._hiding: Prefixes[int] = Prefixes()
+        self._ends: Prefixes[tuple[RangeEnd, ...]] = Prefixes()
         self.hiding = 0
         self.changes = 0
 
@@ -35,6 +48,10 @@ class Masks:
             if unfinished:
                 self._hiding.put(prefix, index)
         self.hiding = len(self._hiding)
+        self._ends = Prefixes()
+        ends = cursor.execute("select prefix, idx, at_ms, accessor from range_end order by idx").fetchall()
+        for prefix, *end in ends:
+            self.put_end(prefix, RangeEnd(*end))
 
     def put(self, prefix: bytes, index: int) -> None:
         self._all.put(prefix, index)
@@ -42,11 +59,29 @@ class Masks:
         self.hiding = len(self._hiding)
         self.changes += 1
 
+    def put_end(self, prefix: bytes, end: RangeEnd) -> None:
+        self._ends.put(prefix, (*(self._ends.get(prefix) or ()), end))
+        self.changes += 1
+
+    def ends_of(self, prefix: bytes) -> tuple[RangeEnd, ...]:
+        return self._ends.get(prefix) or ()
+
+    def end_of(self, key: bytes, modify_index: int) -> RangeEnd | None:
+        """The range delete that ended this row; None if it is not known."""
+        ends = [end for some in self._ends.covering(key) for end in some if end.at > modify_index]
+        return min(ends, default=None)
+
     def finish(self, prefix: bytes) -> None:
         """Every row that the mask hid is gone."""
         self._hiding.pop(prefix)
         self.hiding = len(self._hiding)
+        if prefix in self._ends:
+            self._ends.pop(prefix)
         self.changes += 1
+
+    def all_hiding(self) -> list[tuple[bytes, int]]:
+        """Every mask that may have rows left to purge, by prefix."""
+        return sorted(self._hiding.items())
 
     def forget(self, prefix: bytes) -> None:
         self._all.pop(prefix)

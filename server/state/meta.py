@@ -15,11 +15,11 @@ MARK_EVERY = 4_096
 MARKS_KEPT = 4
 
 _LOAD = """select applied_index, applied_term, time_ms, epoch, kv_index, reaped_index, nodes_index,
-    services_index, checks_index, extinction_index, shift, restored_index, rows_sum, marks, restores
-    from meta"""
+    services_index, checks_index, extinction_index, shift, restored_index, history_from, history_revisions,
+    history_bytes, rows_sum, marks, restores from meta"""
 _SAVE = """update meta set applied_index=?, applied_term=?, time_ms=?, epoch=?, kv_index=?, reaped_index=?,
     nodes_index=?, services_index=?, checks_index=?, extinction_index=?, shift=?, restored_index=?,
-    rows_sum=?, marks=?, restores=?"""
+    history_from=?, history_revisions=?, history_bytes=?, rows_sum=?, marks=?, restores=?"""
 
 RESTORES_KEPT = 8
 """Restores whose names are remembered, so that one proposed twice is carried out once."""
@@ -53,6 +53,9 @@ class Meta:
     The index of a table is that of the last command that changed it. `extinction_index` is that of the
     last command after which some service had no instance. `reaped_index` is the highest tombstone that was
     forgotten: no prefix answers with less, so its index never goes back.
+
+    `history_from` is the index from which on any state of the keys can be told, `history_revisions` how many
+    old ones of each key are kept (0: no history is), and `history_bytes` what all of them take.
     """
 
     __slots__ = (
@@ -61,6 +64,9 @@ class Meta:
         "checks_index",
         "epoch",
         "extinction_index",
+        "history_bytes",
+        "history_from",
+        "history_revisions",
         "kv_index",
         "marks",
         "nodes_index",
@@ -86,6 +92,9 @@ class Meta:
         self.extinction_index = 0
         self.shift = 0
         self.restored_index = 0
+        self.history_from = 0
+        self.history_revisions = 0
+        self.history_bytes = 0
         self.rows_sum = 0
         self.marks: _Marks = ()
         self.restores: _Restores = ()
@@ -101,9 +110,9 @@ class Meta:
 
     def kept(self) -> tuple[Any, ...]:
         """All values, for `restore` when a command is undone."""
-        return (
-            *self._scalars(), self.shift, self.restored_index, self.rows_sum, self.marks, self.restores
-        )  # fmt: skip
+        history = (self.history_from, self.history_revisions, self.history_bytes)
+        shifted = (self.shift, self.restored_index)
+        return (*self._scalars(), *shifted, *history, self.rows_sum, self.marks, self.restores)
 
     def restore(self, kept: tuple[Any, ...]) -> None:
         (
@@ -119,6 +128,9 @@ class Meta:
             self.extinction_index,
             self.shift,
             self.restored_index,
+            self.history_from,
+            self.history_revisions,
+            self.history_bytes,
             self.rows_sum,
             self.marks,
             self.restores,
@@ -128,6 +140,8 @@ class Meta:
         scalars = self._scalars()
         if self.restored_index:  # a state that never was restored hashes as in the first format
             scalars = (*scalars, self.shift, self.restored_index)
+        if self.history_from:  # likewise of one that never kept the history of keys
+            scalars = (*scalars, self.history_from, self.history_revisions, self.history_bytes)
         return digest.of_state(digest.wrap(self.rows_sum), scalars)
 
     @property

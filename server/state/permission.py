@@ -31,6 +31,7 @@ from gemot.server.model.command import Command
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordinates
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
@@ -43,7 +44,14 @@ from gemot.server.model.session import (
     Sessions,
 )
 from gemot.server.model.txn import CheckFence, FenceGuard, KvOp, ReadTxn, Txn, TxnOp, reads, single
-from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    TrimHistory,
+    VerifyState,
+)
 
 Resource = Literal["key", "key-prefix", "node", "service", "session", "operator"]
 Access = Literal["read", "list", "write"]
@@ -111,7 +119,7 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
-        case EndLeases():
+        case EndLeases() | TrimHistory():
             return ()
         case CreateSession(session=session):
             return (_of_session(session.node),)
@@ -124,8 +132,10 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "write"),)
         case GetAutopilot():
             return (Operation("operator", b"", "read"),)
-        case KvGet(key=key):
+        case KvGet(key=key) | KvRevisions(key=key) | KvAsOf(prefix=key, alone=True):
             return (Operation("key", key, "read"),)
+        case KvAsOf():
+            return ()
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
             return ()
         case HealthNode() | HealthChecks() | HealthState() | Coordinates() | CoordinateOf():

@@ -84,3 +84,5 @@ def recovered(meta: Meta, index: int) -> None:
     meta.epoch += 1
     meta.shift += RECOVERED_SHIFT
     meta.restored_index = index + meta.shift
+    if meta.history_revisions:  # what the lost servers told of the indexes between is not known
+        meta.history_from = meta.restored_index

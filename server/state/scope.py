@@ -150,11 +150,13 @@ class Writing:
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
     refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
     tombstone or change row may be another one now, `buried` how many tombstones are more. `scanned` counts
-    the keys that this entry looked through.
+    the keys that this entry looked through. `accessor` and `at_ms` say who wrote it and at what wall time.
     """
 
     __slots__ = (
         "_seq",
+        "accessor",
+        "at_ms",
         "buried",
         "changes",
         "cursor",
@@ -173,6 +175,8 @@ class Writing:
         self.masks = masks
         self.index = 0
         self.time_ms = 0
+        self.accessor = ""
+        self.at_ms = 0
         self.touched: list[Topic] = []
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
@@ -180,9 +184,11 @@ class Writing:
         self.scanned = 0
         self._seq = 0
 
-    def enter(self, index: int) -> None:
+    def enter(self, index: int, accessor: str = "", at_ms: int = 0) -> None:
         """The entry at `index` is applied from here on; cluster time is `meta.time_ms`."""
         self.index = index
+        self.accessor = accessor
+        self.at_ms = at_ms
         self.time_ms = self.meta.time_ms
         self.touched = []
         self.scanned = 0
@@ -202,9 +208,11 @@ class Writing:
         """`row` now stands in `table`: into the state hash."""
         self.meta.rows_sum += digest.of_row(table, row)
 
-    def take(self, table: bytes, row: bytes) -> None:
-        """`row` stands in `table` no longer: out of the state hash."""
-        self.meta.rows_sum -= digest.of_row(table, row)
+    def take(self, table: bytes, row: bytes) -> int:
+        """`row` stands in `table` no longer: out of the state hash. What it was there."""
+        number = digest.of_row(table, row)
+        self.meta.rows_sum -= number
+        return number
 
     def changed(self, topic: str, prefix: bytes) -> list[bytes]:
         """Keys of this topic below a prefix that the present entry has set or deleted so far, each once."""

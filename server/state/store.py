@@ -26,6 +26,7 @@ from gemot.server.state import (
     coordinate,
     digest,
     health,
+    history,
     kv,
     locks,
     retries,
@@ -298,6 +299,18 @@ class State:
         found = [index for index in (self._oldest_tombstone, self._masks.oldest()) if index]
         return min(found, default=0)
 
+    @property
+    def history(self) -> tuple[int, int, int]:
+        """Of the history of keys: how many revisions of each are kept (0: none), since which index, and how
+        many bytes they take."""
+        return self._meta.history_revisions, self._meta.history_from, self._meta.history_bytes
+
+    def history_is_older(self, before_ms: int) -> bool:
+        """Is there an old revision that ended before this wall time, or before what can be told?"""
+        with self._file.explained:
+            found = history.oldest(self._file.cursor)
+        return found is not None and (found[0] <= self._meta.history_from or found[1] < before_ms)
+
     def change_range(self) -> tuple[int, int]:
         """The oldest and newest index in the change table; (0, 0) when it is empty."""
         return self._changes
@@ -443,5 +456,6 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     **session.READERS,
     **txn.READERS,
     **changes.READERS,
+    **history.READERS,
 }
 """Who answers which query."""

@@ -207,6 +207,34 @@ create table guard (
 ) without rowid;
 """
 
+_FORMAT_HISTORY = """
+create table old (
+    key blob not null,
+    idx integer not null,
+    until integer not null,
+    after integer not null,
+    revision integer not null,
+    ended_ms integer not null,
+    ended_by text not null,
+    sum blob not null,
+    row blob not null,
+    primary key (key, idx)
+) without rowid;
+create index old_by_until on old (until, key, idx);
+
+create table range_end (
+    prefix blob not null,
+    idx integer not null,
+    at_ms integer not null,
+    accessor text not null,
+    primary key (prefix, idx)
+) without rowid;
+
+alter table meta add column history_from integer not null default 0;
+alter table meta add column history_revisions integer not null default 0;
+alter table meta add column history_bytes integer not null default 0;
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _FORMAT_1,
     _FORMAT_AUTOPILOT,
@@ -214,6 +242,7 @@ MIGRATIONS: tuple[str, ...] = (
     _FORMAT_COORDINATES,
     _FORMAT_SESSIONS,
     _FORMAT_GUARDS,
+    _FORMAT_HISTORY,
 )
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
@@ -228,6 +257,8 @@ SINCE: dict[str, int] = {
     "held": 5,
     "lock_delay": 5,
     "guard": 6,
+    "old": 7,
+    "range_end": 7,
 }
 """The format that brought a table; of those that are not here, the first."""
 

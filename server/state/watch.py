@@ -16,6 +16,7 @@ from gemot.server.model.catalog import HealthService, NodeInfo, Nodes, ServiceNo
 from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
@@ -74,7 +75,7 @@ def topics(query: Query) -> tuple[Topic, ...]:
         return (("session", topic_key(query.id)),)
     if isinstance(query, Sessions):
         return (("node-sessions", topic_key(query.node)) if query.node else ("sessions", b""),)
-    if isinstance(query, ReadTxn):  # nobody is told of it again: it is asked once
+    if isinstance(query, ReadTxn | KvRevisions | KvAsOf):  # nobody is told of it again: it is asked once
         return ()
     if isinstance(query, Nodes):
         return (("nodes", b""),)

@@ -29,6 +29,8 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("Held", "held", "length(session) + length(key)"),
     ("LockDelay", "lock_delay", "length(key) + 8"),
     ("FenceGuard", "guard", "length(resource) + 8"),
+    ("OldRevision", "old", "length(key) + length(row)"),
+    ("RangeEnd", "range_end", "length(prefix) + 16"),
     ("Tombstone", "tombstone", "length(key) + 8"),
     ("DeletedPrefix", "mask", "length(prefix) + 8"),
     ("Index", "latest", "length(kind) + length(name) + 8"),

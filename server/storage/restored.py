@@ -90,5 +90,7 @@ def _place(cursor: apsw.Cursor, place: Placement) -> None:
     meta.epoch = place.epoch
     meta.time_ms = max(meta.time_ms, place.time_ms)
     meta.marks = ()
+    if meta.history_revisions:  # between the snapshot's newest index and this one other things were true
+        meta.history_from = place.restored_index
     meta.rows_sum = digest.sum_from_scratch(cursor) + retries.rows_sum()
     meta.save(cursor)

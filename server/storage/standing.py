@@ -31,6 +31,7 @@ from gemot.server.storage.statefile import CHECKSUM_VFS, explain, load_checksums
 
 _WORDS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "kv": msgspec.msgpack.Decoder(KvEntry),
+    "old": msgspec.msgpack.Decoder(KvEntry),
     "node": msgspec.msgpack.Decoder(Node),
     "service": msgspec.msgpack.Decoder(Service),
     "health": msgspec.msgpack.Decoder(Check),

@@ -56,5 +56,7 @@ def test_words_are_completed(gemot: Shell) -> None:
         return [word.partition(",")[2] for word in done.stdout.decode().splitlines()]
 
     assert complete("gemot mem") == ["members"]
-    assert complete("gemot kv ") == ["delete", "export", "get", "import", "put"]
+    assert complete("gemot kv ") == [
+        "delete", "diff", "export", "get", "import", "log", "put", "rollback", "show",
+    ]  # fmt: skip
     assert "--http-addr" in complete("gemot members --http")

@@ -18,7 +18,14 @@ from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import Coordinate, NodeCoordinate, SetCoordinates
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvPurge, KvSet
 from gemot.server.model.query import Options
-from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    TrimHistory,
+    VerifyState,
+)
 from gemot.server.raft.types import Append, CampaignNow, SnapshotMeta, SnapshotOffer, VoteAsk
 from gemot.server.rpc.frame import GREETING, Kind, frame
 from gemot.server.rpc.message import (
@@ -111,6 +118,7 @@ def _bad_calls() -> list[bytes]:
         (TrimChanges(1 << 62), None),
         (ReapTombstones(1 << 62), None),
         (PruneRetries(1 << 62), None),
+        (TrimHistory(0, 1 << 62, 0), None),
         (KvPurge(-1), None),
         (Tick(), None),
         (KvSet(bytes(4_097), b"x"), None),

@@ -36,6 +36,7 @@ from gemot.server.model.errors import (
     to_wire,
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.history import AsOf, KvAsOf, KvRevisions, Revision, Revisions
 from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Answer, Applied, Options, Query
 from gemot.server.model.session import (
@@ -191,6 +192,7 @@ SERVICE = Service("w1", "web", tags=("a", "b"), port=80, meta={"v": "1"})
 CHECK = Check("n1", "c1", "alive", status="passing", output="fine")
 SESSION = Session("s1", "n1", ttl="10s", ttl_ms=10_000, service_checks=(("c1", ""),), create_index=3)
 PLACE = NodeCoordinate("n1", Coordinate((1.5, *(-0.25,) * 7), 0.5, -0.001, 0.0001), 3, 4)
+REVISION = Revision(KvEntry(b"k", b"\xff", 0, 0, "", 3, 4, 0, "who", 1 << 40, 2, 0), "set", 6, True, 9, "ann")
 FOUND: list[tuple[Query, list[Any]]] = [
     (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4, 1 << 52)]),
     (KvList(b""), [[], [KvEntry(b"\xff", b"", 0, 1, "s", 3, 4)]]),
@@ -230,6 +232,8 @@ FOUND: list[tuple[Query, list[Any]]] = [
             TxnAnswer((FoundService(SERVICE), FoundCheck(CHECK)), ()),
         ],
     ),
+    (KvRevisions(b"k", 9, 2), [Revisions([], 3, False), Revisions([REVISION], 3, True)]),
+    (KvAsOf(b"k", 7), [AsOf([], [], 3), AsOf([REVISION.row], [b"\xff"], 3)]),
 ]
 
 
@@ -338,6 +342,8 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Forward(Txn(()), "", None), (SESSIONS,), "transactions"),
         (Ask(ReadTxn((KvOp("get", b"a"),)), Options()), (SESSIONS,), "transactions"),
         (Ask(KvChanges(b"a", True, 0), Options()), (SESSIONS, TXN), "changes"),
+        (Ask(KvRevisions(b"a"), Options()), (SESSIONS,), "history"),
+        (Ask(KvAsOf(b"a", 1), Options()), (SESSIONS,), "history"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

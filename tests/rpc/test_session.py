@@ -27,7 +27,14 @@ from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.session import Session as CatalogSession
 from gemot.server.model.txn import MAX_OPS, CheckFence, FenceGuard, KvOp, Txn
-from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    TrimHistory,
+    VerifyState,
+)
 from gemot.server.raft.types import CampaignNow, Message
 from gemot.server.rpc import session as session_module
 from gemot.server.rpc.frame import MAX_ANSWER_BYTES, FrameReader, Kind
@@ -259,6 +266,7 @@ LEADERS_OWN: list[Command] = [
     TrimChanges(1 << 60),
     ReapTombstones(1 << 60),
     PruneRetries(1 << 60),
+    TrimHistory(0, 1 << 60, 0),
     VerifyState(1, bytes(16)),
     SetCoordinates((NodeCoordinate("web1", Coordinate()),)),
     EndLeases((("s", 0),)),

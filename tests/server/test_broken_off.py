@@ -45,6 +45,9 @@ class Scene:
 
     def settle(self) -> None: ...
 
+    def wall_ms(self) -> int:
+        return 0
+
     def stopwatch_us(self) -> int:
         return self.now_us
 

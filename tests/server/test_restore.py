@@ -25,10 +25,12 @@ from gemot.server.model.command import (
     RetryId,
     encode,
 )
-from gemot.server.model.errors import GemotError, NotFound, RuleFailed
+from gemot.server.model.errors import Forgotten, GemotError, NotFound, RuleFailed
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvGet, KvKeys, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
+from gemot.server.model.upkeep import TrimHistory
 from gemot.server.raft.types import Batch, Entry, EntryKind, HardState, RaftConfig, Voters, encode_voters
 from gemot.server.recovery import DataConfig, Opened, open_data
 from gemot.server.state.permission import ALLOW_ALL
@@ -222,9 +224,10 @@ def test_names_that_only_the_snapshot_knows_are_kept_too(scene: Scene, tmp_path:
 
 def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes, tmp_path: Path) -> None:
     def back(connection: apsw.Connection) -> None:
-        for column in ("restores", "restored_index", "shift"):
+        history = ("history_from", "history_revisions", "history_bytes")
+        for column in ("restores", "restored_index", "shift", *history):
             connection.execute(f"alter table meta drop column {column}")
-        later = "autopilot coordinate session session_check lease held lock_delay guard"
+        later = "autopilot coordinate session session_check lease held lock_delay guard old range_end"
         for table in later.split():
             connection.execute(f"drop table {table}")
         connection.execute("pragma user_version=1")
@@ -233,6 +236,25 @@ def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes
     scene.put("c")
     scene.restore(first)
     assert scene.keys == [b"a", b"b"]
+
+
+def test_after_a_restore_history_begins_anew_and_tells_nothing_of_between(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """At the indexes between the snapshot and the restore another state was true."""
+    scene.one.apply(TrimHistory(64, 0, 1 << 30))
+    scene.put("d")
+    archive = archive_of(scene.one, tmp_path / "kept")
+    scene.put("d")
+    between = scene.one.state.index
+    scene.restore(archive)
+    restored = scene.one.state.restored_index
+    with pytest.raises(Forgotten):
+        scene.one.value(KvAsOf(b"", between))
+    assert [row.key for row in scene.one.value(KvAsOf(b"", restored)).rows] == [b"d"]
+    scene.one.apply(KvSet(b"d", b"after"))
+    assert len(scene.one.value(KvRevisions(b"d")).rows) == 2
+    scene.one.state.verify()
 
 
 def test_two_servers_come_to_the_same_state_hash(scene: Scene, archive: bytes, tmp_path: Path) -> None:

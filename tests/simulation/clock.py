@@ -35,6 +35,10 @@ class Clock:
         return int(local_us / self.rate) if self.rate > 0 else local_us
 
 
+WALL_MS = 1_700_000_000_000
+"""What the wall clock of every host showed when the world began."""
+
+
 class SimulatedTimer:
     """Virtual time as the `Timer` port; dead with its process."""
 
@@ -54,6 +58,10 @@ class SimulatedTimer:
 
     def now_ms(self) -> int:
         return self._node.clock.now_us() // 1000
+
+    def wall_ms(self) -> int:
+        """As wrong as the clock of its host."""
+        return WALL_MS + self.now_ms()
 
     def stopwatch_us(self) -> int:
         """Each server is quick or slow at its work by chance, so their slices differ."""

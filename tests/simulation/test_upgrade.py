@@ -24,6 +24,7 @@ from simulation.world import World
 from support.lossy_vfs import LossyVfs, registered
 from support.old_state import OLD_FORMATS, make_old
 
+from gemot.server.kv_history import KvHistoryConfig
 from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.state.tables import FORMAT
 from gemot.server.storage.statefile import StateFile
@@ -57,7 +58,12 @@ def _format_of(node: Node) -> int:
 def _before_autopilot(random: Random, faults: list[str], chores: list[str]) -> Plan:
     """Nothing is set that an older format has no table for; more servers than there are older formats."""
     plan = draw(random, faults, chores)
-    server = msgspec.structs.replace(plan.server, autopilot=AutopilotConfig(), bootstrap_expect=7)
+    server = msgspec.structs.replace(
+        plan.server,
+        autopilot=AutopilotConfig(),
+        kv_history=KvHistoryConfig(revisions=0),
+        bootstrap_expect=7,
+    )
     return msgspec.structs.replace(plan, servers=7, server=server, chores=())
 
 

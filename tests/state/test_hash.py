@@ -13,7 +13,7 @@ from gemot.server.model.command import IdempotencyKey, RetryId
 from gemot.server.model.errors import Corrupt
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvSet
-from gemot.server.model.upkeep import Tick, VerifyState
+from gemot.server.model.upkeep import Tick, TrimHistory, VerifyState
 from gemot.server.state.meta import MARK_EVERY
 
 
@@ -33,6 +33,8 @@ def _fill(one: OneState) -> None:
         KvDeletePrefix(b"c/"),
         Register(Node("n1", "10.0.0.1"), (Service("s", "web"),), (Check("", "c", "c"),)),
     )
+    one.apply(TrimHistory(8, 0, 1 << 30), KvSet(b"a", b"2"), KvDeletePrefix(b"d"))
+    one.apply(KvSet(b"f/1", b""), KvDeletePrefix(b"f/"))
     one.result(KvSet(b"d", b""), name=IdempotencyKey("k", b""))
     one.result(KvSet(b"e", b""), name=RetryId(b"o", 1, 0))
 
@@ -51,6 +53,10 @@ def _fill(one: OneState) -> None:
         "update latest set idx = 1 where kind = 'service'",
         "delete from idempotency",
         "delete from retry",
+        "delete from old",
+        "update old set until = until + 1",
+        "update old set row = x'90'",
+        "delete from range_end",
         "update meta set rows_sum = zeroblob(16)",
     ],
 )

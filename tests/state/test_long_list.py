@@ -28,14 +28,18 @@ from gemot.server.model.coordinate import (
     SetCoordinates,
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
 from gemot.server.model.query import VALUES, Query
 from gemot.server.model.session import CreateSession, Session, SessionInfo, Sessions
 from gemot.server.model.txn import KvOp, ReadTxn
-from gemot.server.model.upkeep import ReapTombstones
+from gemot.server.model.upkeep import ReapTombstones, TrimHistory
 from gemot.server.state.scope import TOMBSTONES_A_ROW, LongList
 
 ROWS = 4
+
+BEGAN = 4 * ROWS + 1
+"""The index from which on history is kept."""
 
 LISTS: list[tuple[Query, int]] = [
     (KvList(b"k"), ROWS),
@@ -58,6 +62,7 @@ LISTS: list[tuple[Query, int]] = [
     (Sessions(), ROWS),
     (Sessions("n0"), 1),
     (ReadTxn((KvOp("get", b"k0"), KvOp("get-tree", b"k"), KvOp("get-tree", b"k1"))), ROWS + 1),
+    (KvAsOf(b"k", BEGAN), ROWS),
 ]
 """Each query, and how many rows it looks at."""
 
@@ -79,12 +84,14 @@ def one(tmp_path: Path) -> Iterator[OneState]:
             SetCoordinates((place,)),
             CreateSession(Session(f"s{number}", node)),
         )
+    one.apply(TrimHistory(64, 0, 1 << 30))
+    assert one.index == BEGAN
     yield one
     one.close()
 
 
 def test_every_query_but_of_one_row_is_bounded() -> None:
-    of_one = {KvGet, GetAutopilot, CoordinateOf, SessionInfo}
+    of_one = {KvGet, GetAutopilot, CoordinateOf, SessionInfo, KvRevisions}
     assert {type(query) for query, _ in LISTS} | of_one | {KvChanges} == set(VALUES)
 
 

@@ -32,6 +32,7 @@ from gemot.server.model.coordinate import (
 )
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
+from gemot.server.model.history import KvAsOf, KvRevisions
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
@@ -45,7 +46,14 @@ from gemot.server.model.session import (
     Sessions,
 )
 from gemot.server.model.txn import CheckFence, CheckOp, FenceGuard, KvOp, NodeOp, ReadTxn, ServiceOp, Txn
-from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
+from gemot.server.model.upkeep import (
+    PruneRetries,
+    ReapTombstones,
+    Tick,
+    TrimChanges,
+    TrimHistory,
+    VerifyState,
+)
 from gemot.server.state.permission import Operation, operations
 
 N1 = Node("n1", "10.0.0.1")
@@ -66,6 +74,7 @@ COMMANDS: list[tuple[Command, str]] = [
     (KvPurge(1), ""),
     (Tick(), ""),
     (TrimChanges(1), ""),
+    (TrimHistory(1, 1, 1), ""),
     (ReapTombstones(1), ""),
     (PruneRetries(1), ""),
     (VerifyState(1, b""), ""),
@@ -92,7 +101,8 @@ QUERIES: list[Query] = [
     KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
     Coordinates(), CoordinateOf("n1"), SessionInfo("s1"), Sessions(), Sessions("n1"),
-    ReadTxn((KvOp("get", b"a"),)), KvChanges(b"a", True, 0),
+    ReadTxn((KvOp("get", b"a"),)), KvChanges(b"a", True, 0), KvRevisions(b"a"), KvAsOf(b"a", 1),
+    KvAsOf(b"a", 1, True),
 ]  # fmt: skip
 
 
@@ -113,7 +123,9 @@ def test_a_command_needs_these_permissions(command: Command, wanted: str) -> Non
 def test_no_command_and_no_query_is_without_an_entry() -> None:
     assert {type(command) for command, _ in COMMANDS} == set(get_args(Command))
     assert {type(query) for query in QUERIES} == set(get_args(Query))
-    assert [query for query in QUERIES if operations(query)] == [KvGet(b"a"), GetAutopilot()]
+    assert [query for query in QUERIES if operations(query)] == [
+        KvGet(b"a"), GetAutopilot(), KvRevisions(b"a"), KvAsOf(b"a", 1, True),
+    ]  # fmt: skip
 
 
 class _Rules:

@@ -118,6 +118,7 @@ class _OlderEnvelope(msgspec.Struct, frozen=True, array_like=True):
     accessor: str
     retry: None
     command: KvSet | KvDelete
+    at_ms: int = 0  # what applies it looks there; it comes last, and an older release reads over it
 
 
 def _entry(index: int, word: KvSet | KvDelete | Restore) -> Entry:

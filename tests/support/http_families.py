@@ -16,6 +16,7 @@ from gemot.agent.http import (
     event,
     fence,
     health,
+    history,
     joining,
     keyring,
     kv,
@@ -67,6 +68,7 @@ async def api_agent() -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
         routes = [
             *kv.routes(servers=servers, datacenter="dc1"),
             *fence.routes(servers=servers, datacenter="dc1"),
+            *history.routes(servers=servers, datacenter="dc1"),
             *txn.routes(servers=servers, datacenter="dc1"),
             *catalog.routes(servers=servers, datacenter="dc1", node="n1", views=views),
             *health.routes(servers=servers, datacenter="dc1", node="n1", views=views),

@@ -30,6 +30,7 @@ class OneState:
         self._authorizer = authorizer
         self.path = folder / name
         self.time_ms = 0
+        self.at_ms = 0
         self.open()
 
     def open(self) -> None:
@@ -50,7 +51,7 @@ class OneState:
     ) -> Entry:
         """The next entry of the log."""
         self.index += 1
-        envelope = Envelope(ENVELOPE_VERSION, self.time_ms, accessor, name, command)
+        envelope = Envelope(ENVELOPE_VERSION, self.time_ms, accessor, name, command, self.at_ms)
         return Entry(1, self.index, EntryKind.COMMAND, encode(envelope))
 
     def skip(self, count: int = 1) -> None:

@@ -6,6 +6,9 @@ import heapq
 import random
 from collections.abc import Callable
 
+WALL_MS = 1_700_000_000_000
+"""What the wall clock showed when virtual time began."""
+
 
 class VirtualTimer:
     """The `Timer` port. Nothing runs but inside `run()` and `pass_ms()`."""
@@ -20,6 +23,9 @@ class VirtualTimer:
 
     def now_ms(self) -> int:
         return self._now_ms
+
+    def wall_ms(self) -> int:
+        return WALL_MS + self._now_ms
 
     def stopwatch_us(self) -> int:
         """Nothing takes any time, unless a test says so."""

@@ -1,0 +1,145 @@
+"""The history of keys through an agent: revisions, keys as they were, and a plan that brings them back.
+
+A plan is compared and written in one transaction, each key only if nobody has changed it meanwhile.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Literal
+
+import msgspec
+
+from gemot.agent.client.connection import ClientError, Connection, NotAnAgent, Refused, Reply
+from gemot.agent.client.kv import Entry, Kv, entry_of
+from gemot.agent.client.path import escape
+
+MAX_CHANGES = 128
+"""Keys that one transaction takes (Consul)."""
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """A key as it was from `entry.modify_index` to before `until` (0: so it is). Times: RFC 3339, or ""."""
+
+    entry: Entry
+    op: str
+    time: str
+    accessor: str
+    until: int
+    deleted: bool
+    end_time: str
+    end_accessor: str
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What brings one key back. `index` is the one that it has now, 0 if it is not there."""
+
+    verb: Literal["set", "delete"]
+    key: str
+    index: int
+    value: bytes = b""
+    flags: int = 0
+    before: bytes | None = None
+    """Its value now; None if it is not there."""
+
+
+class Changed(ClientError):
+    """Somebody changed a key of the plan meanwhile: nothing was done."""
+
+
+class History:
+    """Raises ClientError: Refused 410 for an index that is older than what is kept."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def log(self, key: str, *, limit: int, before: int = 0, **read: Any) -> tuple[list[Revision], bool]:
+        """Revisions, newest first, and whether there are older ones."""
+        params = {"limit": limit, "before": before or None} | read
+        reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
+        if reply.status == 404 and "x-gemot-history-since" not in reply.headers:
+            raise Refused(404, reply.body.decode(errors="replace"))
+        return [_revision(raw) for raw in _rows(reply)], "x-gemot-history-more" in reply.headers
+
+    def as_of(
+        self, key: str, index: int, *, recurse: bool, **read: Any
+    ) -> tuple[dict[str, Entry], list[str]]:
+        """The key, or all that begin with it, as of an index; and those of which that is forgotten."""
+        params = {"at": index, "recurse": recurse} | read
+        reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
+        if reply.status == 404 and "x-gemot-history-since" not in reply.headers:
+            raise Refused(404, reply.body.decode(errors="replace"))
+        found = reply.json()
+        try:
+            entries = [entry_of(raw) for raw in found["Entries"]]
+            return {entry.key: entry for entry in entries}, [str(key) for key in found["Gone"]]
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise _foreign(error) from error
+
+    def now(self, key: str, *, recurse: bool, **read: Any) -> dict[str, Entry]:
+        kv = Kv(self._connection)
+        if recurse:
+            return {entry.key: entry for entry in kv.tree(key, **read)}
+        found = kv.get(key, **read)
+        return {} if found is None else {found.key: found}
+
+    def apply(self, plan: list[Change]) -> None:
+        """All of it in one transaction, or nothing. Raises Changed."""
+        body = json.dumps([{"KV": _operation(change)} for change in plan]).encode()
+        reply = self._connection.request("PUT", "/v1/txn", body=body, ok=(200, 409))
+        if reply.status == 409:
+            raise Changed(
+                "a key of the plan was changed meanwhile, so nothing was done: look at the plan again"
+            )
+
+
+def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
+    """What makes of the keys that are now those that were then: values and flags, no locks."""
+    changes = []
+    for key in sorted(then.keys() | now.keys()):
+        was, present = then.get(key), now.get(key)
+        index, before = (present.modify_index, present.value) if present else (0, None)
+        if was is None:
+            changes.append(Change("delete", key, index, before=before))
+        elif present is None or (was.value, was.flags) != (present.value, present.flags):
+            changes.append(Change("set", key, index, was.value, was.flags, before))
+    return changes
+
+
+def _operation(change: Change) -> dict[str, Any]:
+    if change.verb == "delete":
+        return {"Verb": "delete-cas", "Key": change.key, "Index": change.index}
+    value = base64.b64encode(change.value).decode()
+    return {"Verb": "cas", "Key": change.key, "Index": change.index, "Value": value, "Flags": change.flags}
+
+
+def _path(key: str) -> str:
+    return f"/v1/gemot/history/{escape(key.lstrip('/'))}"
+
+
+def _rows(reply: Reply) -> list[Any]:
+    rows = reply.json()
+    if not isinstance(rows, list):
+        raise _foreign(TypeError("no list"))
+    return rows
+
+
+def _revision(raw: Any) -> Revision:
+    try:
+        return Revision(
+            entry_of(raw),
+            raw["Op"],
+            raw["Time"],
+            raw["Accessor"],
+            raw["Until"],
+            raw["Deleted"],
+            raw["EndTime"],
+            raw["EndAccessor"],
+        )
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise _foreign(error) from error
+
+
+def _foreign(error: Exception) -> NotAnAgent:
+    return NotAnAgent(f"the answer is no history of keys ({error!r:.100}): is this the API of an agent?")
