@@ -33,7 +33,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
+from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn
@@ -172,7 +172,7 @@ def locate(query: Query) -> str:
             return f"/v1/session/info/{escape(id)}"
         case Sessions(node=node):
             return f"/v1/session/node/{escape(node)}" if node else "/v1/session/list"
-        case ReadTxn() | KvChanges():
+        case ReadTxn() | KvChanges() | KvListPage() | KvKeysPage():
             raise AssertionError(f"{type(query).__name__} is not read by its path")
 
 

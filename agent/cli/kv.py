@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from typing import Any
 
 import click
@@ -24,6 +25,8 @@ def command() -> None:
 @click.option("--recurse", is_flag=True, help="Every key that begins with KEY, as key:value lines.")
 @click.option("--keys", "only_keys", is_flag=True, help="Names only.")
 @click.option("--separator", default="/", help="Where -keys cuts names (default /).")
+@click.option("--limit", type=int, help="With -recurse or -keys: at most so many.")
+@click.option("--after", default="", help="With -limit: those behind this key; a page tells it at its end.")
 @click.option("--detailed", is_flag=True, help="Indexes, flags, session and fence too.")
 @click.option("--base64", "as_base64", is_flag=True, help="Print values in base64.")
 @client_options
@@ -35,18 +38,37 @@ def get(
     recurse: bool,
     only_keys: bool,
     separator: str,
+    limit: int | None,
+    after: str,
     detailed: bool,
     as_base64: bool,
 ) -> None:
-    """Print the value of KEY."""
+    """Print the value of KEY.
+
+    A long list comes in pages with -limit: the line behind one, on standard error, says how to go on.
+    """
     kv = Kv(connection)
+    if after and limit is None:
+        raise click.ClickException("-after is for pages: give -limit too")
     if only_keys:
-        for name in kv.keys(key, separator, **read):
+        if limit is None:
+            names, following = kv.keys(key, separator, **read), ""
+        else:
+            names, following = kv.page_of_keys(key, limit, after, separator, **read)
+        for name in names:
             click.echo(name)
+        _tell_more(following)
     elif recurse:
-        for entry in kv.tree(key, **read):
+        if limit is None:
+            entries, following = kv.tree(key, **read), ""
+        else:
+            entries, following = kv.page(key, limit, after, **read)
+        for entry in entries:
             _print(entry, detailed, as_base64, alone=False)
+        _tell_more(following)
     else:
+        if limit is not None:
+            raise click.ClickException("-limit is for lists: give -recurse or -keys too")
         if not key:
             raise click.ClickException("name the key to get, or give -recurse or -keys")
         found = kv.get(key, **read)
@@ -150,6 +172,11 @@ def _refused(cas: bool, acquire: bool) -> str:
     if cas:
         return "its index is not -modify-index any more (see gemot kv get -detailed)"
     return "another session holds its lock" if acquire else "this session does not hold its lock"
+
+
+def _tell_more(following: str) -> None:
+    if following:
+        click.echo(f"More: -after={shlex.quote(following)}", err=True)
 
 
 def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> None:

@@ -12,6 +12,10 @@ MAX_KEY_BYTES = 4096
 """Longest key accepted. Consul sets no limit of its own; its HTTP stack refuses longer URLs."""
 
 
+MAX_PAGE = 10_000
+"""Entries of one page, at most. A page is read in one read transaction."""
+
+
 class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One key as stored. `flags` is an unsigned 64-bit number of the user's.
 
@@ -87,3 +91,34 @@ class KvKeys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
     prefix: bytes
     separator: bytes = b""
+
+
+class KvListPage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=70):
+    """Read at most `limit` keys (`MAX_PAGE`) under a byte prefix, those behind `after`. Value: EntryPage."""
+
+    prefix: bytes
+    after: bytes
+    limit: int
+
+
+class KvKeysPage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=71):
+    """List at most `limit` names (`MAX_PAGE`) as `KvKeys` has them, those behind `after`. Value: KeyPage."""
+
+    prefix: bytes
+    separator: bytes
+    after: bytes
+    limit: int
+
+
+class EntryPage(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Part of a list. `next` is what the next page is behind; empty where this one ends the list."""
+
+    entries: list[KvEntry]
+    next: bytes = b""
+
+
+class KeyPage(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Part of a list of names, as `EntryPage`."""
+
+    keys: list[bytes]
+    next: bytes = b""

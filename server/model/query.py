@@ -21,7 +21,7 @@ from gemot.server.model.catalog import (
 from gemot.server.model.changes import KvChanges, Told
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
+from gemot.server.model.kv import EntryPage, KeyPage, KvEntry, KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.session import LivingSession, Session, SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn, TxnAnswer
 
@@ -29,6 +29,8 @@ Query = (
     KvGet
     | KvList
     | KvKeys
+    | KvListPage
+    | KvKeysPage
     | Nodes
     | NodeInfo
     | Services
@@ -86,6 +88,8 @@ VALUES: dict[type, Any] = {
     KvGet: KvEntry | None,
     KvList: list[KvEntry],
     KvKeys: list[bytes],
+    KvListPage: EntryPage,
+    KvKeysPage: KeyPage,
     Nodes: list[Node],
     NodeInfo: NodeDetail | None,
     Services: dict[str, list[str]],

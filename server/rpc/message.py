@@ -14,6 +14,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import PeerBroke
+from gemot.server.model.kv import KvKeysPage, KvListPage
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
 from gemot.server.model.session import (
@@ -44,7 +45,10 @@ TXN = "transactions"
 CHANGES = "changes"
 """`KvChanges`."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES)
+PAGES = "pages"
+"""`KvListPage` and `KvKeysPage`."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, PAGES)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -402,6 +406,8 @@ def feature_of(call: Call) -> str:
             return TXN
         if isinstance(call.query, KvChanges):
             return CHANGES
+        if isinstance(call.query, KvListPage | KvKeysPage):
+            return PAGES
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
         if isinstance(call.command, Txn):

@@ -17,8 +17,8 @@ from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKe
 from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest, locks, pages
-from gemot.server.state.names import end_of_prefix
+from gemot.server.state import digest, locks, pages, paging
+from gemot.server.state.names import cut_name, end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
 
@@ -365,12 +365,7 @@ def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
     keys = [key for key, _, _ in rows]
     if not separator:
         return keys, index
-    return list(dict.fromkeys(_cut(key, len(prefix), separator) for key in keys)), index
-
-
-def _cut(key: bytes, start: int, separator: bytes) -> bytes:
-    at = key.find(separator, start)
-    return key if at < 0 else key[: at + len(separator)]
+    return list(dict.fromkeys(cut_name(key, len(prefix), separator) for key in keys)), index
 
 
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
@@ -424,4 +419,5 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     KvGet: get,
     KvList: list_entries,
     KvKeys: list_keys,
+    **paging.READERS,
 }

@@ -31,7 +31,17 @@ from gemot.server.model.command import Command
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordinates
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import (
@@ -126,6 +136,8 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "read"),)
         case KvGet(key=key):
             return (Operation("key", key, "read"),)
+        case KvListPage() | KvKeysPage():
+            return ()
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
             return ()
         case HealthNode() | HealthChecks() | HealthState() | Coordinates() | CoordinateOf():

@@ -36,7 +36,17 @@ from gemot.server.model.errors import (
     to_wire,
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    EntryPage,
+    KeyPage,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.query import VALUES, Answer, Applied, Options, Query
 from gemot.server.model.session import (
     CreateSession,
@@ -195,6 +205,8 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4, 1 << 52)]),
     (KvList(b""), [[], [KvEntry(b"\xff", b"", 0, 1, "s", 3, 4)]]),
     (KvKeys(b"a", b"/"), [[], [b"a/", b"\xfe\xff"]]),
+    (KvListPage(b"", b"a", 1), [EntryPage([]), EntryPage([KvEntry(b"b", b"", 0, 1, "s", 3, 4)], b"b")]),
+    (KvKeysPage(b"a", b"/", b"", 2), [KeyPage([]), KeyPage([b"a/", b"\xfe\xff"], b"\xfe\xff")]),
     (Nodes(), [[], [NODE]]),
     (NodeInfo("n1"), [None, NodeDetail(NODE, (SERVICE,), (CHECK,))]),
     (Services(), [{}, {"web": ["a", "b"], "db": []}]),
@@ -338,6 +350,8 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Forward(Txn(()), "", None), (SESSIONS,), "transactions"),
         (Ask(ReadTxn((KvOp("get", b"a"),)), Options()), (SESSIONS,), "transactions"),
         (Ask(KvChanges(b"a", True, 0), Options()), (SESSIONS, TXN), "changes"),
+        (Ask(KvListPage(b"", b"", 1), Options()), (SESSIONS,), "pages"),
+        (Subscribe(KvKeysPage(b"", b"", b"", 1), "", 0), (SESSIONS,), "pages"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

@@ -34,7 +34,17 @@ from gemot.server.model.coordinate import (
 )
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.query import Applied, Query
 from gemot.server.model.session import (
     CreateSession,
@@ -52,6 +62,14 @@ from gemot.server.state.watch import Hub, topics
 
 KEYS = [b"a", b"a/", b"a/1", b"a/2", b"a/b/1", b"ab", b"b", b"\xff", b"\xff\xff"]
 PREFIXES = [b"", b"a", b"a/", b"a/b", b"a/b/1/x", b"b", b"\xff", b"zz"]
+PAGES = [
+    (b"", b"", 1),
+    (b"", b"a/", 2),
+    (b"a", b"", 2),
+    (b"a/", b"a/b/1", 1),
+    (b"", b"b", 9),
+    (b"b", b"a", 1),
+]
 NODES = ["n1", "n2", "n3"]
 SERVICES = ["web", "db"]
 SESSIONS = ["s1", "s2", "s3"]
@@ -173,6 +191,8 @@ KV_QUERIES: list[Query] = [
     *(KvGet(key) for key in KEYS),
     *(KvList(prefix) for prefix in PREFIXES),
     *(KvKeys(prefix, b"/") for prefix in PREFIXES),
+    *(KvListPage(prefix, after, limit) for prefix, after, limit in PAGES),
+    *(KvKeysPage(prefix, separator, *page) for separator in (b"", b"/") for prefix, *page in PAGES),
 ]
 CATALOG_QUERIES: list[Query] = [
     Nodes(),

@@ -25,7 +25,19 @@ from gemot.server.model.catalog import (
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate, SetCoordinates
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    EntryPage,
+    KeyPage,
+    KvDelete,
+    KvDeletePrefix,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.query import Query
 from gemot.server.model.session import (
     CreateSession,
@@ -254,6 +266,14 @@ class NaiveState:
             return [self.kv[key] for key in sorted(self.kv) if key.startswith(query.prefix)]
         if isinstance(query, KvKeys):
             return self._keys(query)
+        if isinstance(query, KvListPage):
+            entries = [each for each in self.read(KvList(query.prefix)) if each.key > query.after]
+            more = len(entries) > query.limit
+            return EntryPage(entries[: query.limit], entries[query.limit - 1].key if more else b"")
+        if isinstance(query, KvKeysPage):
+            names = [name for name in self._keys(KvKeys(query.prefix, query.separator)) if name > query.after]
+            more = len(names) > query.limit
+            return KeyPage(names[: query.limit], names[query.limit - 1] if more else b"")
         return self._read_catalog(query)
 
     def _keys(self, query: KvKeys) -> list[bytes]:
