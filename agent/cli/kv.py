@@ -87,6 +87,7 @@ def get(
 @click.option("--acquire", is_flag=True, help="Take the lock of KEY for -session.")
 @click.option("--release", is_flag=True, help="Give the lock of KEY up for -session.")
 @click.option("--session", default="", help="Session id for -acquire and -release.")
+@click.option("--ttl", help="The key deletes itself so long after this write: 30s, 24h. Without, it stays.")
 @client_options
 def put(
     connection: Connection,
@@ -99,8 +100,13 @@ def put(
     acquire: bool,
     release: bool,
     session: str,
+    ttl: str | None,
 ) -> None:
-    """Write DATA to KEY. DATA may be @FILE, or - for standard input."""
+    """Write DATA to KEY. DATA may be @FILE, or - for standard input.
+
+    With -ttl the key is deleted when that time has passed without another write: what a job wrote to say that
+    it lives goes when the job does. Each write sets the time anew; one without -ttl makes the key stay.
+    """
     if (acquire or release) and not session:
         raise click.ClickException("-acquire and -release need -session")
     value = read_data(data)
@@ -109,6 +115,7 @@ def put(
         "flags": flags,
         "acquire": session if acquire else None,
         "release": session if release else None,
+        "ttl": ttl,
     }
     if not Kv(connection).put(key, base64.b64decode(value) if as_base64 else value, **params):
         raise click.ClickException(f"did not write to {key}: {_refused(cas, acquire)}")
@@ -138,7 +145,12 @@ def delete(connection: Connection, key: str, recurse: bool, cas: bool, modify_in
 def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
     """Print every key that begins with PREFIX as JSON, for `gemot kv import`."""
     rows = [
-        {"key": entry.key, "flags": entry.flags, "value": base64.b64encode(entry.value).decode()}
+        {
+            "key": entry.key,
+            "flags": entry.flags,
+            "value": base64.b64encode(entry.value).decode(),
+            **({"ttl": entry.ttl} if entry.ttl else {}),
+        }
         for entry in Kv(connection).tree(prefix, **read)
     ]
     click.echo(json.dumps(rows, indent=4, ensure_ascii=False))
@@ -151,17 +163,20 @@ def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
 def import_(connection: Connection, data: str, prefix: str) -> None:
     """Write every key of an export. DATA is the JSON, @FILE, or - for standard input."""
     kv = Kv(connection)
-    for key, flags, value in _read_export(read_data(data)):
+    for key, flags, value, ttl in _read_export(read_data(data)):
         name = prefix + key
-        kv.put(name, value, flags=flags)
+        kv.put(name, value, flags=flags, ttl=ttl)
         click.echo(f"Imported: {name}")
 
 
-def _read_export(text: bytes) -> list[tuple[str, int, bytes]]:
+def _read_export(text: bytes) -> list[tuple[str, int, bytes, str | None]]:
     """Every row is looked at before the first is written."""
     try:
         rows = json.loads(text)
-        return [(str(row["key"]), int(row.get("flags", 0)), base64.b64decode(row["value"])) for row in rows]
+        return [
+            (str(row["key"]), int(row.get("flags", 0)), base64.b64decode(row["value"]), row.get("ttl"))
+            for row in rows
+        ]
     except (ValueError, TypeError, KeyError) as error:
         raise click.ClickException(
             f'not an export: want a JSON list of {{"key", "flags", "value" in base64}} ({error!r})'
@@ -190,6 +205,8 @@ def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> Non
             "LockIndex": entry.lock_index,
             "ModifyIndex": entry.modify_index,
             "Session": entry.session or "-",
+            **({"TTL": entry.ttl} if entry.ttl else {}),
+            **({"Expires in": entry.expires_in} if entry.expires_in else {}),
         }
         for name, shown in rows.items():
             click.echo(f"{name:<17}{shown}")

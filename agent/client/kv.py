@@ -15,6 +15,8 @@ from gemot.agent.client.path import escape
 PAGE = 500
 """Entries of one page where none is asked for: few enough for a server to read them at once."""
 
+_EXPIRES_IN = "x-gemot-expires-in"
+
 
 class Entry(msgspec.Struct, frozen=True):
     """One key as the agent tells it."""
@@ -29,6 +31,12 @@ class Entry(msgspec.Struct, frozen=True):
     fence: int
     """Of the last acquisition of its lock; 0 if it was never locked."""
 
+    ttl: str = ""
+    """How long it lives from its last write, as Go writes durations; "" for ever."""
+
+    expires_in: str = ""
+    """What was left of that; told by `get` alone."""
+
 
 class Kv:
     """Get, put, delete and list keys. Raises ClientError."""
@@ -39,7 +47,10 @@ class Kv:
     def get(self, key: str, **params: Any) -> Entry | None:
         """The entry, or None if there is no such key."""
         reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
-        return next(iter(entries(reply)), None)
+        found = next(iter(entries(reply)), None)
+        if found is None:
+            return None
+        return msgspec.structs.replace(found, expires_in=reply.headers.get(_EXPIRES_IN, ""))
 
     def tree(self, prefix: str, **params: Any) -> list[Entry]:
         """Every entry whose key begins with `prefix`."""
@@ -93,9 +104,16 @@ class Kv:
                 return
 
     def put(self, key: str, value: bytes, **params: Any) -> bool:
-        """Write; False when `cas`, `acquire` or `release` did not hold."""
+        """Write; False when `cas`, `acquire` or `release` did not hold.
+
+        With `ttl` ("30s") the key deletes itself so long after. Raises NotAnAgent for an agent that wrote it
+        and knows no TTL: it stays.
+        """
         reply = self._connection.request("PUT", _path(key), params=params, body=value)
-        return reply.json() is True
+        written = reply.json() is True
+        if written and params.get("ttl") is not None and _EXPIRES_IN not in reply.headers:
+            raise NotAnAgent(f"the agent wrote {key} and knows no TTL: the key stays; delete it, or upgrade")
+        return written
 
     def delete(self, key: str, **params: Any) -> bool:
         reply = self._connection.request("DELETE", _path(key), params=params)
@@ -138,4 +156,5 @@ def _entry(raw: dict[str, Any]) -> Entry:
         create_index=raw["CreateIndex"],
         modify_index=raw["ModifyIndex"],
         fence=raw.get("Fence", 0),
+        ttl=raw.get("TTL", ""),
     )

@@ -1,7 +1,7 @@
 """The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store.
 
-Ours are the parameters `lock` and `fence` of every write (`fence.py`), `limit` and `after` of lists
-(`page.py`), and headers that tell of them.
+Ours are the parameters `lock` and `fence` of every write (`fence.py`), `ttl` of one that sets a
+key, `limit` and `after` of lists (`page.py`), and headers that tell of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from gemot.server.model.kv import (
 from gemot.server.model.txn import CheckFence, FoundKey, Txn, as_op, decode
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
+EXPIRES_IN = "X-Gemot-Expires-In"
+"""Of a key with a TTL: what is left of it when it is read, all of it when it was written. What knows no TTL
+writes a key that stays, and does not say this."""
+
 FENCE = "X-Gemot-Fence"
 """Of a lock that was acquired: greater than that of every acquisition of this key before it."""
 
@@ -71,6 +75,8 @@ class _Kv:
         headers = render.read_headers(answer, options)
         if answer.value is None:
             return Response(status=404, headers=headers)
+        if answer.value.ttl_ms:
+            headers[EXPIRES_IN] = render.duration(answer.value.remaining_ms)
         if raw:
             headers.update(_RAW_HEADERS)
             return Response(body=answer.value.value, content_type="text/plain", headers=headers)
@@ -116,6 +122,7 @@ class _Kv:
             raise BadRequest("Missing key name")
         _refuse_conflict(request, ("cas", "acquire", "release"))
         flags, cas = parse.first(request, "flags"), parse.first(request, "cas")
+        ttl = parse.first(request, "ttl")
         acquire, release = _session_in(request, "acquire"), _session_in(request, "release")
         return KvSet(
             key,
@@ -124,6 +131,7 @@ class _Kv:
             parse.uint64(cas) if cas is not None else None,
             acquire,
             release,
+            parse.ttl_ms(ttl) if ttl is not None else 0,
         )
 
     async def delete(self, request: Request) -> Response:
@@ -150,6 +158,8 @@ class _Kv:
         headers = render.write_headers(applied, named)
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
+        if applied.value:
+            headers.update(_expiry(command))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
 
     async def _write_guarded(
@@ -169,7 +179,15 @@ class _Kv:
         for found in answer.results:
             if acquires and isinstance(found, FoundKey):
                 headers[FENCE] = str(found.row.fence)
+        if not answer.errors:
+            headers.update(_expiry(command))
         return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
+
+
+def _expiry(command: KvSet | KvDelete | KvDeletePrefix) -> dict[str, str]:
+    if not isinstance(command, KvSet) or not command.ttl_ms:
+        return {}
+    return {EXPIRES_IN: render.duration(command.ttl_ms)}
 
 
 def _session_in(request: Request, name: str) -> str | None:

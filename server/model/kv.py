@@ -12,6 +12,10 @@ MAX_KEY_BYTES = 4096
 """Longest key accepted. Consul sets no limit of its own; its HTTP stack refuses longer URLs."""
 
 
+LEAST_TTL_MS = 1_000
+MAX_TTL_MS = 10 * 365 * 86_400_000
+"""What a key that expires may live: a second to ten years."""
+
 MAX_PAGE = 10_000
 """Entries of one page, at most. A page is read in one read transaction."""
 
@@ -19,7 +23,9 @@ MAX_PAGE = 10_000
 class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One key as stored. `flags` is an unsigned 64-bit number of the user's.
 
-    `fence` is that of the last acquisition, kept when it is released; 0 if it was never locked.
+    `fence` is that of the last acquisition, kept when it is released; 0 if it was never locked. `ttl_ms` is
+    how long it lives from its last write, 0 for ever; what is left of that, by the answering server's cluster
+    time, is told in `remaining_ms` by KvGet alone, and never stored.
     """
 
     key: bytes
@@ -30,12 +36,15 @@ class KvEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     create_index: int
     modify_index: int
     fence: int = 0
+    ttl_ms: int = 0
+    remaining_ms: int = 0
 
 
 class KvSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Write one key. At most one of `cas`, `acquire`, `release` is set. Result: bool; of `acquire` the fence.
 
-    `cas=0` means create only; `cas=N` needs the stored modify index to be N.
+    `cas=0` means create only; `cas=N` needs the stored modify index to be N. With `ttl_ms` the key deletes
+    itself so much cluster time after; without, it stays, whatever it had before.
     """
 
     key: bytes
@@ -44,6 +53,7 @@ class KvSet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     cas: int | None = None
     acquire: str | None = None
     release: str | None = None
+    ttl_ms: int = 0
 
 
 class KvDelete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -69,6 +79,15 @@ class KvPurge(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """
 
     limit: int
+
+
+class ExpireKeys(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=70):
+    """Delete those of these keys (key, modify index) that are due.
+
+    The leader proposes it; whether one is due is decided where it is applied. Result: how many were deleted.
+    """
+
+    keys: tuple[tuple[bytes, int], ...]
 
 
 class KvGet(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):

@@ -24,7 +24,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
-from gemot.server.model.txn import ReadTxn, Txn
+from gemot.server.model.txn import ReadTxn, Txn, expires
 from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
@@ -48,7 +48,10 @@ CHANGES = "changes"
 PAGES = "pages"
 """`KvListPage` and `KvKeysPage`."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, PAGES)
+EXPIRY = "keys that expire"
+"""`KvSet` and `KvOp` with a TTL."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, PAGES, EXPIRY)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -410,6 +413,8 @@ def feature_of(call: Call) -> str:
             return PAGES
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
+        if expires(call.command):
+            return EXPIRY
         if isinstance(call.command, Txn):
             return TXN
         return SESSIONS if isinstance(call.command, CreateSession | DestroySession | RenewSession) else ""

@@ -36,6 +36,7 @@ _HASHED = (
     (b"held", "select session, key, node from held"),
     (b"lock_delay", "select key, until_ms from lock_delay"),
     (b"guard", "select resource, fence from guard"),
+    (b"expiry", "select key, epoch, deadline_ms from expiry"),
 )
 
 

@@ -1,6 +1,7 @@
 """The index of each single node and service: which command last changed anything that belongs to it.
 
-And those of all coordinates, of all sessions, and of the first transaction, under kinds of their own.
+And those of all coordinates, of all sessions, and of the first transaction and the first key that
+expires, under kinds of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
-_Kind = Literal["node", "service", "coordinates", "sessions", "transactions"]
+_Kind = Literal["node", "service", "coordinates", "sessions", "transactions", "keys that expire"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -84,6 +85,12 @@ def note_transaction(writing: Writing) -> None:
     """The log has had one; of the first one that was done."""
     if not _get(writing.cursor, "transactions", ""):
         _put(writing, "transactions", "")
+
+
+def note_expiry(writing: Writing) -> None:
+    """The log has had a key that expires."""
+    if not _get(writing.cursor, "keys that expire", ""):
+        _put(writing, "keys that expire", "")
 
 
 def service_index(reading: Reading, service: str) -> int:

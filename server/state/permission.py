@@ -32,6 +32,7 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordina
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import (
+    ExpireKeys,
     KvDelete,
     KvDeletePrefix,
     KvGet,
@@ -121,7 +122,7 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
-        case EndLeases():
+        case EndLeases() | ExpireKeys():
             return ()
         case CreateSession(session=session):
             return (_of_session(session.node),)

@@ -207,6 +207,15 @@ create table guard (
 ) without rowid;
 """
 
+_FORMAT_EXPIRY = """
+create table expiry (
+    key blob primary key,
+    epoch integer not null,
+    deadline_ms integer not null
+) without rowid;
+create index expiry_by_deadline on expiry (epoch, deadline_ms, key);
+"""
+
 MIGRATIONS: tuple[str, ...] = (
     _FORMAT_1,
     _FORMAT_AUTOPILOT,
@@ -214,6 +223,7 @@ MIGRATIONS: tuple[str, ...] = (
     _FORMAT_COORDINATES,
     _FORMAT_SESSIONS,
     _FORMAT_GUARDS,
+    _FORMAT_EXPIRY,
 )
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
@@ -228,6 +238,7 @@ SINCE: dict[str, int] = {
     "held": 5,
     "lock_delay": 5,
     "guard": 6,
+    "expiry": 7,
 }
 """The format that brought a table; of those that are not here, the first."""
 

@@ -29,6 +29,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("Held", "held", "length(session) + length(key)"),
     ("LockDelay", "lock_delay", "length(key) + 8"),
     ("FenceGuard", "guard", "length(resource) + 8"),
+    ("Expiry", "expiry", "length(key) + 16"),
     ("Tombstone", "tombstone", "length(key) + 8"),
     ("DeletedPrefix", "mask", "length(prefix) + 8"),
     ("Index", "latest", "length(kind) + length(name) + 8"),

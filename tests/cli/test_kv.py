@@ -6,13 +6,15 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell, until
 
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.connection import Connection, NotAnAgent
 from gemot.agent.client.kv import Kv
 
 
@@ -187,3 +189,41 @@ def test_a_client_for_python_reads_lists_a_page_at_a_time(gemot: Shell) -> None:
             assert list(kv.each_key("each/", limit=limit)) == found
             assert list(kv.each_key("each/", "/", limit=limit))[:2] == ["each/0/", "each/1/"]
         assert list(kv.each("nowhere/")) == list(kv.each_key("nowhere/")) == []
+
+
+def test_a_key_that_is_put_with_a_ttl_tells_it_keeps_it_in_an_export_and_goes(gemot: Shell) -> None:
+    assert gemot("kv", "put", "-ttl=1h", "ttl/long", "x").code == 0
+    assert gemot("kv", "put", "-ttl", "1s", "ttl/short", "x").code == 0
+    gemot("kv", "put", "ttl/stays", "x")
+    shown = gemot("kv", "get", "-detailed", "ttl/long").out
+    assert "TTL              1h0m0s\n" in shown
+    assert "Expires in       59m" in shown or "Expires in       1h0m0s" in shown
+    until(lambda: gemot("kv", "get", "ttl/short").code == 1, "its end")
+    exported = gemot("kv", "export", "ttl/").raw
+    assert [row.get("ttl") for row in json.loads(exported)] == ["1h0m0s", None]
+    assert gemot("kv", "import", "-prefix=again/", "-", stdin=exported).code == 0
+    assert "TTL " in gemot("kv", "get", "-detailed", "again/ttl/long").out
+    assert "TTL " not in gemot("kv", "get", "-detailed", "again/ttl/stays").out
+    wrong = gemot("kv", "put", "-ttl=1ms", "ttl/stays", "y")
+    assert (wrong.code, "want a duration such as 30s" in wrong.err) == (1, True)
+    assert gemot("kv", "get", "ttl/stays").out == "x\n"
+
+
+def test_an_agent_that_knows_no_ttl_is_told_from_one_that_kept_it() -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        told = pytest.raises(NotAnAgent, match="wrote a and knows no TTL: the key stays")
+        with contextlib.closing(Connection(f"127.0.0.1:{server.server_port}")) as connection, told:
+            Kv(connection).put("a", b"v", ttl="30s")
+        thread.join()

@@ -352,6 +352,8 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Ask(KvChanges(b"a", True, 0), Options()), (SESSIONS, TXN), "changes"),
         (Ask(KvListPage(b"", b"", 1), Options()), (SESSIONS,), "pages"),
         (Subscribe(KvKeysPage(b"", b"", b"", 1), "", 0), (SESSIONS,), "pages"),
+        (Apply(KvSet(b"a", b"", ttl_ms=1_000), "", None), (TXN,), "keys that expire"),
+        (Forward(Txn((KvOp("set", b"a", ttl_ms=1_000),)), "", None), (TXN,), "keys that expire"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

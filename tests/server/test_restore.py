@@ -224,7 +224,7 @@ def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes
     def back(connection: apsw.Connection) -> None:
         for column in ("restores", "restored_index", "shift"):
             connection.execute(f"alter table meta drop column {column}")
-        later = "autopilot coordinate session session_check lease held lock_delay guard"
+        later = "autopilot coordinate session session_check lease held lock_delay guard expiry"
         for table in later.split():
             connection.execute(f"drop table {table}")
         connection.execute("pragma user_version=1")

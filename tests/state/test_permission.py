@@ -33,6 +33,7 @@ from gemot.server.model.coordinate import (
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.kv import (
+    ExpireKeys,
     KeyPage,
     KvDelete,
     KvDeletePrefix,
@@ -88,6 +89,7 @@ COMMANDS: list[tuple[Command, str]] = [
     (DestroySession("unknown"), ""),
     (RenewSession("s1"), "session:write n1"),
     (EndLeases((("s1", 0),)), ""),
+    (ExpireKeys(((b"a", 1),)), ""),
     (Txn(()), ""),
     (Txn((KvOp("set", b"a"), KvOp("lock", b"a", session="s1"), KvOp("delete", b"a"))), "key:write a"),
     (Txn((KvOp("delete-tree", b"a/"), KvOp("check-index", b"b"))), "key-prefix:write a/, key:read b"),
