@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from mutants.bug import found_in
-from mutants.bugs import core, durable, gray, leading, locks, members, reads, snapshots, state, writes
+from mutants.bugs import core, durable, expiry, gray, leading, locks, members, reads, snapshots, state, writes
 
-BUGS = found_in((core, leading, durable, state, snapshots, writes, reads, members, gray, locks))
+BUGS = found_in((core, leading, durable, state, snapshots, writes, reads, members, gray, locks, expiry))
