@@ -248,7 +248,7 @@ def _entry(raw: _Entry, key: bytes) -> KvEntry:
         raw.create_index,
         raw.modify_index,
         raw.fence,
-        parse_nanoseconds(raw.ttl) // 1_000_000 if raw.ttl else 0,
+        ttl_ms=parse_nanoseconds(raw.ttl) // 1_000_000 if raw.ttl else 0,
     )
 
 

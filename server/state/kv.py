@@ -101,7 +101,7 @@ def set_key(writing: Writing, command: KvSet) -> bool | int:
         old.create_index if old is not None else index,
         index,
         lock.fence,
-        command.ttl_ms,
+        ttl_ms=command.ttl_ms,
     )
     _put(writing, new, row, stored)
     if command.ttl_ms:

@@ -207,6 +207,9 @@ create table guard (
 ) without rowid;
 """
 
+_FORMAT_7 = ""
+"""Has a number and nothing else: it is left to the history of keys."""
+
 _FORMAT_EXPIRY = """
 create table expiry (
     key blob primary key,
@@ -223,6 +226,7 @@ MIGRATIONS: tuple[str, ...] = (
     _FORMAT_COORDINATES,
     _FORMAT_SESSIONS,
     _FORMAT_GUARDS,
+    _FORMAT_7,
     _FORMAT_EXPIRY,
 )
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
@@ -238,7 +242,7 @@ SINCE: dict[str, int] = {
     "held": 5,
     "lock_delay": 5,
     "guard": 6,
-    "expiry": 7,
+    "expiry": 8,
 }
 """The format that brought a table; of those that are not here, the first."""
 
