@@ -154,6 +154,7 @@ class Leader:
                 self.timed_out += int(result.value)
             if kind is ExpireKeys and isinstance(result, Applied):
                 self.expired += int(result.value)
-                self._due.pop("expiry", None)
+                if result.value:  # there may be more: the next look need not wait
+                    self._due["expiry"] = 0
 
         return ended

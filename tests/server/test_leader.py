@@ -25,6 +25,7 @@ from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.kv import ExpireKeys, KvDelete, KvDeletePrefix, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.session import CreateSession, EndLeases, Session, Sessions
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
+from gemot.server.state.expiry import MOST_KEYS
 
 
 class Scene:
@@ -222,3 +223,15 @@ def test_keys_that_are_over_are_deleted_together_and_counted(scene: Scene) -> No
     assert expired == [ExpireKeys(((b"a", a), (b"b", b))), ExpireKeys(((b"c", c),))]
     assert scene.one.value(KvKeys(b"")) == [b"d"]
     assert scene.leader.expired == 3
+
+
+def test_of_many_keys_that_are_over_at_once_each_tick_deletes_as_many_as_an_entry_may(scene: Scene) -> None:
+    scene.one.apply(*(KvSet(b"%04d" % number, b"", ttl_ms=1_000) for number in range(3 * MOST_KEYS)))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(2_000)
+    scene.one.time_ms = scene.cluster_time_ms()
+    scene.apply_all()
+    for left in (2, 1, 0):
+        assert len(scene.one.value(KvKeys(b""))) == left * MOST_KEYS
+        scene.pass_ms(50, every_ms=50)
+        scene.apply_all()
