@@ -173,6 +173,7 @@ class Figures:
         gauge("gemot_sessions", lambda: server.state.count("session"))
         gauge("gemot_locks", lambda: server.state.count("held"))
         self._follow("gemot_sessions_timed_out_total", lambda: server.leader.timed_out)
+        self._follow("gemot_keys_expired_total", lambda: server.leader.expired)
         gauge("gemot_watches", lambda: server.reads.waiting)
         self._follow("gemot_watch_wakeups_total", lambda: server.reads.woken)
         self._follow("gemot_raft_log_syncs_total", lambda: node.sync_s[1])

@@ -105,6 +105,7 @@ TABLE = (
     Metric("gemot_sessions", "gauge", "Sessions in the state of this server."),
     Metric("gemot_locks", "gauge", "Keys that sessions hold."),
     Metric("gemot_sessions_timed_out_total", "counter", "Sessions whose TTL ended while this server led."),
+    Metric("gemot_keys_expired_total", "counter", "Keys whose TTL ended while this server led."),
     Metric("gemot_watch_wakeups_total", "counter", "Groups of equal waiters woken."),
     Metric("gemot_views", "gauge", "Local copies of watched state."),
     Metric("gemot_checks", "gauge", "Checks of this agent.", ("status",)),

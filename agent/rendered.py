@@ -14,6 +14,7 @@ import msgspec
 from msgspec import field
 
 from gemot.agent.client.path import escape
+from gemot.agent.duration import parse_nanoseconds
 from gemot.server.model.autopilot import GetAutopilot
 from gemot.server.model.catalog import (
     HealthService,
@@ -31,10 +32,10 @@ from gemot.server.model.catalog import (
 )
 from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
-from gemot.server.model.errors import PeerBroke
+from gemot.server.model.errors import BadRequest, PeerBroke
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState, Status
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
+from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn
@@ -49,6 +50,7 @@ class _Entry(msgspec.Struct, rename="pascal"):
     create_index: int = 0
     modify_index: int = 0
     fence: int = 0
+    ttl: str = field(name="TTL", default="")
 
 
 class _Node(msgspec.Struct, rename="pascal"):
@@ -177,7 +179,7 @@ def locate(query: Query) -> str:
             return f"/v1/gemot/history/{escape(key)}"
         case KvAsOf(prefix=key, index=index, alone=alone):
             return f"/v1/gemot/history/{escape(key)}?at={index}" + ("" if alone else "&recurse")
-        case ReadTxn() | KvChanges():
+        case ReadTxn() | KvChanges() | KvListPage() | KvKeysPage():
             raise AssertionError(f"{type(query).__name__} is not read by its path")
 
 
@@ -188,7 +190,7 @@ def read_back(query: Query, body: bytes) -> Any:
     """
     try:
         return _read_back(query, body)
-    except (msgspec.DecodeError, UnicodeError, ValueError) as error:
+    except (msgspec.DecodeError, UnicodeError, ValueError, BadRequest) as error:
         raise PeerBroke(f"{locate(query)}: the answer is not one of an agent: {error}") from error
 
 
@@ -243,7 +245,15 @@ def _params(meta: dict[str, str], tags: tuple[str, ...] = (), *, passing: bool =
 def _entry(raw: _Entry, key: bytes) -> KvEntry:
     value = a2b_base64(raw.value, strict_mode=True) if raw.value else b""
     return KvEntry(
-        key, value, raw.flags, raw.lock_index, raw.session, raw.create_index, raw.modify_index, raw.fence
+        key,
+        value,
+        raw.flags,
+        raw.lock_index,
+        raw.session,
+        raw.create_index,
+        raw.modify_index,
+        raw.fence,
+        ttl_ms=parse_nanoseconds(raw.ttl) // 1_000_000 if raw.ttl else 0,
     )
 
 

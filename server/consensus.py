@@ -20,7 +20,7 @@ import msgspec
 
 from gemot.server.clock import LeaderClock
 from gemot.server.machine import Machine, Outcome, RestoreDue
-from gemot.server.model.command import ENVELOPE_VERSION, Command, Envelope, IdempotencyKey, RetryId, encode
+from gemot.server.model.command import Command, Envelope, IdempotencyKey, RetryId, encode, version_of
 from gemot.server.model.errors import Busy, GemotError, NotLeader, OutcomeUnknown
 from gemot.server.model.query import Applied
 from gemot.server.pace import Pace
@@ -272,7 +272,8 @@ class Replica:
             return
         now, wall = self.cluster_time_ms(), self._timer.wall_ms()
         commands = [
-            encode(Envelope(ENVELOPE_VERSION, now, p.accessor, p.retry, p.command, wall)) for p in proposals
+            encode(Envelope(version_of(p.command), now, p.accessor, p.retry, p.command, wall))
+            for p in proposals
         ]
         try:
             first = self.raft.propose(commands)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from gemot.server.model.command import Command
 from gemot.server.model.errors import Busy
 from gemot.server.model.session import CreateSession
-from gemot.server.model.txn import Txn
-from gemot.server.rpc.message import SESSIONS, TXN
+from gemot.server.model.txn import Txn, expires
+from gemot.server.rpc.message import EXPIRY, SESSIONS, TXN
 
 _NEEDED: dict[type, str] = {CreateSession: SESSIONS, Txn: TXN}
 
@@ -44,7 +44,7 @@ class Features:
 
     def refuse(self, command: Command, name: Callable[[str], str]) -> Busy | None:
         """Why a command is not proposed yet. Of sessions it is the first one: all others come after it."""
-        feature = _NEEDED.get(type(command))
+        feature = EXPIRY if expires(command) else _NEEDED.get(type(command))
         if feature is None or not (others := self.without(feature)):
             return None
         return Busy(

@@ -13,7 +13,7 @@ from gemot.server.kv_history import KvHistory
 from gemot.server.members import Membership
 from gemot.server.model.command import Command
 from gemot.server.model.errors import GemotError
-from gemot.server.model.kv import KvPurge
+from gemot.server.model.kv import ExpireKeys, KvPurge
 from gemot.server.model.query import Applied
 from gemot.server.model.session import EndLeases
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges, VerifyState
@@ -22,6 +22,7 @@ from gemot.server.state.store import State
 
 CLOCK_EVERY_MS = 1_000
 LEASES_EVERY_MS = 100
+EXPIRY_EVERY_MS = 100
 PURGE_ROWS = 500
 KEEP_CHANGES = 50_000
 """Change rows kept for watchers that come back and for history."""
@@ -59,6 +60,9 @@ class Leader:
         self.timed_out = 0
         """Sessions whose TTL ended while this server led."""
 
+        self.expired = 0
+        """Keys whose TTL ended while this server led."""
+
         self._begin_at: int | None = None
 
     def on_leadership(self, leads: bool) -> None:
@@ -84,6 +88,8 @@ class Leader:
             self._propose(Tick())
         if self._every("leases", LEASES_EVERY_MS):
             self._end_leases()
+        if self._every("expiry", EXPIRY_EVERY_MS):
+            self._expire_keys()
         if self._every("tombstones", TOMBSTONE_STEP_MS):
             self._reap_tombstones()
         if self._every("retries", RETRY_STEP_MS) and self._state.deadlines_exist():
@@ -114,6 +120,10 @@ class Leader:
         due = self._state.leases_due(now)
         if due or self._state.delays_over(now):
             self._propose(EndLeases(due))
+
+    def _expire_keys(self) -> None:
+        if due := self._state.keys_due(self._replica.cluster_time_ms()):
+            self._propose(ExpireKeys(due))
 
     def _purge(self) -> None:
         if self._state.masked_rows_left():
@@ -158,5 +168,9 @@ class Leader:
             self._under_way.pop(kind, None)
             if kind is EndLeases and isinstance(result, Applied):
                 self.timed_out += int(result.value)
+            if kind is ExpireKeys and isinstance(result, Applied):
+                self.expired += int(result.value)
+                if result.value:  # there may be more: the next look need not wait
+                    self._due["expiry"] = 0
 
         return ended

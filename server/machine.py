@@ -18,7 +18,7 @@ from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.command import Command, Envelope, IdempotencyKey, decode
 from gemot.server.model.coordinate import SetCoordinates
 from gemot.server.model.errors import Corrupt, Forbidden, GemotError, StorageFailed
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.kv import ExpireKeys, KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.query import Applied
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
@@ -88,6 +88,7 @@ class Machine:
             EndLeases: session.end_leases,
             Txn: txn.run,
             TrimHistory: history.trim,
+            ExpireKeys: kv.expire_keys,
         }
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from typing import Any
 
 import click
@@ -29,6 +30,8 @@ for _of_history in (log, show, diff, rollback):
 @click.option("--recurse", is_flag=True, help="Every key that begins with KEY, as key:value lines.")
 @click.option("--keys", "only_keys", is_flag=True, help="Names only.")
 @click.option("--separator", default="/", help="Where -keys cuts names (default /).")
+@click.option("--limit", type=int, help="With -recurse or -keys: at most so many.")
+@click.option("--after", default="", help="With -limit: those behind this key; a page tells it at its end.")
 @click.option("--detailed", is_flag=True, help="Indexes, flags, session and fence too.")
 @click.option("--base64", "as_base64", is_flag=True, help="Print values in base64.")
 @client_options
@@ -40,18 +43,37 @@ def get(
     recurse: bool,
     only_keys: bool,
     separator: str,
+    limit: int | None,
+    after: str,
     detailed: bool,
     as_base64: bool,
 ) -> None:
-    """Print the value of KEY."""
+    """Print the value of KEY.
+
+    A long list comes in pages with -limit: the line behind one, on standard error, says how to go on.
+    """
     kv = Kv(connection)
+    if after and limit is None:
+        raise click.ClickException("-after is for pages: give -limit too")
     if only_keys:
-        for name in kv.keys(key, separator, **read):
+        if limit is None:
+            names, following = kv.keys(key, separator, **read), ""
+        else:
+            names, following = kv.page_of_keys(key, limit, after, separator, **read)
+        for name in names:
             click.echo(name)
+        _tell_more(following)
     elif recurse:
-        for entry in kv.tree(key, **read):
+        if limit is None:
+            entries, following = kv.tree(key, **read), ""
+        else:
+            entries, following = kv.page(key, limit, after, **read)
+        for entry in entries:
             _print(entry, detailed, as_base64, alone=False)
+        _tell_more(following)
     else:
+        if limit is not None:
+            raise click.ClickException("-limit is for lists: give -recurse or -keys too")
         if not key:
             raise click.ClickException("name the key to get, or give -recurse or -keys")
         found = kv.get(key, **read)
@@ -70,6 +92,7 @@ def get(
 @click.option("--acquire", is_flag=True, help="Take the lock of KEY for -session.")
 @click.option("--release", is_flag=True, help="Give the lock of KEY up for -session.")
 @click.option("--session", default="", help="Session id for -acquire and -release.")
+@click.option("--ttl", help="The key deletes itself so long after this write: 30s, 24h. Without, it stays.")
 @client_options
 def put(
     connection: Connection,
@@ -82,8 +105,13 @@ def put(
     acquire: bool,
     release: bool,
     session: str,
+    ttl: str | None,
 ) -> None:
-    """Write DATA to KEY. DATA may be @FILE, or - for standard input."""
+    """Write DATA to KEY. DATA may be @FILE, or - for standard input.
+
+    With -ttl the key is deleted when that time has passed without another write: what a job wrote to say that
+    it lives goes when the job does. Each write sets the time anew; one without -ttl makes the key stay.
+    """
     if (acquire or release) and not session:
         raise click.ClickException("-acquire and -release need -session")
     value = read_data(data)
@@ -92,6 +120,7 @@ def put(
         "flags": flags,
         "acquire": session if acquire else None,
         "release": session if release else None,
+        "ttl": ttl,
     }
     if not Kv(connection).put(key, base64.b64decode(value) if as_base64 else value, **params):
         raise click.ClickException(f"did not write to {key}: {_refused(cas, acquire)}")
@@ -121,7 +150,12 @@ def delete(connection: Connection, key: str, recurse: bool, cas: bool, modify_in
 def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
     """Print every key that begins with PREFIX as JSON, for `gemot kv import`."""
     rows = [
-        {"key": entry.key, "flags": entry.flags, "value": base64.b64encode(entry.value).decode()}
+        {
+            "key": entry.key,
+            "flags": entry.flags,
+            "value": base64.b64encode(entry.value).decode(),
+            **({"ttl": entry.ttl} if entry.ttl else {}),
+        }
         for entry in Kv(connection).tree(prefix, **read)
     ]
     click.echo(json.dumps(rows, indent=4, ensure_ascii=False))
@@ -134,17 +168,20 @@ def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
 def import_(connection: Connection, data: str, prefix: str) -> None:
     """Write every key of an export. DATA is the JSON, @FILE, or - for standard input."""
     kv = Kv(connection)
-    for key, flags, value in _read_export(read_data(data)):
+    for key, flags, value, ttl in _read_export(read_data(data)):
         name = prefix + key
-        kv.put(name, value, flags=flags)
+        kv.put(name, value, flags=flags, ttl=ttl)
         click.echo(f"Imported: {name}")
 
 
-def _read_export(text: bytes) -> list[tuple[str, int, bytes]]:
+def _read_export(text: bytes) -> list[tuple[str, int, bytes, str | None]]:
     """Every row is looked at before the first is written."""
     try:
         rows = json.loads(text)
-        return [(str(row["key"]), int(row.get("flags", 0)), base64.b64decode(row["value"])) for row in rows]
+        return [
+            (str(row["key"]), int(row.get("flags", 0)), base64.b64decode(row["value"]), row.get("ttl"))
+            for row in rows
+        ]
     except (ValueError, TypeError, KeyError) as error:
         raise click.ClickException(
             f'not an export: want a JSON list of {{"key", "flags", "value" in base64}} ({error!r})'
@@ -155,6 +192,11 @@ def _refused(cas: bool, acquire: bool) -> str:
     if cas:
         return "its index is not -modify-index any more (see gemot kv get -detailed)"
     return "another session holds its lock" if acquire else "this session does not hold its lock"
+
+
+def _tell_more(following: str) -> None:
+    if following:
+        click.echo(f"More: -after={shlex.quote(following)}", err=True)
 
 
 def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> None:
@@ -168,6 +210,8 @@ def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> Non
             "LockIndex": entry.lock_index,
             "ModifyIndex": entry.modify_index,
             "Session": entry.session or "-",
+            **({"TTL": entry.ttl} if entry.ttl else {}),
+            **({"Expires in": entry.expires_in} if entry.expires_in else {}),
         }
         for name, shown in rows.items():
             click.echo(f"{name:<17}{shown}")

@@ -1,21 +1,35 @@
 """The key-value family: `/v1/kv/`. Keys are the path's bytes, whatever they are. Source: Consul, KV store.
 
-Ours are the parameters `lock` and `fence` of every write (`fence.py`), and headers that tell of both.
+Ours are the parameters `lock` and `fence` of every write (`fence.py`), `ttl` of one that sets a
+key, `limit` and `after` of lists (`page.py`), and headers that tell of them.
 """
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from gemot.agent.http import fence, listing, parse, render
+from gemot.agent.http import fence, listing, page, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.errors import BadRequest
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.txn import CheckFence, FoundKey, Txn, as_op, decode
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
+EXPIRES_IN = "X-Gemot-Expires-In"
+"""Of a key with a TTL: what is left of it when it is read, all of it when it was written. What knows no TTL
+writes a key that stays, and does not say this."""
+
 FENCE = "X-Gemot-Fence"
 """Of a lock that was acquired: greater than that of every acquisition of this key before it."""
 
@@ -53,6 +67,7 @@ class _Kv:
                 return await self._keys(request)
             if "recurse" in names:
                 return await self._list(request)
+            page.refuse(request)
             raw = "raw" in names
         if not key:
             raise BadRequest("Missing key name")
@@ -60,29 +75,42 @@ class _Kv:
         headers = render.read_headers(answer, options)
         if answer.value is None:
             return Response(status=404, headers=headers)
+        if answer.value.ttl_ms:
+            headers[EXPIRES_IN] = render.duration(answer.value.remaining_ms)
         if raw:
             headers.update(_RAW_HEADERS)
             return Response(body=answer.value.value, content_type="text/plain", headers=headers)
         return render.json_bytes(request, b"[" + render.kv_entry(answer.value) + b"]", headers=headers)
 
     async def _list(self, request: Request) -> Response:
-        options = parse.read_options(request, datacenter=self._datacenter)
-        answer = await self._servers.query(KvList(request.path), options)
-        headers = render.read_headers(answer, options)
-        if not answer.value:
+        options, asked = parse.read_options(request, datacenter=self._datacenter), page.read(request)
+        if asked is None:
+            answer = await self._servers.query(KvList(request.path), options)
+            entries, headers = answer.value, render.read_headers(answer, options)
+        else:
+            answer = await self._servers.query(KvListPage(request.path, *asked), options)
+            entries, headers = answer.value.entries, render.read_headers(answer, options)
+            headers.update(page.headers(answer.value.next))
+        if not entries:
             return Response(status=404, headers=headers)
-        size = sum([len(entry.value) for entry in answer.value])
-        return await listing.json_entries(request, answer.value, size=size, headers=headers)
+        size = sum([len(entry.value) for entry in entries])
+        return await listing.json_entries(request, entries, size=size, headers=headers)
 
     async def _keys(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._datacenter)
         # The misspelt name is one that early releases of Consul documented; scripts still send it.
         separator = parse.first(request, "separator") or parse.first(request, "seperator") or ""
-        answer = await self._servers.query(KvKeys(request.path, separator.encode()), options)
-        headers = render.read_headers(answer, options)
-        if not answer.value and request.path:
+        if (asked := page.read(request)) is None:
+            answer = await self._servers.query(KvKeys(request.path, separator.encode()), options)
+            keys, headers = answer.value, render.read_headers(answer, options)
+        else:
+            query = KvKeysPage(request.path, separator.encode(), *asked)
+            answer = await self._servers.query(query, options)
+            keys, headers = answer.value.keys, render.read_headers(answer, options)
+            headers.update(page.headers(answer.value.next))
+        if not keys and request.path:
             return Response(status=404, headers=headers)
-        return await listing.json_rows(request, answer.value, render.key, headers=headers)
+        return await listing.json_rows(request, keys, render.key, headers=headers)
 
     async def put(self, request: Request) -> Response:
         return await self._write(request, self._read_put(request))
@@ -94,6 +122,7 @@ class _Kv:
             raise BadRequest("Missing key name")
         _refuse_conflict(request, ("cas", "acquire", "release"))
         flags, cas = parse.first(request, "flags"), parse.first(request, "cas")
+        ttl = parse.first(request, "ttl")
         acquire, release = _session_in(request, "acquire"), _session_in(request, "release")
         return KvSet(
             key,
@@ -102,6 +131,7 @@ class _Kv:
             parse.uint64(cas) if cas is not None else None,
             acquire,
             release,
+            parse.ttl_ms(ttl) if ttl is not None else 0,
         )
 
     async def delete(self, request: Request) -> Response:
@@ -128,6 +158,8 @@ class _Kv:
         headers = render.write_headers(applied, named)
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
+        if applied.value:
+            headers.update(_expiry(command))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
 
     async def _write_guarded(
@@ -147,7 +179,15 @@ class _Kv:
         for found in answer.results:
             if acquires and isinstance(found, FoundKey):
                 headers[FENCE] = str(found.row.fence)
+        if not answer.errors:
+            headers.update(_expiry(command))
         return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
+
+
+def _expiry(command: KvSet | KvDelete | KvDeletePrefix) -> dict[str, str]:
+    if not isinstance(command, KvSet) or not command.ttl_ms:
+        return {}
+    return {EXPIRES_IN: render.duration(command.ttl_ms)}
 
 
 def _session_in(request: Request, name: str) -> str | None:
@@ -158,5 +198,6 @@ def _session_in(request: Request, name: str) -> str | None:
 def _refuse_conflict(request: Request, names: tuple[str, ...]) -> None:
     if request.query and len({name for name, _ in request.query if name in names}) > 1:
         # As Go encodes a query: sorted by name.
-        shown = urlencode(sorted((pair for pair in request.query if pair[0] != "token"), key=lambda p: p[0]))
+        pairs = sorted((pair for pair in request.query if pair[0] != "token"), key=lambda p: p[0])
+        shown = urlencode(pairs, errors="surrogateescape")
         raise BadRequest(f"Conflicting flags: {shown[:1000]}\n")

@@ -8,7 +8,7 @@ from gemot.agent.duration import parse_nanoseconds
 from gemot.agent.http.message import Request
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.errors import BadRequest, RuleFailed, TooLarge
-from gemot.server.model.kv import MAX_KEY_BYTES
+from gemot.server.model.kv import LEAST_TTL_MS, MAX_KEY_BYTES, MAX_TTL_MS
 from gemot.server.model.query import Consistency, Options
 
 MAX_UINT64 = (1 << 64) - 1
@@ -172,6 +172,20 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
         asked.update(len(piece).to_bytes(8, "big"))
         asked.update(piece)
     return IdempotencyKey(key, asked.digest())
+
+
+def ttl_ms(text: str) -> int:
+    """How long a key is to live. Raises BadRequest."""
+    try:
+        found = -(-parse_nanoseconds(text) // _NS_PER_MS)
+    except BadRequest:
+        found = 0
+    if not LEAST_TTL_MS <= found <= MAX_TTL_MS:
+        raise BadRequest(
+            f"Invalid TTL {_quote(text)}: want a duration such as 30s, from {LEAST_TTL_MS // 1_000}s to "
+            f"{MAX_TTL_MS // 3_600_000}h (ten years); leave it out for a key that stays"
+        )
+    return found
 
 
 def session_id(text: str) -> str:

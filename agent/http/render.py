@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gemot.agent.duration import format_nanoseconds
 from gemot.agent.http.message import Request, Response
 from gemot.server.model.catalog import Instance, Node, Service, ServiceNode
 from gemot.server.model.command import IdempotencyKey
@@ -82,21 +83,28 @@ def kv_entries(entries: Sequence[KvEntry]) -> bytes:
 def kv_entry(entry: KvEntry) -> bytes:
     """One key as JSON. Bytes of a key that are not UTF-8 show as U+FFFD; an empty value is null.
 
-    `Fence` is ours, and only shown of a key that was locked once.
+    `Fence` and `TTL` are ours: only shown of a key that was locked once, and of one that expires.
     """
     value = b'"' + b2a_base64(entry.value, newline=False) + b'"' if entry.value else b"null"
     session = b',"Session":' + encode(entry.session) if entry.session else b""
     fence = b',"Fence":%d' % entry.fence if entry.fence else b""
-    return (b'{"LockIndex":%d%b,"Key":%b,"Flags":%d,"Value":%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
+    ttl = b',"TTL":"%b"' % duration(entry.ttl_ms).encode() if entry.ttl_ms else b""
+    return (b'{"LockIndex":%d%b,"Key":%b,"Flags":%d,"Value":%b%b%b,"CreateIndex":%d,"ModifyIndex":%d}') % (
         entry.lock_index,
         fence,
         encode(key(entry.key)),
         entry.flags,
         value,
         session,
+        ttl,
         entry.create_index,
         entry.modify_index,
     )
+
+
+def duration(ms: int) -> str:
+    """As Go writes it."""
+    return format_nanoseconds(ms * 1_000_000)
 
 
 def key(found: bytes) -> str:

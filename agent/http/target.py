@@ -92,16 +92,21 @@ def read_query(query: str) -> tuple[tuple[str, str], ...]:
     for part in query.split("&"):
         if part:
             name, _, value = part.partition("=")
-            pairs.append((_decode_text(name), _decode_text(value)))
+            name = _decode_text(name)
+            pairs.append((name, _decode_text(value, any_bytes=name in _KEYS)))
     return tuple(pairs)
 
 
-def _decode_text(text: str) -> str:
+_KEYS = frozenset(("after",))
+"""Parameters that are keys, which may be any bytes: those that are not UTF-8 as surrogate escapes."""
+
+
+def _decode_text(text: str, *, any_bytes: bool = False) -> str:
     if text.isascii() and "%" not in text:
         return text.replace("+", " ") if "+" in text else text
     raw = decode_percent(text.replace("+", " ").encode("utf-8", "surrogateescape"))
     try:
-        return raw.decode()
+        return raw.decode(errors="surrogateescape" if any_bytes else "strict")
     except UnicodeDecodeError as error:
         raise BadRequest("the query is not valid UTF-8") from error
 

@@ -28,11 +28,12 @@ KINDS = ("KV", "Node", "Service", "Check")
 _FAILED = "Failed to parse body: "
 _KV_VERBS = (*get_args(words.KvVerb), "check-fence", "fence-guard")
 _VERBS = get_args(words.Verb)
+_SETS = ("set", "cas", "lock", "unlock")
 _TREES = ("get-tree", "delete-tree")
 
 
 class KvBody(msgspec.Struct, rename="pascal"):
-    """`fence` and `resource` are ours."""
+    """`fence`, `resource` and `ttl` are ours."""
 
     verb: str = ""
     key: str = ""
@@ -42,6 +43,7 @@ class KvBody(msgspec.Struct, rename="pascal"):
     session: str = ""
     fence: int = 0
     resource: str = ""
+    ttl: str = msgspec.field(name="TTL", default="")
 
 
 class HostBody(msgspec.Struct, rename="pascal"):
@@ -166,11 +168,12 @@ class Reader:
             return words.CheckFence(key, fence.checked(body.fence, "Fence"), session)
         if body.fence or body.resource:
             raise BadRequest(f"Fence and Resource are for check-fence and fence-guard, not for {body.verb}")
+        if body.ttl and body.verb not in _SETS:
+            raise BadRequest(f"TTL is for {', '.join(_SETS)}, not for {body.verb}")
         verb: Any = body.verb
-        value = self._value(body)
-        return words.KvOp(
-            verb, key, value, _uint64(body.flags, "Flags"), _uint64(body.index, "Index"), session
-        )
+        value, ttl_ms = self._value(body), parse.ttl_ms(body.ttl) if body.ttl else 0
+        flags, index = _uint64(body.flags, "Flags"), _uint64(body.index, "Index")
+        return words.KvOp(verb, key, value, flags, index, session, ttl_ms)
 
     def _value(self, body: KvBody) -> bytes:
         try:

@@ -12,10 +12,10 @@ from gemot.server.model.autopilot import SetAutopilot
 from gemot.server.model.catalog import Deregister, Register
 from gemot.server.model.coordinate import SetCoordinates
 from gemot.server.model.errors import StorageFailed
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
+from gemot.server.model.kv import ExpireKeys, KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
-from gemot.server.model.txn import Txn
+from gemot.server.model.txn import Txn, expires
 from gemot.server.model.upkeep import (
     PruneRetries,
     ReapTombstones,
@@ -46,9 +46,11 @@ Command = (
     | EndLeases
     | Txn
     | TrimHistory
+    | ExpireKeys
 )
 
-ENVELOPE_VERSION = 1
+ENVELOPE_VERSION = 2
+"""The greatest that is known here: `version_of` tells which one a command is logged with."""
 
 
 class RetryId(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
@@ -81,6 +83,14 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     retry: RetryId | IdempotencyKey | None
     command: Command
     at_ms: int = 0
+
+
+def version_of(command: Command) -> int:
+    """The version of the envelope: one that is too new stops a server that would read its command otherwise.
+
+    Since 2 a key may expire. Earlier releases pass over the field that says so.
+    """
+    return 2 if expires(command) else 1
 
 
 class UnknownCommand(StorageFailed):

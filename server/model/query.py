@@ -22,7 +22,7 @@ from gemot.server.model.changes import KvChanges, Told
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import AsOf, KvAsOf, KvRevisions, Revisions
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList
+from gemot.server.model.kv import EntryPage, KeyPage, KvEntry, KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.session import LivingSession, Session, SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn, TxnAnswer
 
@@ -30,6 +30,8 @@ Query = (
     KvGet
     | KvList
     | KvKeys
+    | KvListPage
+    | KvKeysPage
     | Nodes
     | NodeInfo
     | Services
@@ -89,6 +91,8 @@ VALUES: dict[type, Any] = {
     KvGet: KvEntry | None,
     KvList: list[KvEntry],
     KvKeys: list[bytes],
+    KvListPage: EntryPage,
+    KvKeysPage: KeyPage,
     Nodes: list[Node],
     NodeInfo: NodeDetail | None,
     Services: dict[str, list[str]],

@@ -47,7 +47,7 @@ class KvOp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """On one key, or with `get-tree` and `delete-tree` on all that start with it.
 
     `index` is what `cas`, `delete-cas` and `check-index` compare with the modify index; `session` who locks,
-    unlocks, or must hold the key.
+    unlocks, or must hold the key. `ttl_ms` is that of the key which a verb writes, as of `KvSet`.
     """
 
     verb: KvVerb
@@ -56,6 +56,7 @@ class KvOp(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     flags: int = 0
     index: int = 0
     session: str = ""
+    ttl_ms: int = 0
 
 
 class NodeOp(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -180,6 +181,13 @@ def _frees(op: TxnOp) -> bool:
     return not isinstance(op, FenceGuard | CheckFence) and (op.verb in _READS or op.verb in _DELETES)
 
 
+def expires(command: object) -> bool:
+    """Does it write a key that expires? Releases before these would keep it."""
+    if isinstance(command, KvSet):
+        return command.ttl_ms != 0
+    return isinstance(command, Txn) and any(isinstance(op, KvOp) and op.ttl_ms for op in command.ops)
+
+
 def single(op: KvOp | NodeOp | ServiceOp | CheckOp) -> Single | None:
     """The command that does the same by itself; None for one that reads.
 
@@ -210,14 +218,14 @@ def as_op(command: KvSet | KvDelete | KvDeletePrefix) -> KvOp:
             return KvOp("delete", key)
         case KvDelete(key=key, cas=int(index)):
             return KvOp("delete-cas", key, index=index)
-        case KvSet(key=key, value=value, flags=flags, cas=int(index)):
-            return KvOp("cas", key, value, flags, index)
-        case KvSet(key=key, value=value, flags=flags, acquire=str(session)):
-            return KvOp("lock", key, value, flags, session=session)
-        case KvSet(key=key, value=value, flags=flags, release=str(session)):
-            return KvOp("unlock", key, value, flags, session=session)
+        case KvSet(key=key, value=value, flags=flags, cas=int(index), ttl_ms=ttl):
+            return KvOp("cas", key, value, flags, index, ttl_ms=ttl)
+        case KvSet(key=key, value=value, flags=flags, acquire=str(session), ttl_ms=ttl):
+            return KvOp("lock", key, value, flags, session=session, ttl_ms=ttl)
+        case KvSet(key=key, value=value, flags=flags, release=str(session), ttl_ms=ttl):
+            return KvOp("unlock", key, value, flags, session=session, ttl_ms=ttl)
     assert isinstance(command, KvSet)
-    return KvOp("set", command.key, command.value, command.flags)
+    return KvOp("set", command.key, command.value, command.flags, ttl_ms=command.ttl_ms)
 
 
 def service_id(op: ServiceOp) -> str:
@@ -237,12 +245,12 @@ def _of_key(op: KvOp) -> Single:
         case "delete-tree":
             return KvDeletePrefix(op.key)
         case "cas":
-            return KvSet(op.key, op.value, op.flags, cas=op.index)
+            return KvSet(op.key, op.value, op.flags, cas=op.index, ttl_ms=op.ttl_ms)
         case "lock":
-            return KvSet(op.key, op.value, op.flags, acquire=op.session)
+            return KvSet(op.key, op.value, op.flags, acquire=op.session, ttl_ms=op.ttl_ms)
         case "unlock":
-            return KvSet(op.key, op.value, op.flags, release=op.session)
-    return KvSet(op.key, op.value, op.flags)
+            return KvSet(op.key, op.value, op.flags, release=op.session, ttl_ms=op.ttl_ms)
+    return KvSet(op.key, op.value, op.flags, ttl_ms=op.ttl_ms)
 
 
 def holds(entry: KvEntry | None, check: CheckFence) -> bool:

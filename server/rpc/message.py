@@ -15,6 +15,7 @@ from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import PeerBroke
 from gemot.server.model.history import KvAsOf, KvRevisions
+from gemot.server.model.kv import KvKeysPage, KvListPage
 from gemot.server.model.query import Options, Query
 from gemot.server.model.restore import Blob
 from gemot.server.model.session import (
@@ -24,7 +25,7 @@ from gemot.server.model.session import (
     SessionInfo,
     Sessions,
 )
-from gemot.server.model.txn import ReadTxn, Txn
+from gemot.server.model.txn import ReadTxn, Txn, expires
 from gemot.server.raft.types import Message
 
 PROTOCOL_MIN = 1
@@ -48,7 +49,13 @@ CHANGES = "changes"
 HISTORY = "history"
 """`TrimHistory`, and the queries for the history of keys."""
 
-FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, HISTORY)
+PAGES = "pages"
+"""`KvListPage` and `KvKeysPage`."""
+
+EXPIRY = "keys that expire"
+"""`KvSet` and `KvOp` with a TTL."""
+
+FEATURES = (COORDINATES, FORCE_LEAVE, SESSIONS, TXN, CHANGES, HISTORY, PAGES, EXPIRY)
 """What servers of this release take beyond the first one's calls and commands."""
 
 
@@ -408,8 +415,12 @@ def feature_of(call: Call) -> str:
             return CHANGES
         if isinstance(call.query, KvRevisions | KvAsOf):
             return HISTORY
+        if isinstance(call.query, KvListPage | KvKeysPage):
+            return PAGES
         return COORDINATES if isinstance(call.query, Coordinates | CoordinateOf) else ""
     if isinstance(call, Apply | Forward):
+        if expires(call.command):
+            return EXPIRY
         if isinstance(call.command, Txn):
             return TXN
         return SESSIONS if isinstance(call.command, CreateSession | DestroySession | RenewSession) else ""

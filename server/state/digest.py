@@ -37,6 +37,7 @@ _HASHED = (
     (b"lock_delay", "select key, until_ms from lock_delay"),
     (b"guard", "select resource, fence from guard"),
     (b"range_end", "select prefix, idx, at_ms, accessor from range_end"),
+    (b"expiry", "select key, epoch, deadline_ms from expiry"),
 )
 
 

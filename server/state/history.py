@@ -92,6 +92,7 @@ def succeed(writing: Writing, new: KvEntry, before: Stored | None) -> KvEntry:
         writing.at_ms,
         revision,
         ended,
+        new.ttl_ms,
     )
 
 

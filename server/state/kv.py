@@ -1,8 +1,11 @@
 """The rules of keys and values, as Consul has them.
 
 Flags, lock index and session of a plain or cas write: flags from the request, lock index 0, and the
-session stays. A write that leaves a key exactly as it is moves no index and wakes no one. A cas that
-fails is an answer (False), never an error.
+session stays. A write that leaves a key exactly as it is moves no index and wakes no one; if the key has a
+TTL, that begins anew all the same. A cas that fails is an answer (False), never an error.
+
+Any write of a value, of whatever kind, sets the key's TTL or, without one, clears it. The end of a session
+that held it is none. What expires is deleted as by a delete.
 """
 
 from __future__ import annotations
@@ -13,13 +16,24 @@ from typing import Any
 import msgspec
 
 from gemot.server.model.errors import RuleFailed
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    ExpireKeys,
+    KvDelete,
+    KvDeletePrefix,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvList,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest, history, locks, pages
+from gemot.server.state import digest, expiry, history, locks, pages, paging
+from gemot.server.state.latest import note_expiry
 from gemot.server.state.masks import RangeEnd
-from gemot.server.state.names import end_of_prefix
+from gemot.server.state.names import cut_name, end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading, Writing
 
@@ -52,7 +66,11 @@ _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do updat
 
 
 def set_key(writing: Writing, command: KvSet) -> bool | int:
-    """KvSet: plain, cas, acquire or release. Raises RuleFailed for a session that cannot hold a lock."""
+    """KvSet: plain, cas, acquire or release.
+
+    Raises RuleFailed for a session that cannot hold a lock, and for a TTL that no key can have.
+    """
+    expiry.check(command.ttl_ms)
     stored: bytes | None = writing.cursor.execute(_GET, (command.key,)).get
     row = _decode(stored) if stored is not None else None
     old = row
@@ -69,7 +87,10 @@ def set_key(writing: Writing, command: KvSet) -> bool | int:
         and old.flags == command.flags
         and old.session == lock.session
         and old.lock_index == lock.index
+        and old.ttl_ms == command.ttl_ms
     ):
+        if command.ttl_ms:
+            expiry.begin(writing, command.key, command.ttl_ms)
         return result
     index = writing.index
     new = KvEntry(
@@ -81,8 +102,14 @@ def set_key(writing: Writing, command: KvSet) -> bool | int:
         old.create_index if old is not None else index,
         index,
         lock.fence,
+        ttl_ms=command.ttl_ms,
     )
     _put(writing, new, row, stored)
+    if command.ttl_ms:
+        note_expiry(writing)
+        expiry.begin(writing, command.key, command.ttl_ms)
+    elif row is not None and row.ttl_ms:
+        expiry.forget(writing, command.key)
     return result
 
 
@@ -146,20 +173,25 @@ def _put(writing: Writing, new: KvEntry, before: KvEntry | None, stored: bytes |
 
 
 def _encode(entry: KvEntry) -> bytes:
-    """Without history as releases before it do, and one that was never locked as those before fences: the
-    state hash is of these bytes."""
-    if entry.revision:
-        return _encoded(entry)
-    plain = (
-        entry.key,
-        entry.value,
-        entry.flags,
-        entry.lock_index,
-        entry.session,
-        entry.create_index,
-        entry.modify_index,
+    """What it does not have as releases before that encode it: the state hash is of these bytes."""
+    later: tuple[int | str, ...] = ()
+    if entry.revision or entry.ttl_ms:
+        later = (entry.fence, entry.accessor, entry.at_ms, entry.revision, entry.absent_from)
+        later = (*later, entry.ttl_ms) if entry.ttl_ms else later
+    elif entry.fence:
+        later = (entry.fence,)
+    return _encoded(
+        (
+            entry.key,
+            entry.value,
+            entry.flags,
+            entry.lock_index,
+            entry.session,
+            entry.create_index,
+            entry.modify_index,
+            *later,
+        )
     )
-    return _encoded((*plain, entry.fence) if entry.fence else plain)
 
 
 def end_locks(writing: Writing, session: Session) -> None:
@@ -197,12 +229,33 @@ def _remove(writing: Writing, old: KvEntry, stored: bytes) -> None:
         history.end(writing, left)
     if old.session:
         locks.unhold(writing, old.session, old.key)
+    if old.ttl_ms:
+        expiry.forget(writing, old.key)
     _bury(writing, old.key)
     writing.record("kv", old.key, "delete", None)
     writing.touched.append(("kv", old.key))
     writing.meta.kv_index = writing.index
     if writing.meta.reaped_index:
         _reap(writing, writing.meta.reaped_index, REAP_WITH_DELETE)
+
+
+def expire_keys(writing: Writing, command: ExpireKeys) -> int:
+    """ExpireKeys: how many were deleted. One that was written since has another modify index or deadline."""
+    deleted = 0
+    for key, modify_index in command.keys:
+        deadline = expiry.deadline(writing.cursor, key)
+        stored: bytes | None = writing.cursor.execute(_GET, (key,)).get
+        old = _decode(stored) if stored is not None else None
+        if stored is None or old is None or not old.ttl_ms or writing.masks.hides(key, old.modify_index):
+            expiry.forget(writing, key)
+        elif deadline is None or old.modify_index != modify_index:
+            continue
+        elif deadline[0] != writing.meta.epoch:
+            expiry.begin(writing, key, old.ttl_ms)
+        elif deadline[1] <= writing.time_ms:
+            _remove(writing, old, stored)
+            deleted += 1
+    return deleted
 
 
 def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
@@ -287,6 +340,8 @@ def _purge_mask(writing: Writing, prefix: bytes, index: int, limit: int) -> int:
                 history.end_hidden(writing, left)
             if entry.session:
                 locks.unhold(writing, entry.session, key)
+            if entry.ttl_ms:
+                expiry.forget(writing, key)
     after = rows[-1][0] + b"\0" if len(rows) == limit else None
     writing.cursor.execute("update mask set resume = ? where prefix = ?", (after, prefix))
     writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, resume)
@@ -349,6 +404,8 @@ def _bury(writing: Writing, key: bytes) -> None:
 def get(reading: Reading, query: KvGet) -> tuple[KvEntry | None, int]:
     """One key, with its modify index; a missing one has the index of the newest change to any key."""
     entry = entry_in(reading, query.key)
+    if entry is not None and entry.ttl_ms:
+        entry = msgspec.structs.replace(entry, remaining_ms=expiry.remaining_ms(reading, entry))
     return entry, entry.modify_index if entry is not None else max(reading.meta.kv_index, 1)
 
 
@@ -377,12 +434,7 @@ def list_keys(reading: Reading, query: KvKeys) -> tuple[list[bytes], int]:
     keys = [key for key, _, _ in rows]
     if not separator:
         return keys, index
-    return list(dict.fromkeys(_cut(key, len(prefix), separator) for key in keys)), index
-
-
-def _cut(key: bytes, start: int, separator: bytes) -> bytes:
-    at = key.find(separator, start)
-    return key if at < 0 else key[: at + len(separator)]
+    return list(dict.fromkeys(cut_name(key, len(prefix), separator) for key in keys)), index
 
 
 def _visible(reading: Reading, prefix: bytes, open_end: str, closed: str) -> list[tuple[bytes, int, bytes]]:
@@ -436,4 +488,5 @@ READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {
     KvGet: get,
     KvList: list_entries,
     KvKeys: list_keys,
+    **paging.READERS,
 }

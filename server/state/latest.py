@@ -1,7 +1,7 @@
 """The index of each single node and service: which command last changed anything that belongs to it.
 
-And those of all coordinates, of all sessions, of the first transaction, and of the beginning of the history
-of keys, under kinds of their own.
+And those of all coordinates, of all sessions, of the first transaction, of the beginning of the history of
+keys, and of the first key that expires, under kinds of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gemot.server.state.scope import Reading, Writing
 from gemot.server.state.tables import Cursor
 
 _TABLE = b"latest"
-_Kind = Literal["node", "service", "coordinates", "sessions", "transactions", "history"]
+_Kind = Literal["node", "service", "coordinates", "sessions", "transactions", "history", "keys that expire"]
 
 
 def touch_node(writing: Writing, node: str) -> None:
@@ -90,6 +90,12 @@ def note_transaction(writing: Writing) -> None:
 def note_history(writing: Writing) -> None:
     """From this entry on the history of keys is kept."""
     _put(writing, "history", "")
+
+
+def note_expiry(writing: Writing) -> None:
+    """The log has had a key that expires."""
+    if not _get(writing.cursor, "keys that expire", ""):
+        _put(writing, "keys that expire", "")
 
 
 def service_index(reading: Reading, service: str) -> int:

@@ -23,3 +23,9 @@ def end_of_prefix(prefix: bytes) -> bytes | None:
     if not stem:
         return None
     return stem[:-1] + bytes((stem[-1] + 1,))
+
+
+def cut_name(key: bytes, start: int, separator: bytes) -> bytes:
+    """The key up to and with the first separator from `start` on; all of it where there is none."""
+    at = key.find(separator, start)
+    return key if at < 0 else key[: at + len(separator)]

@@ -32,7 +32,18 @@ from gemot.server.model.coordinate import CoordinateOf, Coordinates, SetCoordina
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    ExpireKeys,
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import (
@@ -119,7 +130,7 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "write"),)
         case KvPurge() | Tick() | TrimChanges() | ReapTombstones() | PruneRetries() | VerifyState():
             return ()
-        case EndLeases() | TrimHistory():
+        case EndLeases() | TrimHistory() | ExpireKeys():
             return ()
         case CreateSession(session=session):
             return (_of_session(session.node),)
@@ -134,7 +145,7 @@ def operations(asked: Command | Query, names: Names = NOTHING) -> tuple[Operatio
             return (Operation("operator", b"", "read"),)
         case KvGet(key=key) | KvRevisions(key=key) | KvAsOf(prefix=key, alone=True):
             return (Operation("key", key, "read"),)
-        case KvAsOf():
+        case KvAsOf() | KvListPage() | KvKeysPage():
             return ()
         case KvList() | KvKeys() | Nodes() | NodeInfo() | Services() | ServiceNodes() | HealthService():
             return ()

@@ -90,18 +90,20 @@ class Reading:
         self.read = 0
         self._bytes = 0
 
-    def rows(self, statement: str, bindings: tuple[Any, ...] = ()) -> list[Any]:
-        """Every row of a select that ends in `limit ?`. Raises LongList when they pass this one's.
+    def rows(self, statement: str, bindings: tuple[Any, ...] = (), wanted: int = -1) -> list[Any]:
+        """Every row of a select that ends in `limit ?`, or the first `wanted`. Raises LongList when they pass
+        this one's limit.
 
         What decides is how many rows are read, and how long they are, not how many of them are shown: that
         is what takes time. Each row's last column is the long one.
         """
         if self.limit < 0:
-            every: list[Any] = self.cursor.execute(statement, (*bindings, -1)).fetchall()
+            every: list[Any] = self.cursor.execute(statement, (*bindings, wanted)).fetchall()
             self.read += len(every)
             return every
         most = self.limit - self.read + 1
-        rows = iter(self.cursor.execute(statement, (*bindings, most)))
+        few = most if wanted < 0 else min(wanted, most)
+        rows = iter(self.cursor.execute(statement, (*bindings, few)))
         found = list(islice(rows, _FEW_ROWS))
         step = found
         while len(step) >= _FEW_ROWS:

@@ -25,6 +25,7 @@ from gemot.server.state import (
     changes,
     coordinate,
     digest,
+    expiry,
     health,
     history,
     kv,
@@ -255,12 +256,18 @@ class State:
                 or retries.keys_exist(cursor)
                 or session.leases_exist(cursor)
                 or locks.delays_exist(cursor)
+                or expiry.exist(cursor)
             )
 
     def leases_due(self, time_ms: int) -> tuple[tuple[str, int], ...]:
         """Leases of sessions that are over by that cluster time, for one entry: (session, generation)."""
         with self._file.explained:
             return session.due(self._file.cursor, self.epoch, time_ms)
+
+    def keys_due(self, time_ms: int) -> tuple[tuple[bytes, int], ...]:
+        """Keys that expire by that cluster time, for one entry: (key, modify index)."""
+        with self._file.explained:
+            return expiry.due(self._file.cursor, self.epoch, time_ms)
 
     def delays_over(self, time_ms: int) -> bool:
         """Are there lock delays that can be forgotten at that cluster time?"""

@@ -233,6 +233,19 @@ create table range_end (
 alter table meta add column history_from integer not null default 0;
 alter table meta add column history_revisions integer not null default 0;
 alter table meta add column history_bytes integer not null default 0;
+
+insert into change
+    select min(idx) - 1, 0, 'trimmed', x'', 'delete', null from change having min(idx) > 1;
+"""
+"""Also notes how far changes may have been trimmed, which was not noted before (`changes.trimmed_to`)."""
+
+_FORMAT_EXPIRY = """
+create table expiry (
+    key blob primary key,
+    epoch integer not null,
+    deadline_ms integer not null
+) without rowid;
+create index expiry_by_deadline on expiry (epoch, deadline_ms, key);
 """
 
 MIGRATIONS: tuple[str, ...] = (
@@ -243,6 +256,7 @@ MIGRATIONS: tuple[str, ...] = (
     _FORMAT_SESSIONS,
     _FORMAT_GUARDS,
     _FORMAT_HISTORY,
+    _FORMAT_EXPIRY,
 )
 """What turns a file of format N into one of format N+1, from the empty file (format 0) on. Never edited."""
 
@@ -259,6 +273,7 @@ SINCE: dict[str, int] = {
     "guard": 6,
     "old": 7,
     "range_end": 7,
+    "expiry": 8,
 }
 """The format that brought a table; of those that are not here, the first."""
 

@@ -17,7 +17,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvGet, KvKeys, KvList
+from gemot.server.model.kv import KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.query import Query
 from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn
@@ -53,7 +53,7 @@ def topics(query: Query) -> tuple[Topic, ...]:
     """What the answer to this query depends on."""
     if isinstance(query, KvGet):
         return (("kv", query.key),)
-    if isinstance(query, KvList | KvKeys):
+    if isinstance(query, KvList | KvKeys | KvListPage | KvKeysPage):
         return (("kv-prefix", query.prefix),)
     if isinstance(query, KvChanges):
         return (("kv-prefix" if query.prefix else "kv", query.key),)

@@ -31,6 +31,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("FenceGuard", "guard", "length(resource) + 8"),
     ("OldRevision", "old", "length(key) + length(row)"),
     ("RangeEnd", "range_end", "length(prefix) + 16"),
+    ("Expiry", "expiry", "length(key) + 16"),
     ("Tombstone", "tombstone", "length(key) + 8"),
     ("DeletedPrefix", "mask", "length(prefix) + 8"),
     ("Index", "latest", "length(kind) + length(name) + 8"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell, until
+
+from gemot.agent.client.connection import Connection, NotAnAgent
+from gemot.agent.client.kv import Kv
 
 
 def test_a_value_is_what_was_put(gemot: Shell) -> None:
@@ -150,3 +156,74 @@ def test_a_lock_is_shown_with_its_session_and_its_fence(gemot: Shell) -> None:
     ]
     assert (shown["LockIndex"], shown["Session"]) == ("1", sessions[-1])
     assert int(shown["Fence"]) == int(shown["ModifyIndex"])
+
+
+def test_a_long_list_comes_in_pages_that_tell_how_to_go_on(gemot: Shell) -> None:
+    for name in ("1", "2", "it's/3"):
+        gemot("kv", "put", f"page/{name}", "x")
+    first = gemot("kv", "get", "-recurse", "-limit=1", "page/")
+    assert (first.out, first.err) == ("page/1:x\n", "More: -after=page/1\n")
+    second = gemot("kv", "get", "-keys", "-separator=", "-limit=2", "-after=page/1", "page/")
+    assert (second.out, second.err) == ("page/2\npage/it's/3\n", "")
+    names = gemot("kv", "get", "-keys", "-limit=2", "page/")
+    assert (names.out, names.err) == ("page/1\npage/2\n", "More: -after=page/2\n")
+    for wrong, why in (
+        (["-limit=1", "page/1"], "-limit is for lists: give -recurse or -keys too"),
+        (["-recurse", "-after=page/1", "page/"], "-after is for pages: give -limit too"),
+        (["-recurse", "-limit=0", "page/"], "?limit= must be a number from 1 to 10000, not 0"),
+        (["-recurse", "-limit=x", "page/"], "'x' is not a valid integer"),
+    ):
+        told = gemot("kv", "get", *wrong)
+        assert (told.out, why in told.err) == ("", True), told.err
+
+
+def test_a_client_for_python_reads_lists_a_page_at_a_time(gemot: Shell) -> None:
+    with contextlib.closing(Connection(gemot.address)) as connection:
+        kv = Kv(connection)
+        names = [f"each/{number}/x" for number in range(7)] + ["each/\udcff"]
+        for name in names:
+            kv.put(name, b"v")
+        for limit in (1, 3, 7, 8, 500):
+            found = [entry.key for entry in kv.each("each/", limit=limit)]
+            assert found == [*names[:7], "each/\ufffd"]
+            assert list(kv.each_key("each/", limit=limit)) == found
+            assert list(kv.each_key("each/", "/", limit=limit))[:2] == ["each/0/", "each/1/"]
+        assert list(kv.each("nowhere/")) == list(kv.each_key("nowhere/")) == []
+
+
+def test_a_key_that_is_put_with_a_ttl_tells_it_keeps_it_in_an_export_and_goes(gemot: Shell) -> None:
+    assert gemot("kv", "put", "-ttl=1h", "ttl/long", "x").code == 0
+    assert gemot("kv", "put", "-ttl", "1s", "ttl/short", "x").code == 0
+    gemot("kv", "put", "ttl/stays", "x")
+    shown = gemot("kv", "get", "-detailed", "ttl/long").out
+    assert "TTL              1h0m0s\n" in shown
+    assert "Expires in       59m" in shown or "Expires in       1h0m0s" in shown
+    until(lambda: gemot("kv", "get", "ttl/short").code == 1, "its end")
+    exported = gemot("kv", "export", "ttl/").raw
+    assert [row.get("ttl") for row in json.loads(exported)] == ["1h0m0s", None]
+    assert gemot("kv", "import", "-prefix=again/", "-", stdin=exported).code == 0
+    assert "TTL " in gemot("kv", "get", "-detailed", "again/ttl/long").out
+    assert "TTL " not in gemot("kv", "get", "-detailed", "again/ttl/stays").out
+    wrong = gemot("kv", "put", "-ttl=1ms", "ttl/stays", "y")
+    assert (wrong.code, "want a duration such as 30s" in wrong.err) == (1, True)
+    assert gemot("kv", "get", "ttl/stays").out == "x\n"
+
+
+def test_an_agent_that_knows_no_ttl_is_told_from_one_that_kept_it() -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"true")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        told = pytest.raises(NotAnAgent, match="wrote a and knows no TTL: the key stays")
+        with contextlib.closing(Connection(f"127.0.0.1:{server.server_port}")) as connection, told:
+            Kv(connection).put("a", b"v", ttl="30s")
+        thread.join()

@@ -93,6 +93,75 @@ def test_a_session_lives_while_it_is_renewed_and_ends_when_it_is_not(cluster: Cl
             put(each, f"session/renew/{session}")
 
 
+def read_key(agent: Agent, key: str, **params: Any) -> Reply:
+    with closing(agent.connect(timeout_s=PATIENCE_S)) as connection:
+        return connection.request("GET", f"/v1/kv/{key}", params=params, ok=(200, 404))
+
+
+def test_a_key_lives_while_it_is_written_goes_when_it_is_not_and_whoever_waits_is_told(
+    cluster: Cluster,
+) -> None:
+    agent, other = cluster.clients
+    index = 0
+    begun_s = time.monotonic()
+    while (sent_s := time.monotonic()) < begun_s + 3 * TTL_S:
+        assert put(agent, "kv/beat", b"alive", ttl="2s").headers["x-gemot-expires-in"] == "2s"
+        reply = read_key(other, "beat")
+        if time.monotonic() - sent_s > TTL_S:
+            continue  # this host slept
+        assert (reply.status, "x-gemot-expires-in" in reply.headers) == (200, True)
+        # The same write moves no index; only a host that slept finds the key gone, and makes another.
+        assert reply.index == (index or reply.index) or reply.json()[0]["CreateIndex"] > index
+        index = reply.index
+        time.sleep(0.1)
+    sent_s = time.monotonic()
+    put(agent, "kv/beat", b"alive", ttl="2s")
+    index = read_key(other, "beat").index
+    while (gone := read_key(other, "beat", index=index, wait="1m")).status == 200:
+        assert gone.index >= index
+    assert time.monotonic() - sent_s >= TTL_S, "never before its TTL, as its writer measures it from sending"
+    for each in cluster.agents:
+        assert read_key(each, "beat").status == 404
+
+
+def test_a_ttl_goes_on_under_the_next_leader(cluster: Cluster) -> None:
+    sent_s = time.monotonic()
+    put(cluster.clients[0], "kv/late", b"x", ttl="3s")
+    put(cluster.clients[0], "kv/stays", b"x", ttl="1h")
+    leader = cluster.leader()
+    os.kill(leader.pid, signal.SIGSTOP)
+    try:
+        rest = [agent for agent in cluster.servers if agent is not leader]
+        wait_for(lambda: is_gone(rest[0], "late"), PATIENCE_S, "its end", rest)
+        assert time.monotonic() - sent_s >= 3.0
+        assert read_key(rest[1], "stays").status == 200
+    finally:
+        os.kill(leader.pid, signal.SIGCONT)
+    wait_for(lambda: is_gone(leader, "late"), PATIENCE_S, "it at the old leader", cluster.agents)
+
+
+def is_gone(agent: Agent, key: str) -> bool:
+    try:
+        return read_key(agent, key).status == 404
+    except Refused:
+        return False
+
+
+def test_pages_of_any_agent_go_on_at_any_other(cluster: Cluster) -> None:
+    names = [f"page/{number:02}" for number in range(20)]
+    for name in names:
+        put(cluster.clients[0], f"kv/{name}")
+    found: list[str] = []
+    after: dict[str, str] = {}
+    for agent in cluster.agents * 2:
+        reply = read_key(agent, "page/", keys=True, limit=3, **after)
+        found += reply.json()
+        if "x-gemot-after" not in reply.headers:
+            break
+        after = {"after": reply.headers["x-gemot-after"]}
+    assert found == names
+
+
 def test_a_dead_host_loses_its_locks(cluster: Cluster) -> None:
     alive, dead = cluster.clients
     session, successor = begin(dead), begin(alive)

@@ -37,7 +37,17 @@ from gemot.server.model.errors import (
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import AsOf, KvAsOf, KvRevisions, Revision, Revisions
-from gemot.server.model.kv import KvEntry, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    EntryPage,
+    KeyPage,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.query import VALUES, Answer, Applied, Options, Query
 from gemot.server.model.session import (
     CreateSession,
@@ -197,6 +207,8 @@ FOUND: list[tuple[Query, list[Any]]] = [
     (KvGet(b"k"), [None, KvEntry(b"k", b"\x00\xff", (1 << 64) - 1, 0, "", 3, 4, 1 << 52)]),
     (KvList(b""), [[], [KvEntry(b"\xff", b"", 0, 1, "s", 3, 4)]]),
     (KvKeys(b"a", b"/"), [[], [b"a/", b"\xfe\xff"]]),
+    (KvListPage(b"", b"a", 1), [EntryPage([]), EntryPage([KvEntry(b"b", b"", 0, 1, "s", 3, 4)], b"b")]),
+    (KvKeysPage(b"a", b"/", b"", 2), [KeyPage([]), KeyPage([b"a/", b"\xfe\xff"], b"\xfe\xff")]),
     (Nodes(), [[], [NODE]]),
     (NodeInfo("n1"), [None, NodeDetail(NODE, (SERVICE,), (CHECK,))]),
     (Services(), [{}, {"web": ["a", "b"], "db": []}]),
@@ -344,6 +356,10 @@ def test_frames_that_are_not_for_a_client_are_a_broken_peer(kind: Kind) -> None:
         (Ask(KvChanges(b"a", True, 0), Options()), (SESSIONS, TXN), "changes"),
         (Ask(KvRevisions(b"a"), Options()), (SESSIONS,), "history"),
         (Ask(KvAsOf(b"a", 1), Options()), (SESSIONS,), "history"),
+        (Ask(KvListPage(b"", b"", 1), Options()), (SESSIONS,), "pages"),
+        (Subscribe(KvKeysPage(b"", b"", b"", 1), "", 0), (SESSIONS,), "pages"),
+        (Apply(KvSet(b"a", b"", ttl_ms=1_000), "", None), (TXN,), "keys that expire"),
+        (Forward(Txn((KvOp("set", b"a", ttl_ms=1_000),)), "", None), (TXN,), "keys that expire"),
         (Operate("force-leave", node="web1", forwarded=True), (COORDINATES,), "force-leave"),
     ],
 )

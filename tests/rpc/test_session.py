@@ -22,7 +22,7 @@ from gemot.server.model.errors import (
     WireError,
     from_wire,
 )
-from gemot.server.model.kv import KvDelete, KvGet, KvPurge, KvSet
+from gemot.server.model.kv import ExpireKeys, KvDelete, KvGet, KvPurge, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.session import CreateSession, DestroySession, EndLeases, RenewSession
 from gemot.server.model.session import Session as CatalogSession
@@ -270,6 +270,7 @@ LEADERS_OWN: list[Command] = [
     VerifyState(1, bytes(16)),
     SetCoordinates((NodeCoordinate("web1", Coordinate()),)),
     EndLeases((("s", 0),)),
+    ExpireKeys(((b"a", 1),)),
 ]
 
 

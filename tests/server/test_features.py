@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from gemot.server.features import Features
+from gemot.server.model.command import Command
 from gemot.server.model.errors import Busy
 from gemot.server.model.kv import KvSet
 from gemot.server.model.session import CreateSession, Session
 from gemot.server.model.txn import KvOp, Txn
-from gemot.server.rpc.message import COORDINATES, FEATURES, SESSIONS, TXN
+from gemot.server.rpc.message import COORDINATES, EXPIRY, FEATURES, SESSIONS, TXN
 
 BEGIN = CreateSession(Session("s1", "web1"))
 
@@ -73,3 +74,14 @@ def test_where_the_log_has_had_a_session_nobody_is_waited_for() -> None:
     )
     assert features.refuse(BEGIN, str) is None
     assert features.without(COORDINATES) == ("id2", "id3")
+
+
+@pytest.mark.parametrize("write", [KvSet(b"a", b"", ttl_ms=1_000), Txn((KvOp("set", b"a", ttl_ms=1_000),))])
+def test_no_key_that_expires_is_written_before_all_know_it(features: Features, write: Command) -> None:
+    features.hear("id2", FEATURES)
+    features.hear("id3", tuple([known for known in FEATURES if known != EXPIRY]))
+    refused = features.refuse(write, str)
+    assert isinstance(refused, Busy)
+    assert refused.message.startswith("keys that expire wait until every server has said")
+    features.hear("id3", FEATURES)
+    assert features.refuse(write, str) is None

@@ -12,6 +12,7 @@ from support.virtual import VirtualTimer
 
 from gemot.server.leader import (
     CLOCK_EVERY_MS,
+    EXPIRY_EVERY_MS,
     KEEP_CHANGES,
     LEASES_EVERY_MS,
     TOMBSTONE_KEEP_MS,
@@ -21,9 +22,10 @@ from gemot.server.leader import (
 )
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command, IdempotencyKey
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvPurge, KvSet
+from gemot.server.model.kv import ExpireKeys, KvDelete, KvDeletePrefix, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.session import CreateSession, EndLeases, Session, Sessions
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
+from gemot.server.state.expiry import MOST_KEYS
 
 
 class Scene:
@@ -201,3 +203,35 @@ def test_leases_that_are_over_end_together_and_what_is_not_due_is_left_alone(sce
         scene.apply_all()
     assert ended == [EndLeases((("s1", 0),)), EndLeases((("s2", 0),))]
     assert [each.id for each in scene.one.value(Sessions())] == ["s3"]
+
+
+def test_keys_that_are_over_are_deleted_together_and_counted(scene: Scene) -> None:
+    scene.one.apply(
+        KvSet(b"a", b"", ttl_ms=1_000),
+        KvSet(b"b", b"", ttl_ms=1_000),
+        KvSet(b"c", b"", ttl_ms=2_000),
+        KvSet(b"d", b""),
+    )
+    a, b, c, _ = [entry.modify_index for entry in scene.one.value(KvList(b""))]
+    scene.leader.on_leadership(True)
+    expired: list[Command] = []
+    for _ in range(4_000 // EXPIRY_EVERY_MS):
+        scene.pass_ms(EXPIRY_EVERY_MS)
+        expired += [command for command, _ in scene.proposed if isinstance(command, ExpireKeys)]
+        scene.one.time_ms = scene.cluster_time_ms()
+        scene.apply_all()
+    assert expired == [ExpireKeys(((b"a", a), (b"b", b))), ExpireKeys(((b"c", c),))]
+    assert scene.one.value(KvKeys(b"")) == [b"d"]
+    assert scene.leader.expired == 3
+
+
+def test_of_many_keys_that_are_over_at_once_each_tick_deletes_as_many_as_an_entry_may(scene: Scene) -> None:
+    scene.one.apply(*(KvSet(b"%04d" % number, b"", ttl_ms=1_000) for number in range(3 * MOST_KEYS)))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(2_000)
+    scene.one.time_ms = scene.cluster_time_ms()
+    scene.apply_all()
+    for left in (2, 1, 0):
+        assert len(scene.one.value(KvKeys(b""))) == left * MOST_KEYS
+        scene.pass_ms(50, every_ms=50)
+        scene.apply_all()

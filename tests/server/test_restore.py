@@ -227,7 +227,7 @@ def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes
         history = ("history_from", "history_revisions", "history_bytes")
         for column in ("restores", "restored_index", "shift", *history):
             connection.execute(f"alter table meta drop column {column}")
-        later = "autopilot coordinate session session_check lease held lock_delay guard old range_end"
+        later = "autopilot coordinate session session_check lease held lock_delay guard old range_end expiry"
         for table in later.split():
             connection.execute(f"drop table {table}")
         connection.execute("pragma user_version=1")

@@ -29,6 +29,9 @@ from gemot.server.model.autopilot import AutopilotConfig
 from gemot.server.state.tables import FORMAT
 from gemot.server.storage.statefile import StateFile
 
+SERVERS = len(OLD_FORMATS) + 1 + len(OLD_FORMATS) % 2
+"""An odd number, and more than there are older formats."""
+
 
 @pytest.fixture
 def vfs() -> Iterator[LossyVfs]:
@@ -56,15 +59,15 @@ def _format_of(node: Node) -> int:
 
 
 def _before_autopilot(random: Random, faults: list[str], chores: list[str]) -> Plan:
-    """Nothing is set that an older format has no table for; more servers than there are older formats."""
+    """Nothing is set that an older format has no table for."""
     plan = draw(random, faults, chores)
     server = msgspec.structs.replace(
         plan.server,
         autopilot=AutopilotConfig(),
         kv_history=KvHistoryConfig(revisions=0),
-        bootstrap_expect=7,
+        bootstrap_expect=SERVERS,
     )
-    return msgspec.structs.replace(plan, servers=7, server=server, chores=())
+    return msgspec.structs.replace(plan, servers=SERVERS, server=server, chores=())
 
 
 def _before_sessions(world: World, kv: KvFamily, time_ms: Callable[[], int]) -> list[Family]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.naive_state import NaiveState
@@ -34,7 +35,19 @@ from gemot.server.model.coordinate import (
 )
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    ExpireKeys,
+    KvDelete,
+    KvDeletePrefix,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.query import Applied, Query
 from gemot.server.model.session import (
     CreateSession,
@@ -52,6 +65,14 @@ from gemot.server.state.watch import Hub, topics
 
 KEYS = [b"a", b"a/", b"a/1", b"a/2", b"a/b/1", b"ab", b"b", b"\xff", b"\xff\xff"]
 PREFIXES = [b"", b"a", b"a/", b"a/b", b"a/b/1/x", b"b", b"\xff", b"zz"]
+PAGES = [
+    (b"", b"", 1),
+    (b"", b"a/", 2),
+    (b"a", b"", 2),
+    (b"a/", b"a/b/1", 1),
+    (b"", b"b", 9),
+    (b"b", b"a", 1),
+]
 NODES = ["n1", "n2", "n3"]
 SERVICES = ["web", "db"]
 SESSIONS = ["s1", "s2", "s3"]
@@ -63,11 +84,13 @@ _cas = st.none() | st.integers(0, 30)
 _kv_commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(KvSet, key=_key, value=_value, flags=st.sampled_from([0, 2**64 - 1]), cas=_cas),
     st.builds(KvSet, key=_key, value=_value),
+    st.builds(KvSet, key=_key, value=_value, ttl_ms=st.sampled_from([1_000, 2_000, 10_000])),
     st.builds(KvDelete, key=_key, cas=_cas),
     st.builds(KvDeletePrefix, prefix=st.sampled_from(PREFIXES)),
 )
 _upkeep: st.SearchStrategy[Command] = st.one_of(
     st.builds(KvPurge, limit=st.integers(1, 4)),
+    st.builds(ExpireKeys, keys=st.lists(st.tuples(_key, st.integers(0, 30)), max_size=2).map(tuple)),
     st.builds(ReapTombstones, through=st.integers(0, 60)),
     st.builds(TrimChanges, through=st.integers(0, 60)),
     st.just(Tick()),
@@ -151,6 +174,7 @@ _txns: st.SearchStrategy[Command] = st.builds(
             _key_ops,
             _key_ops,
             st.builds(KvOp, verb=st.sampled_from(["set", "get-tree", "delete-tree"]), key=_key),
+            st.builds(KvOp, verb=st.just("set"), key=_key, ttl_ms=st.sampled_from([1_000, 10_000])),
             st.builds(NodeOp, verb=st.sampled_from(["set", "delete"]), node=_node),
             st.builds(CheckFence, key=_key, fence=st.integers(4, 40)),
             st.builds(FenceGuard, resource=st.sampled_from([b"r", b"q"]), fence=st.integers(1, 5)),
@@ -173,6 +197,8 @@ KV_QUERIES: list[Query] = [
     *(KvGet(key) for key in KEYS),
     *(KvList(prefix) for prefix in PREFIXES),
     *(KvKeys(prefix, b"/") for prefix in PREFIXES),
+    *(KvListPage(prefix, after, limit) for prefix, after, limit in PAGES),
+    *(KvKeysPage(prefix, separator, *page) for separator in (b"", b"/") for prefix, *page in PAGES),
 ]
 CATALOG_QUERIES: list[Query] = [
     Nodes(),
@@ -223,6 +249,8 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
         before = [_seen(one, query) for query in queries]
         for command in commands:
             one.time_ms += 500
+            if isinstance(command, ExpireKeys):
+                command = ExpireKeys((*one.state.keys_due(one.time_ms), *command.keys))
             if isinstance(command, EndLeases):
                 command = EndLeases(one.state.leases_due(one.time_ms))
             (outcome,) = one.apply(command)
@@ -248,8 +276,10 @@ def _run(commands: list[Command], queries: list[Query]) -> None:
 
 
 def _seen(one: OneState, query: Query) -> tuple[Any, int]:
-    """Without what is left of a lease: that moves with time, and not with an index."""
+    """Without what is left of a lease or a TTL: that moves with time, and not with an index."""
     value, index = one.read(query)
+    if isinstance(value, KvEntry):
+        value = msgspec.structs.replace(value, remaining_ms=0)
     return value.session if isinstance(value, LivingSession) else value, index
 
 

@@ -29,7 +29,16 @@ from gemot.server.model.coordinate import (
 )
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.query import VALUES, Query
 from gemot.server.model.session import CreateSession, Session, SessionInfo, Sessions
 from gemot.server.model.txn import KvOp, ReadTxn
@@ -45,6 +54,10 @@ LISTS: list[tuple[Query, int]] = [
     (KvList(b"k"), ROWS),
     (KvKeys(b"k"), ROWS),
     (KvKeys(b"", b"0"), ROWS),
+    (KvListPage(b"k", b"", 2), 3),
+    (KvListPage(b"k", b"k1", 2), 2),
+    (KvKeysPage(b"k", b"", b"", 1), 2),
+    (KvKeysPage(b"", b"k", b"", 3), 1),
     (Nodes(), ROWS),
     (Nodes({"rack": "none"}), ROWS),
     (NodeInfo("n0"), 3),

@@ -33,7 +33,19 @@ from gemot.server.model.coordinate import (
 from gemot.server.model.errors import Forbidden
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.kv import (
+    ExpireKeys,
+    KeyPage,
+    KvDelete,
+    KvDeletePrefix,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvPurge,
+    KvSet,
+)
 from gemot.server.model.query import Query
 from gemot.server.model.restore import Restore
 from gemot.server.model.session import (
@@ -86,6 +98,7 @@ COMMANDS: list[tuple[Command, str]] = [
     (DestroySession("unknown"), ""),
     (RenewSession("s1"), "session:write n1"),
     (EndLeases((("s1", 0),)), ""),
+    (ExpireKeys(((b"a", 1),)), ""),
     (Txn(()), ""),
     (Txn((KvOp("set", b"a"), KvOp("lock", b"a", session="s1"), KvOp("delete", b"a"))), "key:write a"),
     (Txn((KvOp("delete-tree", b"a/"), KvOp("check-index", b"b"))), "key-prefix:write a/, key:read b"),
@@ -98,7 +111,8 @@ COMMANDS: list[tuple[Command, str]] = [
     (Txn((CheckOp("set", Check("n1", "c", "c", service_id="known")),)), "node:write n1, service:write db"),
 ]
 QUERIES: list[Query] = [
-    KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
+    KvGet(b"a"), KvList(b"a"), KvKeys(b"a"), KvListPage(b"a", b"", 1), KvKeysPage(b"a", b"/", b"", 1),
+    Nodes(), NodeInfo("n1"), Services(), ServiceNodes("web"),
     HealthService("web"), HealthNode("n1"), HealthChecks("web"), HealthState("any"), GetAutopilot(),
     Coordinates(), CoordinateOf("n1"), SessionInfo("s1"), Sessions(), Sessions("n1"),
     ReadTxn((KvOp("get", b"a"),)), KvChanges(b"a", True, 0), KvRevisions(b"a"), KvAsOf(b"a", 1),
@@ -189,6 +203,11 @@ def test_reads_leave_out_what_may_not_be_seen(one: OneState, tmp_path: Path) -> 
     one.state.reload()
     assert [e.key for e in one.value(KvList(b"a/"))] == [b"a/open"]
     assert one.value(KvKeys(b"")) == [b"a/open"]
+    assert one.value(KvListPage(b"", b"", 1)).entries == one.value(KvList(b"a/"))
+    hidden = one.value(KvListPage(b"", b"a/open", 1))
+    assert (hidden.entries, hidden.next) == ([], b""), "what may not be seen is in no page"
+    assert one.value(KvKeysPage(b"", b"/", b"", 1)) == KeyPage([b"a/"])
+    assert one.value(KvKeysPage(b"", b"", b"", 1)) == KeyPage([b"a/open"], b"a/open")
     assert one.at(KvList(b"a/")) == 2, "the index counts what is hidden too: it says nothing of what"
     assert [node.node for node in one.value(Nodes())] == ["n1"]
     assert one.value(NodeInfo("secret-node")) is None

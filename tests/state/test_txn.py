@@ -281,6 +281,19 @@ def test_a_tree_that_is_deleted_takes_what_was_written_before_it_and_not_what_is
     one.state.verify()
 
 
+def test_a_tree_of_any_size_is_deleted_by_one_row(one: OneState) -> None:
+    """As a single command does it: no key is touched, and what it wrote before alone is deleted by name."""
+    one.apply(*(KvSet(b"t/%05d" % number, b"") for number in range(20_000)))
+    count = "select (select count(*) from kv), (select count(*) from tombstone), (select count(*) from mask)"
+    keys, buried, masks = one.file.cursor.execute(count).get
+    deleted = txn(one, KvOp("set", b"t/new", b""), KvOp("delete-tree", b"t/"))
+    assert not deleted.errors
+    assert one.value(KvKeys(b"t/")) == []
+    assert one.file.cursor.execute(count).get == (keys, buried + 1, masks + 1)
+    changes = [(key, op) for _, _, _, key, op, _ in one.state.changes_after(one.index - 1, 100)]
+    assert changes == [(b"t/new", "set"), (b"t/new", "delete"), (b"t/", "delete-prefix")]
+
+
 def test_a_tree_deleted_in_vain_hides_nothing(one: OneState) -> None:
     before = everything(one)
     assert whats(txn(one, KvOp("delete-tree", b""), KvOp("get", b"k"))) == [(1, 'key "k" doesn\'t exist')]

@@ -12,7 +12,7 @@ from gemot.server.model.changes import KvChanges
 from gemot.server.model.coordinate import CoordinateOf, Coordinates
 from gemot.server.model.health import HealthChecks, HealthNode, HealthState
 from gemot.server.model.history import KvAsOf, KvRevisions
-from gemot.server.model.kv import KvGet, KvKeys, KvList
+from gemot.server.model.kv import KvGet, KvKeys, KvKeysPage, KvList, KvListPage
 from gemot.server.model.query import VALUES, Query
 from gemot.server.model.session import SessionInfo, Sessions
 from gemot.server.model.txn import ReadTxn
@@ -27,6 +27,8 @@ from gemot.server.state.watch import Hub, Topic, topics
         (KvKeys(b"", b"/"), (("kv-prefix", b""),)),
         (KvChanges(b"a", False, 7), (("kv", b"a"),)),
         (KvChanges(b"a", True, 7), (("kv-prefix", b"a"),)),
+        (KvListPage(b"a/", b"a/b", 1), (("kv-prefix", b"a/"),)),
+        (KvKeysPage(b"", b"/", b"", 1), (("kv-prefix", b""),)),
         (Nodes(), (("nodes", b""),)),
         (NodeInfo("Web1"), (("node", b"web1"),)),
         (NodeInfo("DB01"), (("node", b"db01"), ("node-id", b"db01"))),
@@ -50,6 +52,7 @@ def test_a_query_depends_on_these_topics(query: Query, wanted: tuple[Topic, ...]
 
 def test_every_kind_of_query_has_topics() -> None:
     samples: list[Query] = [
+        KvListPage(b"", b"", 1), KvKeysPage(b"", b"", b"", 1),
         KvGet(b""), KvList(b""), KvKeys(b""), Nodes(), NodeInfo(""), Services(), ServiceNodes(""),
         HealthService(""), HealthNode(""), HealthChecks(""), HealthState(""), GetAutopilot(),
         Coordinates(), CoordinateOf(""), SessionInfo(""), Sessions(), KvChanges(b"", True, 0),

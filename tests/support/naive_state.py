@@ -25,7 +25,20 @@ from gemot.server.model.catalog import (
 from gemot.server.model.command import Command
 from gemot.server.model.coordinate import CoordinateOf, Coordinates, NodeCoordinate, SetCoordinates
 from gemot.server.model.health import Check, HealthChecks, HealthNode, HealthState
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvSet
+from gemot.server.model.kv import (
+    EntryPage,
+    ExpireKeys,
+    KeyPage,
+    KvDelete,
+    KvDeletePrefix,
+    KvEntry,
+    KvGet,
+    KvKeys,
+    KvKeysPage,
+    KvList,
+    KvListPage,
+    KvSet,
+)
 from gemot.server.model.query import Query
 from gemot.server.model.session import (
     CreateSession,
@@ -52,6 +65,7 @@ class NaiveState:
         self.checks: dict[tuple[str, str], Check] = {}
         self.places: dict[str, NodeCoordinate] = {}
         self.guards: dict[bytes, int] = {}
+        self.deadlines: dict[bytes, int] = {}
         self.locks = NaiveLocks()
 
     def apply(self, command: Command, index: int, time_ms: int = 0) -> bool | int:
@@ -68,6 +82,8 @@ class NaiveState:
             if old is not None and command.cas not in (None, old.modify_index):
                 return False
             self.kv.pop(command.key, None)
+        elif isinstance(command, ExpireKeys):
+            return sum([self._expire(key, index) for key, index in command.keys])
         elif isinstance(command, KvDeletePrefix):
             self.kv = {k: v for k, v in self.kv.items() if not k.startswith(command.prefix)}
         elif isinstance(command, Register):
@@ -114,7 +130,7 @@ class NaiveState:
             cas = op.index if verb == "cas" else None
             acquire, release = [op.session if verb == this else None for this in ("lock", "unlock")]
             again = op.key in self.locked and (entry is None or entry.session != op.session)
-            done = bool(self._set(KvSet(op.key, op.value, op.flags, cas, acquire, release)))
+            done = bool(self._set(KvSet(op.key, op.value, op.flags, cas, acquire, release, op.ttl_ms)))
             if verb == "lock":
                 self.locked.add(op.key)
             return done and not (verb == "lock" and again)
@@ -142,15 +158,28 @@ class NaiveState:
             value=command.value,
             flags=command.flags,
             lock_index=0,
+            ttl_ms=command.ttl_ms,
         )
         if command.acquire is not None or command.release is not None:
             lock = self.locks.lock(command, old, self.index)
             if lock is None:
                 return False
             entry = replace(entry, session=lock[0], lock_index=lock[1], fence=lock[2])
+        if command.ttl_ms:
+            late_ms = max(command.ttl_ms // 16, 250)
+            self.deadlines[command.key] = self.locks.time_ms + command.ttl_ms + late_ms
         if old is None or entry != old:
             self.kv[command.key] = replace(entry, modify_index=self.index)
         return entry.fence if command.acquire is not None else True
+
+    def _expire(self, key: bytes, index: int) -> bool:
+        entry = self.kv.get(key)
+        if entry is None or not entry.ttl_ms or entry.modify_index != index:
+            return False
+        if self.deadlines[key] > self.locks.time_ms:
+            return False
+        del self.kv[key]
+        return True
 
     def _of_session(self, command: CreateSession | DestroySession | RenewSession | EndLeases) -> bool | int:
         """False where a rule refuses, too."""
@@ -254,6 +283,14 @@ class NaiveState:
             return [self.kv[key] for key in sorted(self.kv) if key.startswith(query.prefix)]
         if isinstance(query, KvKeys):
             return self._keys(query)
+        if isinstance(query, KvListPage):
+            entries = [each for each in self.read(KvList(query.prefix)) if each.key > query.after]
+            more = len(entries) > query.limit
+            return EntryPage(entries[: query.limit], entries[query.limit - 1].key if more else b"")
+        if isinstance(query, KvKeysPage):
+            names = [name for name in self._keys(KvKeys(query.prefix, query.separator)) if name > query.after]
+            more = len(names) > query.limit
+            return KeyPage(names[: query.limit], names[query.limit - 1] if more else b"")
         return self._read_catalog(query)
 
     def _keys(self, query: KvKeys) -> list[bytes]:

@@ -6,6 +6,7 @@ from mutants.bug import found_in
 from mutants.bugs import (
     core,
     durable,
+    expiry,
     gray,
     leading,
     locks,
@@ -17,4 +18,6 @@ from mutants.bugs import (
     writes,
 )
 
-BUGS = found_in((core, leading, durable, state, snapshots, writes, reads, members, gray, locks, streams))
+BUGS = found_in(
+    (core, leading, durable, state, snapshots, writes, reads, members, gray, locks, streams, expiry)
+)
