@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "reload": ("reload", "Have the agent read its configuration again."),
     "rtt": ("rtt", "Estimate the round trip between two hosts."),
+    "semaphore": ("semaphore", "Run a command on so many hosts at a time, under a slot each."),
     "services": ("services", "Register or deregister a service on this host."),
     "snapshot": ("snapshot", "Save, restore and inspect the whole state."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),
@@ -45,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-_READ_OWN_FLAGS = ("agent", "lock", "watch")
+_READ_OWN_FLAGS = (("agent",), ("lock",), ("semaphore",), ("watch",))
 """Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 
@@ -138,7 +139,7 @@ def _find(words: Sequence[str]) -> click.Command:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     words = list(arguments)
-    if not (words and words[0] in _READ_OWN_FLAGS):
+    if not any(tuple(words[: len(each)]) == each for each in _READ_OWN_FLAGS):
         words = normalise(words)
         words = read_switches(_find(words), words)
     try:

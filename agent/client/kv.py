@@ -64,7 +64,11 @@ def _path(key: str) -> str:
 
 def entries(reply: Reply) -> list[Entry]:
     """Those of an answer, none for 404. Raises NotAnAgent for what is no list of entries."""
-    rows = reply.json() if reply.status == 200 else []
+    return read_entries(reply.json() if reply.status == 200 else [])
+
+
+def read_entries(rows: Any) -> list[Entry]:
+    """Of decoded JSON. Raises NotAnAgent for what is no list of entries."""
     try:
         return [_entry(raw) for raw in rows]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
