@@ -29,10 +29,10 @@ EXIT_CODES = (
     (
         "2",
         "members: no host matches; template render: the files are written and a command failed; lock, "
-        "semaphore: the command failed, with -child-exit-code",
+        "semaphore, election run: the command failed, with -child-exit-code; election observe: nobody leads",
     ),
     ("74", "agent: the disk failed a write or a sync"),
-    ("75", "lock, semaphore: what was held was lost while the command ran"),
+    ("75", "lock, semaphore, election run: what was held was lost while the command ran"),
     ("78", "a configuration that cannot be used"),
 )
 ENVIRONMENT = (

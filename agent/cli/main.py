@@ -17,6 +17,7 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run the agent: the daemon of this host."),
     "catalog": ("catalog", "List datacenters, nodes and services."),
+    "election": ("election", "Have one host lead: campaign, see who leads, ask it to resign."),
     "event": ("event", "Tell every agent that something has happened."),
     "force-leave": ("force_leave", "Say of a member that failed that it will not come back."),
     "info": ("info", "Show figures of the local agent."),
@@ -46,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-_READ_OWN_FLAGS = (("agent",), ("lock",), ("semaphore",), ("watch",))
+_READ_OWN_FLAGS = (("agent",), ("election", "run"), ("lock",), ("semaphore",), ("watch",))
 """Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 
