@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("lock", "Run a command on one host at a time, under a lock."),
     "members": ("members", "List the hosts of the cluster and whether they live."),
     "monitor": ("monitor", "Follow the agent's log."),
+    "once": ("once", "Run a command once in the whole cluster."),
     "operator": (
         "operator",
         "Look after the servers: who votes, who leads, who is healthy.",
@@ -47,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-_READ_OWN_FLAGS = (("agent",), ("election", "run"), ("lock",), ("semaphore",), ("watch",))
+_READ_OWN_FLAGS = (("agent",), ("election", "run"), ("lock",), ("once",), ("semaphore",), ("watch",))
 """Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 
