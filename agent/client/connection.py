@@ -19,6 +19,10 @@ DEFAULT_ADDRESS = "127.0.0.1:8500"
 SLOW_S = 1.0
 """After which a question has taken long enough to say so."""
 
+FENCE_CHECK = "/v1/gemot/fence/check"
+FENCE_CHECKED = "x-gemot-fence-checked"
+"""The header that says of a write under a fence that its fence was looked at."""
+
 Slow = Callable[[str, float, threading.Event], None]
 """Told the path, how many seconds the answer may take in all, and an event that is set when it is there."""
 
@@ -51,6 +55,13 @@ class Refused(ClientError):
 
 class NotAnAgent(ClientError):
     """What answered did not speak as an agent does."""
+
+
+class NoFences(ClientError):
+    """What answers does not know fences: a write under one would be done whoever holds the lock.
+
+    Consul ignores parameters that it does not know in silence. Where nothing else is said, nothing was sent.
+    """
 
 
 class Reply:
@@ -99,6 +110,7 @@ class Connection:
         self.address = address or DEFAULT_ADDRESS
         self.token = token
         self._timeout_s = timeout_s
+        self._knows_fences = False
         self._http: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
@@ -117,7 +129,14 @@ class Connection:
         timeout_s: float | None = None,
         ok: tuple[int, ...] = (200,),
     ) -> Reply:
-        """Ask, and give the answer if its status is among `ok`; else raise Refused."""
+        """Ask, and give the answer if its status is among `ok`; else raise Refused.
+
+        Before the first write with `fence` among its `params` it is asked whether fences are known there;
+        raises NoFences where they are not.
+        """
+        fenced = method != "GET" and "fence" in (params or {})
+        if fenced and not self._knows_fences:
+            self._check_fences(params or {}, timeout_s)
         target = _target(path, params)
         sent = dict(headers or {})
         if self.token:
@@ -127,7 +146,27 @@ class Connection:
         if reply.status not in ok:
             undone = method != "GET" and reply.headers.get("x-gemot-outcome") == "not-done"
             raise Refused(reply.status, reply.body.decode(errors="replace").strip(), undone=undone)
+        if fenced and reply.status == 200 and FENCE_CHECKED not in reply.headers:
+            self._knows_fences = False
+            raise NoFences(f"the write was done, and {self.address} does not say that it looked at the fence")
         return reply
+
+    def _check_fences(self, params: dict[str, Any], timeout_s: float | None) -> None:
+        """Once for an address. Whether the lock is held is not the question: the write asks that itself."""
+        asked = {name: params.get(name) for name in ("lock", "fence", "session")}
+        try:
+            reply = self.request("GET", FENCE_CHECK, params=asked, timeout_s=timeout_s, ok=(200, 409))
+            self._knows_fences = "Held" in reply.json()
+        except (NotAnAgent, TypeError):
+            pass
+        except Refused as error:
+            if error.status not in (301, 302, 307, 308, 404, 405, 501):
+                raise
+        if not self._knows_fences:
+            raise NoFences(
+                f"the write was not sent: {self.address} does not know fences, and would do it whoever holds "
+                "the lock. Is it an agent of Gemot?"
+            )
 
     def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:
         """An answer read piece by piece, without a time limit; the caller closes it."""
