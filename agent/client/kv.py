@@ -33,32 +33,32 @@ class Kv:
 
     def get(self, key: str, **params: Any) -> Entry | None:
         """The entry, or None if there is no such key."""
-        reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(key), params=params, ok=(200, 404))
         return next(iter(entries(reply)), None)
 
     def tree(self, prefix: str, **params: Any) -> list[Entry]:
         """Every entry whose key begins with `prefix`."""
         reply = self._connection.request(
-            "GET", _path(prefix), params={"recurse": True} | params, ok=(200, 404)
+            "GET", path_of(prefix), params={"recurse": True} | params, ok=(200, 404)
         )
         return entries(reply)
 
     def keys(self, prefix: str, separator: str = "", **params: Any) -> list[str]:
         wanted = {"keys": True, "separator": separator or None} | params
-        reply = self._connection.request("GET", _path(prefix), params=wanted, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(prefix), params=wanted, ok=(200, 404))
         return [] if reply.status == 404 else [str(key) for key in reply.json()]
 
     def put(self, key: str, value: bytes, **params: Any) -> bool:
         """Write; False when `cas`, `acquire` or `release` did not hold."""
-        reply = self._connection.request("PUT", _path(key), params=params, body=value)
+        reply = self._connection.request("PUT", path_of(key), params=params, body=value)
         return reply.json() is True
 
     def delete(self, key: str, **params: Any) -> bool:
-        reply = self._connection.request("DELETE", _path(key), params=params)
+        reply = self._connection.request("DELETE", path_of(key), params=params)
         return reply.json() is True
 
 
-def _path(key: str) -> str:
+def path_of(key: str) -> str:
     return f"/v1/kv/{escape(key.lstrip('/'))}"
 
 
