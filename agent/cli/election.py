@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,8 @@ from gemot.agent.client.watch import back_off_s
 
 AGAIN_S = 1.0
 """Between the end of one term and the next campaign: a command that ends at once must not spin."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 
 NOBODY = 2
 """The exit code of `observe -once` where nobody leads."""
@@ -82,8 +85,8 @@ def run(connection: Connection, words: tuple[str, ...], make_job: Any, **flags: 
     COMMAND is run, and ended in time, as by gemot lock, with the same in its environment: GEMOT_LOCK_KEY is
     KEY, and GEMOT_LOCK_FENCE the fence of this term, greater than that of any leader before. Asked to resign
     (gemot election resign), COMMAND gets SIGTERM, SIGKILL at 0.75 of the TTL after the last renewal, and the
-    lead is given back once it is gone. It goes on until a signal ends it: one is passed on to COMMAND, and
-    after SIGINT, SIGTERM, SIGHUP or SIGQUIT there is no other campaign.
+    lead is given back once it is gone. It goes on until a signal ends it: signals are passed on to COMMAND,
+    and after SIGINT, SIGTERM or SIGQUIT, or one that COMMAND ended by, there is no other campaign.
 
     \b
     Exit codes:
@@ -106,7 +109,7 @@ def run(connection: Connection, words: tuple[str, ...], make_job: Any, **flags: 
             while True:
                 try:
                     code = _lead(agents, election, job, signals, child_exit_code=flags["child_exit_code"])
-                    if flags["once"] or signals.passed:
+                    if flags["once"] or signals.passed in _ENDING or code == 128 + signals.passed:
                         return code
                     pause_s = AGAIN_S
                 except ClientError as error:

@@ -81,7 +81,7 @@ class Semaphore:
         delay_s: float = DEFAULT_TTL_S,
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        """`delay_s`: how long a holder was seen dead before it is taken out; its TTL, if all have one.
+        """`delay_s`: how long a holder was seen dead before it is taken out: the longest TTL that any has.
 
         Raises ValueError without a prefix, and for a limit that is not within 1 and 4096.
         """

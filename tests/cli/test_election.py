@@ -137,6 +137,20 @@ def test_a_signal_ends_command_and_candidacy(gemot: Shell, tmp_path: Path, numbe
     assert gemot("kv", "get", "-keys", "jobs/ended").out == ""
 
 
+def test_a_signal_to_the_command_alone_ends_no_candidacy(gemot: Shell, tmp_path: Path) -> None:
+    script = 'trap "exit 0" HUP; echo $GEMOT_LOCK_FENCE >> led; while :; do sleep 0.02; done'
+
+    def terms() -> int:
+        return len((tmp_path / "led").read_text().split()) if (tmp_path / "led").exists() else 0
+
+    with gemot.running("election", "run", "jobs/reloads", "sh", "-c", script) as runs:
+        until(lambda: terms() == 1, "the first term")
+        runs.send_signal(signal.SIGHUP)
+        until(lambda: terms() == 2, "the next")
+        runs.terminate()
+        assert runs.wait(PATIENCE_S) == 128 + signal.SIGTERM
+
+
 def test_where_nobody_leads_that_is_told(gemot: Shell) -> None:
     done = gemot("election", "observe", "-once", "jobs/nobody")
     assert (done.code, done.out) == (2, "nobody leads\n")
