@@ -28,11 +28,12 @@ EXIT_CODES = (
     ("1", "an error; the message says what and what to do"),
     (
         "2",
-        "members: no host matches; template render: the files are written and a command failed; lock: the "
-        "command failed, with -child-exit-code",
+        "members: no host matches; template render: the files are written and a command failed; lock, "
+        "semaphore, election run: the command failed, with -child-exit-code; once: the command failed; "
+        "election observe: nobody leads",
     ),
     ("74", "agent: the disk failed a write or a sync"),
-    ("75", "lock: the lock was lost while the command ran"),
+    ("75", "lock, semaphore, election run, once: what was held was lost while the command ran"),
     ("78", "a configuration that cannot be used"),
 )
 ENVIRONMENT = (

@@ -67,9 +67,9 @@ class Guarded:
         """A renewal that was sent then is confirmed."""
         self._order("until {!r} {!r}".format(*self._times(confirmed_s)))
 
-    def stop(self) -> None:
-        """The lock is lost: the command is told, and killed soon after."""
-        self._order(f"stop {(KILL_SHARE - TERM_SHARE) * self._ttl_s!r}")
+    def stop(self, *, soon: bool = True) -> None:
+        """The command is told to stop, and killed soon after, for the lock is lost; else at the deadline."""
+        self._order(f"stop {(KILL_SHARE - TERM_SHARE) * self._ttl_s if soon else self._ttl_s!r}")
 
     def signal(self, number: int) -> None:
         """Pass it to the command's group."""

@@ -17,6 +17,7 @@ import click
 COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run the agent: the daemon of this host."),
     "catalog": ("catalog", "List datacenters, nodes and services."),
+    "election": ("election", "Have one host lead: campaign, see who leads, ask it to resign."),
     "event": ("event", "Tell every agent that something has happened."),
     "force-leave": ("force_leave", "Say of a member that failed that it will not come back."),
     "info": ("info", "Show figures of the local agent."),
@@ -28,12 +29,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lock": ("lock", "Run a command on one host at a time, under a lock."),
     "members": ("members", "List the hosts of the cluster and whether they live."),
     "monitor": ("monitor", "Follow the agent's log."),
+    "once": ("once", "Run a command once in the whole cluster."),
     "operator": (
         "operator",
         "Look after the servers: who votes, who leads, who is healthy.",
     ),
     "reload": ("reload", "Have the agent read its configuration again."),
     "rtt": ("rtt", "Estimate the round trip between two hosts."),
+    "semaphore": ("semaphore", "Run a command on so many hosts at a time, under a slot each."),
     "services": ("services", "Register or deregister a service on this host."),
     "snapshot": ("snapshot", "Save, restore and inspect the whole state."),
     "status": ("status", "Show who leads, who is here and what is waited for; needs no quorum."),
@@ -45,7 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-_READ_OWN_FLAGS = ("agent", "lock", "watch")
+_READ_OWN_FLAGS = (("agent",), ("election", "run"), ("lock",), ("once",), ("semaphore",), ("watch",))
 """Commands whose words must come as they are written: the agent's flags, a command to run."""
 
 
@@ -138,7 +141,7 @@ def _find(words: Sequence[str]) -> click.Command:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     words = list(arguments)
-    if not (words and words[0] in _READ_OWN_FLAGS):
+    if not any(tuple(words[: len(each)]) == each for each in _READ_OWN_FLAGS):
         words = normalise(words)
         words = read_switches(_find(words), words)
     try:

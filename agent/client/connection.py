@@ -19,6 +19,10 @@ DEFAULT_ADDRESS = "127.0.0.1:8500"
 SLOW_S = 1.0
 """After which a question has taken long enough to say so."""
 
+FENCE_CHECK = "/v1/gemot/fence/check"
+FENCE_CHECKED = "x-gemot-fence-checked"
+"""The header that says of a write under a fence that its fence was looked at."""
+
 Slow = Callable[[str, float, threading.Event], None]
 """Told the path, how many seconds the answer may take in all, and an event that is set when it is there."""
 
@@ -53,6 +57,13 @@ class NotAnAgent(ClientError):
     """What answered did not speak as an agent does."""
 
 
+class NoFences(ClientError):
+    """What answers does not know fences: a write under one would be done whoever holds the lock.
+
+    Consul ignores parameters that it does not know in silence. Where nothing else is said, nothing was sent.
+    """
+
+
 class Reply:
     """An answer: status, headers (lower-case names), body."""
 
@@ -71,6 +82,12 @@ class Reply:
             shown = self.body[:60].decode(errors="replace")
             raise NotAnAgent(f"the answer is not JSON but {shown!r}: is this the API of an agent?") from error
 
+    def check(self, method: str, ok: tuple[int, ...]) -> None:
+        """Raises Refused where the status is none of these."""
+        if self.status not in ok:
+            undone = method != "GET" and self.headers.get("x-gemot-outcome") == "not-done"
+            raise Refused(self.status, self.body.decode(errors="replace").strip(), undone=undone)
+
     @property
     def known_leader(self) -> bool:
         return self.headers.get("x-consul-knownleader", "true") != "false"
@@ -88,6 +105,48 @@ class Reply:
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
+class Fences:
+    """Whether what answers at an address knows fences: asked before the first write under one. Pure."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._known = False
+
+    def question(self, method: str, params: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What to ask FENCE_CHECK before such a request, None for nothing.
+
+        Whether the lock is held is not what it is for: the write asks that itself.
+        """
+        if self._known or method == "GET" or "fence" not in (params or {}):
+            return None
+        return {name: (params or {}).get(name) for name in ("lock", "fence", "session")}
+
+    def answered(self, told: Reply | Refused) -> None:
+        """By FENCE_CHECK. Raises NoFences, or the error where that says nothing of fences."""
+        if isinstance(told, Refused):
+            if told.status not in (301, 302, 307, 308, 404, 405, 501):
+                raise told
+        else:
+            try:
+                self._known = "Held" in told.json()
+            except (NotAnAgent, TypeError):
+                pass
+        if not self._known:
+            raise NoFences(
+                f"the write was not sent: {self._address} does not know fences, and would do it whoever "
+                "holds the lock. Is it an agent of Gemot?"
+            )
+
+    def done(self, method: str, params: dict[str, Any] | None, reply: Reply) -> None:
+        """Raises NoFences for a write that was done by what did not look at its fence."""
+        fenced = method != "GET" and "fence" in (params or {})
+        if fenced and reply.status == 200 and FENCE_CHECKED not in reply.headers:
+            self._known = False
+            raise NoFences(
+                f"the write was done, and {self._address} does not say that it looked at the fence"
+            )
+
+
 class Connection:
     """Keeps one connection open and dials it again when the agent closed it between requests."""
 
@@ -99,6 +158,7 @@ class Connection:
         self.address = address or DEFAULT_ADDRESS
         self.token = token
         self._timeout_s = timeout_s
+        self._fences = Fences(self.address)
         self._http: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
@@ -117,23 +177,34 @@ class Connection:
         timeout_s: float | None = None,
         ok: tuple[int, ...] = (200,),
     ) -> Reply:
-        """Ask, and give the answer if its status is among `ok`; else raise Refused."""
-        target = _target(path, params)
+        """Ask, and give the answer if its status is among `ok`; else raise Refused.
+
+        Before the first write with `fence` among its `params` it is asked whether fences are known there;
+        raises NoFences where they are not.
+        """
+        if (question := self._fences.question(method, params)) is not None:
+            try:
+                told: Reply | Refused = self.request(
+                    "GET", FENCE_CHECK, params=question, timeout_s=timeout_s, ok=(200, 409)
+                )
+            except Refused as error:
+                told = error
+            self._fences.answered(told)
+        target = target_of(path, params)
         sent = dict(headers or {})
         if self.token:
             sent["X-Consul-Token"] = self.token
         with self._told_when_slow(path, params, timeout_s or self._timeout_s):
             reply = self._exchange(method, target, body, sent, timeout_s or self._timeout_s)
-        if reply.status not in ok:
-            undone = method != "GET" and reply.headers.get("x-gemot-outcome") == "not-done"
-            raise Refused(reply.status, reply.body.decode(errors="replace").strip(), undone=undone)
+        reply.check(method, ok)
+        self._fences.done(method, params, reply)
         return reply
 
     def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:
         """An answer read piece by piece, without a time limit; the caller closes it."""
         connection = self._dial(None)
         try:
-            connection.request("GET", _target(path, params), headers=self._auth() | {"Connection": "close"})
+            connection.request("GET", target_of(path, params), headers=self._auth() | {"Connection": "close"})
             response = connection.getresponse()
         except (OSError, UnicodeError) as error:
             raise CannotConnect(self._unreachable(error)) from error
@@ -186,12 +257,12 @@ class Connection:
             if not fresh and method == "GET":
                 return self._exchange(method, target, body, headers, timeout_s)
             raise ConnectionBroke(
-                f"{_outcome(method)}the agent at {self.address} closed the connection: {why(error)}"
+                f"{outcome(method)}the agent at {self.address} closed the connection: {why(error)}"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise ConnectionBroke(
-                f"{_outcome(method)}no answer from the agent at {self.address}: {why(error)}"
+                f"{outcome(method)}no answer from the agent at {self.address}: {why(error)}"
             ) from error
         except ValueError as error:  # a token with a line break, and the like
             self.close()
@@ -200,26 +271,36 @@ class Connection:
     def _dial(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self.address.startswith("unix://"):
             return _UnixConnection(self.address.removeprefix("unix://"), timeout_s)
-        try:
-            url = urlsplit(self.address if "://" in self.address else f"http://{self.address}")
-            host, port = url.hostname, url.port
-        except ValueError as error:
-            raise CannotConnect(f"{self.address!r} is no address: {error}") from error
-        if not host or url.scheme not in ("http", "https"):
-            raise CannotConnect(f"{self.address!r} is no address: give host:port, a URL or unix:///path")
-        if url.scheme == "https":
+        scheme, host, port = split_address(self.address)
+        if scheme == "https":
             context = ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port or 8501, timeout=timeout_s, context=context)
-        return http.client.HTTPConnection(host, port or 8500, timeout=timeout_s)
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
     def _auth(self) -> dict[str, str]:
         return {"X-Consul-Token": self.token} if self.token else {}
 
     def _unreachable(self, error: OSError | UnicodeError) -> str:
-        return (
-            f"cannot reach an agent at {self.address}: {why(error)} "
-            "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
-        )
+        return unreachable(self.address, error)
+
+
+def split_address(address: str) -> tuple[str, str, int]:
+    """Scheme, host and port of one that is no unix://. Raises CannotConnect."""
+    try:
+        url = urlsplit(address if "://" in address else f"http://{address}")
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise CannotConnect(f"{address!r} is no address: {error}") from error
+    if not host or url.scheme not in ("http", "https"):
+        raise CannotConnect(f"{address!r} is no address: give host:port, a URL or unix:///path")
+    return url.scheme, host, port or (8501 if url.scheme == "https" else 8500)
+
+
+def unreachable(address: str, error: Exception) -> str:
+    return (
+        f"cannot reach an agent at {address}: {why(error)} "
+        "(is it running? -http-addr or GEMOT_HTTP_ADDR tell where)"
+    )
 
 
 def why(error: Exception) -> str:
@@ -227,7 +308,7 @@ def why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
-def _outcome(method: str) -> str:
+def outcome(method: str) -> str:
     """What is known of a request whose connection broke: a write left, and may have been done."""
     return "" if method == "GET" else "Outcome unknown, it may have been done: "
 
@@ -243,7 +324,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _target(path: str, params: dict[str, Any] | None) -> str:
+def target_of(path: str, params: dict[str, Any] | None) -> str:
     return quote(path, safe="/:@!$&'()*+,;=-._~%", errors="surrogateescape") + _query(params)
 
 

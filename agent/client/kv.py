@@ -46,7 +46,7 @@ class Kv:
 
     def get(self, key: str, **params: Any) -> Entry | None:
         """The entry, or None if there is no such key."""
-        reply = self._connection.request("GET", _path(key), params=params, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(key), params=params, ok=(200, 404))
         found = next(iter(entries(reply)), None)
         if found is None:
             return None
@@ -55,19 +55,19 @@ class Kv:
     def tree(self, prefix: str, **params: Any) -> list[Entry]:
         """Every entry whose key begins with `prefix`."""
         reply = self._connection.request(
-            "GET", _path(prefix), params={"recurse": True} | params, ok=(200, 404)
+            "GET", path_of(prefix), params={"recurse": True} | params, ok=(200, 404)
         )
         return entries(reply)
 
     def keys(self, prefix: str, separator: str = "", **params: Any) -> list[str]:
         wanted = {"keys": True, "separator": separator or None} | params
-        reply = self._connection.request("GET", _path(prefix), params=wanted, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(prefix), params=wanted, ok=(200, 404))
         return _names(reply)
 
     def page(self, prefix: str, limit: int, after: str = "", **params: Any) -> tuple[list[Entry], str]:
         """At most `limit` entries behind the key `after`, and what the next page is behind; "" at the end."""
         wanted = {"recurse": True, "limit": limit, "after": after or None} | params
-        reply = self._connection.request("GET", _path(prefix), params=wanted, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(prefix), params=wanted, ok=(200, 404))
         return entries(reply), _following(reply)
 
     def page_of_keys(
@@ -76,7 +76,7 @@ class Kv:
         """As `page`, of names."""
         paging = {"limit": limit, "after": after or None}
         wanted = {"keys": True, "separator": separator or None} | paging | params
-        reply = self._connection.request("GET", _path(prefix), params=wanted, ok=(200, 404))
+        reply = self._connection.request("GET", path_of(prefix), params=wanted, ok=(200, 404))
         return _names(reply), _following(reply)
 
     def each(self, prefix: str, *, limit: int = PAGE, **params: Any) -> Iterator[Entry]:
@@ -109,18 +109,18 @@ class Kv:
         With `ttl` ("30s") the key deletes itself so long after. Raises NotAnAgent for an agent that wrote it
         and knows no TTL: it stays.
         """
-        reply = self._connection.request("PUT", _path(key), params=params, body=value)
+        reply = self._connection.request("PUT", path_of(key), params=params, body=value)
         written = reply.json() is True
         if written and params.get("ttl") is not None and _EXPIRES_IN not in reply.headers:
             raise NotAnAgent(f"the agent wrote {key} and knows no TTL: the key stays; delete it, or upgrade")
         return written
 
     def delete(self, key: str, **params: Any) -> bool:
-        reply = self._connection.request("DELETE", _path(key), params=params)
+        reply = self._connection.request("DELETE", path_of(key), params=params)
         return reply.json() is True
 
 
-def _path(key: str) -> str:
+def path_of(key: str) -> str:
     return f"/v1/kv/{escape(key.lstrip('/'))}"
 
 
@@ -137,7 +137,11 @@ def _following(reply: Reply) -> str:
 
 def entries(reply: Reply) -> list[Entry]:
     """Those of an answer, none for 404. Raises NotAnAgent for what is no list of entries."""
-    rows = reply.json() if reply.status == 200 else []
+    return read_entries(reply.json() if reply.status == 200 else [])
+
+
+def read_entries(rows: Any) -> list[Entry]:
+    """Of decoded JSON. Raises NotAnAgent for what is no list of entries."""
     try:
         return [entry_of(raw) for raw in rows]
     except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import ClientError, NotAnAgent, Refused
+from gemot.agent.client.connection import ClientError, NotAnAgent, Refused, Reply
 from gemot.agent.client.lease import Lease
 
 DEFAULT_TTL_S = 15.0
@@ -62,12 +62,7 @@ class Session:
         self.id = ""
         self.ttl_s = ttl_s
         self._agents = agents.again()
-        self._asked: dict[str, object] = {
-            "Name": name,
-            "TTL": f"{ttl_s:.15g}s",
-            "LockDelay": f"{lock_delay_s:.15g}s",
-            "Behavior": behavior,
-        } | ({"NodeChecks": []} if len(agents.addresses) > 1 else {})
+        self._asked = creation(name, ttl_s, lock_delay_s, behavior, agents=len(agents.addresses))
         self._clock = clock
         self._changed = threading.Condition()
         self._lease: Lease | None = None
@@ -86,12 +81,10 @@ class Session:
         threading.Thread(target=self._keep, name="session", daemon=True).start()
 
     def _create(self) -> str:
-        body = json.dumps(self._asked).encode()
         timeout_s = max(self.ttl_s, CREATE_S)
-        reply = self._agents.request("PUT", "/v1/session/create", body=body, timeout_s=timeout_s).json()
-        if not isinstance(reply, dict) or not isinstance(reply.get("ID"), str):
-            raise NotAnAgent("the answer does not name a session: is this the API of an agent?")
-        return str(reply["ID"])
+        return created(
+            self._agents.request("PUT", "/v1/session/create", body=self._asked, timeout_s=timeout_s)
+        )
 
     @property
     def lost(self) -> str:
@@ -179,17 +172,40 @@ class Session:
         self._tell()
 
     def _renew(self, lease: Lease, patience_s: float) -> None:
-        sent_s, trouble, gone = self._clock(), "", False
+        sent_s, trouble = self._clock(), None
         try:
             self._agents.request("PUT", f"/v1/session/renew/{self.id}", timeout_s=patience_s)
         except ClientError as error:
-            trouble = str(error)
-            gone = isinstance(error, Refused) and error.status == 404
+            trouble = error
         with self._changed:
-            if gone:
-                lease.lose("the session is gone: it was destroyed, or its host or one of its checks failed")
-            elif trouble:
-                lease.fail(self._clock(), trouble)
-            else:
-                lease.confirm(sent_s, self._clock())
+            renewed(lease, sent_s, self._clock(), trouble)
             self._changed.notify_all()
+
+
+def creation(name: str, ttl_s: float, lock_delay_s: float, behavior: str, *, agents: int) -> bytes:
+    """What is asked for: the body of a creation through so many agents."""
+    asked: dict[str, object] = {
+        "Name": name,
+        "TTL": f"{ttl_s:.15g}s",
+        "LockDelay": f"{lock_delay_s:.15g}s",
+        "Behavior": behavior,
+    }
+    return json.dumps(asked | ({"NodeChecks": []} if agents > 1 else {})).encode()
+
+
+def created(reply: Reply) -> str:
+    """The id of the session. Raises NotAnAgent."""
+    told = reply.json()
+    if not isinstance(told, dict) or not isinstance(told.get("ID"), str):
+        raise NotAnAgent("the answer does not name a session: is this the API of an agent?")
+    return str(told["ID"])
+
+
+def renewed(lease: Lease, sent_s: float, now_s: float, trouble: ClientError | None) -> None:
+    """What the answer to a renewal, or its failure, means for the lease."""
+    if isinstance(trouble, Refused) and trouble.status == 404:
+        lease.lose("the session is gone: it was destroyed, or its host or one of its checks failed")
+    elif trouble is not None:
+        lease.fail(now_s, str(trouble))
+    else:
+        lease.confirm(sent_s, now_s)

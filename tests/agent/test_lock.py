@@ -17,8 +17,10 @@ from support.dev_agent import dev_agent, until
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import CannotConnect, Connection, NotAnAgent, Refused, Reply
+from gemot.agent.client.hold import Hold
 from gemot.agent.client.kv import Kv
-from gemot.agent.client.lock import LOCK_FLAGS, Lock, LockConflict, LockLost
+from gemot.agent.client.lock import LOCK_FLAGS, Lock
+from gemot.agent.client.recipe import LockConflict, LockLost
 from gemot.agent.client.session import Session
 
 TTL_S = 10.0
@@ -60,10 +62,10 @@ def keys(address: str, prefix: str) -> list[str]:
 
 
 @contextmanager
-def lock(address: str, prefix: str, **more: Any) -> Iterator[Lock]:
+def lock(address: str, prefix: str, **more: Any) -> Iterator[Hold]:
     """One that is not acquired yet."""
     with closing(Agents(address)) as agents:
-        yield Lock(agents, prefix, **{"ttl_s": TTL_S, "lock_delay_s": 0} | more)
+        yield Hold(agents, Lock(prefix), **{"ttl_s": TTL_S, "lock_delay_s": 0} | more)
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -116,7 +116,6 @@ def test_how_the_command_ended_counts_only_when_asked(
         (["jobs/x", "--"], "give a prefix and a command"),
         (["/", "true"], "give a prefix and a command"),
         ([], "give a prefix and a command"),
-        (["-n=2", "jobs/x", "true"], "-n: 2 holders at once is a semaphore, which is not there yet"),
         (["-n", "0", "jobs/x", "true"], "-n: 0 holders"),
         (["-ttl=1", "jobs/x", "true"], "-ttl: time: missing unit in duration"),
         (["-try=-1s", "jobs/x", "true"], "-try: must be more than 0"),

@@ -19,6 +19,7 @@ from support.dev_agent import PROGRAM
 from support.session_cluster import PATIENCE_S, session_cluster
 
 from gemot.agent.client.agents import Agents
+from gemot.agent.client.hold import Hold
 from gemot.agent.client.lock import Lock
 
 TTL = "3s"
@@ -187,7 +188,7 @@ def test_waiters_on_all_hosts_come_in_by_turns(cluster: Cluster, tmp_path: Path)
     first, second = cluster.clients
     waiting: list[Holder] = []
     try:
-        with closing(Agents(first.http)) as agents, Lock(agents, "turns", ttl_s=30) as mine:
+        with closing(Agents(first.http)) as agents, Hold(agents, Lock("turns"), ttl_s=30) as mine:
             for n, agent in enumerate((second, cluster.servers[0], first)):
                 waiting.append(Holder(agent, tmp_path, "turns", f"waiter{n}"))
                 wait_for(
@@ -219,7 +220,7 @@ def test_an_agent_that_is_killed_under_the_holder_costs_it_the_lock_in_time(
     holder, waiter = two
     with (
         closing(Agents([holder.agent.http, waiter.agent.http])) as agents,
-        Lock(agents, "by-two", ttl_s=3) as other,
+        Hold(agents, Lock("by-two"), ttl_s=3) as other,
     ):
         holder.agent.kill()
         renewals: list[float] = []

@@ -1,0 +1,84 @@
+"""Something that is done once in the whole cluster: a record at a key says that it was, by whom, and how.
+
+Whoever does it holds the lock of the key (`KEY/.lock`) meanwhile, and writes the record under the lock's
+fence and only where there is none: so one record at most is ever written for one run, and never by somebody
+who was late. What is promised is that nobody begins while it is held, and nobody once the record is there.
+What is not: one that did the work and failed before it wrote the record will be followed by another who does
+it again. The work has to bear that, or to write under the fence itself. To have it done anew, delete the key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+import threading
+
+import msgspec
+
+from gemot.agent.client.agents import passes
+from gemot.agent.client.connection import ClientError, NotAnAgent, Refused
+from gemot.agent.client.hold import Hold
+from gemot.agent.client.kv import Kv
+from gemot.agent.client.recipe import AGAIN_S, LockConflict, LockLost
+
+
+class Done(msgspec.Struct, frozen=True, rename="pascal"):
+    """The record. `time` is the host's wall clock, UTC, for people."""
+
+    host: str
+    pid: int
+    time: str
+    exit_code: int
+    fence: int
+
+
+class Once:
+    """The record at a key, and how it is written. Raises ClientError."""
+
+    def __init__(self, kv: Kv, key: str) -> None:
+        """Raises ValueError where there is no key."""
+        self.key = key.strip("/")
+        if not self.key:
+            raise ValueError("give a key for the record, such as jobs/migrate-7")
+        self._kv = kv
+
+    def done(self) -> Done | None:
+        """What the record says; None if there is none. Raises LockConflict for what is no record."""
+        entry = self._kv.get(self.key)
+        if entry is None:
+            return None
+        try:
+            return msgspec.json.decode(entry.value, type=Done)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise LockConflict(
+                f"{self.key} is there and is no record of what was done ({error!s:.100}): give another key"
+            ) from error
+
+    def record(self, hold: Hold, exit_code: int) -> Done:
+        """Write it under the fence of the key's lock; tried for as long as that is held.
+
+        Raises LockLost where it is not held any more: there is no record then, and another may do it again.
+        """
+        done = Done(socket.gethostname(), os.getpid(), _now(), exit_code, hold.fence)
+        value = json.dumps(msgspec.to_builtins(done)).encode()
+        while not (why := hold.lost):
+            try:
+                written = self._kv.put(self.key, value, cas=0, lock=hold.guard, fence=hold.fence)
+                if written or self.done() == done:  # by a write whose answer did not arrive
+                    return done
+                raise LockConflict(
+                    f"{self.key} was written meanwhile, by somebody who does not hold its lock"
+                )
+            except ClientError as error:
+                if isinstance(error, Refused) and error.status == 409:
+                    raise LockLost(f"{hold.key}: {error}") from error
+                if isinstance(error, NotAnAgent) or not passes(error):
+                    raise
+            threading.Event().wait(AGAIN_S)
+        raise LockLost(f"{hold.key}: {why}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

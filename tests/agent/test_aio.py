@@ -1,0 +1,294 @@
+"""The client for asyncio against a real agent: it and the other one keep each other out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.dev_agent import dev_agent, until
+
+from gemot.agent.client.agents import Agents as ThreadAgents
+from gemot.agent.client.aio.agents import Agents
+from gemot.agent.client.aio.hold import Hold
+from gemot.agent.client.aio.kv import Kv
+from gemot.agent.client.aio.session import Session
+from gemot.agent.client.connection import (
+    CannotConnect,
+    ClientError,
+    Connection,
+    ConnectionBroke,
+    NoFences,
+    NotAnAgent,
+    Refused,
+)
+from gemot.agent.client.election import Election, leader_of
+from gemot.agent.client.hold import Hold as ThreadHold
+from gemot.agent.client.lock import Lock
+from gemot.agent.client.recipe import LockConflict, LockLost, Recipe
+from gemot.agent.client.semaphore import Semaphore
+
+PATIENCE_S = 60.0
+RECIPES = {
+    "lock": lambda: Lock("aio-lock"),
+    "semaphore": lambda: Semaphore("aio-semaphore", 1, delay_s=0.2),
+    "election": lambda: Election("aio-election", name="one"),
+}
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("agent")
+    (folder / "ttl.json").write_text('{"session_ttl_min": "1s"}')
+    with dev_agent(folder, f"-config-file={folder / 'ttl.json'}") as address:
+        until(lambda: begins(address), "a session")
+        yield address
+
+
+def begins(address: str) -> bool:
+    with closing(Connection(address)) as connection:
+        try:
+            session = connection.request("PUT", "/v1/session/create").json()["ID"]
+            connection.request("PUT", f"/v1/session/destroy/{session}")
+        except Refused:
+            return False
+    return True
+
+
+def sessions(address: str) -> list[str]:
+    with closing(Connection(address)) as connection:
+        return [row["ID"] for row in connection.request("GET", "/v1/session/list").json()]
+
+
+def run(*addresses: str) -> Callable[[Callable[[Agents], Awaitable[None]]], None]:
+    """Runs the decorated coroutine with agents of these addresses."""
+
+    def decorate(work: Callable[[Agents], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with Agents(addresses) as agents:
+                await work(agents)
+
+        asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+
+    return decorate
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - what an agent comes to has no event here
+        await asyncio.sleep(0.01)
+
+
+def test_keys_are_as_with_the_other_client(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        kv = Kv(agents)
+        assert await kv.get("aio/a") is None
+        assert await kv.put("aio/a b/ü", b"\x00\xff", flags=7)
+        assert not await kv.put("aio/a b/ü", b"", cas=1)
+        entry = await kv.get("aio/a b/ü")
+        assert entry is not None
+        assert (entry.key, entry.value, entry.flags) == ("aio/a b/ü", b"\x00\xff", 7)
+        assert await kv.keys("aio/", "/") == ["aio/a b/"]
+        assert [each.key for each in await kv.tree("aio/")] == ["aio/a b/ü"]
+        assert await kv.delete("aio/", recurse=True)
+        assert await kv.keys("aio/") == []
+        with pytest.raises(Refused, match="the limit is"):
+            await kv.put("k" * 5000, b"")
+
+
+def test_a_session_outlives_its_ttl_and_is_lost_when_it_is_destroyed(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        async with Session(agents, ttl_s=1.5) as mine:
+            if not await mine.wait(4.0):  # a host that stood still for longer loses it, and may
+                assert mine.id in sessions(address)
+            await agents.request("PUT", f"/v1/session/destroy/{mine.id}")
+            assert await mine.wait()
+        async with Session(agents, ttl_s=10) as mine:
+            pass
+        assert mine.lost == "the session was ended"
+        assert mine.id not in sessions(address)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_tasks_and_threads_keep_each_other_out(address: str, kind: str) -> None:
+    recipe: Recipe = RECIPES[kind]()
+    got: list[int] = []
+
+    def by_thread() -> None:
+        with closing(ThreadAgents(address)) as agents, ThreadHold(agents, recipe, lock_delay_s=0) as hold:
+            got.append(hold.fence)
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        mine = Hold(agents, recipe, lock_delay_s=0)
+        async with mine:
+            got.append(mine.fence)
+            thread = threading.Thread(target=by_thread, daemon=True)
+            thread.start()
+            other = Hold(agents, recipe, lock_delay_s=0)
+            assert await other.acquire(0.5) is None
+            assert len(got) == 1
+            assert mine.check() == mine.fence
+            assert await Kv(agents).put("aio-by", b"1", lock=mine.guard, fence=mine.fence)
+        await eventually(lambda: len(got) == 2)
+        await asyncio.to_thread(thread.join, PATIENCE_S)
+        async with mine:
+            got.append(mine.fence)
+        assert got == sorted(set(got))
+        assert await Kv(agents).keys(f"aio-{kind}") == []
+        with pytest.raises(LockLost):
+            mine.check()
+
+    assert sessions(address) == []
+
+
+def test_many_tasks_take_turns(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        inside: list[int] = []
+
+        async def work() -> None:
+            async with Hold(agents, Lock("turns"), lock_delay_s=0) as hold:
+                inside.append(hold.fence)
+                await asyncio.sleep(0)
+                assert inside == [hold.fence]
+                inside.clear()
+
+        await asyncio.gather(*(work() for _ in range(8)))
+
+
+@pytest.mark.parametrize("how", ["destroyed", "deleted"])
+def test_a_holder_who_loses_it_is_told(address: str, how: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        hold = Hold(agents, Lock(how), ttl_s=2, lock_delay_s=0)
+        await hold.acquire()
+        path = f"session/destroy/{hold.session}" if how == "destroyed" else f"kv/{how}/.lock"
+        await agents.request("PUT" if how == "destroyed" else "DELETE", f"/v1/{path}")
+        assert await hold.wait_lost()
+        assert not await hold.release()
+
+
+def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        told: list[str] = []
+        async with Hold(agents, Lock("cancelled"), lock_delay_s=0) as mine:
+            waiting = asyncio.create_task(Hold(agents, Lock("cancelled"), tell=told.append).acquire())
+            await eventually(lambda: bool(told))
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert sessions(address) == [mine.session]
+            assert await Kv(agents).keys("cancelled/") == ["cancelled/.lock"]
+
+
+def test_a_leader_sees_that_it_is_asked_to_resign(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        seen: list[Any] = []
+        election = Election("asked", name="one")
+        async with Hold(agents, election, lock_delay_s=0, seen=lambda rows: seen.append(leader_of(rows))):
+            await Kv(agents).put("asked", b'{"Name": "one", "Resign": true}')
+            await eventually(lambda: bool(seen) and seen[-1].resigning)
+
+
+def test_what_cannot_be_is_refused_and_leaves_nothing(address: str) -> None:
+    @run(address)
+    async def _(agents: Agents) -> None:
+        with pytest.raises(Refused, match="Invalid Session TTL"):
+            await Hold(agents, Lock("x"), ttl_s=0.1).acquire()
+        await Kv(agents).put("taken/.lock", b"mine", flags=7)
+        with pytest.raises(LockConflict, match="is not a lock"):
+            await Hold(agents, Lock("taken")).acquire()
+
+    assert sessions(address) == []
+
+
+def test_the_next_agent_is_asked_where_nobody_listens(address: str) -> None:
+    @run("127.0.0.1:1", f"http://{address}")
+    async def _(agents: Agents) -> None:
+        async with Hold(agents, Lock("second")) as hold:
+            assert hold.held
+
+    @run("127.0.0.1:1", "unix:///no/such/socket")
+    async def _(agents: Agents) -> None:
+        with pytest.raises(CannotConnect, match="cannot reach an agent at"):
+            await Kv(agents).get("x")
+
+    @run("ftp://x", "x:y")
+    async def _(agents: Agents) -> None:
+        with pytest.raises(CannotConnect, match="is no address"):
+            await Kv(agents).get("x")
+
+
+def test_a_token_that_cannot_be_sent_is_told(address: str) -> None:
+    async def main() -> None:
+        async with Agents(address, token="a\r\nb") as agents:
+            with pytest.raises(ClientError, match="cannot be sent"):
+                await Kv(agents).get("x")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (b"", ConnectionBroke),
+        (b"SSH-2.0\r\n", ConnectionBroke),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[]", ConnectionBroke),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", NotAnAgent),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[7]", NotAnAgent),
+        (b"HTTP/1.1 302 Found\r\nLocation: /ui/\r\nContent-Length: 0\r\n\r\n", Refused),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_no_agent_is_told_and_sent_no_fenced_write(
+    answer: bytes, error: type[ClientError] | None
+) -> None:
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n"))[:3])
+        writer.write(answer)
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with Agents(f"127.0.0.1:{port}") as agents:
+                kv = Kv(agents)
+                if error is not None:
+                    with pytest.raises(error):
+                        await kv.get("x")
+                else:
+                    assert await kv.get("x") is None
+                with pytest.raises((NoFences, ConnectionBroke)):
+                    await kv.put("x", b"", lock="l", fence=7)
+                assert set(asked) == {b"GET"}
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+
+
+def test_without_an_agent_it_is_lost_by_the_clock_alone(tmp_path: Path) -> None:
+    (tmp_path / "ttl.json").write_text('{"session_ttl_min": "1s"}')
+    with dev_agent(tmp_path, f"-config-file={tmp_path / 'ttl.json'}") as address:
+        until(lambda: begins(address), "a session")
+        now_s = [100.0]
+
+        @run(address)
+        async def _(agents: Agents) -> None:
+            hold = Hold(agents, Lock("alone"), ttl_s=600, clock=lambda: now_s[0])
+            await hold.acquire()
+            now_s[0] = 100.0 + 479
+            assert hold.lost == ""
+            now_s[0] = 100.0 + 481
+            assert hold.lost.startswith("no renewal was confirmed within 480 s")
+            now_s[0] = 100.0
+            assert not await hold.release()
