@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import http.client
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from gemot.agent.client.connection import (
     CannotConnect,
@@ -13,6 +14,8 @@ from gemot.agent.client.connection import (
     Refused,
     Reply,
 )
+
+_Answer = TypeVar("_Answer")
 
 
 class Agents:
@@ -37,23 +40,31 @@ class Agents:
 
         After a connection that broke the next *request* goes to the next agent: the broken one may be done.
         """
-        for left in range(len(self.addresses) - 1, -1, -1):
-            try:
-                return self._connection.request(method, path, **asked)
-            except CannotConnect:
-                self._turn()
-                if not left:
-                    raise
-            except ConnectionBroke:
-                self._turn()
-                raise
-        raise AssertionError("there is at least one address")
+        return self._asked(lambda: self._connection.request(method, path, **asked))
 
-    def _turn(self) -> None:
+    def stream(self, path: str, params: dict[str, Any], **asked: Any) -> http.client.HTTPResponse:
+        """As Connection.stream; where nobody listens, the next agent is asked at once."""
+        return self._asked(lambda: self._connection.stream(path, params, **asked))
+
+    def turn(self) -> None:
+        """The next request goes to the next agent."""
         if len(self.addresses) > 1:
             self.close()
             self._at = (self._at + 1) % len(self.addresses)
             self._connection = Connection(self.addresses[self._at], token=self._token)
+
+    def _asked(self, ask: Callable[[], _Answer]) -> _Answer:
+        for left in range(len(self.addresses) - 1, -1, -1):
+            try:
+                return ask()
+            except CannotConnect:
+                self.turn()
+                if not left:
+                    raise
+            except ConnectionBroke:
+                self.turn()
+                raise
+        raise AssertionError("there is at least one address")
 
 
 def passes(error: ClientError) -> bool:

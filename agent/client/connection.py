@@ -129,11 +129,19 @@ class Connection:
             raise Refused(reply.status, reply.body.decode(errors="replace").strip(), undone=undone)
         return reply
 
-    def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:
-        """An answer read piece by piece, without a time limit; the caller closes it."""
-        connection = self._dial(None)
+    def stream(
+        self,
+        path: str,
+        params: dict[str, Any] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> http.client.HTTPResponse:
+        """An answer read piece by piece, each within the time limit if there is one; the caller closes it."""
+        connection = self._dial(timeout_s)
+        sent = (headers or {}) | self._auth() | {"Connection": "close"}
         try:
-            connection.request("GET", _target(path, params), headers=self._auth() | {"Connection": "close"})
+            connection.request("GET", _target(path, params), headers=sent)
             response = connection.getresponse()
         except (OSError, UnicodeError) as error:
             raise CannotConnect(self._unreachable(error)) from error
