@@ -144,11 +144,15 @@ class Connection:
             connection.request("GET", _target(path, params), headers=sent)
             response = connection.getresponse()
         except (OSError, UnicodeError) as error:
+            connection.close()
             raise CannotConnect(self._unreachable(error)) from error
         except (http.client.HTTPException, ValueError) as error:
+            connection.close()
             raise NotAnAgent(f"{self.address}: {error}") from error
+        if connection.sock is not None:  # kept for another request, which there will not be: the answer's
+            connection.sock.close()
         if response.status != 200:
-            raise Refused(response.status, response.read().decode(errors="replace").strip())
+            raise Refused(response.status, _refusal(response))
         return response
 
     @contextlib.contextmanager
@@ -233,6 +237,16 @@ class Connection:
 def why(error: Exception) -> str:
     """The system's words, where it has some, without its numbers."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """Its beginning, which is all that people are told."""
+    try:
+        return response.read1(1 << 16).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        response.close()
 
 
 def _outcome(method: str) -> str:

@@ -42,6 +42,7 @@ class EventReader:
         events: list[ServerEvent] = []
         self._take(head)
         for part in more:
+            self._bytes += 1
             line = b"".join(self._begun).removesuffix(b"\r")
             self._begun.clear()
             if line:

@@ -24,7 +24,7 @@ import msgspec
 
 from gemot.agent.client.agents import Agents, passes
 from gemot.agent.client.connection import ClientError, ConnectionBroke, NotAnAgent, why
-from gemot.agent.client.sse import EventReader, ServerEvent
+from gemot.agent.client.sse import MAX_EVENT_BYTES, EventReader, ServerEvent
 
 PATH = "/v1/gemot/watch"
 PATIENCE_S = 45.0
@@ -90,11 +90,13 @@ class Stream:
         place: str = "",
         trouble: Trouble | None = None,
         patience_s: float = PATIENCE_S,
+        most_bytes: int = MAX_EVENT_BYTES,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`watched` is the query that says what: {"key": "a"}, {"service": "web", "passing": True}.
 
-        `place` is that of an event had before, from whichever agent of the same cluster.
+        `place` is that of an event had before, from whichever agent of the same cluster. An event of more
+        than `most_bytes` is not taken in.
         """
         self.place = place
         """Of the event handed out last."""
@@ -102,11 +104,12 @@ class Stream:
         self._watched = watched
         self._trouble = trouble
         self._patience_s = patience_s
+        self._most_bytes = most_bytes
         self._sleep = sleep
         self._failures = 0
         self._arrived: deque[Event] = deque()
         self._response: http.client.HTTPResponse | None = None
-        self._reader = EventReader()
+        self._reader = EventReader(most_bytes)
         self._lost = ""
 
     def __iter__(self) -> Stream:
@@ -139,7 +142,7 @@ class Stream:
         """What is there, at least one byte. Connects only when all that arrived is handed out."""
         if self._response is None:
             self._response = self._connect()
-            self._reader = EventReader()
+            self._reader = EventReader(self._most_bytes)
             self._lost = ""
         try:
             piece = self._response.read1(_PIECE_BYTES)
