@@ -109,10 +109,11 @@ class Telling:
         """May there be something to tell?"""
         if event is None:
             return False
+        if self._of_events and isinstance(event, Snapshot):  # another agent may list fewer, and others
+            event = msgspec.structs.replace(event, items=self._mirror.items | event.items)
         changed = self._mirror.take(event)
         self._place, self._index = event.place, event.index
         if self._of_events:
-            changed = [each for each in changed if each.op == "set"]
             self._forget()
         if self._keeps_items:
             self._pending += changed
