@@ -34,7 +34,7 @@ def events(connection: Connection, watched: Watched, read: dict[str, Any], place
         except Refused as error:
             if error.status not in _NO_SUCH_PATH:
                 raise
-            told = "the agent has no push watches (/v1/gemot/watch), it is asked by blocking queries instead"
+            told = "the agent has no push watches (/v1/gemot/watch): it is asked by blocking queries instead"
             click.echo(f"gemot watch: {told}", err=True)
     yield from _asked(connection, watched, read)
 
