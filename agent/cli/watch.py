@@ -91,7 +91,8 @@ def command(
         return 0
     by_change = flags["changes"] or flags["follow"]
     path = Path(flags["state_file"]) if flags["state_file"] else None
-    what = {name: value for name, value in given.items() if value} | {"type": kind, "changes": by_change}
+    what = {name: _plain(value) for name, value in given.items() if value}
+    what |= {"type": kind, "changes": by_change}
     tell = _command(("/bin/sh", "-c", child[0]) if flags["shell"] else child) if child else _print
     _run(connection, read, watched, WatchState(path, what), tell, by_change=by_change, flags=flags)
     return 0
@@ -147,6 +148,11 @@ def _seconds(flag: str, text: str) -> float:
     if not 0 <= seconds <= 3600:
         raise click.ClickException(f"{flag}: must be between 0 and 1h, got {text[:40]}")
     return seconds
+
+
+def _plain(value: Any) -> Any:
+    """Bytes of a key that are no UTF-8 as JSON can hold them."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _print(_index: int, text: str) -> bool:

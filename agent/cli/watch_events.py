@@ -28,7 +28,7 @@ _NO_SUCH_PATH = (404, 405)
 def events(connection: Connection, watched: Watched, read: dict[str, Any], place: str) -> Iterator[Event]:
     """From `place` on, for ever. Raises what asking again would not mend."""
     if watched.pushed is not None and not read["stale"]:
-        agents = Agents(connection.address, token=connection.token)
+        agents = Agents(connection.address, token=connection.token, slow=connection.slow)
         try:
             yield from Stream(agents, watched.pushed, place=place, trouble=_tell)
         except Refused as error:

@@ -13,6 +13,7 @@ from gemot.agent.client.connection import (
     ConnectionBroke,
     Refused,
     Reply,
+    Slow,
 )
 
 _Answer = TypeVar("_Answer")
@@ -21,16 +22,19 @@ _Answer = TypeVar("_Answer")
 class Agents:
     """Like a Connection, to whichever of these agents answers. Not for two threads at once: see `again`."""
 
-    def __init__(self, addresses: str | Sequence[str] = "", *, token: str = "") -> None:
-        """With no address, the agent on this host."""
+    def __init__(
+        self, addresses: str | Sequence[str] = "", *, token: str = "", slow: Slow | None = None
+    ) -> None:
+        """With no address, the agent on this host. `slow` is as of a Connection."""
         self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses) or ("",)
         self._token = token
+        self._slow = slow
         self._at = 0
-        self._connection = Connection(self.addresses[0], token=token)
+        self._connection = Connection(self.addresses[0], token=token, slow=slow)
 
     def again(self) -> Agents:
         """The same agents, for another thread."""
-        return Agents(self.addresses, token=self._token)
+        return Agents(self.addresses, token=self._token, slow=self._slow)
 
     def close(self) -> None:
         self._connection.close()
@@ -51,7 +55,7 @@ class Agents:
         if len(self.addresses) > 1:
             self.close()
             self._at = (self._at + 1) % len(self.addresses)
-            self._connection = Connection(self.addresses[self._at], token=self._token)
+            self._connection = Connection(self.addresses[self._at], token=self._token, slow=self._slow)
 
     def _asked(self, ask: Callable[[], _Answer]) -> _Answer:
         for left in range(len(self.addresses) - 1, -1, -1):

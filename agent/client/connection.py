@@ -95,7 +95,7 @@ class Connection:
         self, address: str = "", *, token: str = "", timeout_s: float = 60.0, slow: Slow | None = None
     ) -> None:
         """`slow` is called in a thread of its own when an answer is late that is not meant to be."""
-        self._slow = slow
+        self.slow = slow
         self.address = address or DEFAULT_ADDRESS
         self.token = token
         self._timeout_s = timeout_s
@@ -140,29 +140,41 @@ class Connection:
         """An answer read piece by piece, each within the time limit if there is one; the caller closes it."""
         connection = self._dial(timeout_s)
         sent = (headers or {}) | self._auth() | {"Connection": "close"}
-        try:
-            connection.request("GET", _target(path, params), headers=sent)
-            response = connection.getresponse()
-        except (OSError, UnicodeError) as error:
-            connection.close()
-            raise CannotConnect(self._unreachable(error)) from error
-        except (http.client.HTTPException, ValueError) as error:
-            connection.close()
-            raise NotAnAgent(f"{self.address}: {error}") from error
+        with self._told_when_slow(path, params, timeout_s or 0.0):
+            response = self._begin(connection, _target(path, params), sent)
         if connection.sock is not None:  # kept for another request, which there will not be: the answer's
             connection.sock.close()
         if response.status != 200:
             raise Refused(response.status, _refusal(response))
         return response
 
+    def _begin(
+        self, connection: http.client.HTTPConnection, target: str, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        """Ask on a fresh connection, which is closed where no answer begins."""
+        try:
+            connection.connect()
+        except (OSError, UnicodeError) as error:
+            connection.close()
+            raise CannotConnect(self._unreachable(error)) from error
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+        except OSError as error:
+            connection.close()
+            raise ConnectionBroke(f"no answer from the agent at {self.address}: {why(error)}") from error
+        except (http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise NotAnAgent(f"{self.address}: {error}") from error
+
     @contextlib.contextmanager
     def _told_when_slow(self, path: str, params: dict[str, Any] | None, within_s: float) -> Iterator[None]:
         """A blocking query is meant to wait, and what ends as soon needs no telling."""
-        if self._slow is None or "index" in (params or {}) or within_s <= SLOW_S:
+        if self.slow is None or "index" in (params or {}) or within_s <= SLOW_S:
             yield
             return
         answered = threading.Event()
-        clock = threading.Timer(SLOW_S, self._slow, (path, within_s, answered))
+        clock = threading.Timer(SLOW_S, self.slow, (path, within_s, answered))
         clock.daemon = True
         clock.start()
         try:

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from gemot.agent.client.agents import Agents, passes
-from gemot.agent.client.connection import ClientError, ConnectionBroke, NotAnAgent, why
+from gemot.agent.client.connection import ClientError, ConnectionBroke, NotAnAgent, Refused, why
 from gemot.agent.client.sse import MAX_EVENT_BYTES, EventReader, ServerEvent
 
 PATH = "/v1/gemot/watch"
@@ -121,12 +121,12 @@ class Stream:
         WatchEnded, TooLong."""
         while not self._arrived:
             try:
-                self._read()
+                self._response = self._response or self._connect()
+                self._read(self._response)
             except ClientError as error:
                 self.close()
                 if not (passes(error) or isinstance(error, NotAnAgent)):
                     raise
-                self._agents.turn()
                 self._wait_out(error)
         event = self._arrived.popleft()
         self.place = event.place
@@ -138,31 +138,37 @@ class Stream:
             self._response.close()
             self._response = None
 
-    def _read(self) -> None:
-        """What is there, at least one byte. Connects only when all that arrived is handed out."""
-        if self._response is None:
-            self._response = self._connect()
-            self._reader = EventReader(self._most_bytes)
-            self._lost = ""
-        try:
-            piece = self._response.read1(_PIECE_BYTES)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ConnectionBroke(f"the watch broke: {self._how(error)}") from error
-        if not piece:
-            raise ConnectionBroke("the watch broke: the agent ended it")
-        for told in self._reader.feed(piece):
-            if (event := self._event(told)) is not None:
-                self._arrived.append(event)
-                self._failures = 0
-
     def _connect(self) -> http.client.HTTPResponse:
+        """Only when all that arrived is handed out: `place` is where to go on."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": self.place} if self.place else {})
-        response = self._agents.stream(PATH, self._watched, headers=headers, timeout_s=self._patience_s)
+        try:
+            response = self._agents.stream(PATH, self._watched, headers=headers, timeout_s=self._patience_s)
+        except (Refused, NotAnAgent):
+            self._agents.turn()
+            raise
         kind = response.headers.get("Content-Type", "")
         if kind.partition(";")[0].strip() != "text/event-stream":
             response.close()
+            self._agents.turn()
             raise NotAnAgent(f"the answer is no event stream but {kind[:60]!r}: is this the API of an agent?")
+        self._reader, self._lost = EventReader(self._most_bytes), ""
         return response
+
+    def _read(self, response: http.client.HTTPResponse) -> None:
+        """What is there, at least one byte."""
+        try:
+            if not (piece := response.read1(_PIECE_BYTES)):
+                raise ConnectionBroke("the watch broke: the agent ended it")
+            for told in self._reader.feed(piece):
+                if (event := self._event(told)) is not None:
+                    self._arrived.append(event)
+                    self._failures = 0
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._agents.turn()
+            raise ConnectionBroke(f"the watch broke: {self._how(error)}") from error
+        except ClientError:
+            self._agents.turn()
+            raise
 
     def _how(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):

@@ -81,6 +81,16 @@ def test_nothing_for_so_long_is_a_broken_connection() -> None:
         assert "nothing came for 0.2 s" in str(broke[0])
 
 
+def test_an_agent_that_takes_the_question_and_never_answers_is_left_for_the_next() -> None:
+    with (
+        scripted(STAY) as mute,
+        scripted(HEAD + snapshot(3) + STAY) as other,
+        stream(mute.address, other.address, patience_s=0.2) as (events, broke, _),
+    ):
+        assert next(events).index == 3
+        assert f"no answer from the agent at {mute.address}" in str(broke[0])
+
+
 def test_it_goes_on_at_the_next_agent() -> None:
     with (
         scripted(HEAD + snapshot(3)) as one,

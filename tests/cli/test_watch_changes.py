@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from base64 import b64decode
 from pathlib import Path
@@ -151,6 +152,15 @@ def test_an_agent_without_push_watches_is_asked(gemot: Shell, address: str, tmp_
         [("set", "old/a", "1", "2")],
         [("delete", "old/a", "2", None)],
     ]
+
+
+def test_a_key_that_is_no_text_can_be_watched(gemot: Shell, tmp_path: Path) -> None:
+    key = os.fsdecode(b"-key=no/\xff\xfe")
+    with gemot.running("watch", "-type=key", key, STATE, recorder(tmp_path)):
+        until(lambda: told(tmp_path) == [None], "a run")
+        gemot("kv", "put", key.removeprefix("-key="), "1")
+        until(lambda: len(told(tmp_path)) == 2, "the change")
+    assert text(told(tmp_path)[1]) == "1"
 
 
 KINDS = {

@@ -35,10 +35,7 @@ class ScriptedAgent:
         self._scripts = scripts
         self._listening = socket.create_server(("127.0.0.1", 0))
         self._held: list[socket.socket] = []
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._listening.getsockname()[1]}"
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
 
     def serve(self) -> None:
         for script in self._scripts:
