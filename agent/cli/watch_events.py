@@ -22,6 +22,9 @@ from gemot.agent.client.watch import Watch, back_off_s
 MOST_WAITING = 256
 """More stay with the agent, which knows how to go on where a reader is slow."""
 
+_TOLD_EACH = ("key", "keyprefix")
+"""Of all else it is told how it is, and for that a snapshot is enough."""
+
 _NO_SUCH_PATH = (404, 405)
 
 
@@ -30,7 +33,10 @@ def events(connection: Connection, watched: Watched, read: dict[str, Any], place
     if watched.pushed is not None and not read["stale"]:
         agents = Agents(connection.address, token=connection.token, slow=connection.slow)
         try:
-            yield from Stream(agents, watched.pushed, place=place, trouble=_tell)
+            for event in Stream(agents, watched.pushed, place=place, trouble=_tell):
+                if isinstance(event, Snapshot) and event.lost and watched.kind in _TOLD_EACH:
+                    click.echo(f"gemot watch: not each change is known: {event.lost}", err=True)
+                yield event
         except Refused as error:
             if error.status not in _NO_SUCH_PATH:
                 raise

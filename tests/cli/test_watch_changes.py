@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.dev_agent import PATIENCE_S, Shell, until
 from support.older_agent import older_agent
+from support.scripted_agent import HEAD, STAY, event, scripted, snapshot
 
 from gemot.agent.client.connection import Connection
 
@@ -161,6 +162,19 @@ def test_a_key_that_is_no_text_can_be_watched(gemot: Shell, tmp_path: Path) -> N
         gemot("kv", "put", key.removeprefix("-key="), "1")
         until(lambda: len(told(tmp_path)) == 2, "the change")
     assert text(told(tmp_path)[1]) == "1"
+
+
+def test_changes_that_are_not_known_any_more_are_said_and_what_differs_is_told(tmp_path: Path) -> None:
+    gone = event("compacted", '{"Reason":"long ago"}')
+    with scripted(HEAD + snapshot(3, a=1, b=2), HEAD + gone + snapshot(9, b=3) + STAY) as agent:
+        shell = Shell(agent.address, tmp_path)
+        with shell.running("watch", "-type=keyprefix", "-prefix=x", "-f"):
+            until(lambda: len(lines(shell)) == 2, "what differs")
+    assert [(one["Op"], one["Key"], one["Old"], one["New"]) for one in lines(shell)[1]["Changes"]] == [
+        ("delete", "a", 1, None),
+        ("set", "b", 2, 3),
+    ]
+    assert shell.told.count("not each change is known: long ago") == 1
 
 
 KINDS = {
