@@ -109,6 +109,18 @@ def test_a_start_tells_nothing_that_was_told_and_what_changed_meanwhile_once(
     assert "Value" not in (tmp_path / "kept").read_text()
 
 
+def test_a_start_tells_all_there_is_though_little_of_it_changed(gemot: Shell, tmp_path: Path) -> None:
+    watch = ("watch", "-type=keyprefix", "-prefix=whole/", STATE, recorder(tmp_path))
+    for key in ("a", "b"):
+        gemot("kv", "put", f"whole/{key}", "1")
+    with gemot.running(*watch):
+        until(lambda: (tmp_path / "kept").exists() and '"0-' in (tmp_path / "kept").read_text(), "the first")
+    gemot("kv", "put", "whole/b", "2")
+    with gemot.running(*watch):
+        until(lambda: len(told(tmp_path)) == 2, "what changed meanwhile")
+    assert [[text(item) for item in run] for run in told(tmp_path)] == [["1", "1"], ["1", "2"]]
+
+
 def test_a_start_by_changes_goes_on_with_each_one(gemot: Shell, tmp_path: Path) -> None:
     watch = ("watch", "-type=keyprefix", "-prefix=resume/", "-changes", STATE, recorder(tmp_path))
     kept = tmp_path / "kept"
