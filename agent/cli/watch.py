@@ -1,4 +1,4 @@
-"""`gemot watch`: prints a value, or runs a command each time it changes."""
+"""`gemot watch`: prints a value, follows its changes, or runs a command each time it changes."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from gemot.agent.cli.flags_first import FlagsFirst
 from gemot.agent.cli.options import client_options, read_options
-from gemot.agent.client.connection import ClientError, Connection, Refused
-from gemot.agent.client.path import escape
-from gemot.agent.client.watch import EventWatch, Seen, Watch, back_off_s
+from gemot.agent.cli.watch_events import Inbox, events
+from gemot.agent.cli.watch_state import WatchState
+from gemot.agent.cli.watch_telling import MOST_GATHERED, Tell, Telling
+from gemot.agent.cli.watched import TYPES, Watched, locate, shown
+from gemot.agent.client.connection import Connection
+from gemot.agent.client.watch import Watch
+from gemot.agent.duration import parse_duration
+from gemot.server.model.errors import BadRequest
 
-TYPES = ("key", "keyprefix", "service", "services", "nodes", "checks", "event")
-_NEEDS = {"key": "key", "keyprefix": "prefix", "service": "service"}
-_TAKES = {
-    "key": ("key",),
-    "keyprefix": ("prefix",),
-    "service": ("service", "tag", "passingonly"),
-    "services": (),
-    "nodes": (),
-    "checks": ("service", "state"),
-    "event": ("name",),
-}
+_NAMES = ("key", "prefix", "service", "tag", "passingonly", "state", "name", "node", "session")
 
 
 @click.command(name="watch", cls=FlagsFirst)
@@ -41,113 +36,144 @@ _TAKES = {
 @click.option("--passingonly", default=False, is_flag=True, help="Only instances whose checks all pass.")
 @click.option("--state", default="", help="any, passing, warning or critical, for -type=checks.")
 @click.option("--name", default="", help="Only events of this name, for -type=event.")
+@click.option("--node", default="", help="The node, for -type=node.")
+@click.option("--session", default="", help="The session's id, for -type=session.")
 @click.option("--shell", is_flag=True, help="Run COMMAND, one text, by /bin/sh.")
+@click.option("--f", "follow", is_flag=True, help="Without COMMAND: print each change as a line of JSON.")
+@click.option("--changes", is_flag=True, help="Give COMMAND the changes, in place of what there is.")
+@click.option("--debounce", default="", metavar="DURATION", help="Tell in one run what comes within: 2s.")
+@click.option("--retry", is_flag=True, help="Run a COMMAND that failed again, after 1 s, 2 s, up to 60 s.")
+@click.option(
+    "--state-file", default="", metavar="FILE", help="Keep what was told, so that no start repeats it."
+)
 @client_options
 @read_options
 def command(
-    connection: Connection,
-    read: dict[str, Any],
-    child: tuple[str, ...],
-    kind: str,
-    key: str,
-    prefix: str,
-    service: str,
-    tag: tuple[str, ...],
-    passingonly: bool,
-    state: str,
-    name: str,
-    shell: bool,
+    connection: Connection, read: dict[str, Any], child: tuple[str, ...], kind: str, **flags: Any
 ) -> int:
     """Print what is watched as JSON and exit, or run COMMAND now and at each change.
 
     \b
     Rewrite a file whenever the healthy instances of web change:
       gemot watch -type=service -service=web -passingonly ./write-backends.sh
+    The same, but a restart runs it only if something changed meanwhile:
+      gemot watch -type=service -service=web -state-file=/var/lib/web.watch ./write-backends.sh
+    Each change of the keys below app/, with what was there before:
+      gemot watch -type=keyprefix -prefix=app/ -f
 
     COMMAND gets the JSON on standard input and the index in $CONSUL_INDEX, one run at a time. It is run
     without a shell; what changes meanwhile is told in one run after it. It ends with Ctrl-C. While the agent
-    is away it waits, longer each time, up to 3 minutes.
+    is away it waits, longer each time, up to 30 s, and goes on where it was.
+
+    \b
+    With -changes, and as lines with -f, the JSON is (at first, all that is there):
+      {"Index":7,"Changes":[{"Op":"set","Key":"app/a","Old":null,"New":{...}}]}
+
+    Op is set or delete; Old or New is null where there is nothing. Of keys each change is told, of all else
+    how it is: quick changes may come as one. Where an agent does not know each change any more, that is said
+    on standard error, and what differs is told. Keys of instances and checks are "node/id"; of -type=node
+    they are "node", "service/id" and "check/id", and checks are told by -changes and -f alone.
 
     Of events (gemot event) COMMAND gets those that the agent still has when it begins, a list that may be
     empty, and from then on the new ones alone.
+
+    A COMMAND that fails is told, and not run again but with -retry. The state file is written when it has
+    ended well: what was cut off by a crash, or failed last, is told once more by the next start. With
+    -changes and for events the file holds the items themselves. It is of one watch and one cluster.
+
+    An agent that has no push watches (Consul, say) is asked by blocking queries; so is any with -stale.
     """
-    given: dict[str, Any] = {"key": key, "prefix": prefix, "service": service, "tag": tag}
-    given |= {"passingonly": passingonly, "state": state, "name": name}
-    path, params = _locate(kind, given)
-    watch = (EventWatch if kind == "event" else Watch)(connection, path, **params, **read)
-    if not child:
-        click.echo(json.dumps(_shown(kind, watch.look().value), indent=4, ensure_ascii=False))
+    given = {name: flags[name] for name in _NAMES}
+    watched = locate(kind, given)
+    _check(child, flags)
+    if not child and not flags["follow"]:
+        watch = Watch(connection, watched.path, **watched.params, **read)
+        click.echo(json.dumps(shown(kind, watch.look().value), indent=4, ensure_ascii=False))
         return 0
-    if shell and len(child) > 1:
+    by_change = flags["changes"] or flags["follow"]
+    path = Path(flags["state_file"]) if flags["state_file"] else None
+    what = {name: _plain(value) for name, value in given.items() if value}
+    what |= {"type": kind, "changes": by_change}
+    tell = _command(("/bin/sh", "-c", child[0]) if flags["shell"] else child) if child else _print
+    _run(connection, read, watched, WatchState(path, what), tell, by_change=by_change, flags=flags)
+    return 0
+
+
+def _run(
+    connection: Connection,
+    read: dict[str, Any],
+    watched: Watched,
+    state: WatchState,
+    tell: Tell,
+    *,
+    by_change: bool,
+    flags: dict[str, Any],
+) -> None:
+    debounce_s = _seconds("-debounce", flags["debounce"])
+    kept = state.read()
+    place = kept.place if kept.items is not None else ""
+    inbox = Inbox(events(connection, watched, read, place))
+    inbox.start()
+    Telling(
+        events=inbox,
+        watched=watched,
+        kept=kept,
+        state=state,
+        tell=tell,
+        by_change=by_change,
+        debounce_s=debounce_s,
+        at_once=1 if flags["follow"] and not debounce_s else MOST_GATHERED,
+        retries=flags["retry"],
+    ).run()
+
+
+def _check(child: tuple[str, ...], flags: dict[str, Any]) -> None:
+    """Flags that have no meaning together. Raises ClickException."""
+    if flags["shell"] and len(child) > 1:
         raise click.ClickException("-shell takes the command as one text: put it in quotes")
-    return _follow(watch, kind, ("/bin/sh", "-c", child[0]) if shell else child)
+    if child and flags["follow"]:
+        raise click.ClickException("-f prints the changes: leave COMMAND out, or use -changes in its place")
+    for name in ("changes", "retry"):
+        if flags[name] and not child:
+            raise click.ClickException(f"-{name} is for COMMAND, and none is given")
+    for name, flag in (("debounce", "-debounce"), ("state_file", "-state-file")):
+        if flags[name] and not child and not flags["follow"]:
+            raise click.ClickException(f"{flag} is for what follows changes: give COMMAND or -f")
 
 
-def _locate(kind: str, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if kind not in TYPES:
-        raise click.ClickException(f'-type: must be one of {", ".join(TYPES)}, got "{kind}"')
-    stray = [name for name, value in given.items() if value and name not in _TAKES[kind]]
-    if stray:
-        raise click.ClickException(f"-{stray[0]} has no meaning for -type={kind}")
-    need = _NEEDS.get(kind)
-    if need and not given[need]:
-        raise click.ClickException(f"-{need} is missing: -type={kind} needs it")
-    match kind:
-        case "key":
-            return f"/v1/kv/{escape(given['key'].lstrip('/'))}", {}
-        case "keyprefix":
-            return f"/v1/kv/{escape(given['prefix'].lstrip('/'))}", {"recurse": True}
-        case "service":
-            params = {"tag": list(given["tag"]), "passing": given["passingonly"]}
-            return f"/v1/health/service/{escape(given['service'])}", params
-        case "checks" if given["service"] and given["state"]:
-            raise click.ClickException("-type=checks takes -service or -state, not both")
-        case "checks" if given["service"]:
-            return f"/v1/health/checks/{escape(given['service'])}", {}
-        case "checks":
-            return f"/v1/health/state/{escape(given['state'] or 'any')}", {}
-        case "event":
-            return "/v1/event/list", {"name": given["name"] or None}
-    return f"/v1/catalog/{kind}", {}
-
-
-def _shown(kind: str, value: Any) -> Any:
-    """A key by itself, null when there is none; every list as a list."""
-    if kind == "key":
-        return value[0] if value else None
-    return [] if kind == "keyprefix" and value is None else value
-
-
-def _follow(watch: Watch | EventWatch, kind: str, child: Sequence[str]) -> int:
-    failures = 0
-    while True:
-        try:
-            seen = watch.next()
-        except Refused as error:
-            if 400 <= error.status < 500 and error.status != 429:  # asking again is answered alike
-                raise
-            failures = _wait_out(error, failures)
-        except ClientError as error:
-            failures = _wait_out(error, failures)
-        else:
-            failures = 0
-            _run(child, seen, json.dumps(_shown(kind, seen.value), ensure_ascii=False))
-
-
-def _wait_out(error: ClientError, failures: int) -> int:
-    delay_s = back_off_s(failures + 1)
-    click.echo(f"gemot watch: {error}; again in {delay_s:g} s", err=True)
-    time.sleep(delay_s)
-    return failures + 1
-
-
-def _run(child: Sequence[str], seen: Seen, text: str) -> None:
-    environ = os.environ | {"CONSUL_INDEX": str(seen.index)}
-    sys.stdout.flush()
+def _seconds(flag: str, text: str) -> float:
     try:
-        done = subprocess.run(child, input=f"{text}\n".encode("utf-8", "replace"), env=environ, check=False)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise click.ClickException(f"cannot run {child[0]}: {why}") from error
-    if done.returncode:
-        click.echo(f"gemot watch: {child[0]} ended with exit code {done.returncode}", err=True)
+        seconds = parse_duration(text) if text else 0.0
+    except BadRequest as error:
+        raise click.ClickException(f"{flag}: {error.message}") from error
+    if not 0 <= seconds <= 3600:
+        raise click.ClickException(f"{flag}: must be between 0 and 1h, got {text[:40]}")
+    return seconds
+
+
+def _plain(value: Any) -> Any:
+    """Bytes of a key that are no UTF-8 as JSON can hold them."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _print(_index: int, text: str) -> bool:
+    click.echo(text)
+    sys.stdout.flush()
+    return True
+
+
+def _command(child: Sequence[str]) -> Tell:
+    def tell(index: int, text: str) -> bool:
+        environ = os.environ | {"CONSUL_INDEX": str(index)}
+        sys.stdout.flush()
+        try:
+            sent = f"{text}\n".encode("utf-8", "replace")
+            done = subprocess.run(child, input=sent, env=environ, check=False)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise click.ClickException(f"cannot run {child[0]}: {why}") from error
+        if done.returncode:
+            click.echo(f"gemot watch: {child[0]} ended with exit code {done.returncode}", err=True)
+        return done.returncode == 0
+
+    return tell

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import http.client
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from gemot.agent.client.connection import (
     CannotConnect,
@@ -12,22 +13,28 @@ from gemot.agent.client.connection import (
     ConnectionBroke,
     Refused,
     Reply,
+    Slow,
 )
+
+_Answer = TypeVar("_Answer")
 
 
 class Agents:
     """Like a Connection, to whichever of these agents answers. Not for two threads at once: see `again`."""
 
-    def __init__(self, addresses: str | Sequence[str] = "", *, token: str = "") -> None:
-        """With no address, the agent on this host."""
+    def __init__(
+        self, addresses: str | Sequence[str] = "", *, token: str = "", slow: Slow | None = None
+    ) -> None:
+        """With no address, the agent on this host. `slow` is as of a Connection."""
         self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses) or ("",)
         self._token = token
+        self._slow = slow
         self._at = 0
-        self._connection = Connection(self.addresses[0], token=token)
+        self._connection = Connection(self.addresses[0], token=token, slow=slow)
 
     def again(self) -> Agents:
         """The same agents, for another thread."""
-        return Agents(self.addresses, token=self._token)
+        return Agents(self.addresses, token=self._token, slow=self._slow)
 
     def close(self) -> None:
         self._connection.close()
@@ -37,23 +44,31 @@ class Agents:
 
         After a connection that broke the next *request* goes to the next agent: the broken one may be done.
         """
-        for left in range(len(self.addresses) - 1, -1, -1):
-            try:
-                return self._connection.request(method, path, **asked)
-            except CannotConnect:
-                self._turn()
-                if not left:
-                    raise
-            except ConnectionBroke:
-                self._turn()
-                raise
-        raise AssertionError("there is at least one address")
+        return self._asked(lambda: self._connection.request(method, path, **asked))
 
-    def _turn(self) -> None:
+    def stream(self, path: str, params: dict[str, Any], **asked: Any) -> http.client.HTTPResponse:
+        """As Connection.stream; where nobody listens, the next agent is asked at once."""
+        return self._asked(lambda: self._connection.stream(path, params, **asked))
+
+    def turn(self) -> None:
+        """The next request goes to the next agent."""
         if len(self.addresses) > 1:
             self.close()
             self._at = (self._at + 1) % len(self.addresses)
-            self._connection = Connection(self.addresses[self._at], token=self._token)
+            self._connection = Connection(self.addresses[self._at], token=self._token, slow=self._slow)
+
+    def _asked(self, ask: Callable[[], _Answer]) -> _Answer:
+        for left in range(len(self.addresses) - 1, -1, -1):
+            try:
+                return ask()
+            except CannotConnect:
+                self.turn()
+                if not left:
+                    raise
+            except ConnectionBroke:
+                self.turn()
+                raise
+        raise AssertionError("there is at least one address")
 
 
 def passes(error: ClientError) -> bool:

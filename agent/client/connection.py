@@ -154,7 +154,7 @@ class Connection:
         self, address: str = "", *, token: str = "", timeout_s: float = 60.0, slow: Slow | None = None
     ) -> None:
         """`slow` is called in a thread of its own when an answer is late that is not meant to be."""
-        self._slow = slow
+        self.slow = slow
         self.address = address or DEFAULT_ADDRESS
         self.token = token
         self._timeout_s = timeout_s
@@ -200,28 +200,52 @@ class Connection:
         self._fences.done(method, params, reply)
         return reply
 
-    def stream(self, path: str, params: dict[str, Any] | None = None) -> http.client.HTTPResponse:
-        """An answer read piece by piece, without a time limit; the caller closes it."""
-        connection = self._dial(None)
-        try:
-            connection.request("GET", target_of(path, params), headers=self._auth() | {"Connection": "close"})
-            response = connection.getresponse()
-        except (OSError, UnicodeError) as error:
-            raise CannotConnect(self._unreachable(error)) from error
-        except (http.client.HTTPException, ValueError) as error:
-            raise NotAnAgent(f"{self.address}: {error}") from error
+    def stream(
+        self,
+        path: str,
+        params: dict[str, Any] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> http.client.HTTPResponse:
+        """An answer read piece by piece, each within the time limit if there is one; the caller closes it."""
+        connection = self._dial(timeout_s)
+        sent = (headers or {}) | self._auth() | {"Connection": "close"}
+        with self._told_when_slow(path, params, timeout_s or 0.0):
+            response = self._begin(connection, target_of(path, params), sent)
+        if connection.sock is not None:  # kept for another request, which there will not be: the answer's
+            connection.sock.close()
         if response.status != 200:
-            raise Refused(response.status, response.read().decode(errors="replace").strip())
+            raise Refused(response.status, _refusal(response))
         return response
+
+    def _begin(
+        self, connection: http.client.HTTPConnection, target: str, headers: dict[str, str]
+    ) -> http.client.HTTPResponse:
+        """Ask on a fresh connection, which is closed where no answer begins."""
+        try:
+            connection.connect()
+        except (OSError, UnicodeError) as error:
+            connection.close()
+            raise CannotConnect(self._unreachable(error)) from error
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+        except OSError as error:
+            connection.close()
+            raise ConnectionBroke(f"no answer from the agent at {self.address}: {why(error)}") from error
+        except (http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise NotAnAgent(f"{self.address}: {error}") from error
 
     @contextlib.contextmanager
     def _told_when_slow(self, path: str, params: dict[str, Any] | None, within_s: float) -> Iterator[None]:
         """A blocking query is meant to wait, and what ends as soon needs no telling."""
-        if self._slow is None or "index" in (params or {}) or within_s <= SLOW_S:
+        if self.slow is None or "index" in (params or {}) or within_s <= SLOW_S:
             yield
             return
         answered = threading.Event()
-        clock = threading.Timer(SLOW_S, self._slow, (path, within_s, answered))
+        clock = threading.Timer(SLOW_S, self.slow, (path, within_s, answered))
         clock.daemon = True
         clock.start()
         try:
@@ -306,6 +330,16 @@ def unreachable(address: str, error: Exception) -> str:
 def why(error: Exception) -> str:
     """The system's words, where it has some, without its numbers."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """Its beginning, which is all that people are told."""
+    try:
+        return response.read1(1 << 16).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        response.close()
 
 
 def outcome(method: str) -> str:

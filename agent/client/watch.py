@@ -1,7 +1,7 @@
 """Waiting for changes of one thing: blocking queries, with Consul's rules for the index.
 
-A change is told when index and content have changed; of events only the new ones. Errors are the caller's to
-wait out: `back_off_s`.
+A change is told when index and content have changed. What came and went between two answers is not: that is
+what `stream.py` is for. Errors are the caller's to wait out: `back_off_s`.
 """
 
 from __future__ import annotations
@@ -54,44 +54,10 @@ class Watch:
         return _ask(self._connection, self._path, self._params, index)
 
 
-class EventWatch:
-    """The events that an agent has heard, each told once. Not for two threads at once.
-
-    The index of their list says which event is its last. It does not grow: it is only compared.
-    """
-
-    def __init__(self, connection: Connection, path: str, **params: Any) -> None:
-        self._connection = connection
-        self._path = path
-        self._params = params
-        self._index = 0
-
-    def look(self) -> Seen:
-        """Those that the agent still has. Raises ClientError."""
-        return _ask(self._connection, self._path, self._params, 0)
-
-    def next(self) -> Seen:
-        """Those that the agent still has at first, perhaps none; then each time the new ones."""
-        while True:
-            seen, before = _ask(self._connection, self._path, self._params, self._index), self._index
-            self._index = seen.index
-            new = _after(seen.value, before)
-            if new or not before:
-                return Seen(seen.index, new)
-
-
 def event_index(id: str) -> int:
     """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
     value = int(id.replace("-", ""), 16)
     return (value >> 64) ^ (value & (1 << 64) - 1)
-
-
-def _after(events: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
-    """Those behind the one of this index; all, where it is not there any more."""
-    for at, event in enumerate(events):
-        if event_index(event["ID"]) == index:
-            return events[at + 1 :]
-    return events
 
 
 def _ask(connection: Connection, path: str, params: dict[str, Any], index: int) -> Seen:

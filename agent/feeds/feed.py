@@ -122,7 +122,7 @@ class Feed:
     def snapshot(self) -> bytes:
         """All there is now, as an event."""
         if not self._snapshot:
-            self._snapshot = wire.snapshot(self.place, [self.items[key] for key in sorted(self.items)])
+            self._snapshot = wire.snapshot(self.place, sorted(self.items.items()))
         return self._snapshot
 
     async def begun(self) -> None:

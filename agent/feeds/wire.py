@@ -40,9 +40,10 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 16
 
 
-def snapshot(place: Place, items: Iterable[bytes]) -> bytes:
-    """All there is."""
-    return _event("snapshot", str(place), b'{"Index":%d,"Items":[%b]}' % (place.index, b",".join(items)))
+def snapshot(place: Place, items: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """All there is, each under the key that changes name it by."""
+    told = b",".join([b'{"Key":%b,"Item":%b}' % (text(key), item) for key, item in items])
+    return _event("snapshot", str(place), b'{"Index":%d,"Items":[%b]}' % (place.index, told))
 
 
 def change(place: Place, changes: Iterable[bytes]) -> bytes:

@@ -1,0 +1,83 @@
+"""What answers a push watch as a test wants it: one script a connection, byte by byte, on a real socket."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+STAY = b"<stay>"
+"""At the end of a script: the connection stays open, silent, until the test is over."""
+
+
+def event(kind: str, data: str, id: str = "") -> bytes:
+    head = f"id: {id}\n" if id else ""
+    return f"event: {kind}\n{head}data: {data}\n\n".encode()
+
+
+def snapshot(index: int, **items: int) -> bytes:
+    told = ",".join(f'{{"Key":"{key}","Item":{item}}}' for key, item in items.items())
+    return event("snapshot", f'{{"Index":{index},"Items":[{told}]}}', f"0-{index}")
+
+
+def change(index: int, key: str, item: int) -> bytes:
+    told = f'{{"Op":"set","Key":"{key}","Item":{item}}}'
+    return event("change", f'{{"Index":{index},"Changes":[{told}]}}', f"0-{index}")
+
+
+class ScriptedAgent:
+    """`asked` are the heads of the requests so far. After the last script nobody listens."""
+
+    def __init__(self, scripts: Sequence[bytes]) -> None:
+        self.asked: list[str] = []
+        self._scripts = scripts
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._held: list[socket.socket] = []
+        self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def serve(self) -> None:
+        for script in self._scripts:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return  # the test is over
+            self._answer(connection, script)
+        self._listening.close()
+
+    def stop(self) -> None:
+        try:
+            self._listening.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._listening.close()
+        for each in self._held:
+            each.close()
+
+    def _answer(self, connection: socket.socket, script: bytes) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(65536)
+        self.asked.append(head.decode("latin-1"))
+        try:
+            connection.sendall(script.removesuffix(STAY))
+            if script.endswith(STAY):
+                self._held.append(connection)
+                return
+            connection.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has had enough
+        connection.close()
+
+
+@contextmanager
+def scripted(*scripts: bytes) -> Iterator[ScriptedAgent]:
+    agent = ScriptedAgent(scripts)
+    serving = threading.Thread(target=agent.serve, daemon=True)
+    serving.start()
+    try:
+        yield agent
+    finally:
+        agent.stop()
+        serving.join(20)
