@@ -9,11 +9,12 @@ GRAPHS ?= 2000
 SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
+WRITES ?= 200000
 JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts lock-set
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -57,6 +58,9 @@ crash-points: dev
 
 mutants: dev
 	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY))
+
+lock-set: dev
+	$(BIN)/python tests/simulation/lock_set.py --writes $(WRITES) --from $(FROM)
 
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)

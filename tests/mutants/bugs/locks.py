@@ -202,6 +202,18 @@ def a_deleted_range_spares_what_its_transaction_wrote(patch: Patch) -> None:
     patch.setattr(Writing, "changed", lambda self, topic, prefix: [])
 
 
+@bug(40, tests=(TRANSACTIONS,))
+def a_fence_is_never_looked_at(patch: Patch) -> None:
+    """A transaction takes any fence for that of the holder."""
+    patch.setattr(transactions._Look, "_check_fence", lambda self, op: "")
+
+
+@bug(40, tests=(TRANSACTIONS,))
+def a_guard_forgets_its_greatest_fence(patch: Patch) -> None:
+    """It takes every fence, a smaller one too."""
+    patch.setattr(transactions, "_guard", lambda writing, op: "")
+
+
 @bug(40, tests=(TRANSACTIONS,), simulated=False)
 def a_released_fence_still_guards(patch: Patch) -> None:
     """The key keeps the fence of its last holder, and nobody asks whether it is held."""
