@@ -14,7 +14,7 @@ JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts lock-set handover
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts lock-set lock-set-live handover
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -86,6 +86,9 @@ gossip-hosts: dev
 
 chaos: dev
 	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)
+
+lock-set-live: dev
+	$(BIN)/python tests/cluster/lock_set.py --seconds $(SECONDS) --seed $(SEED)
 
 handover: dev
 	$(BIN)/python tests/cluster/handover.py --kills $(KILLS) --seed $(SEED)

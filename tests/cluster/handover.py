@@ -228,7 +228,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which faults, in which order")
     parser.add_argument("--campaign", action="store_true", help="add a row to HANDOVER.md")
     options = parser.parse_args()
-    began, commit = time.monotonic(), _commit()
+    began, commit = time.monotonic(), commit_now()
     with tempfile.TemporaryDirectory(prefix="gemot-handover-") as name:
         folder = Path(name)
         with session_cluster(folder / "cluster") as cluster:
@@ -248,7 +248,7 @@ def main() -> int:
     return 1 if campaign.overlaps else 0
 
 
-def _commit() -> str:
+def commit_now() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     here = Path(__file__).parent
     return subprocess.run(command, capture_output=True, text=True, cwd=here, check=False).stdout.strip()
