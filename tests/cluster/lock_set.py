@@ -90,8 +90,11 @@ class Recorder:
         self.inside: dict[str, set[str]] = {}
         self.entries = 0
         self.together = 0
+        self.tried: list[tuple[str, str]] = []
+        """Who has a set in its hands, and in which way it is going to write: since the last look."""
 
     def hear(self, for_s: float) -> None:
+        self.tried = []
         ready, _, _ = select.select([self._read], [], [], for_s)
         if not ready:
             return
@@ -126,6 +129,7 @@ class Recorder:
                 inside.discard(name)
             case "try":
                 self.parents[rest[1]] = rest[2]
+                self.tried.append((name, rest[0]))
             case "told":
                 self.told.setdefault((prefix, rest[0]), set()).add(rest[1])
             case "refused":
@@ -152,15 +156,19 @@ class LockSet:
         self._later: list[tuple[float, str, Agent | str]] = []
         self._server: Agent | None = None
         self._faults: dict[str, int] = {}
+        self._armed: list[str] = []
+        """The next one that is about to write in this way is stopped."""
 
-    def run(self, seconds: float) -> Result:
+    def run(self, seconds: float, *, stops: int = 0) -> Result:
+        """With `stops`, until there were so many in each way."""
         began = time.monotonic()
         next_s = began + 1.0
         try:
             for number in range(SETS * HOLDERS):
                 self._begin(f"sets/{number % SETS}")
-            while time.monotonic() < began + seconds:
+            while time.monotonic() < began + seconds or self._stops < stops:
                 self._recorder.hear(0.05)
+                self._stop_armed()
                 self._undo(time.monotonic())
                 if time.monotonic() >= next_s:
                     self._strike()
@@ -184,9 +192,29 @@ class LockSet:
 
     # -- faults ------------------------------------------------------------------------------------
 
+    @property
+    def _stops(self) -> int:
+        return min(self._faults.get(f"stop before {way}", 0) for way in WAYS)
+
+    def _stop_armed(self) -> None:
+        stopped = {name for _, what, name in self._later if what == "go-on"}
+        for name, way in self._recorder.tried:
+            if way in self._armed and name in self._holders and name not in stopped:
+                self._armed.remove(way)
+                stopped.add(name)
+                self._strike_holder("stop", name)
+                self._count(f"stop before {way}")
+
+    def _count(self, kind: str) -> None:
+        self._faults[kind] = self._faults.get(kind, 0) + 1
+
     def _strike(self) -> None:
         kind = self._chance.choice(FAULTS)
-        if kind in ("stop", "kill"):
+        if kind == "stop":
+            if not self._armed:
+                self._armed.append(self._chance.choice(WAYS))
+            return
+        if kind == "kill":
             inside = [name for names in self._recorder.inside.values() for name in names]
             stopped = {name for _, what, name in self._later if what == "go-on"}
             names = sorted(name for name in inside if name in self._holders and name not in stopped)
@@ -197,7 +225,7 @@ class LockSet:
             if self._server is not None:
                 return
             self._strike_server(kind)
-        self._faults[kind] = self._faults.get(kind, 0) + 1
+        self._count(kind)
 
     def _strike_holder(self, kind: str, name: str) -> None:
         prefix, process = self._holders[name]

@@ -6,13 +6,14 @@ import pytest
 from cluster.lock_set import CHECKED, GUARDED, UNFENCED, LockSet, Result
 from support.session_cluster import session_cluster
 
-SECONDS = 15.0
+SECONDS = 10.0
+STOPS = 3
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
     with session_cluster(tmp_path_factory.mktemp("lock-set")) as cluster:
-        return LockSet(cluster, seed=1).run(SECONDS)
+        return LockSet(cluster, seed=1).run(SECONDS, stops=STOPS)
 
 
 @pytest.mark.parametrize("way", [CHECKED, GUARDED])

@@ -23,7 +23,7 @@ from gemot.agent.client.lock import Lock
 
 TTL_S = 1.0
 MOST_WRITES = 400
-THINKS_S = 0.01
+THINKS_S = 0.02
 """The longest it has the set in its hands: where a stop does harm."""
 
 UNFENCED, CHECKED, GUARDED = WAYS = ("unfenced", "check-fence", "fence-guard")
@@ -60,10 +60,10 @@ class Holder:
     def _add(self, fence: int, way: str) -> bool:
         try:
             parent = self._read(fence, way).split(" ")[0]
-            time.sleep(self._chance.random() * THINKS_S)
             self._written += 1
             element = f"{self._name}-{self._written}"
             self._say(f"try {way} {element} {parent or '-'}")
+            time.sleep(self._chance.random() * THINKS_S)
             self._write(fence, way, f"{element} {parent}")
         except Refused as error:
             self._say(f"{'refused' if error.status == CONFLICT else 'unknown'} {way}")
