@@ -85,12 +85,15 @@ class TxnModel(NaiveState):
 
     def expect(self, command: Txn, answer: TxnAnswer, index: int, time_ms: int) -> None:
         """Apply it. Raises Violation if the answer is not what it comes to."""
+        self._compare(answer, self.carry_out(command, index, time_ms), f"{command} at {index}")
+
+    def carry_out(self, command: Txn, index: int, time_ms: int) -> list[int]:
+        """The numbers of the operations that failed; nothing is left of them all then."""
         self.index, self.locks.time_ms = index, time_ms
         before = self.copied()
-        failed = self._try(command.ops)
-        if failed:
+        if failed := self._try(command.ops):
             self.__dict__.update(before.__dict__)
-        self._compare(answer, failed, f"{command} at {index}")
+        return failed
 
     def expect_read(self, ops: tuple[TxnOp, ...], answer: TxnAnswer) -> None:
         self._compare(answer, self._try(ops), f"the reading transaction {ops} at {self.index}")
