@@ -64,6 +64,7 @@ class Lane:
         self._folder = folder / f"lane{number}"
         self._folder.mkdir()
         self._begun = number
+        self._before: list[Holder] = []
         self.in_vain = 0
         self.overlaps = 0
         """How often two were inside that no stopped host excuses."""
@@ -82,6 +83,7 @@ class Lane:
 
     def settle(self) -> None:
         """One is inside, and another one waits."""
+        self.end_those_before()
         wait_for(self._settled, PATIENCE_S, "a holder and a waiter", self._hosts)
 
     def _settled(self) -> bool:
@@ -110,15 +112,19 @@ class Lane:
         """The waiter is in: it is the holder now. Was the one before still inside?"""
         before, following = self.holder, self.waiter
         assert following is not None
-        before.look()
-        both = before.inside
         if following.fence <= before.fence:
             raise AssertionError(f"the fence {following.fence} came after {before.fence}")
         self.holder, self.waiter = following, None
-        before.end()
-        if both and not before.late:
+        self._before.append(before)
+        if following.both and not before.late:
             self.overlaps += 1
-        return both
+        return following.both
+
+    def end_those_before(self) -> None:
+        """Later, since it takes time: entries to other locks are to be seen at once."""
+        for before in self._before:
+            before.end()
+        self._before.clear()
 
     @property
     def agent(self) -> Agent:
@@ -143,6 +149,7 @@ class Lane:
         return HandOver(kind, self.holder.entered_s - struck_s, both)
 
     def end(self) -> None:
+        self.end_those_before()
         for holder in (self.holder, self.waiter):
             if holder is not None:
                 holder.end()

@@ -1,8 +1,9 @@
 """Holders of `gemot lock` as processes, and one who sees when each is inside, by a pipe of its command.
 
-The command writes its fence into the pipe and then waits. It is inside from that line until nothing of it has
-the pipe open any more: the end of the file. At each entry the others' pipes are looked at, so the order of an
-exit and the entry after it is the kernel's, whatever this process was doing meanwhile.
+The command writes its fence into the pipe and then waits. It is inside for as long as anything of it has open
+what it opened: the pipe, whose end tells of it here, and a file of the lock that it has under flock(2). Who
+comes in while another has that says so. So whether two were inside is told by the kernel, at the entry, and
+hangs on nothing that this process sees early or late.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 from support.cluster import Agent
 from support.dev_agent import PROGRAM
 
-INSIDE = 'exec 3>"$0"; echo "$GEMOT_LOCK_FENCE $$ $PPID" >&3; exec sleep 100000'
-"""Its sleep keeps the pipe."""
+INSIDE = """exec 3>"$0" 4>"$1"; both=0; flock -n 4 || both=1
+echo "$GEMOT_LOCK_FENCE $both $$ $PPID" >&3
+[ $both = 0 ] || flock 4
+exec sleep 100000"""
+"""Its sleep keeps both."""
 
 
 class Holder:
@@ -29,6 +33,9 @@ class Holder:
         self.fence = 0
         self.entered_s = 0.0
         self.left_s = 0.0
+        self.both = False
+        """Was another one inside when it came?"""
+
         self.late = False
         """Its host was stopped as a whole: only its fence tells that it is late."""
 
@@ -41,7 +48,7 @@ class Holder:
         flags = [f"-ttl={round(ttl_s * 1000)}ms", f"-http-addr={agent.http}"]
         with self._told.open("wb") as told:
             self.process = subprocess.Popen(
-                [*PROGRAM, "lock", "-verbose", *flags, prefix, "sh", "-c", INSIDE, str(path)],
+                [*PROGRAM, "lock", "-verbose", *flags, prefix, "sh", "-c", INSIDE, path, folder / "inside"],
                 stdin=subprocess.DEVNULL,
                 stdout=told,
                 stderr=told,
@@ -75,7 +82,8 @@ class Holder:
         self._unread += read
         if self.entered_s or b"\n" not in self._unread:
             return False
-        self.fence, *self._ids = map(int, self._unread.split())
+        self.fence, both, *self._ids = map(int, self._unread.split())
+        self.both = both == 1
         self.entered_s = time.monotonic()
         return True
 
