@@ -50,6 +50,8 @@ LENGTHS = (1, 1, 2, 2, 3, 4, 7)
 ALL_GOES = 0.02
 """So many of the deletes are of all there is, or end every session."""
 
+TWICE = 0.05
+
 KEY_VERBS = {
     "set": 4.0,
     "cas": 2.0,
@@ -90,7 +92,17 @@ class Drawn:
     def ops(self, client: int) -> tuple[TxnOp, ...]:
         parts = (self._key, self._key, self._key, self._lock, self._catalog)
         some = [self._random.choice(parts) for _ in range(self._random.choice(LENGTHS))]
-        return tuple(part(client) for part in some)
+        ops = tuple(part(client) for part in some)
+        return ops + self._twice(client) if self._random.random() < TWICE else ops
+
+    def _twice(self, client: int) -> tuple[TxnOp, ...]:
+        """A lock is taken, deleted and taken again, which would be two holders with one fence."""
+        session = self._locks.sessions.get(client)
+        if session is None:
+            return ()
+        key = b"lock/%d" % self._random.randrange(KEYS)
+        locks = [KvOp("lock", key, self._kv.new_value(), session=session.id) for _ in range(2)]
+        return (KvOp("delete", key), locks[0], KvOp("delete", key), locks[1])
 
     def reading(self, client: int) -> tuple[TxnOp, ...]:
         count = self._random.choice(LENGTHS)
