@@ -18,7 +18,7 @@ from simulation.families.catalog import HOSTS, SERVICES, STATUSES
 from simulation.families.kv import KvFamily
 from simulation.families.locks import HOST, KEYS, LockFamily
 from simulation.node import Node as Server
-from simulation.txn_model import TxnModel
+from simulation.txn_model import TxnModel, plain
 from simulation.txn_parts import on_keys
 from simulation.witness import Seen, Violation
 from simulation.world import World
@@ -342,7 +342,7 @@ class TxnFamily:
             return
         entries, _ = newest.read(KvList(b""), "")
         wanted = [model.kv[key] for key in sorted(model.kv)]
-        if entries != wanted:
+        if [plain(entry) for entry in entries] != wanted:
             raise Violation(f"the keys are {entries}, and should be {wanted}")
 
 
