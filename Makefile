@@ -9,11 +9,12 @@ GRAPHS ?= 2000
 SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
+WRITES ?= 200000
 JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts lock-set lock-set-live handover
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -58,6 +59,9 @@ crash-points: dev
 mutants: dev
 	$(BIN)/python tests/mutants/run.py $(if $(ONLY),--only $(ONLY))
 
+lock-set: dev
+	$(BIN)/python tests/simulation/lock_set.py --writes $(WRITES) --from $(FROM)
+
 model: dev
 	$(BIN)/python tests/raft/model_check.py --states $(STATES)
 
@@ -82,6 +86,12 @@ gossip-hosts: dev
 
 chaos: dev
 	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)
+
+lock-set-live: dev
+	$(BIN)/python tests/cluster/lock_set.py --seconds $(SECONDS) --seed $(SEED)
+
+handover: dev
+	$(BIN)/python tests/cluster/handover.py --kills $(KILLS) --seed $(SEED)
 
 tools:
 	sh tests/support/fetch_tools.sh

@@ -32,6 +32,7 @@ from simulation.planting import add_plant
 from simulation.register import Kind, Op, Outcome
 from simulation.witness import Violation
 from support.chaos_clients import PREFIX, TIMEOUTS_S, Client, think_s
+from support.chaos_locks import check_acquired
 from support.chaos_operator import Operator
 from support.chaos_watchers import Watcher, check_told
 from support.cluster import PYTHON, SUPPORT, Agent, Cluster, wait_for
@@ -61,6 +62,12 @@ class Result(msgspec.Struct):
     back_s: float
     watched: int
     saved: int
+    acquired: int
+    """Locks that were told as taken."""
+
+    transacted: int
+    """Transactions and fenced writes that were carried out."""
+
     woken: int
     replaced: int
     refusals: int
@@ -76,6 +83,7 @@ class Result(msgspec.Struct):
             f"{self.refused} surely not done; {self.steps} steps of the check\n"
             f"  {self.watched} answers to watchers, {self.woken} of them with something new; "
             f"{self.saved} saved snapshots are what the log says\n"
+            f"  {self.acquired} locks taken, {self.transacted} transactions and fenced writes carried out\n"
             f"  faults: {fired}\n"
             f"  orders done: {obeyed or 'none'}; wiped servers that vote again: {self.replaced}, "
             f"{self.refusals} of them refused under the old id first\n"
@@ -158,6 +166,7 @@ class Chaos:
                 timeout_s=timeout_s,
                 over=self._over,
                 think_s=think_s(seconds),
+                locks=agent in self.cluster.clients,
             )
             for agent in self.cluster.agents
             for n, timeout_s in enumerate(TIMEOUTS_S)
@@ -220,6 +229,11 @@ class Chaos:
         for server in self.cluster.servers:
             effects = read_effects(server.directory / "data")
             check_effects(effects, ops)
+        users = [client.locks for client in self._clients if client.locks is not None]
+        acquired = check_acquired([each for user in users for each in user.acquired], effects)
+        transacted = sum(
+            effect.kind == "txn" and effect.key.startswith(PREFIX.encode()) for effect in effects
+        )
         watched = check_told(awoken, effects, ops, asked_at_last)
         saved = check_archives(self._operator.archives, effects, ops)
         windows, progress = _windows(ops, self._reach.majority, began, ended)
@@ -235,6 +249,8 @@ class Chaos:
             back_s=back_s,
             watched=watched,
             saved=saved,
+            acquired=acquired,
+            transacted=transacted,
             woken=sum(0 < answer.asked < answer.index for answer in awoken),
             replaced=self._operator.replaced,
             refusals=self._operator.refusals,

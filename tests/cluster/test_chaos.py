@@ -25,6 +25,8 @@ def test_one_order_explains_every_answer_through_all_faults(tmp_path: Path) -> N
     assert sum(result.fired.values()) >= 7, "a wipe waits for the voters, so the last ones may be left out"
     assert result.replaced >= 1, "a server lost its disk, and votes again"
     assert result.refusals >= 1, "the one that kept its id was refused until its peer was removed"
+    assert result.acquired >= 3, "locks were taken"
+    assert result.transacted >= 50, "transactions and fenced writes were carried out"
     assert result.woken > 100, "watchers were told of changes through all of it"
     # Far below what is usual (19 of 20), so that only a cluster that stands still fails and no busy machine.
     assert result.progress >= result.windows // 4, "a connected majority makes progress"
@@ -40,6 +42,12 @@ def test_a_stale_read_is_found(tmp_path: Path) -> None:
     """And with reads that ask nobody whether they are fresh, some follower tells an old value."""
     with pytest.raises(Violation, match="not linearizable"):
         Chaos(tmp_path, seed=SEED, plant="stale-read").run(5)
+
+
+def test_a_fence_that_nobody_looks_at_is_found(tmp_path: Path) -> None:
+    """And one who is late writes, which by the log's own rules was not to be done."""
+    with pytest.raises(Violation):
+        Chaos(tmp_path, seed=SEED, plant="a-fence-is-never-looked-at").run(8)
 
 
 def test_a_schedule_is_the_same_each_time_and_leaves_no_kind_out() -> None:

@@ -70,7 +70,7 @@ def _of_key(story: Story, key: bytes, most: int) -> Story:
         for ops in (story.history, story.unanswered, story.refused)
     )
     seen.sort(key=lambda op: op.ended)
-    effects, restores = story.effects, story.restores
+    effects, restores = [_effect_on(effect, key) for effect in story.effects], story.restores
     if len(seen) > most:
         until = seen[most - 1].ended
         unanswered += [op for op in seen[most:] if op.kind not in READS]
@@ -92,6 +92,15 @@ def _on(op: Seen, key: bytes) -> Seen:
     if op.kind != "delete-prefix":
         return op
     return msgspec.structs.replace(op, kind="delete", key=key)
+
+
+def _effect_on(effect: Effect, key: bytes) -> Effect:
+    """Of a transaction what it left at this key; its index names that."""
+    if not effect.parts:
+        return effect
+    last = next((part for part in reversed(effect.parts) if part.touches(key)), None)
+    value = last.value if last is not None else None
+    return Effect(effect.index, "delete" if value is None else "set", key, value, None)
 
 
 def check_seen(

@@ -25,7 +25,7 @@ from simulation.atlas import Atlas
 from simulation.clients import Client, Draws
 from simulation.coverage import Coverage, Table
 from simulation.damage import Ledger
-from simulation.families.every import every
+from simulation.families.every import Family, every
 from simulation.families.kv import KvFamily
 from simulation.families.operator import CHORES, OperatorFamily
 from simulation.faults.every import FAULTS
@@ -135,7 +135,7 @@ class Run:
         self.atlas.most = plan.damaged
         self.kv = KvFamily(self.world, plan.keys)
         self.operator = OperatorFamily(self.world, self.atlas, plan, directory)
-        ordinary = every(self.world, self.kv, lambda: self.invariants.time_ms)
+        ordinary = self._ordinary()
         self.families = [*ordinary, self.operator]
         self.clients = [self._client(n, plan.think_us, [*ordinary]) for n in range(plan.clients)]
         if plan.chores:
@@ -151,6 +151,10 @@ class Run:
         self.core: list[Node] = self.nodes
         self.invariants.effect = self._effect
         self.world.after_event = self.invariants.after_event  # type: ignore[assignment]
+
+    def _ordinary(self) -> list[Family]:
+        """What clients do; a campaign with an aim of its own has its own."""
+        return every(self.world, self.kv, lambda: self.invariants.time_ms)
 
     def _make(self, number: int, directory: Path, vfs: LossyVfs) -> Node:
         plan, founds = self.plan, number <= self.plan.servers
@@ -439,7 +443,14 @@ class Run:
         self.world.forget()
 
 
-def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False, aim: Aim = AS_DRAWN) -> Result:
+def run_seed(
+    seed: int,
+    vfs: LossyVfs,
+    *,
+    trace: bool = False,
+    aim: Aim = AS_DRAWN,
+    make: Callable[[int, Path, LossyVfs, Aim], Run] = Run,
+) -> Result:
     """Run one seed in a directory of its own. Raises Violation."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="gemot-sim-", dir=base))
@@ -447,7 +458,7 @@ def run_seed(seed: int, vfs: LossyVfs, *, trace: bool = False, aim: Aim = AS_DRA
     # cheaper still where what was there before the first of them is not looked at.
     gc.disable()
     gc.freeze()
-    run = Run(seed, directory, vfs, aim)
+    run = make(seed, directory, vfs, aim)
     if trace:
         run.world.trace = print
         print(f"seed {seed}: {run.plan}")

@@ -72,10 +72,14 @@ class _Truth:
     def __init__(self, watched: Watched, effects: list[Effect]) -> None:
         self._indexes = [0]
         self._states: list[Value] = [{}]
+        self._wakes: list[int] = []
         for effect, stored in replayed(effects):
-            if effect.state is None and not watched.touched_by(effect.kind, effect.key):
+            changes = effect.parts or (effect,)
+            if effect.state is None and not any(watched.touched_by(e.kind, e.key) for e in changes):
                 continue
             state = {key: value for key, (value, _) in stored.items() if watched.holds(key)}
+            # A transaction may write what it deletes.
+            self._wakes += [effect.index] if effect.parts else []
             # After a restore everybody looks again, and has its index, whatever has changed.
             if state != self._states[-1] or effect.state is not None:
                 self._indexes.append(effect.index)
@@ -86,6 +90,10 @@ class _Truth:
 
     def changed_between(self, after: int, upto: int) -> bool:
         return bisect.bisect_right(self._indexes, after) < bisect.bisect_right(self._indexes, upto)
+
+    def may_wake_between(self, after: int, upto: int) -> bool:
+        transacted = bisect.bisect_right(self._wakes, after) < bisect.bisect_right(self._wakes, upto)
+        return transacted or self.changed_between(after, upto)
 
     def last_change(self, upto: int | None) -> int:
         """The last one of all, or of those up to this index."""
@@ -162,7 +170,7 @@ def _check_reader(
         if answer.value != truth.at(answer.index):
             raise Violation(f"{answer} is not what was there at its index: {truth.at(answer.index)}")
         woken = answer.asked and answer.value and answer.index > max(answer.asked, reaped)
-        if woken and not truth.changed_between(answer.asked, answer.index):
+        if woken and not truth.may_wake_between(answer.asked, answer.index):
             raise Violation(f"{answer} was woken, and nothing had changed since {answer.asked}")
         due = newest[bisect.bisect_left(times, answer.began) - 1]
         if truth.changed_between(answer.index, due):

@@ -41,6 +41,15 @@ class Effect(msgspec.Struct, frozen=True):
     state: Mapping[bytes, tuple[bytes, int]] | None = None
     """What is stored from then on, where a snapshot was restored: key to value and modify index."""
 
+    parts: tuple[Effect, ...] = ()
+    """What a transaction did that was carried out, in its order, all at this one index."""
+
+    def touches(self, key: bytes) -> bool:
+        """Is it a write of this key, or of all under a prefix of it?"""
+        if self.parts:
+            return any(part.touches(key) for part in self.parts)
+        return key.startswith(self.key) if self.kind == "delete-prefix" else key == self.key
+
 
 class Violation(AssertionError):
     """The history cannot be explained."""
@@ -126,6 +135,7 @@ def replay(seen: list[Seen], effects: list[Effect]) -> int:
     for op in sorted(seen, key=lambda op: (op.index, op.kind in READS)):
         before = op.index if op.kind in READS else op.index - 1
         while at < len(order) and order[at].index <= before:
+            _check_parts(written, order[at])
             _apply(written, order[at])
             at += 1
         if op.kind in READS:
@@ -139,6 +149,15 @@ def replay(seen: list[Seen], effects: list[Effect]) -> int:
         if op.result != _would(written, effect):
             raise Violation(f"{op} was told {op.result!r}, the rules say {_would(written, effect)!r}")
     return len(seen)
+
+
+def _check_parts(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> None:
+    """A transaction that was carried out compared with success, part by part."""
+    state = dict(written) if effect.parts else {}
+    for part in effect.parts:
+        if not _would(state, part):
+            raise Violation(f"{effect} was carried out, and {part} does not hold")
+        _apply(state, part)
 
 
 def replayed(effects: Iterable[Effect]) -> Iterator[tuple[Effect, dict[bytes, tuple[bytes, int]]]]:
@@ -169,6 +188,8 @@ def _apply(written: dict[bytes, tuple[bytes, int]], effect: Effect) -> None:
         written.clear()
         written.update(effect.state)
         return
+    for part in effect.parts:
+        _apply(written, part)
     if not _would(written, effect):
         return
     if effect.kind == "delete-prefix":

@@ -7,16 +7,20 @@ index it sent: see `simulation/linearize.py`.
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 import msgspec
 from simulation.register import NEVER, Kind, Op, Outcome
+from support.chaos_locks import LockUser
 from support.cluster import Agent
 
-from gemot.agent.client.connection import CannotConnect, ClientError, Connection, Refused
+from gemot.agent.client.connection import CannotConnect, ClientError, Connection, Refused, Reply
 from gemot.agent.client.kv import Entry, Kv
 
 PREFIX = "chaos/"
@@ -25,6 +29,7 @@ KEYS_LAST_S = 3.0
 TIMEOUTS_S = (10.0, 3.0)
 """One client in two hears what its agent has to say in the end; the other does not sit out every fault."""
 
+CONFLICT = 409
 THINK_S = 0.02
 LONG_RUN_S = 600.0
 
@@ -59,6 +64,7 @@ class Client(threading.Thread):
         timeout_s: float,
         over: threading.Event,
         think_s: float = THINK_S,
+        locks: bool = False,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._agent = agent
@@ -68,6 +74,7 @@ class Client(threading.Thread):
         self._think_s = think_s
         self._written = 0
         self._seen: dict[str, Entry | None] = {}
+        self.locks = LockUser(name, self._chance) if locks else None
         self.operations: list[Op] = []
         self.error = ""
 
@@ -77,14 +84,21 @@ class Client(threading.Thread):
                 with closing(Connection(self._agent.http, timeout_s=self._timeout_s)) as connection:
                     well = True
                     while well and not self._over.is_set():
-                        well = self._act(Kv(connection))
+                        well = self._act(connection)
                         self._over.wait(self._chance.random() * 2 * self._think_s if well else 0.2)
         except Exception as error:
             self.error = f"{self.name}: {error!r}"
 
-    def _act(self, kv: Kv) -> bool:
+    def _act(self, connection: Connection) -> bool:
         """One operation. False if it went wrong."""
-        spell = spell_now()
+        spell, draw = spell_now(), self._chance.random()
+        if draw < 0.1:
+            return self._transact(connection, spell)
+        if self.locks is not None and draw < 0.35:
+            return self._write_fenced(connection, spell) if draw < 0.2 else self.locks.act(connection)
+        return self._act_on_key(Kv(connection), spell)
+
+    def _act_on_key(self, kv: Kv, spell: str) -> bool:
         key = f"{spell}{self._chance.randrange(KEYS)}"
         draw = self._chance.random()
         if draw < 0.35:
@@ -100,6 +114,58 @@ class Client(threading.Thread):
         if draw < 0.95 and known is not None:
             return self._write(kv, self._op(Kind.DELETE_CAS, key, known.value), known.modify_index)
         return self._write(kv, self._op(Kind.DELETE, key), None)
+
+    def _transact(self, connection: Connection, spell: str) -> bool:
+        """Several keys at once, some compared with what was seen: each of them is written, or none is."""
+        ops, asked = [], []
+        for number in self._chance.sample(range(KEYS), 2):
+            key = f"{spell}{number}"
+            known = self._seen.get(key)
+            kind = Kind.CAS if self._chance.random() < 0.4 else Kind.PUT
+            op = self._op(kind, key, known.value if known is not None and kind is Kind.CAS else None)
+            index = known.modify_index if known is not None and kind is Kind.CAS else 0
+            verb = "cas" if kind is Kind.CAS else "set"
+            value = base64.b64encode(op.value or b"").decode()
+            ops.append(op)
+            asked.append({"KV": {"Verb": verb, "Key": key, "Value": value, "Index": index}})
+        fence = 0
+        if self.locks is not None and self.locks.fence:
+            lock, fence = self.locks.shown()
+            guard = {"Verb": "check-fence", "Key": lock, "Fence": fence}
+            asked.insert(self._chance.randrange(len(asked) + 1), {"KV": guard})
+        body = json.dumps(asked).encode()
+        return self._note_all(ops, fence, lambda: connection.request("PUT", "/v1/txn", body=body))
+
+    def _write_fenced(self, connection: Connection, spell: str) -> bool:
+        """A write that is refused unless the lock is held with this fence."""
+        assert self.locks is not None
+        if not self.locks.fence:
+            return self.locks.act(connection)
+        op = self._op(Kind.PUT, f"{spell}{self._chance.randrange(KEYS)}")
+        path = f"/v1/kv/{op.key.decode()}"
+        lock, fence = self.locks.shown()
+        guard = {"lock": lock, "fence": fence}
+        return self._note_all(
+            [op], fence, lambda: connection.request("PUT", path, params=guard, body=op.value)
+        )
+
+    def _note_all(self, ops: list[Op], fence: int, ask: Callable[[], Reply]) -> bool:
+        """What was told of all of them is true of each; 409 tells that nothing was done."""
+        outcome, well = Outcome.DONE, True
+        try:
+            ask()
+        except Refused as error:
+            well = error.status == CONFLICT
+            outcome = Outcome.REFUSED if error.undone or well else Outcome.UNKNOWN
+            if well and self.locks is not None and fence:
+                self.locks.refused(fence)
+        except CannotConnect:
+            outcome, well = Outcome.REFUSED, False
+        except ClientError:
+            outcome, well = Outcome.UNKNOWN, False
+        for op in ops:
+            self._note(op, outcome=outcome)
+        return well
 
     def _op(self, kind: Kind, key: str, expected: bytes | None = None) -> Op:
         value = None

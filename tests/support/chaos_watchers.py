@@ -20,6 +20,7 @@ from simulation.watches import Awoken, Watched, check_watches
 from simulation.witness import Effect, Seen
 from support.chaos_clients import KEYS, THINK_S, spell_now, spell_of
 from support.cluster import Agent
+from support.server_log import indexes_of
 
 from gemot.agent.client.connection import ClientError, Connection, Reply
 from gemot.agent.client.path import escape
@@ -129,7 +130,7 @@ def check_told(
 
 def _history(acknowledged: list[Op], effects: list[Effect]) -> list[Seen]:
     """The writes that were told to be done, each with the index of its value."""
-    indexes = {effect.value: effect.index for effect in effects if effect.value is not None}
+    indexes = indexes_of(effects)
     return [
         Seen("set", op.key, op.began, op.ended, indexes[op.value], op.value, None, True)
         for op in acknowledged

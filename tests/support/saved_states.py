@@ -9,6 +9,7 @@ import msgspec
 from simulation.register import Op, Outcome
 from simulation.witness import Effect, Violation, replayed
 from support.archives import parts
+from support.server_log import indexes_of
 
 from gemot.server.storage.standing import opened
 
@@ -22,7 +23,7 @@ class Archive(msgspec.Struct, frozen=True):
 
 def check_archives(archives: Iterable[Archive], effects: list[Effect], ops: list[Op]) -> int:
     """Raises Violation for one that holds anything else than what the log says; how many were looked at."""
-    indexes = {effect.value: effect.index for effect in effects if effect.value is not None}
+    indexes = indexes_of(effects)
     acknowledged = [
         (op.ended, indexes[op.value])
         for op in ops

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from simulation.register import Kind, Op, Outcome
+from simulation.txn_model import TxnModel
 from simulation.witness import Effect, Violation, replayed
 
 from gemot.server.model.command import IdempotencyKey, RetryId, decode
 from gemot.server.model.kv import KvDelete, KvSet
+from gemot.server.model.txn import Txn
 from gemot.server.raft.types import EntryKind
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import MetaFile
@@ -38,20 +41,45 @@ def read_effects(data: Path, segment_bytes: int = 1 << 20) -> list[Effect]:
     ).log
     assert log.first_index == 1, f"the log begins at {log.first_index}: a part of the story is gone"
     effects: list[Effect] = []
-    names = Names()
+    names, model = Names(), TxnModel()
     for entry in log.read(1, log.last_index, 1 << 40):
         if entry.kind != EntryKind.COMMAND:
             continue
         envelope = decode(entry.data)
         command = envelope.command
-        if not isinstance(command, KvSet | KvDelete):
-            continue
         if not names.is_first(envelope.retry):
             continue
+        plain = isinstance(command, KvSet) and command.acquire is None and command.release is None
+        if not plain and not isinstance(command, KvDelete):
+            effects += _changed(model, command, entry.index, envelope.time_ms)
+            continue
+        assert isinstance(command, KvSet | KvDelete)
+        model.apply(command, entry.index, envelope.time_ms)
         value = command.value if isinstance(command, KvSet) else None
         kind = "set" if isinstance(command, KvSet) else "delete"
         effects.append(Effect(entry.index, kind, command.key, value, command.cas))
     return effects
+
+
+def _changed(model: TxnModel, command: Any, index: int, time_ms: int) -> list[Effect]:
+    """What a transaction, a lock or the end of a session did to keys, by the rules; a part for each spell."""
+    before = dict(model.kv)
+    if isinstance(command, Txn):
+        model.carry_out(command, index, time_ms)
+    else:
+        model.apply(command, index, time_ms)
+    parts: dict[bytes, list[Effect]] = defaultdict(list)
+    for key in sorted(before.keys() | model.kv.keys()):
+        if before.get(key) != (now := model.kv.get(key)):
+            kind, value = ("delete", None) if now is None else ("set", now.value)
+            parts[key[: key.rfind(b"/") + 1]].append(Effect(index, kind, key, value, None))
+    return [Effect(index, "txn", spell, None, None, parts=tuple(some)) for spell, some in parts.items()]
+
+
+def indexes_of(effects: list[Effect]) -> dict[bytes, int]:
+    """The index of each value: none is written twice."""
+    parts = (part for effect in effects for part in effect.parts or (effect,))
+    return {part.value: part.index for part in parts if part.value is not None}
 
 
 class Names:
@@ -93,9 +121,9 @@ def check_log(data: Path, ops: list[Op]) -> int:
 def check_effects(effects: list[Effect], ops: list[Op]) -> int:
     keys = _keys(effects)
     refused = {op.value: op for op in ops if op.writes and op.outcome is Outcome.REFUSED}
-    for effect in effects:
-        if effect.value in refused:
-            raise Violation(f"{refused[effect.value]} was told not to be done; it was, at {effect.index}")
+    for value, index in indexes_of(effects).items():
+        if value in refused:
+            raise Violation(f"{refused[value]} was told not to be done; it was, at {index}")
     done = [op for op in ops if op.outcome is Outcome.DONE]
     by_end = sorted(done, key=lambda op: op.ended)
     lowest: dict[int, int] = {}
@@ -114,15 +142,16 @@ def check_effects(effects: list[Effect], ops: list[Op]) -> int:
 def _keys(effects: list[Effect]) -> dict[bytes, _Key]:
     keys: dict[bytes, _Key] = defaultdict(lambda: _Key([(0, None)], defaultdict(list)))
     for effect, stored in replayed(effects):
-        key = keys[effect.key]
-        before = key.since[-1][1]
-        value = stored[effect.key][0] if effect.key in stored else None
-        fits = value == effect.value if effect.kind == "set" else value is None
-        if effect.kind == "set" and key.answers[effect.value]:
-            raise Violation(f"{effect} was applied before, at {key.answers[effect.value]}")
-        key.answers[effect.value].append((effect.index, fits))
-        if value != before:
-            key.since.append((effect.index, value))
+        for part in effect.parts or (effect,):
+            key = keys[part.key]
+            before = key.since[-1][1]
+            value = stored[part.key][0] if part.key in stored else None
+            fits = value == part.value if part.kind == "set" else value is None
+            if part.kind == "set" and key.answers[part.value]:
+                raise Violation(f"{part} was applied before, at {key.answers[part.value]}")
+            key.answers[part.value].append((part.index, fits))
+            if value != before:
+                key.since.append((part.index, value))
     return keys
 
 

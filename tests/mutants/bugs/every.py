@@ -8,6 +8,7 @@ from mutants.bugs import (
     durable,
     expiry,
     gray,
+    holders,
     leading,
     locks,
     members,
@@ -19,5 +20,5 @@ from mutants.bugs import (
 )
 
 BUGS = found_in(
-    (core, leading, durable, state, snapshots, writes, reads, members, gray, locks, streams, expiry)
+    (core, leading, durable, state, snapshots, writes, reads, members, gray, locks, holders, streams, expiry)
 )

@@ -135,7 +135,7 @@ def a_fence_knows_no_epoch(patch: Patch) -> None:
     patch.setattr(locks, "fence", lambda epoch, index: index)
 
 
-@bug(37, tests=(SESSIONS, LOCKS), simulated=False)
+@bug(37, tests=(SESSIONS, LOCKS))
 def any_session_may_hold_a_lock(patch: Patch) -> None:
     """One that has ended takes a lock, and nothing ever takes it from it."""
     patch.setattr(locks, "node_of", lambda cursor, id: "n1")
@@ -147,7 +147,7 @@ def a_session_ends_and_its_locks_stay(patch: Patch) -> None:
     patch.setattr(kv, "end_locks", lambda writing, of: None)
 
 
-@bug(35, tests=(SESSIONS,), simulated=False)
+@bug(35, tests=(SESSIONS,))
 def a_node_goes_and_its_sessions_stay(patch: Patch) -> None:
     """Deregistering a node ends nothing."""
     patch.setattr(session, "end_with_node", lambda writing, node: None)
@@ -185,7 +185,7 @@ def whoever_asks_releases_a_lock(patch: Patch) -> None:
     patch.setattr(kv, "_lock", lock_of_all)
 
 
-@bug(18, tests=(TRANSACTIONS,), simulated=False)
+@bug(18, tests=(TRANSACTIONS,))
 def a_failed_transaction_hides_what_it_was_to_delete(patch: Patch) -> None:
     """Rows come back when it is undone, and the range that it deleted stays masked in memory."""
     undo = Writing.undo
@@ -196,15 +196,56 @@ def a_failed_transaction_hides_what_it_was_to_delete(patch: Patch) -> None:
     patch.setattr(Writing, "undo", without_masks)
 
 
-@bug(18, tests=(TRANSACTIONS,), simulated=False)
+@bug(18, tests=(TRANSACTIONS,))
 def a_deleted_range_spares_what_its_transaction_wrote(patch: Patch) -> None:
     """What was written in the entry that deletes the range has its index, and is not older."""
     patch.setattr(Writing, "changed", lambda self, topic, prefix: [])
 
 
-@bug(40, tests=(TRANSACTIONS,), simulated=False)
+@bug(40, tests=(TRANSACTIONS,))
+def a_fence_is_never_looked_at(patch: Patch) -> None:
+    """A transaction takes any fence for that of the holder."""
+    patch.setattr(transactions._Look, "_check_fence", lambda self, op: "")
+
+
+@bug(40, tests=(TRANSACTIONS,))
+def a_guard_forgets_its_greatest_fence(patch: Patch) -> None:
+    """It takes every fence, a smaller one too."""
+    patch.setattr(transactions, "_guard", lambda writing, op: "")
+
+
+@bug(40, tests=(TRANSACTIONS,))
 def a_released_fence_still_guards(patch: Patch) -> None:
     """The key keeps the fence of its last holder, and nobody asks whether it is held."""
     patch.setattr(
         transactions, "holds", lambda entry, check: entry is not None and entry.fence == check.fence
     )
+
+
+@bug(18, tests=(TRANSACTIONS,))
+def a_failed_transaction_stays_half_done(patch: Patch) -> None:
+    """What stood before the operation that failed is kept, though the answer says that nothing is."""
+    patch.setattr(Writing, "undo", lambda self, kept: self.keep())
+
+
+@bug(18, tests=(TRANSACTIONS,))
+def a_key_is_locked_twice_in_one_transaction(patch: Patch) -> None:
+    """Delete and lock again: two holders have the fence of one entry."""
+
+    class Forgetful(set[bytes]):
+        def add(self, key: bytes) -> None:
+            """No key is remembered."""
+
+    init = transactions._Effects.__init__
+
+    def forgetting(self: Any, writing: Writing, look: Any) -> None:
+        init(self, writing, look)
+        self._acquired = Forgetful()
+
+    patch.setattr(transactions._Effects, "__init__", forgetting)
+
+
+@bug(35, tests=(SESSIONS,))
+def a_lease_has_no_slack(patch: Patch) -> None:
+    """The servers end a session at its TTL sharp, while a holder whose clock is slower still believes."""
+    patch.setattr(session, "DUE_SHARE", 1 << 62)

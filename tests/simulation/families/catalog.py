@@ -6,6 +6,7 @@ from typing import Any
 
 from simulation.clients import Client
 from simulation.node import Node as Server
+from simulation.txn_parts import carried_out
 from simulation.witness import READS, Seen, Violation
 from simulation.world import World
 
@@ -14,6 +15,7 @@ from gemot.server.model.command import Command
 from gemot.server.model.health import Check
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.restore import Restore
+from gemot.server.model.txn import Txn
 
 SERVICES = ("web", "db")
 HOSTS = 3
@@ -85,6 +87,9 @@ class CatalogFamily:
     # -- the truth ---------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
+        if isinstance(command, Txn):
+            for part, _ in carried_out(command, result):
+                self.effect(index, part, result)
         if isinstance(command, Register | Deregister | Restore):
             self._effects.append((index, command))
 

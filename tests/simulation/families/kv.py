@@ -10,6 +10,7 @@ from simulation import blackbox
 from simulation.clients import Client
 from simulation.linearize import Report
 from simulation.node import Node
+from simulation.txn_parts import effect_of
 from simulation.watches import Awoken, Told, Value, Watched, check_watches
 from simulation.witness import STALE, Effect, Seen, Violation, check, replayed
 from simulation.world import World
@@ -19,6 +20,7 @@ from gemot.server.model.errors import GemotError
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.restore import Restore
+from gemot.server.model.txn import Txn
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.rpc.message import Bookmark
 from gemot.server.server import Server
@@ -45,9 +47,12 @@ class KvFamily:
 
     def __init__(self, world: World, keys: int) -> None:
         self._world = world
-        self._keys = [f"key{n}".encode() for n in range(keys)]
+        self.keys = [f"key{n}".encode() for n in range(keys)]
         self._sequence = 0
-        self._indexes: dict[tuple[int, bytes], int] = {}
+        self.indexes: dict[tuple[int, bytes], int] = {}
+        self.newest: dict[bytes, int] = {}
+        """The index of each key as it was written last, for those who compare and want to be right."""
+
         self._effects: list[Effect] = []
         self._values: dict[bytes, int] = {}
         self._reaped = 0
@@ -56,6 +61,11 @@ class KvFamily:
         """Writes that were asked for and not answered: under way, or of unknown outcome for ever."""
 
         self._refused: list[Seen] = []
+        self.transacted: list[Seen] = []
+        self.transacted_open: list[Seen] = []
+        self.transacted_in_vain: list[Seen] = []
+        """What transactions did to single keys, may have done, and surely did not: told by their family."""
+
         self.awoken: list[Awoken] = []
         self.told: list[Told] = []
         self.due: int | None = None
@@ -73,24 +83,24 @@ class KvFamily:
     # -- the client --------------------------------------------------------------------------------
 
     def act(self, client: Client, node: Node, operation: str) -> None:
-        key = self._world.random.choice(self._keys)
+        key = self._world.random.choice(self.keys)
         match operation:
             case "get":
                 self._read(client, node, key, Options(), "get")
             case "stale":
                 self._read(client, node, key, STALE_OPTIONS, STALE)
             case "blocking":
-                index = self._indexes.get((client.number, key), 0)
+                index = self.indexes.get((client.number, key), 0)
                 self._read(client, node, key, Options(index=index, wait_ms=1_500), "get")
             case "list":
                 self._list(client, node)
             case "put":
-                self._write(client, node, KvSet(key, self._value()))
+                self._write(client, node, KvSet(key, self.new_value()))
             case "cas":
-                index = self._indexes.get((client.number, key), 0)
-                self._write(client, node, KvSet(key, self._value(), cas=index))
+                index = self.indexes.get((client.number, key), 0)
+                self._write(client, node, KvSet(key, self.new_value(), cas=index))
             case "retry":
-                value = self._value()
+                value = self.new_value()
                 self._write(client, node, KvSet(key, value), IdempotencyKey(value.decode(), b"once"))
             case "delete":
                 self._write(client, node, KvDelete(key))
@@ -98,7 +108,7 @@ class KvFamily:
                 whole = self._world.random.random() < 0.2
                 self._write(client, node, KvDeletePrefix(b"key" if whole else key))
 
-    def _value(self) -> bytes:
+    def new_value(self) -> bytes:
         self._sequence += 1
         return b"value %d" % self._sequence
 
@@ -108,9 +118,9 @@ class KvFamily:
         def seen(answer: Answer, served: int) -> None:
             entry = answer.value
             if kind != STALE:
-                self._indexes[client.number, key] = entry.modify_index if entry is not None else 0
+                self.indexes[client.number, key] = entry.modify_index if entry is not None else 0
             value = entry.value if entry is not None else None
-            self._see(Seen(kind, key, began, self._world.now_us, served, None, None, value))
+            self.see(Seen(kind, key, began, self._world.now_us, served, None, None, value))
 
         client.query(node, KvGet(key), options, seen)
 
@@ -120,9 +130,9 @@ class KvFamily:
 
         def seen(answer: Answer, served: int) -> None:
             values = {entry.key: entry.value for entry in answer.value}
-            for key in self._keys:
+            for key in self.keys:
                 value = values.pop(key, None)
-                self._see(Seen("get", key, began, self._world.now_us, served, None, None, value))
+                self.see(Seen("get", key, began, self._world.now_us, served, None, None, value))
             if values:
                 raise Violation(f"{node.name} lists keys that nobody wrote: {values}")
 
@@ -144,9 +154,9 @@ class KvFamily:
         def told(result: Applied) -> None:
             del self._unanswered[asked]
             if result.value is True and effect.kind == "set":
-                self._indexes[client.number, effect.key] = result.index
+                self.indexes[client.number, effect.key] = result.index
             now = self._world.now_us
-            self._see(
+            self.see(
                 Seen(
                     effect.kind, effect.key, began, now, result.index, effect.value, effect.cas, result.value
                 )
@@ -154,7 +164,7 @@ class KvFamily:
 
         client.write(node, command, told, key, refused=refused)
 
-    def _see(self, seen: Seen) -> None:
+    def see(self, seen: Seen) -> None:
         self._world.note(f"{seen.kind} {seen.key!r} {seen.index} {seen.result!r}\n")
         self.history.append(seen)
 
@@ -166,12 +176,20 @@ class KvFamily:
             self._effects.append(Effect(index, "restore", b"", None, None, state))
         if isinstance(command, ReapTombstones):
             self._reaped = max(self._reaped, command.through)
-        effect = _effect_of(index, command)
+        if isinstance(command, Txn):
+            effect = effect_of(index, command, result)
+        else:
+            effect = _effect_of(index, command)
         if effect is None:
             return
-        if effect.value is not None:
+        for part in effect.parts or (effect,):
+            if result.value is not False:
+                written = index if part.kind == "set" else 0
+                self.newest |= {key: written for key in self.keys if part.touches(key)}
+            if part.value is None:
+                continue
             # Clients never write a value twice: one that stands at two indexes was applied twice.
-            before = self._values.setdefault(effect.value, index)
+            before = self._values.setdefault(part.value, index)
             if before != index:
                 raise Violation(f"{command} was applied twice, at {before} and {index}")
         self._effects.append(effect)
@@ -186,15 +204,26 @@ class KvFamily:
         `restores`: when those that were told as done were asked for, and told.
         """
         return blackbox.check_sample(
-            blackbox.Story(self.history, self._effects, self._unanswered.values(), self._refused, restores),
-            self._keys,
+            blackbox.Story(
+                [*self.history, *self.transacted],
+                self._effects,
+                [*self._unanswered.values(), *self.transacted_open],
+                [*self._refused, *self.transacted_in_vain],
+                restores,
+            ),
+            self.keys,
             random,
         )
 
     def check_watches(self) -> int:
         """What watchers were told. In the end there was calm, and they asked again after what is `due`."""
         return check_watches(
-            self.awoken, self.told, self._effects, self.history, due=self.due, reaped=self._reaped
+            self.awoken,
+            self.told,
+            self._effects,
+            [*self.history, *self.transacted],
+            due=self.due,
+            reaped=self._reaped,
         )
 
 

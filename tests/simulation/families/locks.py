@@ -20,11 +20,12 @@ from typing import Any
 import msgspec
 from simulation.clients import Client
 from simulation.node import Node as Server
+from simulation.txn_parts import carried_out
 from simulation.witness import Seen, Violation
 from simulation.world import World
 
 from gemot.server.clock import LEAP_MS
-from gemot.server.model.catalog import Node, Register
+from gemot.server.model.catalog import Deregister, Node, Register
 from gemot.server.model.command import Command
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvSet
 from gemot.server.model.query import Applied
@@ -37,6 +38,7 @@ from gemot.server.model.session import (
     Session,
     Sessions,
 )
+from gemot.server.model.txn import Txn
 from gemot.server.state.locks import FENCE_BITS
 from gemot.server.state.session import DUE_SHARE
 
@@ -67,7 +69,10 @@ class LockFamily:
         self._time_ms = time_ms
         self._sequence = 0
         self._host_known = False
-        self._sessions: dict[int, Session] = {}
+        self.sessions: dict[int, Session] = {}
+        self.fences: list[tuple[bytes, str, int]] = []
+        """Key, session and fence of every acquisition that was told."""
+
         self._told: dict[int, tuple[Command, bool | int]] = {}
         """By index: what was asked there, and the answer that its client got."""
 
@@ -86,7 +91,7 @@ class LockFamily:
 
     def act(self, client: Client, node: Server, operation: str) -> None:
         random = self._world.random
-        session = self._sessions.get(client.number)
+        session = self.sessions.get(client.number)
         if not self._host_known:
             client.write(node, Register(Node(HOST, "10.2.0.1")), self._registered, refused=lambda: None)
         elif session is None or operation == "session":
@@ -114,7 +119,7 @@ class LockFamily:
     def _begin(self, client: Client, node: Server, before: Session | None) -> None:
         """The session before is destroyed, or left to itself."""
         random = self._world.random
-        self._sessions.pop(client.number, None)
+        self.sessions.pop(client.number, None)
         if before is not None and random.random() < 0.5:
             self._ask(client, node, DestroySession(before.id))
             return
@@ -128,7 +133,7 @@ class LockFamily:
         )
 
         def begun(_value: bool | int) -> None:
-            self._sessions[client.number] = session
+            self.sessions[client.number] = session
 
         def refused() -> None:
             self._host_known = False  # a restore took it away
@@ -137,7 +142,7 @@ class LockFamily:
 
     def _renewed(self, client: Client, lives: bool | int) -> None:
         if not lives:
-            self._sessions.pop(client.number, None)
+            self.sessions.pop(client.number, None)
 
     def _ask(
         self,
@@ -156,21 +161,28 @@ class LockFamily:
             seen = Seen(kind, b"", began, self._world.now_us, result.index, None, None, result.value)
             self._world.note(f"{kind} {seen.index} {result.value!r}\n")
             self.history.append(seen)
+            if isinstance(command, KvSet) and command.acquire is not None and result.value is not False:
+                self.fences.append((command.key, command.acquire, int(result.value)))
             then(result.value)
 
         def gone() -> None:
             # Its session is not there, or there is no leader: a new one does no harm.
-            self._sessions.pop(client.number, None)
+            self.sessions.pop(client.number, None)
 
         client.write(node, command, told, refused=refused or gone)
 
     # -- the truth ---------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
+        if isinstance(command, Txn):
+            for part, value in carried_out(command, result):
+                self.effect(index, part, Applied(index, value))
+            return
         mine = isinstance(command, CreateSession | DestroySession | RenewSession | EndLeases | Restore)
         on_key = isinstance(command, KvSet | KvDelete) and command.key.startswith(ALL.prefix)
         on_all = isinstance(command, KvDeletePrefix) and ALL.prefix.startswith(command.prefix)
-        if mine or on_key or on_all:
+        gone = command == Deregister(HOST)
+        if mine or on_key or on_all or gone:
             self._effects.append(Told(index, self._world.now_us, self._time_ms(), command, result.value))
 
     def check(self) -> int:
@@ -276,11 +288,16 @@ class LockModel:
                 self._end(id, told)
             case EndLeases():
                 self._end_leases(told)
+            case Deregister():
+                for id in list(self._leases):
+                    self._end(id, told)
             case KvDelete(key=key):
                 self._holders.pop(key, None)
                 self._keys.pop(key, None)
             case KvDeletePrefix():
                 self._holders, self._keys = {}, {}
+            case KvSet(acquire=None, release=None, key=key):
+                self._keys.setdefault(key, 0)
             case KvSet(release=None):
                 self._acquire(told)
             case KvSet():
