@@ -96,8 +96,12 @@ class Feed:
 
     def bookmark(self) -> None:
         if self._begun and self.followers:
-            known, ms = self.source.contact()
-            self._push(wire.bookmark(self.place, known_leader=known, last_contact_ms=ms))
+            self._push(self.standing())
+
+    def standing(self) -> bytes:
+        """A bookmark: how far all was told, and how old that may be."""
+        known, ms = self.source.contact()
+        return wire.bookmark(self.place, known_leader=known, last_contact_ms=ms)
 
     def fail(self, error: GemotError) -> None:
         """It cannot be followed: whoever does is told, and that is the end of it."""

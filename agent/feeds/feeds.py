@@ -8,10 +8,13 @@ from collections.abc import Callable, Hashable
 from gemot.agent.feeds.feed import Feed, Source
 from gemot.agent.feeds.reader import Reader
 from gemot.agent.feeds.wire import Place
-from gemot.server.model.errors import Busy
+from gemot.server.model.errors import Busy, Unavailable
 
 MAX_FEEDS = 4_096
 BOOKMARK_S = 15.0
+BEGIN_S = 7.0
+"""How long a reader waits for the servers to say what there is: as long as other requests are held."""
+
 IDLE_S = 60.0
 """A feed that nobody has followed for so long gives up what it holds."""
 
@@ -50,7 +53,7 @@ class Feeds:
     ) -> Reader:
         """The stream of that thing, from `place` on or from a snapshot, once it is known what there is.
 
-        Raises Busy at the limit of things, and what the servers refuse it with.
+        Raises Busy at the limit of things, Unavailable without servers, and what they refuse it with.
         """
         feed = self._feeds.get(what)
         if feed is not None and feed.failure is not None:
@@ -60,7 +63,10 @@ class Feeds:
             feed = self._open(what, make, other_epoch)
         feed.followers += 1
         try:
-            await feed.begun()
+            async with asyncio.timeout(BEGIN_S):
+                await feed.begun()
+        except TimeoutError:
+            raise Unavailable("no server has said yet what there is to be watched: try again") from None
         finally:
             feed.followers -= 1
             if feed.failure is not None:

@@ -90,8 +90,9 @@ class Reader:
         return piece
 
     def _begin(self) -> bytes:
+        """With a word on how old it may be: without servers the agent tells what it has."""
         self._position, self._place = self._feed.ring.next, self._feed.place
-        return self._feed.snapshot()
+        return self._feed.snapshot() + self._feed.standing()
 
     async def _caught_up(self, place: Place) -> bool:
         """Has this agent come to that place? It may lag behind the one that the reader comes from."""

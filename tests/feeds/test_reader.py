@@ -248,6 +248,27 @@ def test_history_that_goes_away_while_the_servers_are_is_told_and_all_is_told_an
     with_scene(work)
 
 
+def test_without_servers_a_reader_is_refused_in_time_or_told_how_old_it_may_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemot.agent.feeds.feeds.BEGIN_S", 0.01)
+
+    async def work(scene: Scene) -> None:
+        first = aiter(await scene.reader())
+        await anext(first)
+        scene.servers.query = lambda query, options: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
+        with pytest.raises(Unavailable, match="try again"):
+            await scene.reader(key=b"other")
+        assert len(scene.feeds) == 2
+        second = aiter(await scene.reader())
+        await anext(second)
+        snapshot, standing = events_in(await anext(second))
+        assert (snapshot.kind, standing.kind) == ("snapshot", "bookmark")
+        assert set(standing.data) == {"Index", "KnownLeader", "LastContact"}
+
+    with_scene(work)
+
+
 class _Full:
     """A connection that takes `room` pieces at once, and then none."""
 
@@ -262,6 +283,14 @@ class _Full:
         self.room -= 1
         self.written += piece
         return True
+
+
+def _fed_by_hand() -> Feed:
+    """A feed whose source was never started: the test tells the news."""
+    feed = Feed()
+    feed.source = Keys(feed, servers=None, key=b"k", prefix=False, token="")  # type: ignore[arg-type]
+    feed.begin({}, Place(1, 0))
+    return feed
 
 
 async def _parked(feed: Feed) -> tuple[_Full, asyncio.Task[bytes]]:
@@ -283,8 +312,7 @@ def test_news_is_written_to_who_waits_without_waking_its_task_each_once_and_in_o
     monkeypatch.setattr(feed_module, "WAKE_SLICE", 1)
 
     async def work() -> None:
-        feed = Feed()
-        feed.begin({}, Place(1, 0))
+        feed = _fed_by_hand()
         readers = [await _parked(feed) for _ in range(3)]
         for index in (2, 3):
             feed.change(Place(index, 0), [b"{}"])
@@ -302,8 +330,7 @@ def test_news_is_written_to_who_waits_without_waking_its_task_each_once_and_in_o
 
 def test_who_cannot_be_written_to_at_once_is_woken_and_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
-        feed = Feed()
-        feed.begin({}, Place(1, 0))
+        feed = _fed_by_hand()
         full, waiting = await _parked(feed)
         full.room = 1
         for index in (2, 3, 4):
