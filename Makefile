@@ -13,8 +13,10 @@ WRITES ?= 200000
 JOBS ?= 2
 PACKETS ?= 1000000
 MEMBERS ?= 100
+WATCHERS ?= 1000
+DELIVERIES ?= 1000000
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts lock-set lock-set-live handover
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -83,6 +85,9 @@ gossip-fuzz-live: dev
 
 gossip-hosts: dev
 	$(BIN)/python tests/cluster/cut_hosts.py --bar --seed $(SEED)
+
+watchers: dev
+	$(BIN)/python tests/cluster/watchers.py --watchers $(WATCHERS) --deliveries $(DELIVERIES) --seed $(SEED)
 
 chaos: dev
 	$(BIN)/python tests/cluster/chaos.py --seconds $(SECONDS) --seed $(SEED)

@@ -53,15 +53,16 @@ class Watching:
     def deliveries(self) -> int:
         return sum(len(watcher.told) for watcher in self.watchers)
 
-    async def run(self, *, deliveries: int, seconds: float, kill: bool = True) -> list[str]:
+    async def run(self, *, deliveries: int, seconds: float, kills: int = 0) -> list[str]:
+        """Until there were so many deliveries and kills, or for so long; the faults."""
         loop = asyncio.get_running_loop()
         following = [loop.create_task(watcher.run()) for watcher in self.watchers]
         begun = time.monotonic()
         await self._until(lambda: all(w.began_at >= 0 for w in self.watchers), SETTLE_S)
         work = [loop.create_task(self._write(n)) for n in range(3)]
-        if kill:
-            work.append(loop.create_task(self._kill()))
-        await self._until(lambda: self.deliveries >= deliveries, seconds - (time.monotonic() - begun))
+        work.append(loop.create_task(self._kill()))
+        left_s = seconds - (time.monotonic() - begun)
+        await self._until(lambda: self.deliveries >= deliveries and self.kills >= kills, left_s)
         for task in work:
             task.cancel()
         done = await asyncio.gather(*work, return_exceptions=True)
@@ -125,14 +126,9 @@ class Watching:
     async def _ask(self, method: str, target: str, body: bytes, keys: list[str]) -> bool:
         """One write; its index is kept, with the keys that it surely changed."""
         address = self._address(self._random.randrange(1000))
-        host, _, port = address.partition(":")
         try:
             async with asyncio.timeout(12):
-                reader, writer = await asyncio.open_connection(host, int(port))
-                head = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n"
-                writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-                reply = await reader.read()
-                writer.close()
+                reply = await _exchange(address, method, target, body)
         except (OSError, TimeoutError):
             self.unknown += 1
             return False
@@ -165,6 +161,18 @@ class Watching:
         if turn == 0:
             return leader
         return self._random.choice([server for server in self._cluster.servers if server is not leader])
+
+
+async def _exchange(address: str, method: str, target: str, body: bytes) -> bytes:
+    """One request on a connection of its own; all that came back."""
+    host, _, port = address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        head = f"{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 def main() -> int:
