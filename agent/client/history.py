@@ -43,6 +43,9 @@ class Change(msgspec.Struct, frozen=True):
     before: bytes | None = None
     """Its value now; None if it is not there."""
 
+    ttl: str = ""
+    """How long it lives from when it is back, "" for ever."""
+
 
 class Changed(ClientError):
     """Somebody changed a key of the plan meanwhile: nothing was done."""
@@ -95,23 +98,30 @@ class History:
 
 
 def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
-    """What makes of the keys that are now those that were then: values and flags, no locks."""
+    """What makes of the keys that are now those that were then: values, flags and TTLs, no locks."""
     changes = []
     for key in sorted(then.keys() | now.keys()):
         was, present = then.get(key), now.get(key)
         index, before = (present.modify_index, present.value) if present else (0, None)
         if was is None:
             changes.append(Change("delete", key, index, before=before))
-        elif present is None or (was.value, was.flags) != (present.value, present.flags):
-            changes.append(Change("set", key, index, was.value, was.flags, before))
+        elif present is None or _content(was) != _content(present):
+            changes.append(Change("set", key, index, was.value, was.flags, before, was.ttl))
     return changes
+
+
+def _content(entry: Entry) -> tuple[bytes, int, str]:
+    return entry.value, entry.flags, entry.ttl
 
 
 def _operation(change: Change) -> dict[str, Any]:
     if change.verb == "delete":
         return {"Verb": "delete-cas", "Key": change.key, "Index": change.index}
     value = base64.b64encode(change.value).decode()
-    return {"Verb": "cas", "Key": change.key, "Index": change.index, "Value": value, "Flags": change.flags}
+    ttl = {"TTL": change.ttl} if change.ttl else {}
+    return {
+        "Verb": "cas", "Key": change.key, "Index": change.index, "Value": value, "Flags": change.flags, **ttl
+    }  # fmt: skip
 
 
 def _path(key: str) -> str:

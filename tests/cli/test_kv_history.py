@@ -7,6 +7,7 @@ from support.dev_agent import Shell, until
 
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.history import Changed, History, plan
+from gemot.agent.client.kv import Kv
 
 
 def index(gemot: Shell, key: str) -> int:
@@ -81,6 +82,19 @@ def test_a_prefix_goes_back_to_an_index_in_one_transaction_after_its_plan_was_sh
     ]  # fmt: skip
     assert gemot("kv", "diff", "-prefix", "back/", f"-from={at}").code == 0
     assert "Nothing to do" in gemot("kv", "rollback", "-prefix", "back/", f"-to={at}", "-yes").out
+
+
+def test_a_key_that_expires_goes_back_to_one_that_does(gemot: Shell) -> None:
+    begun(gemot)
+    gemot("kv", "put", "-ttl=1h", "session/x", "same")
+    at = index(gemot, "session/x")
+    gemot("kv", "put", "session/x", "same")
+    assert gemot("kv", "rollback", "session/x", f"-to={at}", "-yes").code == 0
+    connection = Connection(gemot.address)
+    entry = Kv(connection).get("session/x")
+    connection.close()
+    assert entry is not None
+    assert (entry.value, entry.ttl) == (b"same", "1h0m0s")
 
 
 def test_what_was_changed_after_the_plan_is_not_overwritten_and_nothing_else_is_done(gemot: Shell) -> None:
