@@ -55,6 +55,7 @@ class Report(msgspec.Struct):
     keys: int = 0
     undecided: int = 0
     watched: int = 0
+    lapsed: int = 0
     damages: int = 0
     noticed: int = 0
     repaired: int = 0
@@ -82,6 +83,7 @@ class Report(msgspec.Struct):
         self.keys += result.keys
         self.undecided += result.undecided
         self.watched += result.watched
+        self.lapsed += result.lapsed
         self.damages += result.damages
         self.noticed += result.noticed
         self.repaired += result.repaired
@@ -252,7 +254,8 @@ def _tell(report: Report, *, table: bool) -> None:
     print(_damage(report))
     print(
         f"{report.black_box} operations checked as a black box, {report.undecided} of {report.keys} keys "
-        f"undecided; {report.watched} answers to watchers checked"
+        f"undecided; {report.watched} answers to watchers checked; "
+        f"{report.lapsed} sessions ended unrenewed, none early"
     )
     print(
         f"{report.passed} passed, {len(report.failed)} failed {report.failed}, "
@@ -320,6 +323,7 @@ def _keep(report: Report, commit: str, first: int, aimed: str) -> None:
     rarest = ", ".join(f"{a} x {b} {count}" for count, a, b in report.totals.rarest(KNOWN, RAREST))
     detail = (
         f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{target}{fired}.\n\n{_damage(report)}.\n\n"
+        f"{report.lapsed} sessions ended unrenewed, none of them early.\n\n"
         f"Operation x fault, the rarest of all cells: {rarest}.\n"
     )
     RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))

@@ -88,6 +88,9 @@ class Result(msgspec.Struct):
     watched: int
     """Answers to watchers and events of subscriptions that were checked."""
 
+    lapsed: int
+    """Sessions that ended because nobody renewed them: none early by any host's clock."""
+
     deaths: int
     damages: int
     noticed: int
@@ -425,6 +428,7 @@ class Run:
             keys=self._sample.keys,
             undecided=len(self._sample.undecided),
             watched=self._watched,
+            lapsed=sum(getattr(family, "lapsed", 0) for family in self.families),
             damages=self.atlas.damages,
             noticed=self.atlas.noticed,
             repaired=self.atlas.repaired,

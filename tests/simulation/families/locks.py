@@ -200,6 +200,7 @@ class LockFamily:
             else:
                 model.apply(told)
         model.check_end(self._world.now_us)
+        self.lapsed = model.lapsed
         self._compare(model)
         return len(self.history)
 
@@ -254,6 +255,8 @@ class LockModel:
 
         self._greatest: dict[bytes, int] = {}
         self._least_epoch = 0
+        self.lapsed = 0
+        """Leases that ended because nobody renewed them."""
 
     def copy(self) -> LockModel:
         other = LockModel(self._clocks, self._sent)
@@ -322,6 +325,7 @@ class LockModel:
                 self._renew(id, told)
             elif lease.deadline_ms <= told.time_ms:
                 self._check_due(lease, told)
+                self.lapsed += 1
                 ended.append(id)
         if told.value != len(ended):
             raise Violation(f"{len(ended)} leases were due: {told}")
