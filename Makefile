@@ -47,10 +47,10 @@ test: dev tools
 	$(MAKE) --no-print-directory -j 2 test-processes test-others
 
 test-processes:
-	$(BIN)/pytest -q tests/cluster
+	$(BIN)/pytest -q --durations=25 tests/cluster
 
 test-others:
-	$(BIN)/pytest -q --ignore tests/cluster
+	$(BIN)/pytest -q --durations=25 --ignore tests/cluster
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)

@@ -41,6 +41,7 @@ HOLDERS = 2
 STOPPED_S = (1.5, 5.0)
 """Longer than a TTL of one second and its quarter; there is no lock delay."""
 
+MOST_S = 120.0
 BETWEEN_S = (0.1, 0.5)
 SERVER_AWAY_S = (0.5, 2.5)
 FAULTS = ("stop",) * 10 + ("kill",) * 2 + ("kill-server", "stop-server", "kill-leader", "stop-leader")
@@ -160,13 +161,14 @@ class LockSet:
         """The next one that is about to write in this way is stopped."""
 
     def run(self, seconds: float, *, stops: int = 0) -> Result:
-        """With `stops`, until there were so many in each way."""
+        """With `stops`, until there were so many in each way, for MOST_S at the longest."""
         began = time.monotonic()
         next_s = began + 1.0
         try:
             for number in range(SETS * HOLDERS):
                 self._begin(f"sets/{number % SETS}")
-            while time.monotonic() < began + seconds or self._stops < stops:
+            over_s, most_s = began + seconds, began + max(seconds, MOST_S)
+            while time.monotonic() < over_s or (self._stops < stops and time.monotonic() < most_s):
                 self._recorder.hear(0.05)
                 self._stop_armed()
                 self._undo(time.monotonic())

@@ -52,6 +52,9 @@ class ScriptedAgent:
         except OSError:
             pass
         self._listening.close()
+
+    def let_go(self) -> None:
+        """Once nobody serves any more."""
         for each in self._held:
             each.close()
 
@@ -81,3 +84,4 @@ def scripted(*scripts: bytes) -> Iterator[ScriptedAgent]:
     finally:
         agent.stop()
         serving.join(20)
+        agent.let_go()

@@ -13,8 +13,9 @@ from mutants.bug import Patch, bug
 from gemot.agent.cli.guard import Plan
 from gemot.agent.client import lease, lock
 from gemot.agent.client.agents import Agents
+from gemot.agent.client.hold import Hold
 from gemot.agent.client.lease import Lease
-from gemot.agent.client.lock import Lock, Waiter
+from gemot.agent.client.lock import Waiter
 from gemot.agent.client.session import Session
 
 LEASES = "tests/agent/test_lease.py"
@@ -62,10 +63,10 @@ def waiters_keep_no_order(patch: Patch) -> None:
 def a_holder_does_not_watch_its_lock(patch: Patch) -> None:
     """It goes by its session alone: who releases the key by hand lets a second one in for good."""
 
-    def watch(self: Lock, session: Session, agents: Agents, releasing: threading.Event) -> None:
+    def watch(self: Hold, session: Session, agents: Agents, releasing: threading.Event) -> None:
         agents.close()
 
-    patch.setattr(Lock, "_watch", watch)
+    patch.setattr(Hold, "_watch", watch)
 
 
 @bug(37, tests=(LOCKS,), simulated=False)

@@ -230,7 +230,7 @@ def changes_are_trimmed_at_once(patch: Patch) -> None:
 @bug(38, tests=(PAGES,), simulated=False)
 def trimmed_changes_are_not_missed(patch: Patch) -> None:
     """The change table is trimmed under who still needs it, and a list that was put right by it is told."""
-    patch.setattr(changes, "indexes", lambda cursor: (0, 0))
+    patch.setattr(changes, "trimmed_to", lambda cursor: 0)
 
 
 @bug(38, tests=(PAGES,), simulated=False)
@@ -238,4 +238,4 @@ def a_list_in_two_transactions_is_not_put_right(patch: Patch) -> None:
     """What changed while a long list was read is told as it was when its page was read."""
     from gemot.server.state import pages
 
-    patch.setattr(pages, "_put_right", lambda reading, found, prefix, began_at, kept_from: found)
+    patch.setattr(pages, "_put_right", lambda reading, found, prefix, began_at: found)
