@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.cluster import PYTHON, Agent, Cluster, wait_for
+from support.session_cluster import can_begin
 
 from gemot.server.serf_health import ALIVE_OUTPUT, FAILED_OUTPUT, SUSPECT_OUTPUT
 
@@ -26,6 +27,10 @@ def _outputs(agent: Agent, clients: list[Agent]) -> set[str]:
     names = {client.name for client in clients}
     checks = agent.get("/v1/health/state/any")
     return {c["Output"] for c in checks if c["CheckID"] == "serfHealth" and c["Node"] in names}
+
+
+def _sessions(agent: Agent) -> set[str]:
+    return {session["ID"] for session in agent.get("/v1/session/list")}
 
 
 @pytest.fixture
@@ -50,9 +55,14 @@ def test_three_clients_of_six_hosts_stop(cluster: Cluster) -> None:
         wait_for(condition, 90.0, what, cluster.agents)
 
     until(lambda: passing() == 3 and _outputs(server, clients) == {ALIVE_OUTPUT}, "all are there")
+    until(lambda: can_begin(clients[0]), "a session can begin")
+    with_ttl = clients[0].put("/v1/session/create", {"TTL": "10s"})["ID"]
+    without = clients[0].put("/v1/session/create")["ID"]
     for client in clients:
         client.signal(signal.SIGSTOP)
     until(lambda: _outputs(server, clients) == {SUSPECT_OUTPUT}, "all are suspect")
+    until(lambda: _sessions(server) == {without}, "the one that nobody renews has ended by its TTL")
+    assert with_ttl != without
     assert passing() == 3
     assert "Suspect  3 unreachable hosts are kept in service" in _told(server, "status")
     assert "is in the answers though web1 is unreachable" in _told(server, "why", "service", "web")
@@ -61,6 +71,7 @@ def test_three_clients_of_six_hosts_stop(cluster: Cluster) -> None:
     assert "gemot_mass_failure_suspects 3.0" in metrics
     until(lambda: _outputs(server, clients) == {FAILED_OUTPUT}, "it lasts: all have failed")
     assert passing() == 0
+    until(lambda: _sessions(server) == set(), "the guard keeps no session longer than its host")
     for client in clients:
         client.signal(signal.SIGCONT)
     until(lambda: passing() == 3 and _outputs(server, clients) == {ALIVE_OUTPUT}, "all are back")

@@ -21,14 +21,14 @@ def session_cluster(folder: Path) -> Iterator[Cluster]:
     try:
         cluster.start()
         wait_for(
-            lambda: all(map(_can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents
+            lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents
         )
         yield cluster
     finally:
         cluster.stop()
 
 
-def _can_begin(agent: Agent) -> bool:
+def can_begin(agent: Agent) -> bool:
     """Its node is in the catalog, and every server has said that it knows sessions."""
     try:
         agent.put(f"/v1/session/destroy/{agent.put('/v1/session/create')['ID']}")
