@@ -44,7 +44,9 @@ class KvHistory:
         command = TrimHistory(config.revisions, before_ms, config.max_bytes)
         if kept != config.revisions:
             return None if self._features.without(HISTORY) else command
-        if size > config.max_bytes + config.max_bytes // 16:
+        if size > config.max_bytes + config.max_bytes // 16 or self._state.history_is_overgrown(
+            config.max_bytes
+        ):
             return command
         return command if self._outlived(before_ms if kept else 1 << 62) else None
 

@@ -157,7 +157,8 @@ class KvHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values count."""
 
     revisions: Annotated[int, Meta(ge=0, le=10_000)] = 64
-    """Old revisions of each key, at least; up to 16 more may be there. 0 keeps no history, and forgets it."""
+    """Old revisions of each key that are told; older ones go when there are many. 0 keeps no history, and
+    forgets it."""
     keep_s: Annotated[float, Meta(ge=60.0, le=365 * DAY_S)] = field(default=30 * DAY_S, name="keep")
     """How long a revision is kept after it was replaced or deleted, by the leader's wall clock."""
     max_bytes: Annotated[int, Meta(ge=2**20, le=2**36)] = 128 * 2**20

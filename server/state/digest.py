@@ -36,13 +36,14 @@ _HASHED = (
     (b"held", "select session, key, node from held"),
     (b"lock_delay", "select key, until_ms from lock_delay"),
     (b"guard", "select resource, fence from guard"),
+    (b"absent", "select key, until, revision from absent"),
     (b"range_end", "select prefix, idx, at_ms, accessor from range_end"),
     (b"expiry", "select key, epoch, deadline_ms from expiry"),
 )
 
-
 _OLD = b"old"
-_OLD_ROWS = "select key, idx, until, after, revision, ended_ms, ended_by, row from old"
+_OLD_ROWS = "select key, until, idx, after, revision, ended_ms, ended_by, row from old"
+_FACTOR = (1 << 61) - 1
 
 
 def of_row(table: bytes, row: bytes) -> int:
@@ -55,10 +56,13 @@ def of_values(table: bytes, *values: bytes | str | int | None) -> int:
     return of_row(table, _NUMBERS(values))
 
 
-def of_old(columns: tuple[bytes | str | int, ...], row_sum: bytes) -> int:
-    """The number of an old revision. `row_sum` is the one that its row had in `kv`, packed, and is kept
-    beside it: so a row comes here and goes again without being hashed once more."""
-    return of_values(_OLD, *columns, row_sum)
+def of_old(row_sum: int, numbers: tuple[int, ...], ended_by: str) -> int:
+    """The number of an old revision: the one that its row had in `kv`, times one that stands for what is said
+    of it there. It is made for each write: nothing is hashed for it but the name of who ended it, if any."""
+    said = of_values(_OLD, ended_by) if ended_by else 0
+    for number in numbers:
+        said = said * _FACTOR + number
+    return row_sum * (2 * said + 1) & _MASK
 
 
 def pack(rows_sum: int) -> bytes:
@@ -90,6 +94,7 @@ def sum_from_scratch(cursor: Cursor, version: int = FORMAT) -> int:
         for columns in cursor.execute(statement):
             total += of_row(table, columns[0]) if len(columns) == 1 else of_values(table, *columns)
     if SINCE[_OLD.decode()] <= version:
-        for *columns, row in cursor.execute(_OLD_ROWS):
-            total += of_old(tuple(columns), pack(of_row(b"kv", row)))
+        for key, *numbers, ended_by, row in cursor.execute(_OLD_ROWS):
+            if row.startswith(_NUMBERS(key), 1):  # its key is the first that a row tells of itself
+                total += of_old(of_row(b"kv", row), tuple(numbers), ended_by)
     return total & _MASK

@@ -16,10 +16,11 @@ MARKS_KEPT = 4
 
 _LOAD = """select applied_index, applied_term, time_ms, epoch, kv_index, reaped_index, nodes_index,
     services_index, checks_index, extinction_index, shift, restored_index, history_from, history_revisions,
-    history_bytes, rows_sum, marks, restores from meta"""
+    history_bytes, history_rows, history_surplus, history_swept, rows_sum, marks, restores from meta"""
 _SAVE = """update meta set applied_index=?, applied_term=?, time_ms=?, epoch=?, kv_index=?, reaped_index=?,
     nodes_index=?, services_index=?, checks_index=?, extinction_index=?, shift=?, restored_index=?,
-    history_from=?, history_revisions=?, history_bytes=?, rows_sum=?, marks=?, restores=?"""
+    history_from=?, history_revisions=?, history_bytes=?, history_rows=?, history_surplus=?, history_swept=?,
+    rows_sum=?, marks=?, restores=?"""
 
 RESTORES_KEPT = 8
 """Restores whose names are remembered, so that one proposed twice is carried out once."""
@@ -55,7 +56,9 @@ class Meta:
     forgotten: no prefix answers with less, so its index never goes back.
 
     `history_from` is the index from which on any state of the keys can be told, `history_revisions` how many
-    old ones of each key are kept (0: no history is), and `history_bytes` what all of them take.
+    old ones of each key are told (0: no history is kept), `history_bytes` what all of them take, and
+    `history_rows` how many there are. About `history_surplus` of these are more than are told of their key;
+    `history_swept` is how far (by the index at which they ended) a sweep has come, 0 if none is under way.
     """
 
     __slots__ = (
@@ -67,6 +70,9 @@ class Meta:
         "history_bytes",
         "history_from",
         "history_revisions",
+        "history_rows",
+        "history_surplus",
+        "history_swept",
         "kv_index",
         "marks",
         "nodes_index",
@@ -95,6 +101,9 @@ class Meta:
         self.history_from = 0
         self.history_revisions = 0
         self.history_bytes = 0
+        self.history_rows = 0
+        self.history_surplus = 0
+        self.history_swept = 0
         self.rows_sum = 0
         self.marks: _Marks = ()
         self.restores: _Restores = ()
@@ -110,9 +119,8 @@ class Meta:
 
     def kept(self) -> tuple[Any, ...]:
         """All values, for `restore` when a command is undone."""
-        history = (self.history_from, self.history_revisions, self.history_bytes)
         shifted = (self.shift, self.restored_index)
-        return (*self._scalars(), *shifted, *history, self.rows_sum, self.marks, self.restores)
+        return (*self._scalars(), *shifted, *self._history(), self.rows_sum, self.marks, self.restores)
 
     def restore(self, kept: tuple[Any, ...]) -> None:
         (
@@ -131,6 +139,9 @@ class Meta:
             self.history_from,
             self.history_revisions,
             self.history_bytes,
+            self.history_rows,
+            self.history_surplus,
+            self.history_swept,
             self.rows_sum,
             self.marks,
             self.restores,
@@ -141,7 +152,7 @@ class Meta:
         if self.restored_index:  # a state that never was restored hashes as in the first format
             scalars = (*scalars, self.shift, self.restored_index)
         if self.history_from:  # likewise of one that never kept the history of keys
-            scalars = (*scalars, self.history_from, self.history_revisions, self.history_bytes)
+            scalars = (*scalars, *self._history())
         return digest.of_state(digest.wrap(self.rows_sum), scalars)
 
     @property
@@ -155,6 +166,16 @@ class Meta:
         self.applied_term = term
         if index % MARK_EVERY == 0:
             self.marks = (*self.marks, (index, self.state_hash()))[-MARKS_KEPT:]
+
+    def _history(self) -> tuple[int, ...]:
+        return (
+            self.history_from,
+            self.history_revisions,
+            self.history_bytes,
+            self.history_rows,
+            self.history_surplus,
+            self.history_swept,
+        )
 
     def _scalars(self) -> tuple[int, ...]:
         return (

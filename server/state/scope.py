@@ -118,6 +118,12 @@ class Reading:
         self.read += len(found)
         return found
 
+    def count(self, rows: int) -> None:
+        """So many were read one by one. Raises LongList when they pass this one's limit."""
+        self.read += rows
+        if 0 <= self.limit < self.read:
+            raise LongList
+
     def look_through_tombstones(self, statement: str, bindings: tuple[Any, ...]) -> None:
         """Raise LongList if those under one prefix take long: counted by a select that ends in `limit ?`."""
         most = self.limit * TOMBSTONES_A_ROW

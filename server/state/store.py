@@ -312,6 +312,10 @@ class State:
         many bytes they take."""
         return self._meta.history_revisions, self._meta.history_from, self._meta.history_bytes
 
+    def history_is_overgrown(self, max_bytes: int) -> bool:
+        """Is much of it more than is told of a key? `TrimHistory` then sweeps that away."""
+        return history.is_overgrown(self._meta, max_bytes)
+
     def history_is_older(self, before_ms: int) -> bool:
         """Is there an old revision that ended before this wall time, or before what can be told?"""
         with self._file.explained:

@@ -209,18 +209,23 @@ create table guard (
 
 _FORMAT_HISTORY = """
 create table old (
+    until integer not null,
     key blob not null,
     idx integer not null,
-    until integer not null,
     after integer not null,
     revision integer not null,
     ended_ms integer not null,
     ended_by text not null,
     sum blob not null,
     row blob not null,
-    primary key (key, idx)
+    primary key (until, key)
 ) without rowid;
-create index old_by_until on old (until, key, idx);
+
+create table absent (
+    key blob primary key,
+    until integer not null,
+    revision integer not null
+) without rowid;
 
 create table range_end (
     prefix blob not null,
@@ -233,6 +238,9 @@ create table range_end (
 alter table meta add column history_from integer not null default 0;
 alter table meta add column history_revisions integer not null default 0;
 alter table meta add column history_bytes integer not null default 0;
+alter table meta add column history_rows integer not null default 0;
+alter table meta add column history_surplus integer not null default 0;
+alter table meta add column history_swept integer not null default 0;
 
 insert into change
     select min(idx) - 1, 0, 'trimmed', x'', 'delete', null from change having min(idx) > 1;
@@ -272,6 +280,7 @@ SINCE: dict[str, int] = {
     "lock_delay": 5,
     "guard": 6,
     "old": 7,
+    "absent": 7,
     "range_end": 7,
     "expiry": 8,
 }

@@ -30,6 +30,7 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("LockDelay", "lock_delay", "length(key) + 8"),
     ("FenceGuard", "guard", "length(resource) + 8"),
     ("OldRevision", "old", "length(key) + length(row)"),
+    ("AbsentKey", "absent", "length(key) + 16"),
     ("RangeEnd", "range_end", "length(prefix) + 16"),
     ("Expiry", "expiry", "length(key) + 16"),
     ("Tombstone", "tombstone", "length(key) + 8"),

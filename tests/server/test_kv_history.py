@@ -14,6 +14,7 @@ from gemot.server.kv_history import LOOK_EVERY_MS, KvHistory, KvHistoryConfig
 from gemot.server.model.kv import KvSet
 from gemot.server.model.upkeep import TrimHistory
 from gemot.server.rpc.message import FEATURES, HISTORY
+from gemot.server.state import history
 
 DAY_MS = 24 * 3_600_000
 
@@ -87,6 +88,25 @@ def test_more_than_it_may_take_is_cut_to_that(scene: Scene) -> None:
     scene.do()
     assert 90_000 < scene.one.state.history[2] <= 100_000
     assert scene.chore.due() is None
+
+
+def test_what_is_more_than_is_told_of_a_key_is_swept_away_to_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "SWEEP_LEAST", 100)
+    monkeypatch.setattr(history, "SWEEP_ROWS", 100)
+    scene.begin()
+    for _ in range(300):
+        scene.timer.pass_ms(1)
+        scene.write(1, 1)
+    assert scene.one.state.history[1] == 1
+    rounds = 0
+    while scene.chore.due() is not None:
+        scene.do()
+        rounds += 1
+    assert rounds == 3
+    assert scene.one.file.cursor.execute("select count(*) from old").get == 64
+    assert scene.one.state.history[1] == 1, "what is told is told from the same index on"
 
 
 def test_a_leader_with_another_bound_sets_it(scene: Scene) -> None:

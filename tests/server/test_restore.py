@@ -224,11 +224,11 @@ def test_names_that_only_the_snapshot_knows_are_kept_too(scene: Scene, tmp_path:
 
 def test_a_snapshot_of_the_first_format_is_restored(scene: Scene, archive: bytes, tmp_path: Path) -> None:
     def back(connection: apsw.Connection) -> None:
-        history = ("history_from", "history_revisions", "history_bytes")
-        for column in ("restores", "restored_index", "shift", *history):
+        history = ("from", "revisions", "bytes", "rows", "surplus", "swept")
+        for column in ("restores", "restored_index", "shift", *(f"history_{name}" for name in history)):
             connection.execute(f"alter table meta drop column {column}")
-        later = "autopilot coordinate session session_check lease held lock_delay guard old range_end expiry"
-        for table in later.split():
+        later = "autopilot coordinate session session_check lease held lock_delay guard old absent range_end"
+        for table in (*later.split(), "expiry"):
             connection.execute(f"drop table {table}")
         connection.execute("pragma user_version=1")
 

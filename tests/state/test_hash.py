@@ -34,7 +34,7 @@ def _fill(one: OneState) -> None:
         Register(Node("n1", "10.0.0.1"), (Service("s", "web"),), (Check("", "c", "c"),)),
     )
     one.apply(TrimHistory(8, 0, 1 << 30), KvSet(b"a", b"2"), KvDeletePrefix(b"d"))
-    one.apply(KvSet(b"f/1", b""), KvDeletePrefix(b"f/"))
+    one.apply(KvSet(b"f/1", b""), KvDeletePrefix(b"f/"), KvSet(b"g", b""), KvDelete(b"g"))
     one.result(KvSet(b"d", b""), name=IdempotencyKey("k", b""))
     one.result(KvSet(b"e", b""), name=RetryId(b"o", 1, 0))
 
@@ -54,7 +54,13 @@ def _fill(one: OneState) -> None:
         "delete from idempotency",
         "delete from retry",
         "delete from old",
+        "delete from absent",
         "update old set until = until + 1",
+        "update old set ended_ms = ended_ms + 1",
+        "update old set ended_by = 'somebody'",
+        "update old set key = x'62'",
+        "update old set idx = idx - 1",
+        "update old set after = after + 1, revision = revision - 1",
         "update old set row = x'90'",
         "delete from range_end",
         "update meta set rows_sum = zeroblob(16)",

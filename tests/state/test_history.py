@@ -167,29 +167,113 @@ def test_a_key_that_is_written_often_keeps_its_newest_revisions_and_says_what_is
     one.apply(TrimHistory(8, 0, MUCH), KvSet(b"calm", b""))
     began = one.index
     one.apply(*(KvSet(b"a", b"%d" % n) for n in range(200)))
-    kept = log(one).rows
-    assert 8 <= len(kept) - 1 < 8 + history.PRUNE_EVERY
-    assert [int(row.row.value) for row in kept] == list(range(199, 199 - len(kept), -1))
+    assert [int(row.row.value) for row in log(one).rows] == list(range(199, 190, -1)), "and the present one"
     then = as_of(one, began + 50)
     assert ([row.key for row in then.rows], then.gone) == ([b"calm"], [b"a"])
     assert as_of(one, began).gone == [b"a"], "the first revision that is left does not say what was before"
     one.state.verify()
 
 
+@pytest.fixture
+def swept_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are many, and a sweep takes several commands."""
+    monkeypatch.setattr(history, "SWEEP_LEAST", 10)
+    monkeypatch.setattr(history, "SWEEP_ROWS", 7)
+
+
+def sweep(one: OneState, revisions: int, max_bytes: int = MUCH) -> int:
+    """As the leader does it; how many commands that took."""
+    commands = 0
+    while one.state.history_is_overgrown(max_bytes):
+        one.apply(TrimHistory(revisions, 0, max_bytes))
+        commands += 1
+    return commands
+
+
+def old_rows(one: OneState) -> int:
+    count: int = one.file.cursor.execute("select count(*) from old").get
+    return count
+
+
+@pytest.mark.usefixtures("swept_early")
+def test_a_sweep_takes_what_is_not_told_any_more_and_nothing_else(one: OneState) -> None:
+    one.apply(TrimHistory(8, 0, MUCH), KvSet(b"calm", b"1"), KvSet(b"calm", b"2"))
+    since = log(one, b"calm").since
+    one.apply(*(KvSet(b"%c" % (97 + n % 3), b"%d" % n) for n in range(200)), KvDelete(b"c"))
+    keys = (b"a", b"b", b"c", b"calm")
+    indexes = range(since, one.index + 1)
+    told = [log(one, key) for key in keys], [as_of(one, index) for index in indexes]
+    assert old_rows(one) == 198 + 1
+    assert sweep(one, 8) > 5, "in steps"
+    assert old_rows(one) == 8 * 3 + 1
+    assert ([log(one, key) for key in keys], [as_of(one, index) for index in indexes]) == told
+    one.state.verify()
+    one.reopen()
+    one.state.verify()
+
+
+@pytest.mark.usefixtures("swept_early")
+def test_keys_that_are_written_often_do_not_push_out_what_others_were(one: OneState) -> None:
+    one.apply(TrimHistory(8, 0, MUCH), KvSet(b"calm", b"1"), KvSet(b"calm", b"2"))
+    since = log(one, b"calm").since
+    for n in range(2_000):
+        one.apply(KvSet(b"a", b"%d" % n * 10))
+        if one.state.history[2] > 5_000:
+            one.apply(TrimHistory(8, 0, 5_000))
+    assert one.state.history[2] < 5_000 * 5 // 4
+    assert log(one, b"calm").since == since
+    assert len(log(one, b"calm").rows) == 2
+
+
+@pytest.mark.usefixtures("swept_early")
+def test_far_too_much_is_forgotten_by_age_whatever_a_sweep_would_find(one: OneState) -> None:
+    one.apply(TrimHistory(8, 0, MUCH), *(KvSet(b"a", b"%d" % n) for n in range(200)))
+    assert one.state.history_is_overgrown(one.state.history[2])
+    assert not one.state.history_is_overgrown(one.state.history[2] // 2)
+    one.apply(TrimHistory(8, 0, one.state.history[2] // 2))
+    assert 90 < old_rows(one) < 110
+
+
+@pytest.mark.usefixtures("swept_early")
+def test_a_lower_bound_is_swept_for_and_a_higher_one_tells_what_is_still_there(one: OneState) -> None:
+    one.apply(KEEP, *(KvSet(b"a", b"%d" % n) for n in range(60)))
+    assert len(log(one).rows) == 60
+    one.apply(TrimHistory(8, 0, MUCH))
+    assert len(log(one).rows) == 9
+    one.apply(KEEP)
+    assert len(log(one, limit=100).rows) > 50
+    one.apply(TrimHistory(8, 0, MUCH))
+    sweep(one, 8)
+    assert old_rows(one) == 8
+
+
+@pytest.mark.usefixtures("swept_early")
 def test_a_key_that_is_made_and_deleted_often_is_bounded_too(one: OneState) -> None:
     one.apply(TrimHistory(8, 0, MUCH))
     for n in range(100):
         one.apply(KvSet(b"a", b"%d" % n), KvDelete(b"a") if n % 2 else KvDeletePrefix(b"a"))
         one.apply(KvPurge(100))
-    assert one.file.cursor.execute("select count(*) from old").get < 8 + history.PRUNE_EVERY
+        sweep(one, 8)
+    assert old_rows(one) <= 8 + 8 * 3 + 10
     assert as_of(one, one.index - 20).gone == []
+    one.state.verify()
 
 
-def test_what_was_before_a_key_was_made_again_is_gone_and_not_told_as_absent(
-    one: OneState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(history, "PRUNE_EVERY", 1)
-    one.apply(TrimHistory(1, 0, MUCH))
+def test_a_key_that_one_transaction_sets_and_deletes_again_keeps_what_it_was(one: OneState) -> None:
+    one.apply(KEEP, KvSet(b"a", b"1"))
+    sets = KvOp("set", b"a", b"2"), KvOp("delete", b"a")
+    one.apply(Txn(sets))
+    one.apply(Txn(sets))
+    assert [row.row.value for row in log(one).rows] == [b"1"]
+    assert [row.value for row in as_of(one, one.index - 2).rows] == [b"1"]
+    one.apply(Txn((*sets, KvOp("set", b"a", b"3"))), KvSet(b"a", b"4"))
+    assert [(row.row.value, row.row.revision) for row in log(one).rows] == [(b"4", 3), (b"3", 2), (b"1", 1)]
+    assert one.file.cursor.execute("select count(*) from absent").get == 0
+    one.state.verify()
+
+
+def test_what_was_before_a_key_was_made_again_is_gone_and_not_told_as_absent(one: OneState) -> None:
+    one.apply(TrimHistory(2, 0, MUCH))
     for n in range(4):
         one.apply(KvSet(b"a", b"%d" % n))  # 0 stood from here on,
         one.apply(KvDelete(b"a"))  # to here; and there was none
@@ -271,10 +355,26 @@ def test_an_index_to_come_is_refused(one: OneState) -> None:
 
 def test_long_history_is_not_read_on_the_loop(one: OneState) -> None:
     one.apply(KEEP, *(KvSet(b"a", b"%d" % n) for n in range(40)))
-    with pytest.raises(LongList):
-        one.state.read(KvAsOf(b"", one.index), "", 10)
-    assert one.read_elsewhere(KvAsOf(b"", one.index)).value == as_of(one, one.index)
-    assert one.state.read(KvAsOf(b"a", one.index, True), "", 64)[0] == as_of(one, one.index)
+    began = one.index - 39
+    for query in (KvAsOf(b"", began), KvAsOf(b"a", began, True), KvRevisions(b"a", began + 1)):
+        with pytest.raises(LongList):
+            one.state.read(query, "", 10)
+        assert one.read_elsewhere(query).value == one.value(query)
+    assert one.state.read(KvAsOf(b"a", began, True), "", 64)[0] == as_of(one, began)
+    assert one.state.read(KvAsOf(b"", one.index), "", 1)[0] == as_of(one, one.index), "as it is"
+
+
+def test_how_a_long_prefix_was_takes_a_step_for_each_revision_since(one: OneState) -> None:
+    """What was written before the index that is asked for, and what is behind others' chains, is not read."""
+    one.apply(KEEP, *(KvSet(b"%d/%d" % (n % 2, n % 500), b"%d" % n) for n in range(5_000)))
+    began = one.index
+    one.apply(*(KvSet(b"0/%d" % (n % 50 * 2), b"new") for n in range(100)))
+    for prefix, keys, steps in ((b"0/", 250, 50), (b"1/", 250, 0), (b"", 500, 50)):
+        rows = one.read_elsewhere(KvAsOf(prefix, began)).rows
+        assert rows == keys + steps, "a second write of the same value is none"
+        one.state.read(KvAsOf(prefix, began), "", rows)
+        with pytest.raises(LongList):
+            one.state.read(KvAsOf(prefix, began), "", rows - 1)
 
 
 class _OnlyA:
@@ -337,7 +437,8 @@ def test_every_state_that_history_tells_is_the_one_that_was(
 ) -> None:
     model, past = NaiveState(), {}
     with pytest.MonkeyPatch.context() as patch, _one() as one:
-        patch.setattr(history, "PRUNE_EVERY", 2)
+        patch.setattr(history, "SWEEP_LEAST", 1)
+        patch.setattr(history, "SWEEP_ROWS", 3)
         node = Register(Node("n", "10.0.0.1"))
         for command in (node, *early, TrimHistory(revisions, 0, MUCH), *commands):
             one.at_ms += 500
@@ -350,6 +451,18 @@ def test_every_state_that_history_tells_is_the_one_that_was(
         _compare(one, past)
         counted = one.file.cursor.execute("select sum(length(key) + length(row) + 96) from old").get
         assert (counted or 0) == one.state.history[2]
+        _look_at_chains(one)
+
+
+def _look_at_chains(one: OneState) -> None:
+    """What begins in `absent` is there, and is the newest of a key that is not in `kv`."""
+    query = """select count(*) from absent a where not exists (
+        select 1 from old where old.key = a.key and old.until = a.until and old.revision = a.revision)
+        or exists (select 1 from old where old.key = a.key and old.until > a.until)"""
+    assert one.file.cursor.execute(query).get == 0
+    if one.state.history[0]:
+        both = "select count(*) from absent join kv using (key) where until > ?"
+        assert one.file.cursor.execute(both, (one.state.history[1],)).get == 0
 
 
 def _compare(one: OneState, past: dict[int, dict[bytes, tuple[bytes, int, str, int, int]]]) -> None:
