@@ -117,6 +117,36 @@ def test_a_range_that_is_deleted_twice_before_it_is_purged_has_both_ends(one: On
     assert one.file.cursor.execute("select count(*) from range_end").get == 0
 
 
+def test_a_long_range_becomes_history_in_steps_of_a_bounded_size(one: OneState) -> None:
+    one.apply(KEEP, *(KvSet(b"d/%04d" % n, b"%d" % n) for n in range(2_000)))
+    before = one.index
+    one.apply(KvDeletePrefix(b"d/"))
+    rows, left = [old_rows(one)], 1
+    while left:
+        left = one.result(KvPurge(300))
+        rows.append(old_rows(one))
+        assert (len(as_of(one, before, b"d/0").rows), as_of(one, before + 1).rows) == (1_000, [])
+    assert rows == [0, 300, 600, 900, 1_200, 1_500, 1_800, 2_000]
+    one.state.verify()
+
+
+def test_each_of_many_range_deletes_is_the_end_of_what_it_deleted(one: OneState) -> None:
+    one.apply(KEEP, KvSet(b"d/first", b""))
+    at = one.index
+    for n in range(300):
+        one.apply(KvDeletePrefix(b"d/"), KvSet(b"d/%03d" % n, b""))
+    assert [log(one, b"d/%03d" % n).rows[0].until - at for n in range(299)] == list(range(3, 600, 2))
+    for when in (0, 300, 599):
+        told = [row.key for row in as_of(one, at + when).rows]
+        assert told == ([b"d/first"], [b"d/149"], [])[(0, 300, 599).index(when)]
+    assert len(as_of(one, one.index).rows) == 1
+    one.apply(KvDeletePrefix(b"d/"))
+    while one.result(KvPurge(100)):
+        pass
+    assert [row.key for row in as_of(one, at + 300).rows] == [b"d/149"]
+    one.state.verify()
+
+
 def test_locks_are_revisions_of_their_own(one: OneState) -> None:
     session = Session("s", "n", lock_delay_ns=0)
     one.apply(KEEP, Register(Node("n", "10.0.0.1"), checks=(Check("", "c", "c", "passing"),)))
