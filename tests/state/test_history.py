@@ -289,6 +289,30 @@ def test_a_key_that_is_made_and_deleted_often_is_bounded_too(one: OneState) -> N
     one.state.verify()
 
 
+@pytest.mark.usefixtures("swept_early")
+def test_servers_sweep_alike_however_entries_come_in_batches(tmp_path: Path) -> None:
+    first, second = OneState(tmp_path, name="1.db"), OneState(tmp_path, name="2.db")
+    commands: list[Command] = [TrimHistory(4, 0, MUCH)]
+    for n in range(400):
+        key = b"%d" % (n * n % 7)
+        commands.append(KvDelete(key) if n % 11 == 0 else KvSet(key, b"%d" % n))
+        if n % 20 == 19:
+            commands += [KvDeletePrefix(b"3"), KvPurge(1), TrimHistory(4, 0, MUCH if n % 3 else 6_000)]
+    first.apply(*commands)
+    for at, command in enumerate(commands):
+        second.apply(command)
+        if at % 50 == 0:
+            second.reopen()
+    assert first.state.state_hash == second.state.state_hash
+    everything = "select * from old order by until, key"
+    rows = first.file.cursor.execute(everything).fetchall()
+    assert rows == second.file.cursor.execute(everything).fetchall()
+    assert len(rows) < 100, "some were swept away"
+    for one in (first, second):
+        one.state.verify()
+        one.close()
+
+
 def test_a_key_that_one_transaction_sets_and_deletes_again_keeps_what_it_was(one: OneState) -> None:
     one.apply(KEEP, KvSet(b"a", b"1"))
     sets = KvOp("set", b"a", b"2"), KvOp("delete", b"a")
