@@ -20,9 +20,7 @@ def session_cluster(folder: Path) -> Iterator[Cluster]:
         agent.write_config(session_ttl_min="1s")
     try:
         cluster.start()
-        wait_for(
-            lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents
-        )
+        wait_for(lambda: all(map(can_begin, cluster.agents)), PATIENCE_S, "a session of each", cluster.agents)
         yield cluster
     finally:
         cluster.stop()
