@@ -63,6 +63,7 @@ EXAMPLES = {
     "raft_log_segment_bytes": "raft_log_segment_bytes: 16777216",
     "unsafe_no_fsync": "unsafe_no_fsync: true",
     "session_ttl_min": "session_ttl_min: 5s",
+    "session_ttl_multiplier": "session_ttl_multiplier: 2",
     "bind_addr": "bind_addr: 10.0.0.17",
     "advertise_addr": "advertise_addr: '{{ GetInterfaceIP \"eth1\" }}'",
     "client_addr": "client_addr: 127.0.0.1 ::1",

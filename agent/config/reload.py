@@ -22,6 +22,7 @@ RELOADABLE = (
     "dns_config",
     "http_config",
     "session_ttl_min",
+    "session_ttl_multiplier",
     "limits.http_max_conns_per_client",
     "limits.kv_max_value_size",
     "limits.txn_max_req_len",

@@ -250,6 +250,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     session_ttl_min_s: Annotated[float, Meta(ge=1.0, le=DAY_S)] = field(default=10.0, name="session_ttl_min")
     """Shortest TTL of a session that this agent takes: shorter ones find dead holders sooner."""
+    session_ttl_multiplier: Annotated[int, Meta(ge=1, le=10)] = 1
+    """How many of its TTL a session asked of this agent has: 1 keeps the TTL, 2 is what Consul does and
+    Patroni counts on. More is safe for any holder, and finds dead ones later."""
 
     # Addresses
     bind_addr: str = "0.0.0.0"

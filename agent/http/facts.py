@@ -29,6 +29,7 @@ class Facts(msgspec.Struct, frozen=True):
     http_port: int = 8500
     bootstrap_expect: int = 0
     session_ttl_min_ns: int = 10_000_000_000
+    session_ttl_multiplier: int = 1
     config: dict[str, Any] = {}
 
 
@@ -48,6 +49,7 @@ def facts_of(config: Config, node_id: str) -> Facts:
         http_port=config.ports.http,
         bootstrap_expect=config.bootstrap_expect,
         session_ttl_min_ns=round(config.session_ttl_min_s * 1e9),
+        session_ttl_multiplier=config.session_ttl_multiplier,
         config=_shown(config),
     )
 

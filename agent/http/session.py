@@ -38,8 +38,8 @@ from gemot.server.model.session import (
 )
 
 REMAINING = "X-Gemot-Session-Remaining"
-"""What is left of the TTL, as a duration, when the answer was given; of a lease that this very request began,
-from when the request was sent. Absent without a TTL."""
+"""What is left of the TTL (times `session_ttl_multiplier`), as a duration, when the answer was given; of a
+lease that this very request began, from when the request was sent. Absent without a TTL."""
 
 MAX_NAME_BYTES = 1024
 MAX_NODE_BYTES = 512
@@ -80,7 +80,10 @@ class _Session:
     async def create(self, request: Request) -> Response:
         parse.check_scope(request, datacenter=self._facts.datacenter)
         wanted = read_session(
-            request.body, node=self._facts.node, least_ttl_ns=self._facts.session_ttl_min_ns
+            request.body,
+            node=self._facts.node,
+            least_ttl_ns=self._facts.session_ttl_min_ns,
+            ttl_multiplier=self._facts.session_ttl_multiplier,
         )
         named = parse.idempotency_key(request)
         session = msgspec.structs.replace(wanted, id=_mint(request.token, named))
@@ -167,8 +170,10 @@ def _shown_ms(left_ms: int) -> str:
     return format_nanoseconds(left_ms * _NS_PER_MS)
 
 
-def read_session(body: bytes, *, node: str, least_ttl_ns: int) -> Session:
+def read_session(body: bytes, *, node: str, least_ttl_ns: int, ttl_multiplier: int = 1) -> Session:
     """The session that is asked for, still without an id. No body at all asks for all defaults.
+
+    It has the TTL that is asked for times the multiplier, a day at most; what is shown is what was asked for.
 
     Raises BadRequest, or RuleFailed where Consul's servers are the ones to refuse. Fields that are not known
     are read over, as Consul does here and hardly anywhere else.
@@ -188,7 +193,7 @@ def read_session(body: bytes, *, node: str, least_ttl_ns: int) -> Session:
         lock_delay_ns=_lock_delay_ns(fields),
         behavior=behavior,
         ttl=ttl,
-        ttl_ms=_ttl_ms(ttl, least_ttl_ns),
+        ttl_ms=min(_ttl_ms(ttl, least_ttl_ns) * ttl_multiplier, MAX_TTL_MS),
         node_checks=_node_checks(fields),
         service_checks=_service_checks(fields),
     )

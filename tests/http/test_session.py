@@ -206,6 +206,27 @@ def test_the_least_ttl_is_the_agents_to_say() -> None:
     run(work())
 
 
+@pytest.mark.parametrize(
+    ("asked", "given"), [("10s", "20s"), ("15.0s", "30s"), ("23h", "24h0m0s"), ("0s", None), ("", None)]
+)
+def test_a_multiplier_lengthens_what_a_session_has_and_not_what_is_shown(
+    asked: str, given: str | None
+) -> None:
+    async def work() -> None:
+        with local_servers() as servers:
+            check = Check("n1", "serfHealth", "alive", "passing")
+            await servers.apply(Register(Node("n1", "10.0.0.1"), (), (check,)))
+            facts = msgspec.structs.replace(FACTS, session_ttl_multiplier=2)
+            async with serving(family.routes(servers=servers, facts=facts)) as agent:
+                born = await create(agent, TTL=asked)
+                assert born.headers.get(REMAINING) == given
+                renewed = await agent.ask("PUT", f"/v1/session/renew/{born.json['ID']}")
+                assert renewed.headers.get(REMAINING) == given
+                assert renewed.json[0]["TTL"] == asked
+
+    run(work())
+
+
 @pytest.mark.parametrize("path", ["info/{id}", "node/n1", "list"])
 def test_a_blocking_read_ends_when_a_session_does(path: str) -> None:
     async def work() -> None:

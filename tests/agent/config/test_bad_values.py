@@ -57,6 +57,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"performance": {"raft_multiplier": 0}}, "performance.raft_multiplier", "must be from 1 to 10"),
     ({"performance": {"raft_multiplier": 11}}, "performance.raft_multiplier", "must be from 1 to 10"),
     ({"session_ttl_min": "900ms"}, "session_ttl_min", "must be from 1s to 24h0m0s, got 900ms"),
+    ({"session_ttl_multiplier": 0}, "session_ttl_multiplier", "must be from 1 to 10, got 0"),
     ({"check_update_interval": "-1s"}, "check_update_interval", "must be from 0s"),
     ({"check_output_max_size": 0}, "check_output_max_size", "must be from 1 to 65536"),
     ({"limits": {"kv_max_value_size": 2**30}}, "limits.kv_max_value_size", "must be from 1 to 8388608"),
