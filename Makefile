@@ -9,6 +9,7 @@ GRAPHS ?= 2000
 SECONDS ?= 60
 SEED ?= 1
 KILLS ?= 20
+ROUNDS ?= 3
 WRITES ?= 200000
 JOBS ?= 2
 PACKETS ?= 1000000
@@ -16,7 +17,7 @@ MEMBERS ?= 100
 WATCHERS ?= 1000
 DELIVERIES ?= 1000000
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover
+.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover patroni
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -103,6 +104,9 @@ tools:
 
 clients: dev
 	$(BIN)/python tests/clients/run.py
+
+patroni: dev
+	$(BIN)/python tests/clients/patroni_run.py --rounds $(ROUNDS) --seed $(SEED)
 
 cluster: venv tools
 	@$(BIN)/python tests/support/demo_cluster.py
