@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from clients.patroni_scene import DEFAULTS, QUICK, Member, Scene, Scope, Timing, scene
+from clients.patroni_scene import DEFAULTS, QUICK, Member, Scene, Scope, Timing, await_pauses, scene
 
 RESULTS = Path(__file__).parent / "PATRONI.md"
 LANES = ("kill", "kill", "stop", "stop", "cut")
@@ -52,9 +52,7 @@ class Run:
 
     def _leaders(self) -> list[Member]:
         """Each cluster's leader after one more renewal."""
-        found = [scope.leader() for scope in self._stage.scopes]
-        for leader in found:
-            leader.await_pause()
+        await_pauses([scope.leader() for scope in self._stage.scopes])
         return [scope.leader() for scope in self._stage.scopes]
 
     def round(self) -> None:

@@ -98,11 +98,6 @@ class Member:
     def count(self, what: str) -> int:
         return sum(each["what"] == what for each in list(self.told))
 
-    def await_pause(self) -> None:
-        """Until it has ended one more pass and waits for the next, as it does most of its life."""
-        passed = self.count("waiting")
-        wait_for(lambda: self.count("waiting") > passed, PATIENCE_S, f"a pass of {self.scope}/{self.name}")
-
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
@@ -116,6 +111,16 @@ class Member:
 
     def beliefs(self) -> list[Belief]:
         return beliefs_of(f"{self.scope}/{self.name}", list(self.told), self.ended_s)
+
+
+def await_pauses(members: list[Member]) -> None:
+    """Until each has ended one more pass; then it waits for the next, as it does most of its life."""
+    before = [each.count("waiting") for each in members]
+
+    def passed() -> bool:
+        return all(each.count("waiting") > n for each, n in zip(members, before, strict=True))
+
+    wait_for(passed, PATIENCE_S, "a pass of each member")
 
 
 def beliefs_of(member: str, told: list[dict[str, Any]], ended_s: float | None) -> list[Belief]:

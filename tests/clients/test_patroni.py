@@ -11,7 +11,18 @@ import dns.message
 import dns.query
 import dns.rdatatype
 import pytest
-from clients.patroni_scene import PATIENCE_S, QUICK, Belief, Scene, Scope, beliefs_of, holder, overlaps, scene
+from clients.patroni_scene import (
+    PATIENCE_S,
+    QUICK,
+    Belief,
+    Scene,
+    Scope,
+    await_pauses,
+    beliefs_of,
+    holder,
+    overlaps,
+    scene,
+)
 from support.cluster import Agent, wait_for
 
 SYSTEM_ID = "7000000000000000001"
@@ -22,25 +33,38 @@ ELECTION_S = 5.0
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Three Patroni clusters, of which the first member leads, each on its own host's agent."""
+    """Three Patroni clusters, the first member of each leads."""
     with scene(tmp_path_factory.mktemp("patroni"), QUICK) as made:
         agents = made.cluster.clients
-        for name, first, second in (("killed", 0, 1), ("stopped", 0, 1), ("cut", 2, 1)):
-            scope = made.scope(name)
-            scope.begin(agents[first])
+        hosts = {"killed": (0, 1), "stopped": (0, 1), "cut": (2, 1)}
+        for name, (first, _) in hosts.items():
+            made.scope(name).begin(agents[first])
+        for scope in made.scopes:
             scope.leader()
-            scope.begin(agents[second])
+            scope.begin(agents[hosts[scope.name][1]])
         for scope in made.scopes:
             wait_for(lambda scope=scope: scope.members[1].count("follows"), PATIENCE_S, "a follower")
         yield made
 
 
+@pytest.fixture(scope="module", autouse=True)
+def refused(stage: Scene) -> Iterator[Scope]:
+    """A cluster of one member, whose agent takes no session as short as it asks for."""
+    strict = stage.cluster.servers[0]
+    strict.write_config(session_ttl_min="7s")
+    strict.put("/v1/agent/reload")
+    scope = Scope("refused", stage)
+    member = scope.begin(strict)
+    yield scope
+    member.kill()
+
+
 def keys(stage: Scene) -> list[tuple[str, str]]:
     """Each cluster's leader and its session, once every leader says so too and has renewed again."""
+    await_pauses([scope.leader() for scope in stage.scopes])
     found = []
     for scope in stage.scopes:
-        leader = scope.leader()
-        leader.await_pause()
+        scope.leader()
         key = scope.key()
         assert key is not None
         found.append((holder(key), key["Session"]))
@@ -100,6 +124,16 @@ def test_a_restart_of_the_leaders_agent_changes_no_leader(stage: Scene, number: 
     assert not overlapping(stage)
 
 
+def test_a_session_refused_as_too_short_is_asked_for_again_as_long_as_it_has_to_be(refused: Scope) -> None:
+    refused.leader()
+    key = refused.key()
+    assert key is not None
+    (session,) = refused.members[0].agent.get(f"/v1/session/info/{key['Session']}")
+    assert session["TTL"] == "7.0s"
+    assert session["NodeChecks"] == []
+    refused.members[0].kill()
+
+
 def test_a_server_leader_that_is_killed_changes_no_leader(stage: Scene) -> None:
     before = keys(stage)
     server = stage.cluster.leader()
@@ -117,7 +151,7 @@ def test_a_leader_that_is_killed_stopped_or_cut_off_is_followed_in_time_and_neve
     stage: Scene,
 ) -> None:
     killed, stopped, cut = [scope.leader() for scope in stage.scopes]
-    stopped.await_pause()
+    await_pauses([stopped])
     stopped.signal(signal.SIGSTOP)
     cut.agent.signal(signal.SIGSTOP)
     killed.kill()
