@@ -252,8 +252,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shortest TTL of a session that this agent takes: shorter ones find dead holders sooner."""
     session_ttl_multiplier: Annotated[int, Meta(ge=1, le=10)] = 1
     """How many of its TTL a session asked of this agent has: 1 keeps the TTL, 2 is what Consul does and
-    Patroni counts on. More is safe for any holder, and finds dead ones later. A reload changes it for sessions
-    that begin from then on."""
+    Patroni counts on. More is safe for any holder, and finds dead ones later. A reload changes it for
+    sessions that begin from then on."""
 
     # Addresses
     bind_addr: str = "0.0.0.0"
