@@ -28,6 +28,7 @@ from simulation.damage import Ledger
 from simulation.families.every import Family, every
 from simulation.families.kv import KvFamily
 from simulation.families.operator import CHORES, OperatorFamily
+from simulation.families.push import told_at_once
 from simulation.faults.every import FAULTS
 from simulation.invariants import Invariants
 from simulation.network import CALM, WIDE_US, Network
@@ -86,7 +87,7 @@ class Result(msgspec.Struct):
     """Keys of it whose check came to no end."""
 
     watched: int
-    """Answers to watchers and events of subscriptions that were checked."""
+    """Answers to watchers and followers, and events of subscriptions, that were checked."""
 
     lapsed: int
     """Sessions that ended because nobody renewed them: none early by any host's clock."""
@@ -190,6 +191,10 @@ class Run:
         )
 
     def go(self) -> Result:
+        with told_at_once(self.plan.told):
+            return self._go()
+
+    def _go(self) -> Result:
         for node in self.nodes:
             self.world.at(self.random.randrange(300_000), f"{node.name} start", node.start)
         for actor in [*self.clients, *self.actors]:
@@ -365,7 +370,7 @@ class Run:
         operations = sum(family.check() for family in self.families)
         # Chance of its own: what is looked at changes nothing of the run.
         self._sample = self.kv.check_black_box(Random(self.seed), self.operator.restores())
-        self._watched = self.kv.check_watches()
+        self._watched = self.kv.check_watches() + sum(getattr(f, "heard", 0) for f in self.families)
         # A wiped voter stays out for as long as its old id has a vote.
         self.core = [node for node in self.core if self._may_serve(node)]
         self._settle()

@@ -48,6 +48,14 @@ OFTEN = (
 WEATHER = ("loss", "duplicate", "delay", "reorder")
 
 
+class Told(msgspec.Struct, frozen=True):
+    """Of the change table: rows that are told at once, and how many are kept, give or take a step."""
+
+    rows: int = 500
+    kept: int = 50_000
+    step: int = 10_000
+
+
 class Plan(msgspec.Struct, frozen=True):
     """Sizes and faults of one run."""
 
@@ -74,6 +82,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     chores: tuple[str, ...] = ()
     """What operators do now and then."""
+
+    told: Told = Told()
 
 
 class Aim(msgspec.Struct, frozen=True):
@@ -145,4 +155,5 @@ def draw(random: Random, faults: list[str], chores: list[str]) -> Plan:
             plan.server, autopilot=autopilot, space=SpaceConfig(segment=plan.segment_bytes)
         ),
         chores=tuple(name for name in chores if random.random() < share),
+        told=Told(random.choice([2, 5, 500]), random.choice([20, 100, 50_000]), random.choice([5, 50])),
     )

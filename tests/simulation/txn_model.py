@@ -6,6 +6,7 @@ the results of transactions. It shares no rule with the product.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -68,6 +69,9 @@ class TxnModel(NaiveState):
     def __init__(self) -> None:
         super().__init__()
         self.locks: EpochLocks = EpochLocks()
+        self._expires_in: dict[bytes, int] = {}
+        """The epoch in which a key's deadline was set: in another one it begins anew."""
+
         self._found: list[TxnResult] = []
         self._locked: set[bytes] = set()
 
@@ -95,6 +99,14 @@ class TxnModel(NaiveState):
             self.__dict__.update(before.__dict__)
         return failed
 
+    def one_by_one(self, command: Txn, index: int, time_ms: int) -> Iterator[None]:
+        """Carry out one that did not fail; what there is after each operation can be looked at."""
+        self.index, self.locks.time_ms = index, time_ms
+        self._found, self._locked = [], set()
+        for op in command.ops:
+            self._do(op)
+            yield
+
     def expect_read(self, ops: tuple[TxnOp, ...], answer: TxnAnswer) -> None:
         self._compare(answer, self._try(ops), f"the reading transaction {ops} at {self.index}")
 
@@ -111,6 +123,24 @@ class TxnModel(NaiveState):
             raise Violation(f"{where} found {answer.results}, by the rules {self._found}")
         if failed and answer.results:
             raise Violation(f"{where} failed, and tells {answer.results}")
+
+    # -- keys that expire --------------------------------------------------------------------------
+
+    def _set(self, command: KvSet) -> bool | int:
+        done = super()._set(command)
+        if done and command.ttl_ms:
+            self._expires_in[command.key] = self.locks.epoch
+        return done
+
+    def _expire(self, key: bytes, index: int) -> bool:
+        entry = self.kv.get(key)
+        known = entry is not None and entry.ttl_ms and entry.modify_index == index
+        if known and entry is not None and self._expires_in[key] != self.locks.epoch:
+            late_ms = max(entry.ttl_ms // 16, 250)
+            self.deadlines[key] = self.locks.time_ms + entry.ttl_ms + late_ms
+            self._expires_in[key] = self.locks.epoch
+            return False
+        return super()._expire(key, index)
 
     # -- operations --------------------------------------------------------------------------------
 
@@ -130,7 +160,7 @@ class TxnModel(NaiveState):
     def _do_key(self, op: KvOp) -> bool:
         match op.verb:
             case "set":
-                done = self._now(KvSet(op.key, op.value, op.flags))
+                done = self._now(KvSet(op.key, op.value, op.flags, ttl_ms=op.ttl_ms))
             case "cas":
                 done = self._now(KvSet(op.key, op.value, op.flags, cas=op.index))
             case "lock":

@@ -9,6 +9,7 @@ from simulation.clients import Draws
 from simulation.families.catalog import CatalogFamily
 from simulation.families.kv import KvFamily
 from simulation.families.locks import LockFamily
+from simulation.families.push import PushFamily
 from simulation.families.txn import TxnFamily
 from simulation.node import Node
 from simulation.witness import Seen
@@ -43,4 +44,10 @@ class Family(Draws, Protocol):
 def every(world: World, kv: KvFamily, time_ms: Callable[[], int]) -> list[Family]:
     """`time_ms` is the cluster time of the effect that is told."""
     locks = LockFamily(world, time_ms)
-    return [kv, CatalogFamily(world), locks, TxnFamily(world, kv, locks, time_ms)]
+    return [
+        kv,
+        CatalogFamily(world),
+        locks,
+        TxnFamily(world, kv, locks, time_ms),
+        PushFamily(world, kv, locks, time_ms),
+    ]
