@@ -47,11 +47,13 @@ class Source(Protocol):
 class Feed:
     """For one event loop. `source` is set by who makes both.
 
-    `other_epoch` says what it means when a reader comes with a place of another epoch.
+    `other_epoch` says what it means when a reader comes with a place of another epoch. Left out, epochs are
+    those of the servers: they only grow, and indexes through them, so a greater one is yet to come here.
     """
 
-    def __init__(self, *, other_epoch: str = "a snapshot was restored since then") -> None:
-        self.other_epoch = other_epoch
+    def __init__(self, *, other_epoch: str = "") -> None:
+        self.epochs_grow = not other_epoch
+        self.other_epoch = other_epoch or "a snapshot was restored since then"
         self.ring = Ring()
         self.items: dict[bytes, bytes] = {}
         self.place = Place(0, 0)

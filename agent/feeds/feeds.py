@@ -90,7 +90,7 @@ class Feeds:
                 f"{self._limit} different things are watched on this agent, the most there may be: watch "
                 "fewer (a prefix in place of many keys)"
             )
-        feed = self._feeds[what] = Feed(other_epoch=other_epoch) if other_epoch else Feed()
+        feed = self._feeds[what] = Feed(other_epoch=other_epoch)
         feed.source = make(feed)
         feed.source.start()
         if self._timer is None and not self._stopped:

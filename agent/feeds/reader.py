@@ -18,7 +18,7 @@ CATCH_UP_S = 10.0
 """How long an agent that lags behind a reader's place is waited for."""
 
 _GONE = "the changes since then are not kept any more"
-_AHEAD = "no such index is known here: it may be of another cluster"
+AHEAD = "no such index is known here: it may be of another cluster"
 
 
 class Reader:
@@ -77,10 +77,10 @@ class Reader:
         feed, place = self._feed, self._place
         if place is None:
             return self._begin()
+        if self._is_to_come(place) and not await self._caught_up(place):
+            return wire.compacted(AHEAD) + self._begin()
         if place.epoch not in (-1, feed.place.epoch):
             return wire.compacted(feed.other_epoch) + self._begin()
-        if place.index > feed.place.index and not await self._caught_up(place):
-            return wire.compacted(_AHEAD) + self._begin()
         if (position := feed.ring.behind(place.index)) is not None:
             return self._next(position)
         found = await feed.source.history(place)
@@ -93,6 +93,13 @@ class Reader:
         """With a word on how old it may be: without servers the agent tells what it has."""
         self._position, self._place = self._feed.ring.next, self._feed.place
         return self._feed.snapshot() + self._feed.standing()
+
+    def _is_to_come(self, place: Place) -> bool:
+        """Has this agent yet to come there? With a restore that it has not heard of, if need be: what it has
+        now is older than what the reader has."""
+        now = self._feed.place
+        same = place.epoch in (-1, now.epoch)
+        return place.index > now.index and (same or (self._feed.epochs_grow and place.epoch > now.epoch))
 
     async def _caught_up(self, place: Place) -> bool:
         """Has this agent come to that place? It may lag behind the one that the reader comes from."""

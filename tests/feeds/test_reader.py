@@ -120,6 +120,35 @@ def test_an_agent_that_lags_behind_a_reader_is_waited_for() -> None:
     with_scene(work)
 
 
+def test_a_reader_from_behind_a_restore_is_not_led_back_before_it() -> None:
+    """Its agent has not heard of the restore yet: it waits, and tells nothing that is older."""
+
+    async def work() -> None:
+        feed = Feed()
+        feed.begin({b"w/a": b'"old"'}, Place(10, 0))
+        followed = Followed(aiter(Reader(feed, Place(20, 1))))
+        told = asyncio.ensure_future(followed.next())
+        await asyncio.sleep(0)
+        feed.change(Place(11, 0), [])
+        feed.begin({b"w/a": b'"restored"'}, Place(20, 1), "restored")
+        feed.change(Place(21, 1), [])
+        assert (await told).id == "1-21"
+
+    run(work())
+
+
+def test_a_place_of_another_agents_epoch_is_not_waited_for() -> None:
+    """Of what each agent counts for itself, a greater epoch is not one to come."""
+
+    async def work() -> None:
+        feed = Feed(other_epoch="another agent")
+        feed.begin({}, Place(1, 5))
+        followed = Followed(aiter(Reader(feed, Place(9, 7))))
+        assert (await followed.next()).data == {"Reason": "another agent"}
+
+    run(work())
+
+
 def test_a_place_that_never_comes_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gemot.agent.feeds.reader.CATCH_UP_S", 0.01)
 
