@@ -59,6 +59,7 @@ class Keys:
         self._now = now
         self._heard_at = now()
         self._known_leader = True
+        self._retry_s = RETRY_MIN_S
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -93,22 +94,20 @@ class Keys:
 
     async def _run(self, why: str = "", *, first: bool = True) -> None:
         """`why` is told to those who follow, where all is read anew."""
-        retry_s = RETRY_MIN_S
         while True:
             try:
                 if first or why:
                     await self._begin(why)
                     first, why = False, ""
                 why = await self._follow()
-                retry_s = RETRY_MIN_S
             except (Unavailable, Busy) as error:
                 if first:
                     self._feed.fail(error)
                     return
                 log.debug("agent: feed: key=%r waits: %s", self._key, error)
                 self._known_leader = False
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, RETRY_MAX_S)
+                await asyncio.sleep(self._retry_s)
+                self._retry_s = min(2 * self._retry_s, RETRY_MAX_S)
             except GemotError as error:
                 self._feed.fail(error)
                 return
@@ -171,6 +170,7 @@ class Keys:
         return KvChanges(self._key, self._prefix, after)
 
     def _heard(self, answer: Answer) -> None:
+        self._retry_s = RETRY_MIN_S
         self._known_leader = answer.known_leader
         self._heard_at = self._now() - answer.last_contact_ms / 1000
 

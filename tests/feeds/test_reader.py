@@ -18,7 +18,7 @@ from support.local_servers import LocalServers, local_servers
 from gemot.agent.feeds import feed as feed_module
 from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.feeds import Feeds
-from gemot.agent.feeds.keys import Keys
+from gemot.agent.feeds.keys import RETRY_MIN_S, Keys
 from gemot.agent.feeds.reader import Reader
 from gemot.agent.feeds.ring import Ring
 from gemot.agent.feeds.wire import Place, read_place
@@ -242,6 +242,33 @@ def test_servers_that_are_away_are_waited_for_and_nothing_is_missed(monkeypatch:
         assert (await told).id == f"0-{indexes[0]}"
         assert [(await followed.next()).id for _ in range(2)] == [f"0-{index}" for index in indexes[1:]]
 
+    with_scene(work)
+
+
+def test_who_was_answered_asks_again_as_soon_as_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wait for servers that are away is longer than the one before; an answer ends that."""
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def no_sleep(delay: float) -> None:
+        if delay >= RETRY_MIN_S:
+            waits.append(delay)
+        await sleep(0)
+
+    async def work(scene: Scene) -> None:
+        followed = await scene.follow()
+        await followed.next()
+        for times in range(2):
+            waits.clear()
+            scene.servers.unreadable = Unavailable("no leader")
+            await scene.set("w/a", b"%d while they are away" % times)
+            await until(lambda: len(waits) >= 3)
+            assert waits[:3] == [RETRY_MIN_S, 2 * RETRY_MIN_S, 4 * RETRY_MIN_S]
+            scene.servers.unreadable = None
+            await scene.set("w/a", b"%d" % times)
+            assert [(await followed.next()).kind for _ in range(2)] == ["change", "change"]
+
+    monkeypatch.setattr(asyncio, "sleep", no_sleep)
     with_scene(work)
 
 
