@@ -78,7 +78,7 @@ class Truth:
     def __init__(self, log: Iterable[Logged]) -> None:
         self.entries: list[_Entry] = []
         self._epochs: list[tuple[int, int]] = [(0, 0)]
-        self._trims: list[tuple[int, int]] = [(0, 0)]
+        self._trims: list[tuple[int, int, int]] = []
         self._of: dict[Watched, _Followed] = {}
         done = list(log)
         for logged, model, entry in _replayed(done):
@@ -86,17 +86,17 @@ class Truth:
                 self.entries.append(entry)
             if isinstance(logged.command, Restore):
                 self._epochs.append((logged.index, model.locks.epoch))
-                self._trims.append((logged.index, 0))
             elif isinstance(logged.command, TrimChanges):
                 through = min(logged.command.through, logged.index)
-                self._trims.append((logged.index, max(through, self._trims[-1][1])))
+                self._trims.append((logged.index, model.locks.epoch, through))
 
     def epoch_at(self, index: int) -> int:
-        return _last(self._epochs, index)
+        return self._epochs[bisect_right(self._epochs, index, key=lambda mark: mark[0]) - 1][1]
 
-    def trimmed_at(self, index: int) -> int:
-        """What the table did not have any more as of this index, in its epoch."""
-        return _last(self._trims, index)
+    def trimmed_at(self, index: int, epoch: int) -> int:
+        """What the table of that epoch did not have any more as of this index."""
+        through = (through for at, of, through in self._trims if at <= index and of == epoch)
+        return max(through, default=0)
 
     def of(self, watched: Watched) -> _Followed:
         if watched not in self._of:
@@ -152,10 +152,6 @@ class _Followed:
 
     def last_change(self, upto: int) -> int:
         return self._indexes[bisect_right(self._indexes, upto) - 1]
-
-
-def _last(marks: list[tuple[int, int]], index: int) -> int:
-    return marks[bisect_right(marks, index, key=lambda mark: mark[0]) - 1][1]
 
 
 def _place(rows: dict[bytes, KvEntry], key: bytes, entry: KvEntry | None) -> None:
@@ -272,8 +268,11 @@ def _check_compacted(said: str, heard: Heard, followed: _Followed, truth: Truth)
     """None of this may be told where all that came behind is still there, or nothing was there to be told."""
     if heard.told.changes:
         raise Violation(f"changes are told, and that they are gone: {said}")
-    if truth.trimmed_at(heard.index) <= heard.after:
-        raise Violation(f"only what is up to {truth.trimmed_at(heard.index)} was trimmed: {said}")
+    if truth.epoch_at(heard.index) > heard.epoch:
+        return  # restored meanwhile, which who tells it need not have come to
+    trimmed = truth.trimmed_at(heard.index, heard.epoch)
+    if trimmed <= heard.after:
+        raise Violation(f"only what is up to {trimmed} was trimmed: {said}")
     if followed.at(heard.index) and not followed.touched_between(heard.after, heard.index):
         raise Violation(f"nothing of it has changed since: {said}")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from simulation.agents import Agent, Subscriber, WorldLoop
 from simulation.clients import Client
 from simulation.families.kv import KvFamily
 from simulation.families.locks import LockFamily
@@ -42,6 +43,9 @@ FOLLOWED = (
     Watched(b"key0"),
     Watched(b"nothing/", prefix=True),
 )
+FED = Watched(PREFIX, prefix=True)
+AGENTS = 2
+READERS = 2
 LENGTHS = (2, 3, 5, 9)
 TTLS_MS = (1_000, 2_000)
 WAITS_MS = (50, 400, 1_500)
@@ -87,12 +91,22 @@ class PushFamily:
         self._log: list[Logged] = []
         self._nodes: list[Node] = []
         self._followers: list[Follower] = []
+        self._loop = WorldLoop(world)
+        self._readers: list[Subscriber] = []
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Node]) -> list[Any]:
         self._nodes = nodes
         self._followers = [Follower(world=self._world, nodes=nodes, watched=each) for each in FOLLOWED]
-        return [*self._followers]
+        agents = [Agent(world=self._world, loop=self._loop, nodes=nodes, watched=FED) for _ in range(AGENTS)]
+        self._readers = [
+            Subscriber(world=self._world, loop=self._loop, agents=agents, watched=FED, newest=self._newest)
+            for _ in range(READERS)
+        ]
+        return [*self._followers, *agents, *self._readers]
+
+    def _newest(self) -> int:
+        return self._log[-1].index if self._log else 0
 
     # -- the client --------------------------------------------------------------------------------
 
@@ -152,6 +166,11 @@ class PushFamily:
             name = f"follower of {follower.watched}"
             where, rows = check_follower(name, follower.watched, follower.story, truth, self._kv.due)
             self._compare(name, follower.watched, where, rows)
+        for reader in self._readers:
+            name = f"reader of {reader.watched}"
+            check_follower(name, reader.watched, reader.story, truth, self._kv.due)
+        for error in self._loop.errors:
+            raise Violation(f"an agent failed: {error!r}")
         return len(self.history)
 
     def _compare(self, name: str, watched: Watched, where: int, rows: Any) -> None:
@@ -167,8 +186,8 @@ class PushFamily:
 
     @property
     def heard(self) -> int:
-        """Answers to followers."""
-        return sum(len(follower.story) for follower in self._followers)
+        """Answers to followers, and events that readers were sent."""
+        return sum(len(each.story) for each in [*self._followers, *self._readers])
 
 
 class Follower:
