@@ -14,6 +14,7 @@ from gemot.agent.feeds.ring import Ring
 from gemot.agent.feeds.wire import Place
 from gemot.server import reads
 from gemot.server.model.changes import KvChange, KvChanges, Told
+from gemot.server.model.query import Answer
 from gemot.server.state import changes
 from gemot.server.state.scope import ChangeRow, Reading
 
@@ -74,7 +75,7 @@ def who_waits_is_told_nothing_of_the_batch_that_woke_it(patch: Patch) -> None:
     patch.setattr(reads, "_behind", lambda query, quiet_to: behind(query, quiet_to + 1 if quiet_to else 0))
 
 
-@bug(38, tests=(RING,), simulated=False)
+@bug(38, tests=(RING,))
 def a_place_counts_as_not_yet_told(patch: Patch) -> None:
     """Who goes on behind an index is told of that index again."""
 
@@ -86,7 +87,7 @@ def a_place_counts_as_not_yet_told(patch: Patch) -> None:
     patch.setattr(Ring, "behind", behind)
 
 
-@bug(38, tests=(RING,), simulated=False)
+@bug(38, tests=(RING,))
 def the_ring_forgets_that_it_forgets(patch: Patch) -> None:
     """What was dropped from the ring is taken for what never was."""
     push = Ring.push
@@ -99,7 +100,7 @@ def the_ring_forgets_that_it_forgets(patch: Patch) -> None:
     patch.setattr(Ring, "push", and_keeps_its_beginning)
 
 
-@bug(38, tests=(READERS,), simulated=False)
+@bug(38, tests=(READERS,))
 def only_the_newest_event_is_written_at_once(patch: Patch) -> None:
     """A reader that two events wait for is told of the second alone."""
 
@@ -116,7 +117,7 @@ def only_the_newest_event_is_written_at_once(patch: Patch) -> None:
     patch.setattr(Reader, "_take", take)
 
 
-@bug(38, tests=(READERS,), simulated=False)
+@bug(38, tests=(READERS,))
 def what_is_written_at_once_moves_no_position(patch: Patch) -> None:
     """It is sent again when the reader's task wakes."""
     patch.setattr(
@@ -139,7 +140,31 @@ def a_place_of_another_epoch_is_gone_on_from(patch: Patch) -> None:
     patch.setattr(Reader, "_enter", in_any_epoch)
 
 
+@bug(40, tests=(READERS,))
+def a_restore_to_come_is_taken_for_one_that_was(patch: Patch) -> None:
+    """A reader that has seen a restore is led back before it by an agent that has not."""
+    to_come = Reader._is_to_come
+
+    def of_this_epoch(of: Reader, place: Place) -> bool:
+        return place.epoch in (-1, of._feed.place.epoch) and to_come(of, place)
+
+    patch.setattr(Reader, "_is_to_come", of_this_epoch)
+
+
 @bug(38, tests=(READERS,), simulated=False)
+def servers_that_were_away_are_asked_ever_more_seldom(patch: Patch) -> None:
+    """Each outage adds to the wait after the next one, however long the watch went well between them."""
+    heard = Keys._heard
+
+    def keep(of: Keys, answer: Answer) -> None:
+        kept = of._retry_s
+        heard(of, answer)
+        of._retry_s = kept
+
+    patch.setattr(Keys, "_heard", keep)
+
+
+@bug(38, tests=(READERS,))
 def a_reader_ahead_of_its_agent_is_told_again(patch: Patch) -> None:
     """An agent that lags tells a reader what that has from another one."""
     enter = Reader._enter
@@ -152,7 +177,7 @@ def a_reader_ahead_of_its_agent_is_told_again(patch: Patch) -> None:
     patch.setattr(Reader, "_enter", without_waiting)
 
 
-@bug(38, tests=(READERS,), simulated=False)
+@bug(38, tests=(READERS,))
 def a_slow_reader_begins_at_the_end(patch: Patch) -> None:
     """What the ring has dropped before a slow reader took it is passed over."""
     next_ = Reader._next
@@ -171,7 +196,7 @@ def a_slow_reader_begins_at_the_end(patch: Patch) -> None:
     patch.setattr(Reader, "_take", skip_too)
 
 
-@bug(38, tests=(READERS,), simulated=False)
+@bug(38, tests=(READERS,))
 def a_deleted_range_stays_in_what_new_readers_are_told(patch: Patch) -> None:
     """The copy from which readers begin keeps keys that are gone."""
     take = Keys._take
@@ -182,7 +207,7 @@ def a_deleted_range_stays_in_what_new_readers_are_told(patch: Patch) -> None:
     patch.setattr(Keys, "_take", but_ranges)
 
 
-@bug(38, tests=(READERS,), simulated=False)
+@bug(38, tests=(READERS,))
 def a_snapshot_is_kept_after_the_next_change(patch: Patch) -> None:
     """Who begins is told what was there a change ago, as of now."""
     change = feed.Feed.change
