@@ -12,7 +12,6 @@ import asyncio
 from asyncio import events
 from base64 import b64decode
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -209,11 +208,10 @@ class Subscriber:
         random = self._world.random
         reader = Reader(feed, self._place)
         reader.attach(self._take_at_once)
-        async with aclosing(reader.__aiter__()) as pieces:
-            async for piece in pieces:
-                self._take(piece)
-                if random.random() < SLOW:
-                    await asyncio.sleep(random.random() * SLOW_S)
+        async for piece in reader:
+            self._take(piece)
+            if random.random() < SLOW:
+                await asyncio.sleep(random.random() * SLOW_S)
 
     def _take_at_once(self, piece: bytes) -> bool:
         """The connection is full now and then."""
