@@ -305,8 +305,10 @@ class Reads:
             waiter.cancel_again()
 
     def _time_out(self, waiter: _Waiter, options: Options) -> None:
-        if waiter not in waiter.group.waiters:
+        group = waiter.group
+        if waiter not in group.waiters:
             return
+        unread = group.long or self._lists.owes(group)
         self._leave(waiter)
         behind = self._state.index < options.index
         again = Options(
@@ -319,8 +321,7 @@ class Reads:
             if not waiter.cancelled:
                 waiter.done(result)
 
-        group = waiter.group
-        query = group.query if group.long else _behind(group.query, self._told_to)
+        query = group.query if unread else _behind(group.query, self._told_to)
         waiter.cancel_again = self._query(query, again, group.accessor, answered, floor=options.index)
 
     def _join(
@@ -380,6 +381,7 @@ class Reads:
         """
         if self._held:
             return
+        quiet_to = 0 if self._lists.owes(group) else quiet_to  # some of it were never looked for
         answer = self._look(_behind(group.query, quiet_to), group.accessor) if not group.long else None
         if answer is None:
             self._ask_reader(group)

@@ -10,9 +10,11 @@ import pytest
 from support.reads_scene import KEY, LIST_ROWS, Scene
 
 from gemot.server import reads as reads_module
+from gemot.server.model.changes import KvChanges
 from gemot.server.model.errors import Busy, Forbidden
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvKeys, KvList, KvSet
 from gemot.server.model.query import Options
+from gemot.server.model.upkeep import TrimChanges
 
 LONG = KvList(b"long/")
 
@@ -342,3 +344,29 @@ def test_a_parked_read_that_is_cancelled_afterwards_is_told_nothing(scene: Scene
     cancel()
     assert scene.reads.waiting == 0
     assert told == []
+
+
+# -- changes, where what is gone is told by a long list -------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["a change", "a time-out"])
+def test_who_joins_during_a_read_is_not_taken_for_one_who_heard_all_before(scene: Scene, then: str) -> None:
+    """It waits for its turn, behind another list. Its own is short by then, and is looked at here."""
+    scene.write(*(KvSet(b"big/%d" % n, b"0") for n in range(LIST_ROWS + 1)))
+    after = scene.one.index
+    scene.write(TrimChanges(touch(scene, b"trimmed")))
+    query = KvChanges(b"long/", True, after)
+    first = scene.ask(query, index=after, consistency="stale", wait_ms=60_000)
+    scene.ask(KvList(b"big/"))
+    scene.write(KvDelete(b"long/3"))
+    scene.begin_read()
+    second = scene.ask(query, index=after, consistency="stale", wait_ms=1_000)
+    scene.tell_read()
+    assert (first[0].value.compacted, second) == (True, [])
+    if then == "a change":
+        touch(scene, b"new")
+        scene.timer.run()
+    else:
+        scene.write(KvSet(b"other", b""))
+        scene.pass_ms(1_100)
+    assert second[0].value.compacted
