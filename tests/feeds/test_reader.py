@@ -142,6 +142,7 @@ def test_a_place_of_another_agents_epoch_is_not_waited_for() -> None:
 
     async def work() -> None:
         feed = Feed(other_epoch="another agent")
+        feed.source = Keys(feed, servers=None, key=b"k", prefix=False, token="")  # type: ignore[arg-type]
         feed.begin({}, Place(1, 5))
         followed = Followed(aiter(Reader(feed, Place(9, 7))))
         assert (await followed.next()).data == {"Reason": "another agent"}
