@@ -66,8 +66,8 @@ def rows_have_the_index_of_their_slice(patch: Patch) -> None:
     """What an entry writes has the index of the first entry that was applied together with it."""
     enter = Writing.enter
 
-    def enter_first(self: Writing, index: int) -> None:
-        enter(self, self.index or index)
+    def enter_first(self: Writing, index: int, accessor: str = "", at_ms: int = 0) -> None:
+        enter(self, self.index or index, accessor, at_ms)
 
     patch.setattr(Writing, "enter", enter_first)
 
