@@ -125,6 +125,7 @@ def test_a_reader_from_behind_a_restore_is_not_led_back_before_it() -> None:
 
     async def work() -> None:
         feed = Feed()
+        feed.source = Keys(feed, servers=None, key=b"k", prefix=False, token="")  # type: ignore[arg-type]
         feed.begin({b"w/a": b'"old"'}, Place(10, 0))
         followed = Followed(aiter(Reader(feed, Place(20, 1))))
         told = asyncio.ensure_future(followed.next())
