@@ -11,6 +11,7 @@ from mutants.bug import Bug, Patch
 from mutants.bugs.every import BUGS as PLANTS
 from simulation import run
 from simulation.families.kv import KvFamily
+from simulation.families.push import PushFamily
 from simulation.linearize import Report
 
 
@@ -23,6 +24,7 @@ def _black_box_alone() -> None:
     run.check_real_time = lambda history: None  # type: ignore[attr-defined]
     KvFamily.check = lambda self: len(self.history)  # type: ignore[method-assign]
     KvFamily.check_watches = lambda self: 0  # type: ignore[method-assign]
+    PushFamily.check = lambda self: len(self.history)  # type: ignore[method-assign]
 
 
 def _stale_read_in_a_black_box() -> None:
