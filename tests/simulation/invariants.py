@@ -70,6 +70,9 @@ class Invariants:
         self.void: dict[str, dict[int, int]] = {}
         """Ids of voters whose disk was wiped, with the terms of the entries that were durable on it."""
 
+        self._blank: dict[str, dict[int, int]] = {}
+        """The same of servers without a vote, until they have taken something again."""
+
         self._marks: dict[str, tuple[int, ...]] = {}
         self._durable_terms: dict[str, int] = {}
         self._hashes: dict[int, tuple[bytes, str]] = {}
@@ -119,6 +122,8 @@ class Invariants:
         meta, log = node.opened.durable.meta.meta, node.opened.durable.log
         if node.member.id in self.void:
             self._check_silent(node, to, message)
+        elif isinstance(message, AppendReply) and message.ok and message.match > 0:
+            self._blank.pop(node.member.id, None)
         if isinstance(message, VoteReply) and message.granted and not message.pre:
             self._vote(node, message.term, to)
             if (meta.term, meta.vote) != (message.term, to) and meta.term <= message.term:
@@ -145,8 +150,10 @@ class Invariants:
 
         A set counts from when a leader has it in its log: what this one acknowledged may be committed by it.
         """
-        if node.member.id not in self.void and node.member.id in self._counted():
-            self.void[node.member.id] = dict(node.durable_terms)
+        id = node.member.id
+        if id not in self.void:
+            held = self.void if id in self._counted() else self._blank
+            held.setdefault(id, dict(node.durable_terms))
         self._durable_terms.pop(node.name, None)
         self._marks.pop(node.name, None)
         self._synced.pop(node.name, None)
@@ -243,8 +250,11 @@ class Invariants:
         assert node.opened is not None
         voters = node.opened.raft.voters_at(self.commit)
         self.voters = voters
-        if self.void:
+        if self.void or self._blank:
             counted = self._counted()
+            # A leader may give a vote to whom it takes for caught up, and whose disk has gone meanwhile.
+            for id in [id for id in self._blank if id in counted]:
+                self.void[id] = self._blank.pop(id)
             self.void = {id: held for id, held in self.void.items() if id in counted}
 
     def _check_state(self, node: Node) -> None:
