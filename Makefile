@@ -17,7 +17,7 @@ MEMBERS ?= 100
 WATCHERS ?= 1000
 DELIVERIES ?= 1000000
 
-.PHONY: run venv dev test test-processes test-others lint types bench failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover patroni
+.PHONY: run venv dev test test-processes test-others lint types bench bench-tools failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover patroni
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -102,6 +102,9 @@ handover: dev
 tools:
 	sh tests/support/fetch_tools.sh
 
+bench-tools:
+	sh bench/fetch_zookeeper.sh
+
 clients: dev
 	$(BIN)/python tests/clients/run.py
 
@@ -111,8 +114,8 @@ patroni: dev
 cluster: venv tools
 	@$(BIN)/python tests/support/demo_cluster.py
 
-bench: dev tools
-	$(BIN)/python bench/run.py
+bench: dev tools bench-tools
+	$(BIN)/python bench/run.py $(PARTS)
 
 failover: dev tools
 	$(BIN)/python bench/failover.py --kills $(KILLS)
