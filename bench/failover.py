@@ -166,7 +166,7 @@ def main() -> int:
     facts["others"] = f"{others.percent():.0f} % of the processors' time went to other programs meanwhile"
     print(table(kills.rows(run.kills)))
     if not chosen.no_file:
-        print(f"written to {write_report(kills.rows(run.kills), facts)}")
+        print(f"written to {write_report(table(kills.rows(run.kills)), facts)}")
     return 1 if any(kill.error for kill in run.kills) else 0
 
 

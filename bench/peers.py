@@ -21,7 +21,7 @@ from support.cluster import Agent, Cluster, wait_for
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TOOLS = CHECKOUT / ".tools" / "bin"
-MANY_CONNECTIONS = 5_000
+MANY_CONNECTIONS = 15_000
 """Gemot's limit of connections from one address is for hosts, not for load generators."""
 
 

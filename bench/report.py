@@ -65,18 +65,48 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_report(rows: list[Row], facts: dict[str, str]) -> Path:
+class Ways(msgspec.Struct):
+    """One figure of several ways to do the same, by their names: a value for each round."""
+
+    name: str
+    unit: str
+    values: dict[str, list[float]]
+
+
+def ways_table(figures: list[Ways], ways: list[str]) -> str:
+    """A column for each way, and what the first is of each other. A way that was not measured has none."""
+    ways = [way for way in ways if any(figure.values.get(way) for figure in figures)]
+    heads = ["what", "unit", *ways, *(f"{ways[0]} / {other}" for other in ways[1:])]
+    lines = [_line(heads), _line(["---"] * len(heads)).replace(" ", "")]
+    for figure in figures:
+        found = [figure.values.get(way, []) for way in ways]
+        ratios = [_ratio(found[0], other) for other in found[1:]]
+        lines.append(_line([figure.name, figure.unit, *map(spread, found), *ratios]))
+    return "\n".join(lines)
+
+
+def _ratio(values: list[float], others: list[float]) -> str:
+    if not (values and others and statistics.median(others)):
+        return ""
+    return f"{statistics.median(values) / statistics.median(others):.2f}"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def write_report(tables: str, facts: dict[str, str]) -> Path:
     """Add this run to the file of its day."""
     RESULTS.mkdir(exist_ok=True)
     now = datetime.datetime.now(datetime.UTC)
     file = RESULTS / f"{now:%Y-%m-%d}.md"
     heading = f"## {now:%H:%M} UTC\n\n"
     listed = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    note = "Medians, with every round in brackets; etcd and Gemot in turns on one machine, load included.\n\n"
+    note = "Medians, with every round in brackets; all systems in turns on one machine, load included.\n\n"
     with file.open("a") as report:
         if not report.tell():
             report.write(f"# Benchmarks of {now:%Y-%m-%d}\n\n")
-        report.write(heading + listed + "\n" + note + table(rows) + "\n\n")
+        report.write(heading + listed + "\n" + note + tables + "\n\n")
     return file
 
 

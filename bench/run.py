@@ -1,13 +1,15 @@
 """`make bench`: Gemot beside etcd, in turns, on this machine's real disk.
 
-    run.py [put] [get] [watch] [memory] [idle]      the parts to measure; all without one
+    run.py [put] [get] [watch] [watchers] [memory] [idle]      the parts to measure; all without one
     --rounds N      rounds of each (etcd, Gemot, etcd, Gemot, ...)
     --seconds S     length of one load
     --dir DIR       where the servers' directories are made; not a memory file system
     --no-file       print only
 
-Three servers of each kind for put, get and watch; one for memory and restart. Every round starts on fresh
-directories. The figures say how the two compare here and now, never how fast either is elsewhere.
+Three servers of each kind for put, get and watch; one for watchers, memory and restart. Every round starts on
+fresh directories. ZooKeeper takes part in `watchers` alone, where there is Java (`make bench-tools`).
+
+The figures say how the two compare here and now, never how fast either is elsewhere.
 """
 
 from __future__ import annotations
@@ -23,15 +25,34 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
+import crowds  # noqa: E402
 import footprint  # noqa: E402
 import watching  # noqa: E402
+import zookeeper  # noqa: E402
 from load import load_keys, run_wrk  # noqa: E402
 from peers import Etcd, Gemot, Peer, processor_seconds, version  # noqa: E402
-from report import Others, Row, filesystem_type, machine_facts, table, write_report  # noqa: E402
+from report import (  # noqa: E402
+    Others,
+    Row,
+    Ways,
+    filesystem_type,
+    machine_facts,
+    table,
+    ways_table,
+    write_report,
+)
 
-PARTS = ("put", "get", "watch", "memory", "idle")
+PARTS = ("put", "get", "watch", "watchers", "memory", "idle")
 CONNECTIONS = (1, 16, 64, 256)
 WATCHERS = (1, 1000)
+CROWDS = (1, 1_000, 10_000)
+WAYS = {
+    "push": "Gemot push",
+    "blocking": "Gemot blocking query",
+    "grpc": "etcd gRPC",
+    "gateway": "etcd gateway",
+    "native": "ZooKeeper",
+}
 COST_AT = 64
 KEYS_READ = 1000
 KEYS_HELD = 100_000
@@ -47,7 +68,12 @@ class Bench:
         self.rounds = rounds
         self.seconds = seconds
         self.rows: list[Row] = []
+        self.ways: list[Ways] = []
         self._fresh = 0
+
+    def tables(self) -> str:
+        shown = [table(self.rows)] if self.rows else []
+        return "\n\n".join(shown + ([ways_table(self.ways, list(WAYS.values()))] if self.ways else []))
 
     def put(self) -> None:
         self._rates("put", PUT_BARS, prepare=lambda peer: None)
@@ -96,6 +122,33 @@ class Bench:
                 getattr(rows[2 * number + 1], peer.name).append(told.put_ms)
                 self._say(peer, f"watch {watchers}: {footprint.as_json(told)}")
         self.rows += rows
+
+    def watchers(self) -> None:
+        figures: dict[tuple[int, str], Ways] = {}
+        for _ in range(self.rounds):
+            for crowd in CROWDS:
+                for way, system in crowds.WAYS.items():
+                    if system == "zookeeper" and zookeeper.why_missing():
+                        continue
+                    found = self._watched(way, crowd)
+                    print(f"{way}: {crowd} watchers: {footprint.as_json(found)}", flush=True)
+                    for name, unit, value in crowds.figures(found, crowd):
+                        figure = figures.setdefault((crowd, name), Ways(name, unit, {}))
+                        figure.values.setdefault(WAYS[way], []).append(value)
+        self.ways += [figures[key] for key in sorted(figures, key=lambda key: key[0])]
+
+    def _watched(self, way: str, crowd: int) -> crowds.Found:
+        """One server of whom this way is, in a directory of its own, with so many watchers."""
+        kinds = {"gemot": Gemot, "etcd": Etcd}
+        with self._directory() as directory:
+            kind = kinds.get(crowds.WAYS[way])
+            server = kind(directory, servers=1) if kind else zookeeper.ZooKeeper(directory)
+            crowds.allow_files(crowd)
+            try:
+                server.start()
+                return crowds.measure(way, server.leader, server.pids()[0], crowd)
+            finally:
+                server.stop()
 
     def memory(self) -> None:
         rows = {
@@ -177,11 +230,14 @@ def main() -> int:
     for part in chosen.parts or PARTS:
         getattr(bench, part)()
     directory.rmdir()
+    if bench.ways:
+        facts["ZooKeeper"] = zookeeper.why_missing() or zookeeper.version()
+        facts["watchers"] = crowds.SAID
     facts["others"] = f"{others.percent():.0f} % of the processors' time went to other programs meanwhile"
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
-    print(table(bench.rows))
+    print(bench.tables())
     if not chosen.no_file:
-        print(f"written to {write_report(bench.rows, facts)}")
+        print(f"written to {write_report(bench.tables(), facts)}")
     return 0
 
 
