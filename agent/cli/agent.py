@@ -42,6 +42,10 @@ STOP_WITHIN_S = 8.0
 CUT_OFF_S = 9.5
 """So long after the signal the process ends whatever its threads still do: SIGTERM takes 10 s at most."""
 
+GARBAGE_OBJECTS = 10_000
+"""So many new ones make the collector look for cycles. Python's 700 are made by two dozen reads that wait:
+with 5,000 of them it looked at everything several times a write, which took 0.2 s of the write itself."""
+
 _PAGES = """Files set the same and more: gemot-config(5) has every key, gemot-template(5) templates.
 gemot validate checks them. In a checkout: man -l packaging/man/gemot-config.5"""
 
@@ -84,6 +88,7 @@ def run(flags: Flags, *, disk: Disk | None = None, vfs: str = CHECKSUM_VFS) -> i
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_Process(flags, config, disk, vfs).run())
