@@ -131,8 +131,8 @@ class Bench:
                     if system == "zookeeper" and zookeeper.why_missing():
                         continue
                     found = self._watched(way, crowd)
-                    print(f"{way}: {crowd} watchers: {footprint.as_json(found)}", flush=True)
                     for name, unit, value in crowds.figures(found, crowd):
+                        print(f"{WAYS[way]}: {name}: {value:.2f} {unit}", flush=True)
                         figure = figures.setdefault((crowd, name), Ways(name, unit, {}))
                         figure.values.setdefault(WAYS[way], []).append(value)
         self.ways += [figures[key] for key in sorted(figures, key=lambda key: key[0])]
