@@ -100,6 +100,7 @@ class Keys:
                     await self._begin(why)
                     first, why = False, ""
                 why = await self._follow()
+                await asyncio.sleep(RETRY_MIN_S)  # whatever it is that comes again and again
             except (Unavailable, Busy) as error:
                 if first:
                     self._feed.fail(error)

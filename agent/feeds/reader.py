@@ -13,6 +13,10 @@ from collections.abc import AsyncIterator, Callable
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.wire import Place
+from gemot.server.model.errors import Busy, GemotError, Unavailable
+
+RETRY_S = 0.5
+"""Between two tries to learn what a reader missed, while no server answers."""
 
 CATCH_UP_S = 10.0
 """How long an agent that lags behind a reader's place is waited for."""
@@ -41,7 +45,7 @@ class Reader:
         feed.followers += 1
         try:
             yield wire.RETRY
-            while True:
+            while feed.failure is None or self._position is not None:
                 piece = await self._enter() if self._position is None else self._next(self._position)
                 if piece:
                     yield piece
@@ -49,7 +53,10 @@ class Reader:
                     if feed.failure is not None:
                         break
                     await feed.news(self._take)
+            assert feed.failure is not None, "it goes on until then"
             yield wire.error(feed.failure.message)
+        except GemotError as error:
+            yield wire.error(error.message)
         finally:
             feed.followers -= 1
 
@@ -83,7 +90,11 @@ class Reader:
             return wire.compacted(feed.other_epoch) + self._begin()
         if (position := feed.ring.behind(place.index)) is not None:
             return self._next(position)
-        found = await feed.source.history(place)
+        try:
+            found = await feed.source.history(place)
+        except (Unavailable, Busy):
+            await asyncio.sleep(RETRY_S)
+            return b""
         if found is None:
             return wire.compacted(_GONE) + self._begin()
         piece, self._place = found

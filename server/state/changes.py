@@ -11,6 +11,7 @@ changes leave no rows, so the oldest row does not say it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -37,7 +38,7 @@ _BEHIND = """select idx, seq, topic, key, op, row from change
     where idx > :after and topic = 'kv' and (
         key >= :low and (:high is null or key < :high)
         or op = 'delete-prefix' and substr(:low, 1, length(key)) = key
-    ) order by idx, seq limit :most"""
+    ) order by idx, seq"""
 
 
 def write(cursor: Cursor, changes: list[ChangeRow]) -> None:
@@ -99,13 +100,12 @@ def told(reading: Reading, query: KvChanges) -> tuple[Told, int]:
         return Told([], present), min(after, max(present, 1))
     if _is_gone(reading, query):
         return Told([], present, compacted=True), present
-    rows = _behind(reading, query)
-    if not rows:
+    taken, more = _behind(reading, query)
+    if not taken:
         return Told([], present), max(after, 1)
-    taken = _whole_entries(rows)
-    through = present if len(taken) == len(rows) else taken[-1][0]
+    last = taken[-1][0]
     shown = [_change(row, query) for row in taken if _may_see(reading, row)]
-    return Told(shown, through), taken[-1][0] if len(taken) == len(rows) else through
+    return Told(shown, last if more else present), last
 
 
 def _is_gone(reading: Reading, query: KvChanges) -> bool:
@@ -115,19 +115,31 @@ def _is_gone(reading: Reading, query: KvChanges) -> bool:
     if trimmed_to(reading.cursor) <= query.after:
         return False
     # What was trimmed may all have been of others: so it is if this did not change at all since then.
-    return kv.list_keys(reading, KvKeys(query.key))[1] > query.after
+    if query.prefix:
+        return kv.list_keys(reading, KvKeys(query.key))[1] > query.after
+    return kv.newest_of(reading, query.key) > query.after
 
 
-def _behind(reading: Reading, query: KvChanges) -> list[ChangeRow]:
-    """One row more than is told at once, or all there are; an entry that is cut is completed."""
+def _behind(reading: Reading, query: KvChanges) -> tuple[list[ChangeRow], bool]:
+    """Whole entries behind `after`, as many as are told at once or one that is longer, and whether there are
+    more: read no further than that, as values may be long."""
     low = query.key
     high = end_of_prefix(low) if query.prefix else low + b"\0"
-    asked = {"after": query.after, "low": low, "high": high, "most": TOLD_ROWS + 1}
-    rows: list[ChangeRow] = reading.cursor.execute(_BEHIND, asked).fetchall()
-    if len(rows) > TOLD_ROWS and rows[0][0] == rows[-1][0]:
-        rows = reading.cursor.execute(_BEHIND, asked | {"most": -1}).fetchall()
-    reading.read += len(rows)
-    return rows + [row for row in reading.unsettled if row[0] > query.after and _is_meant(row, low, high)]
+    asked = {"after": query.after, "low": low, "high": high}
+    fresh = (row for row in reading.unsettled if row[0] > query.after and _is_meant(row, low, high))
+    taken: list[ChangeRow] = []
+    size = ended = 0
+    for row in chain(reading.cursor.execute(_BEHIND, asked), fresh):
+        if taken and row[0] != taken[-1][0]:
+            ended = len(taken)
+        if ended and (len(taken) >= TOLD_ROWS or size + len(row[5] or b"") > TOLD_BYTES):
+            reading.cursor.execute("select 1").fetchall()  # ends the one before it
+            reading.read += len(taken)
+            return taken[:ended], True
+        taken.append(row)
+        size += len(row[5] or b"")
+    reading.read += len(taken)
+    return taken, False
 
 
 def _is_meant(row: ChangeRow, low: bytes, high: bytes | None) -> bool:
@@ -137,19 +149,10 @@ def _is_meant(row: ChangeRow, low: bytes, high: bytes | None) -> bool:
     return (key >= low and (high is None or key < high)) or (op == "delete-prefix" and low.startswith(key))
 
 
-def _whole_entries(rows: list[ChangeRow]) -> list[ChangeRow]:
-    """The first of these, up to the end of an entry: as many as are told at once, or those of one entry."""
-    size, first, end = 0, rows[0][0], 0
-    for at, row in enumerate(rows):
-        size += len(row[5] or b"")
-        if at and row[0] != rows[at - 1][0]:
-            end = at
-        if (at >= TOLD_ROWS or size > TOLD_BYTES) and row[0] != first and end:
-            return rows[:end]
-    return rows
-
-
 def _may_see(reading: Reading, row: ChangeRow) -> bool:
+    """Of a deleted range only that part is told which was asked for, to everybody: its keys may be known."""
+    if row[4] == "delete-prefix":
+        return True
     return reading.allowed is None or reading.allowed(Operation("key", row[3], "read"))
 
 

@@ -409,6 +409,15 @@ def get(reading: Reading, query: KvGet) -> tuple[KvEntry | None, int]:
     return entry, entry.modify_index if entry is not None else max(reading.meta.kv_index, 1)
 
 
+def newest_of(reading: Reading, key: bytes) -> int:
+    """The newest change of one key, its deletion included; never below what was reaped, where it is gone."""
+    entry = entry_in(reading, key)
+    if entry is not None:
+        return entry.modify_index
+    buried: int | None = reading.cursor.execute("select idx from tombstone where key = ?", (key,)).get
+    return max(buried or 0, reading.masks.index_on(key), reading.meta.reaped_index)
+
+
 def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
     prefix = query.prefix
     rows = _visible(reading, prefix, _FROM, _RANGE)

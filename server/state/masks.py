@@ -117,6 +117,10 @@ class Masks:
         """The newest range delete that may have taken a key under `prefix`; 0 if there is none."""
         return max(self._all.overlapping(prefix), default=0) if self._all else 0
 
+    def index_on(self, key: bytes) -> int:
+        """The newest range delete that may have taken this key; 0 if there is none."""
+        return max(self._all.covering(key), default=0) if self._all else 0
+
     def unfinished(self) -> tuple[bytes, int] | None:
         """The oldest mask that has rows left to purge."""
         if not self.hiding:

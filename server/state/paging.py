@@ -10,16 +10,18 @@ what is behind a name is not looked at, so their index is that of the newest cha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from gemot.server.model.kv import EntryPage, KeyPage, KvEntry, KvKeysPage, KvListPage
+from gemot.server.model.errors import BadRequest
+from gemot.server.model.kv import MAX_PAGE, EntryPage, KeyPage, KvEntry, KvKeysPage, KvListPage
 from gemot.server.state.names import cut_name, end_of_prefix
 from gemot.server.state.permission import Operation
 from gemot.server.state.scope import Reading
 
 Row = tuple[bytes, int, bytes]
+Access = Literal["read", "list"]
 
 _STEP = 100
 """Rows that are looked through at least, where a deleted range hides some."""
@@ -32,32 +34,39 @@ _decode = msgspec.msgpack.Decoder(KvEntry).decode
 
 
 def page_of_entries(reading: Reading, query: KvListPage) -> tuple[EntryPage, int]:
-    rows, index = _page(reading, query.prefix, query.after, query.limit, _ROWS)
-    shown, following = _split(reading, rows, query.limit, "read")
+    rows, index = _page(reading, query, _ROWS, "read")
+    shown, following = _split(rows, query.limit)
     return EntryPage([_decode(row) for _, _, row in shown], following), index
 
 
 def page_of_keys(reading: Reading, query: KvKeysPage) -> tuple[KeyPage, int]:
     if query.separator:
+        _check(query.limit)
         return _page_of_names(reading, query), max(reading.meta.kv_index, 1)
-    rows, index = _page(reading, query.prefix, query.after, query.limit, _KEYS)
-    shown, following = _split(reading, rows, query.limit, "list")
+    rows, index = _page(reading, query, _KEYS, "list")
+    shown, following = _split(rows, query.limit)
     return KeyPage([key for key, _, _ in shown], following), index
 
 
-def _split(reading: Reading, rows: list[Row], limit: int, access: Any) -> tuple[list[Row], bytes]:
-    """Those to be shown, and what the next page is behind: the last that was looked at, shown or not."""
-    page, allowed = rows[:limit], reading.allowed
-    following = page[-1][0] if len(rows) > limit else b""
-    if allowed is not None:
-        page = [row for row in page if allowed(Operation("key", row[0], access))]
-    return page, following
+def _check(limit: int) -> None:
+    """It comes from outside: what agents let through is not all that there is."""
+    if not 1 <= limit <= MAX_PAGE:
+        raise BadRequest(f"a page has 1 to {MAX_PAGE} entries, not {limit}")
 
 
-def _page(reading: Reading, prefix: bytes, after: bytes, limit: int, statement: str) -> tuple[list[Row], int]:
+def _split(rows: list[Row], limit: int) -> tuple[list[Row], bytes]:
+    """Those to be shown, and what the next page is behind."""
+    return rows[:limit], rows[limit - 1][0] if len(rows) > limit else b""
+
+
+def _page(
+    reading: Reading, query: KvListPage | KvKeysPage, statement: str, access: Access
+) -> tuple[list[Row], int]:
     """The rows of a page and the one behind it, and the page's index."""
-    start, end = _behind(prefix, after), end_of_prefix(prefix)
-    rows = _visible(reading, prefix, start, end, limit + 1, statement)
+    prefix, limit = query.prefix, query.limit
+    _check(limit)
+    start, end = _behind(prefix, query.after), end_of_prefix(prefix)
+    rows = _visible(reading, prefix, start, end, limit + 1, statement, access)
     if len(rows) > limit:
         end = rows[-1][0] + b"\0"
     return rows, _index(reading, prefix, start, end, rows)
@@ -69,17 +78,27 @@ def _behind(prefix: bytes, after: bytes) -> bytes:
 
 
 def _visible(
-    reading: Reading, prefix: bytes, start: bytes, end: bytes | None, wanted: int, statement: str
+    reading: Reading,
+    prefix: bytes,
+    start: bytes,
+    end: bytes | None,
+    wanted: int,
+    statement: str,
+    access: Access,
 ) -> list[Row]:
-    """Up to `wanted` rows that no mask hides, by key."""
+    """Up to `wanted` rows that no mask hides and that the caller may see, by key."""
     found: list[Row] = []
+    allowed = reading.allowed
     while True:
         asked = wanted - len(found)
-        if reading.masks.hiding:
+        if reading.masks.hiding or allowed is not None:
             asked = max(asked, _STEP)
         bound, bindings = _bounded(start, end)
         rows: list[Row] = reading.rows(statement.format(bound), bindings, asked)
-        found += reading.masks.visible(prefix, rows)
+        shown = reading.masks.visible(prefix, rows)
+        if allowed is not None:
+            shown = [row for row in shown if allowed(Operation("key", row[0], access))]
+        found += shown
         if len(found) >= wanted or len(rows) < asked:
             return found[:wanted]
         start = rows[-1][0] + b"\0"
@@ -101,16 +120,13 @@ def _index(reading: Reading, prefix: bytes, start: bytes, end: bytes | None, row
 
 
 def _page_of_names(reading: Reading, query: KvKeysPage) -> KeyPage:
-    prefix, separator, allowed = query.prefix, query.separator, reading.allowed
+    prefix, separator = query.prefix, query.separator
     end, names = end_of_prefix(prefix), list[bytes]()
     start: bytes | None = _behind(prefix, query.after)
     if query.after.startswith(prefix):
         start = _behind_name(cut_name(query.after, len(prefix), separator), query.after, separator)
-    while start is not None and (rows := _visible(reading, prefix, start, end, 1, _KEYS)):
+    while start is not None and (rows := _visible(reading, prefix, start, end, 1, _KEYS, "list")):
         key = rows[0][0]
-        if allowed is not None and not allowed(Operation("key", key, "list")):
-            start = key + b"\0"
-            continue
         if len(names) == query.limit:
             return KeyPage(names, names[-1])
         name = cut_name(key, len(prefix), separator)

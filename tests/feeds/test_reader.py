@@ -327,6 +327,40 @@ def test_without_servers_a_reader_is_refused_in_time_or_told_how_old_it_may_be(
     with_scene(work)
 
 
+def test_a_reader_that_comes_back_while_no_server_answers_waits_and_misses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gemot.agent.feeds.reader.RETRY_S", 0.001)
+
+    async def work(scene: Scene) -> None:
+        first = await scene.set("w/a", b"0")
+        later = [await scene.set("w/a", b"%d" % n) for n in range(1, 3)]
+        await (await scene.follow()).next()
+        scene.servers.unreadable = Unavailable("no leader")
+        back = await scene.follow(f"0-{first}")
+        told = asyncio.ensure_future(back.next())
+        await asyncio.sleep(0.01)
+        assert not told.done()
+        scene.servers.unreadable = None
+        assert (await told).id == f"0-{later[0]}"
+
+    with_scene(work)
+
+
+def test_a_key_whose_neighbours_change_is_followed_in_peace() -> None:
+    async def work(scene: Scene) -> None:
+        index = await scene.set("jobs/leader", b"me")
+        for number in range(3):
+            await scene.set(f"jobs/leader/.queue/{number}")
+        await scene.servers.apply(TrimChanges(index + 2))
+        followed = await scene.follow(key=b"jobs/leader", prefix=False)
+        assert (await followed.next()).kind == "snapshot"
+        changed = await scene.set("jobs/leader", b"you")
+        assert (await followed.next()).id == f"0-{changed}"
+
+    with_scene(work)
+
+
 class _Full:
     """A connection that takes `room` pieces at once, and then none."""
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from support.naive_state import NaiveState
 from support.one_state import OneState
 
+from gemot.server.model.errors import BadRequest
 from gemot.server.model.kv import (
+    MAX_PAGE,
     KvDelete,
     KvDeletePrefix,
     KvEntry,
@@ -24,6 +26,7 @@ from gemot.server.model.kv import (
     KvPurge,
     KvSet,
 )
+from gemot.server.state.permission import Operation
 from gemot.server.state.scope import LongList
 
 PIECES = st.sampled_from([b"a", b"b", b"/", b"\x00", b"\xff"])
@@ -109,3 +112,35 @@ def test_the_index_of_a_page_is_moved_by_what_changes_it_and_not_by_other_pages(
     assert (one.at(first), one.at(last)) == (one.index, one.index - 1)
     one.apply(KvSet(b"k9", b""))
     assert one.at(last) == one.index, "that there is more is part of a page"
+
+
+@pytest.mark.parametrize("limit", [0, -1, MAX_PAGE + 1, 1 << 63, -(1 << 63)])
+@pytest.mark.parametrize("separator", [b"", b"/"])
+def test_a_page_that_none_can_be_is_refused_whoever_asks(one: OneState, limit: int, separator: bytes) -> None:
+    one.apply(KvSet(b"a", b""))
+    for query in (KvListPage(b"", b"", limit), KvKeysPage(b"", separator, b"", limit)):
+        with pytest.raises(BadRequest, match="a page has 1 to 10000 entries"):
+            one.read(query)
+        with pytest.raises(BadRequest):
+            one.read_elsewhere(query)
+
+
+def test_a_page_tells_no_name_that_may_not_be_seen(tmp_path: Path) -> None:
+    class Rules:
+        def allowed(self, _accessor: str, operation: Operation) -> bool:
+            return b"secret" not in operation.name
+
+    one = OneState(tmp_path)
+    one.apply(*(KvSet(key, b"") for key in (b"a", b"b-secret", b"c", b"d-secret", b"e-secret", b"f")))
+    one.state._authorizer = Rules()
+    told: list[bytes] = []
+    after = b""
+    while True:
+        page = one.value(KvKeysPage(b"", b"", after, 1))
+        told += page.keys
+        assert page.next in (b"", *told)
+        assert [entry.key for entry in one.value(KvListPage(b"", after, 1)).entries] == page.keys
+        if not (after := page.next):
+            break
+    assert told == [b"a", b"c", b"f"]
+    one.close()

@@ -12,10 +12,11 @@ from support.one_state import OneState
 
 from gemot.server.model.changes import KvChange, KvChanges, Told
 from gemot.server.model.command import Command
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvList, KvPurge, KvSet
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvList, KvPurge, KvSet
 from gemot.server.model.txn import KvOp, Txn
 from gemot.server.model.upkeep import TrimChanges
 from gemot.server.state import changes
+from gemot.server.state.permission import Operation
 
 KEYS = [b"a", b"a/", b"a/1", b"a/2", b"a/\xff", b"ab", b"b", b"\xff", b"\xff\xff"]
 WATCHED = [(b"a/", True), (b"a/1", False), (b"", True), (b"\xff", True), (b"a", False), (b"a", True)]
@@ -84,6 +85,41 @@ def test_what_was_trimmed_is_told_as_gone_and_only_to_whom_it_concerns(one: OneS
     one.apply(TrimChanges(10**9))
     assert told(one, b"busy", 8).compacted
     assert told(one, b"busy", 10) == Told([], 12)
+
+
+@pytest.mark.parametrize("key", [b"jobs/leader", b"jobs/none", b"jobs/gone", b"jobs/range"])
+def test_who_begins_at_what_was_read_is_not_told_that_history_is_gone(one: OneState, key: bytes) -> None:
+    """Whatever became of keys that begin with it."""
+    one.apply(KvSet(b"jobs/leader", b""), KvSet(b"jobs/gone", b""), KvSet(b"jobs/range", b""))
+    one.apply(KvDelete(b"jobs/gone"), KvDeletePrefix(b"jobs/range"))
+    for sibling in (b"/.queue/1", b"2"):
+        one.apply(KvSet(key + sibling, b""), *(KvSet(b"busy", b"%d" % n) for n in range(9)))
+        one.apply(KvDelete(key + sibling), TrimChanges(one.index))
+        one.apply(KvSet(key + sibling, b"again"))
+        _, index = one.read(KvGet(key))
+        assert not told(one, key, index, prefix=False).compacted
+        _, index = one.read(KvList(key))
+        assert not told(one, key, index).compacted
+
+
+def test_no_more_is_read_than_is_told(one: OneState) -> None:
+    many = Txn(tuple(KvOp("set", b"t%d" % n) for n in range(8)))
+    one.apply(many, *(KvSet(b"long", bytes([n]) * 400_000) for n in range(10)))
+    found = one.read_elsewhere(KvChanges(b"", True, 1))
+    assert found.rows == len(found.value.changes) == 2
+
+
+def test_a_range_deleted_above_what_may_be_seen_is_told_as_its_part(tmp_path: Path) -> None:
+    class Rules:
+        def allowed(self, _accessor: str, operation: Operation) -> bool:
+            return operation.name.startswith(b"a/b/")
+
+    one = OneState(tmp_path)
+    one.apply(KvSet(b"a/b/1", b""), KvSet(b"a/c", b""), KvDeletePrefix(b"a/"))
+    one.state._authorizer = Rules()
+    assert told(one, b"a/b/", 1).changes == [KvChange(3, "delete-prefix", b"a/b/", None)]
+    assert [c.key for c in told(one, b"a/", 0).changes] == [b"a/b/1", b"a/"]
+    one.close()
 
 
 def test_entries_without_changes_are_not_taken_for_what_was_trimmed(one: OneState) -> None:
