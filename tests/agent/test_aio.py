@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -274,6 +275,47 @@ def test_what_is_no_agent_is_told_and_sent_no_fenced_write(
                 assert set(asked) == {b"GET"}
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+
+
+class Dying:
+    """Answers reads, and does a write without an answer: its connection closes."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            while (head := await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]")
+            self.done.append(head.split(b" HTTP/")[0].decode())
+
+
+@pytest.mark.parametrize(
+    ("write", "done"),
+    [
+        (lambda agents: Kv(agents).put("x", b"", cas=0), "PUT /v1/kv/x?cas=0"),
+        (lambda agents: Kv(agents).delete("x", cas=7), "DELETE /v1/kv/x?cas=7"),
+        (lambda agents: Session(agents).begin(), "PUT /v1/session/create"),
+    ],
+    ids=["cas", "delete", "session"],
+)
+def test_a_write_whose_answer_is_lost_is_not_sent_again(
+    write: Callable[[Agents], Awaitable[Any]], done: str
+) -> None:
+    """A second one would be told False of what the first one did, or create another session."""
+    dying = Dying()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(dying, "127.0.0.1", 0) as server,
+            Agents(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as agents,
+        ):
+            assert await Kv(agents).get("warm") is None  # a connection that may be used again
+            with pytest.raises(ConnectionBroke, match="Outcome unknown"):
+                await write(agents)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+    assert dying.done == [done]
 
 
 def test_without_an_agent_it_is_lost_by_the_clock_alone(tmp_path: Path) -> None:

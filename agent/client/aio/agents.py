@@ -1,6 +1,9 @@
 """HTTP to one of several agents, for asyncio, over aiohttp. Errors are those of the other client.
 
 What is put into a request and read out of an answer is `connection.py`'s; here are the sockets alone.
+
+Reads share connections that stay open. A write has one of its own, which no agent has closed meanwhile, and
+is sent once: aiohttp by itself sends a PUT or DELETE again that had no answer, though the first may be done.
 """
 
 from __future__ import annotations
@@ -40,7 +43,8 @@ class Agents:
         self._headers = {"X-Consul-Token": token} if token else {}
         self._fences = [Fences(address) for address in self.addresses]
         self._at = 0
-        self._http: dict[int, aiohttp.ClientSession] = {}
+        self._http: dict[tuple[int, bool], aiohttp.ClientSession] = {}
+        """By the agent, and whether it is for writes."""
 
     async def close(self) -> None:
         for session in self._http.values():
@@ -111,7 +115,7 @@ class Agents:
         url = yarl.URL(_base(address) + target, encoded=True)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            asked = self._session(at).request(
+            asked = self._session(at, writes=method != "GET").request(
                 method, url, data=body, timeout=timeout, headers=self._headers, allow_redirects=False
             )
             async with asked as answer:
@@ -127,19 +131,40 @@ class Agents:
         except ValueError as error:  # a token with a line break, and the like
             raise ClientError(f"the request cannot be sent: {error}") from error
 
-    def _session(self, at: int) -> aiohttp.ClientSession:
-        """Made inside the loop, when it is wanted."""
-        if at not in self._http:
+    def _session(self, at: int, *, writes: bool) -> aiohttp.ClientSession:
+        """Made inside the loop, when it is wanted. One for writes closes each connection after its answer."""
+        if (at, writes) not in self._http:
             address = self.addresses[at]
             unix = address.removeprefix("unix://") if address.startswith("unix://") else ""
-            connector = aiohttp.UnixConnector(unix, limit=0) if unix else aiohttp.TCPConnector(limit=0)
-            self._http[at] = aiohttp.ClientSession(connector=connector)
-        return self._http[at]
+            connector = (
+                aiohttp.UnixConnector(unix, limit=0, force_close=writes)
+                if unix
+                else aiohttp.TCPConnector(limit=0, force_close=writes)
+            )
+            once = (_sent_once,) if writes else ()
+            self._http[at, writes] = aiohttp.ClientSession(connector=connector, middlewares=once)
+        return self._http[at, writes]
 
     def _turn(self, at: int) -> None:
         """Unless another task has turned already."""
         if at == self._at:
             self._at = (at + 1) % len(self.addresses)
+
+
+class _NotAnswered(aiohttp.ClientError):
+    """A request left and no answer came: none of those errors on which aiohttp sends it again."""
+
+
+async def _sent_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Middleware. An error of a connection that was not made is left as it is: nothing was sent."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _NotAnswered(why(error)) from error
 
 
 def _base(address: str) -> str:
