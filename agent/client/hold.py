@@ -8,6 +8,7 @@ What a holder can rely on is said in the recipe's module (`lock.py`, `semaphore.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ from gemot.agent.client.session import (
     boot_clock,
 )
 
+log = logging.getLogger(__name__)
+
 
 class Hold:
     """Of one thread: others may ask `held`, `lost` and `fence`. May be acquired again once it is released.
@@ -58,7 +61,8 @@ class Hold:
 
         `lock_delay_s` is how long nobody gets what the session held after it ended with it: by default its
         TTL, a minute at most, by when a holder whose session was destroyed has heard of it. `seen` is handed
-        the entry that is held, in a thread, each time it changes while it is.
+        the entry that is held, in a thread, each time it changes while it is; what it raises is logged,
+        and the watch goes on.
         """
         self.recipe = recipe
         self.key = recipe.key
@@ -209,6 +213,12 @@ class Hold:
 
     def _watch(self, session: Session, agents: Agents, releasing: threading.Event) -> None:
         """The thread that looks whether it still is the session's. It shares the session's end."""
+        try:
+            self._watch_until_lost(session, agents, releasing)
+        finally:
+            agents.close()
+
+    def _watch_until_lost(self, session: Session, agents: Agents, releasing: threading.Event) -> None:
         index, look = 0, self.recipe.look()
         while not releasing.is_set() and not session.over:
             asked = Ask(look.method, look.key, look.params, after=index)
@@ -225,8 +235,13 @@ class Hold:
             if why := self.recipe.lost(session.id, rows):
                 session.lose(why)
             else:
-                self._seen(rows)
-        agents.close()
+                self._show(rows)
+
+    def _show(self, rows: Sequence[Entry]) -> None:
+        try:
+            self._seen(rows)
+        except Exception:
+            log.exception("%s: what is told of each change (seen) failed; the watch goes on", self.key)
 
     # -- asking ------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ lock passes the lock's fence along. Source: Consul, sessions; the reckoning is `
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ CREATE_S = 5.0
 DESTROY_TRIES = 3
 DESTROY_S = 2.0
 """How long each answer to the destruction is waited for."""
+
+log = logging.getLogger(__name__)
 
 Follower = Callable[[float, str], None]
 """Told when the last confirmed renewal was sent, on the boot clock, and why the session is lost, or ""."""
@@ -105,7 +108,7 @@ class Session:
             if self._lease is not None and not self._ended:
                 self._lease.lose(why)
             self._changed.notify_all()
-        self._tell()
+        self._tell_or_log()
 
     def wait(self, timeout_s: float) -> str:
         """Wait until it is lost or ended, at most so long; why, or ""."""
@@ -119,6 +122,7 @@ class Session:
         """Have `follower` called now, after each renewal, and when it is lost; in any thread, not by an end.
 
         What it is called with may be old news by then: a later time, and a loss, count before earlier ones.
+        Raises what it raises when it is called now; later that is logged, and renewing goes on.
         """
         self._follower = follower
         self._tell()
@@ -153,6 +157,13 @@ class Session:
             confirmed_s, why = lease.confirmed_s, lease.lost(self._clock())
         follower(confirmed_s, why)
 
+    def _tell_or_log(self) -> None:
+        """A follower that fails must not end the renewals that others count on."""
+        try:
+            self._tell()
+        except Exception:
+            log.exception("session %s: a follower failed; it is renewed as before", self.id)
+
     def _keep(self) -> None:
         """The thread that renews."""
         lease = self._lease
@@ -167,9 +178,9 @@ class Session:
                 break
             if due:
                 self._renew(lease, patience_s)
-                self._tell()
+                self._tell_or_log()
         self._agents.close()
-        self._tell()
+        self._tell_or_log()
 
     def _renew(self, lease: Lease, patience_s: float) -> None:
         sent_s, trouble = self._clock(), None

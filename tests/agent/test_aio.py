@@ -175,6 +175,21 @@ def test_a_holder_who_loses_it_is_told(address: str, how: str) -> None:
         assert not await hold.release()
 
 
+def test_a_callback_that_fails_does_not_end_the_watch(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    def failing(rows: object) -> None:
+        raise RuntimeError("a mistake of the caller")
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        hold = Hold(agents, Lock("mistaken"), lock_delay_s=0, seen=failing)
+        await hold.acquire()
+        await eventually(lambda: bool(caplog.records))
+        assert hold.held
+        await agents.request("DELETE", "/v1/kv/mistaken/.lock")
+        assert "was taken from it or deleted" in await hold.wait_lost()
+        assert not await hold.release()
+
+
 def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
     @run(address)
     async def _(agents: Agents) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from support.dev_agent import dev_agent, until
 
+from gemot.agent.client import hold
+from gemot.agent.client import session as client_session
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import CannotConnect, Connection, NotAnAgent, Refused, Reply
 from gemot.agent.client.hold import Hold
@@ -238,6 +240,27 @@ def test_a_holder_who_loses_it_is_told(address: str, how: str) -> None:
         with pytest.raises(LockLost, match=f"{prefix}/.lock"):
             mine.check()
         assert not mine.release()
+
+
+def test_a_callback_that_fails_ends_neither_the_watch_nor_the_renewals(
+    address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def failing(*news: object) -> None:
+        told.append("seen" if len(news) == 1 else "followed")
+        raise RuntimeError("a mistake of the caller")
+
+    with lock(address, "mistaken", ttl_s=1.5, seen=failing) as mine:
+        mine.acquire()
+        with pytest.raises(RuntimeError):
+            mine.follow(failing)
+        until(lambda: "seen" in told and told.count("followed") > 2, "both, and more than one renewal")
+        assert mine.held
+        ask(address, "DELETE", "/v1/kv/mistaken/.lock")
+        assert "was taken from it or deleted" in mine.wait_lost(60.0)
+        assert not mine.release()
+    assert {record.name for record in caplog.records} >= {hold.__name__, client_session.__name__}
 
 
 def test_a_lock_delay_is_waited_for(address: str) -> None:

@@ -11,6 +11,7 @@ on; here they are driven by tasks instead of threads (`client/hold.py`).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ from gemot.agent.client.recipe import (
     Tell,
 )
 from gemot.agent.client.session import DEFAULT_TTL_S, MAX_LOCK_DELAY_S, boot_clock
+
+log = logging.getLogger(__name__)
 
 
 class Hold:
@@ -196,7 +199,13 @@ class Hold:
             if why := self.recipe.lost(session.id, rows):
                 session.lose(why)
             else:
-                self._seen(rows)
+                self._show(rows)
+
+    def _show(self, rows: Sequence[Entry]) -> None:
+        try:
+            self._seen(rows)
+        except Exception:
+            log.exception("%s: what is told of each change (seen) failed; the watch goes on", self.key)
 
     # -- asking ------------------------------------------------------------------------------------
 
