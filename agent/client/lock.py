@@ -102,13 +102,21 @@ class Mutex:
 
     def give_back(self, session: str) -> Steps[bool]:
         params = {"release": session, "flags": self._flags}
-        reply = yield Ask("PUT", self.key, params=params, body=self._value)
-        if reply.json() is not True:
-            return False
-        if index := reply.headers.get("x-gemot-index"):
-            # As it was left, with nobody who has it: otherwise it stays.
-            yield Ask("DELETE", self.key, params={"cas": index}, once=True)
-        return True
+        tried = False
+        while True:
+            entry = next(iter(entries((yield self.look()))), None)
+            if entry is None or entry.session != session:
+                break
+            tried = True
+            reply = yield Ask("PUT", self.key, params=params, body=self._value)
+            if reply.json() is True:
+                if index := reply.headers.get("x-gemot-index"):
+                    # As it was left, with nobody who has it: otherwise it stays.
+                    yield Ask("DELETE", self.key, params={"cas": index}, once=True)
+                return True
+        if tried and entry is not None and not entry.session and entry.value == self._value:
+            yield Ask("DELETE", self.key, params={"cas": entry.modify_index}, once=True)
+        return tried  # by a write whose answer did not arrive
 
     def _before(self, session: str) -> Steps[Waiter | None]:
         """Who is next before this session in the queue, which it joins if it has to."""

@@ -18,7 +18,14 @@ from support.dev_agent import dev_agent, until
 from gemot.agent.client import hold
 from gemot.agent.client import session as client_session
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import CannotConnect, Connection, NotAnAgent, Refused, Reply
+from gemot.agent.client.connection import (
+    CannotConnect,
+    Connection,
+    ConnectionBroke,
+    NotAnAgent,
+    Refused,
+    Reply,
+)
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import LOCK_FLAGS, Lock
@@ -240,6 +247,48 @@ def test_a_holder_who_loses_it_is_told(address: str, how: str) -> None:
         with pytest.raises(LockLost, match=f"{prefix}/.lock"):
             mine.check()
         assert not mine.release()
+
+
+class Forgetful(Agents):
+    """Its first release is done, and the answer lost; then `meanwhile` happens."""
+
+    def __init__(self, address: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(address)
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def request(self, method: str, path: str, **asked: Any) -> Reply:
+        reply = super().request(method, path, **asked)
+        if "release" in (asked.get("params") or {}) and self._meanwhile is not None:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            meanwhile()
+            raise ConnectionBroke("the answer is lost")
+        return reply
+
+
+@pytest.mark.parametrize("then", ["nothing", "deleted", "taken"])
+def test_a_release_whose_answer_is_lost_counts(address: str, then: str) -> None:
+    path = f"/v1/kv/answer-{then}/.lock"
+    theirs = put(address, "/v1/session/create", b'{"LockDelay": "0s"}').json()["ID"]
+    meanwhile: dict[str, Callable[[], object]] = {
+        "nothing": lambda: None,
+        "deleted": lambda: ask(address, "DELETE", path),
+        "taken": lambda: put(address, path, acquire=theirs, flags=LOCK_FLAGS),
+    }
+    with closing(Forgetful(address, meanwhile[then])) as agents:
+        mine = Hold(agents, Lock(f"answer-{then}"), ttl_s=TTL_S, lock_delay_s=0)
+        mine.acquire()
+        assert mine.release()
+    assert keys(address, f"answer-{then}/") == ([f"answer-{then}/.lock"] if then == "taken" else [])
+    put(address, f"/v1/session/destroy/{theirs}")
+
+
+def test_a_release_of_what_is_anothers_is_told_so(address: str) -> None:
+    """The recipe by itself: a holder that has not been told yet that it lost the lock."""
+    steps = Lock("anothers").give_back("mine")
+    assert next(steps).method == "GET"
+    with pytest.raises(StopIteration) as end:
+        steps.send(Reply(404, {}, b""))
+    assert end.value.value is False
 
 
 def test_a_callback_that_fails_ends_neither_the_watch_nor_the_renewals(
