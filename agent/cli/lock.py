@@ -65,7 +65,8 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, holde
     helps on a host that sleeps: what wakes up there may write once more. Where that must not be, pass the
     fence along with each write, and have what is written to refuse a smaller one than it has seen.
 
-    With -n above 1 it is a semaphore, and not this lock: see gemot semaphore.
+    With -n above 1 it is a semaphore, and not this lock: see gemot semaphore. All who use it give the same -n
+    and the same -ttl.
 
     \b
     Exit codes:

@@ -34,9 +34,13 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, limit
     Only if a slot is free:
       gemot semaphore -n 3 -try=5s jobs/index ./build-index
 
-    All who use a prefix give the same N; whoever gives another one is refused. `consul lock -n` and Consul's
-    libraries count as holders here, and these there. Who waits has no turn: a slot that is free goes to
-    whoever is there first. With -n 1 it is a semaphore with one slot, which is not what gemot lock takes.
+    All who use a prefix give the same N; whoever gives another one is refused. All give the same -ttl as
+    well, which nobody checks: who waits takes out a dead holder after a -ttl of its own, and with a shorter
+    one than the holder's it may be in while the holder still believes that it is.
+
+    `consul lock -n` and Consul's libraries count as holders here, and these there. Who waits has no turn: a
+    slot that is free goes to whoever is there first. With -n 1 it is a semaphore with one slot, which is not
+    what gemot lock takes.
 
     COMMAND is run, and ended in time, as by gemot lock; the same is in its environment. GEMOT_LOCK_KEY is
     this holder's own key there, PREFIX/SESSION, and GEMOT_LOCK_FENCE the fence of that key: a write of a key
