@@ -67,7 +67,8 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, **fla
       1    it is not done here: another is at it (-no-wait, -try), KEY is something else's, or COMMAND could
            not be run
       2    COMMAND failed, now or, with -record-failure, before
-      75   the lock was lost while COMMAND ran: it may be done, and there is no record
+      75   the lock was lost while COMMAND ran: it may be done, and there is no record, or it is not known
+           whether there is one (the message says which)
       128+N  ended by signal N: it waited no longer, or COMMAND ended by it
     """
     example = "gemot once db/migrated-7 ./migrate 7"
@@ -119,7 +120,7 @@ def _end(
     try:
         once.record(hold, ending.code if ending.code >= 0 else 128 - ending.code)
     except LockLost as error:
-        job.warn(f"{job.child[0]} has run, but {error}; there is no record: it may be run again")
+        job.warn(f"{job.child[0]} has run, but {error}")
         return LOST
     return code
 

@@ -18,7 +18,7 @@ import threading
 import msgspec
 
 from gemot.agent.client.agents import passes
-from gemot.agent.client.connection import ClientError, NotAnAgent, Refused
+from gemot.agent.client.connection import CannotConnect, ClientError, NotAnAgent, Refused
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.recipe import AGAIN_S, LockConflict, LockLost
@@ -59,10 +59,12 @@ class Once:
     def record(self, hold: Hold, exit_code: int) -> Done:
         """Write it under the fence of the key's lock; tried for as long as that is held.
 
-        Raises LockLost where it is not held any more: there is no record then, and another may do it again.
+        Raises LockLost where it is not held any more and this record is not found; the message says whether
+        it is known that there is none. Another may do it again then.
         """
         done = Done(socket.gethostname(), os.getpid(), _now(), exit_code, hold.fence)
         value = json.dumps(msgspec.to_builtins(done)).encode()
+        unsure = False
         while not (why := hold.lost):
             try:
                 written = self._kv.put(self.key, value, cas=0, lock=hold.guard, fence=hold.fence)
@@ -73,11 +75,32 @@ class Once:
                 )
             except ClientError as error:
                 if isinstance(error, Refused) and error.status == 409:
-                    raise LockLost(f"{hold.key}: {error}") from error
+                    # The servers end the lock before they refuse: no earlier write can be done after this.
+                    return self._found(done, f"{hold.key}: {error}", unsure=False)
                 if isinstance(error, NotAnAgent) or not passes(error):
                     raise
+                unsure = unsure or not isinstance(error, CannotConnect)
             threading.Event().wait(AGAIN_S)
-        raise LockLost(f"{hold.key}: {why}")
+        return self._found(done, f"{hold.key}: {why}", unsure=unsure)
+
+    def _found(self, done: Done, why: str, *, unsure: bool) -> Done:
+        """Once the lock is lost: this record if it is there. Raises LockLost.
+
+        `unsure`: a write was sent of which nobody knows whether it was done, or will be.
+        """
+        try:
+            there = self.done()
+        except ClientError as error:
+            told = f"whether there is a record is not known ({error}): look at {self.key} before a new run"
+            raise LockLost(f"{why}; {told}") from error
+        if there == done:
+            return done
+        if there is not None:
+            raise LockLost(f"{why}; the record is of another run, by {there.host} at {there.time}")
+        if unsure:
+            told = f"whether there will be a record is not known: look at {self.key} before a new run"
+            raise LockLost(f"{why}; {told}")
+        raise LockLost(f"{why}; there is no record: it may be run again")
 
 
 def _now() -> str:
