@@ -31,6 +31,16 @@ from gemot.server.model.session import LivingSession, SessionInfo
 
 KINDS = ("key", "prefix", "service", "checks", "node", "session", "nodes", "services", "event")
 STATES = ("any", "passing", "warning", "critical")
+_TAKEN = frozenset((*KINDS, "after", "token", "dc", "datacenter", "ns", "partition", "peer", "pretty"))
+_OF_SERVICES = frozenset(("passing", "tag"))
+_INSTEAD = {
+    "filter": "leave it out and choose among the events",
+    "near": "leave it out: events come in the order of what happens",
+    "index": "go on from a place by Last-Event-ID, or ?after=",
+    "wait": "leave it out: a watch lasts until its reader goes",
+}
+"""What to do where a parameter of blocking queries is given."""
+
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
@@ -52,6 +62,7 @@ class _Watch:
     async def watch(self, request: Request) -> Response:
         parse.check_scope(request, datacenter=self._datacenter)
         kind, name = _what(request)
+        _check_taken(request, kind)
         place = _place(request)
         if kind in ("key", "prefix"):
             key = parse.check_key(name.encode("utf-8", "surrogateescape"))
@@ -87,7 +98,21 @@ def _what(request: Request) -> tuple[str, str]:
     kind, name = asked[0]
     if not name and kind not in ("prefix", "nodes", "services", "event", "checks"):
         raise BadRequest(f"{kind}: name what is to be watched, as in ?{kind}=web")
+    if name and kind in ("nodes", "services"):
+        raise BadRequest(
+            f"{kind}: takes no value, all are watched: give ?{kind}, or name one by ?{kind[:-1]}="
+        )
     return kind, name
+
+
+def _check_taken(request: Request, kind: str) -> None:
+    """Refuse what would have no effect: a reader that asked for less must not take it for granted."""
+    for name, _ in request.query:
+        if name in _OF_SERVICES and kind != "service":
+            raise BadRequest(f"{name}: goes with ?service= alone: leave it out of a watch of {kind}")
+        if name not in _TAKEN and name not in _OF_SERVICES:
+            instead = _INSTEAD.get(name, "leave it out")
+            raise BadRequest(f'the parameter "{name[:64]}" has no meaning for a watch: {instead}')
 
 
 def _place(request: Request) -> Place | None:

@@ -97,13 +97,14 @@ def test_a_target_that_is_no_path_is_refused(raw: str) -> None:
         ("a==b", (("a", "=b"),)),
         ("&&a=1&", (("a", "1"),)),
         ("t=%C3%A9", (("t", "é"),)),
+        ("key=%ff&prefix=a%c0&after=%fe", (("key", "\udcff"), ("prefix", "a\udcc0"), ("after", "\udcfe"))),
     ],
 )
 def test_a_query_is_pairs_in_their_order(query: str, pairs: tuple[tuple[str, str], ...]) -> None:
     assert read_query(query) == pairs
 
 
-@pytest.mark.parametrize("query", ["a=%", "%zz=1", "a=%ff", "a=%c0%af", "&".join(["a"] * 600)])
+@pytest.mark.parametrize("query", ["a=%", "key=%f", "%zz=1", "a=%ff", "a=%c0%af", "&".join(["a"] * 600)])
 def test_a_bad_query_is_refused(query: str) -> None:
     with pytest.raises(BadRequest):
         read_query(query)

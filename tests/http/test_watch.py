@@ -163,7 +163,16 @@ def test_a_reader_goes_on_by_the_header_or_the_parameter() -> None:
         ("key=a&after=x", 400, "is not the id of an event"),
         ("key=a&after=1-2-3", 400, "is not the id of an event"),
         ("key=a&after=" + "9" * 40, 400, "is not the id of an event"),
-        ("key=%ff", 400, "not valid UTF-8"),
+        ("service=%ff", 400, "not valid UTF-8"),
+        ("key=a&after=%ff", 400, "is not the id of an event"),
+        ("service=web&filter=x", 400, 'the parameter "filter" has no meaning for a watch: leave it out and'),
+        ("service=web&near=_agent", 400, 'the parameter "near" has no meaning'),
+        ("key=a&index=5", 400, "by Last-Event-ID"),
+        ("key=a&wait=1s", 400, "lasts until its reader goes"),
+        ("key=a&%0akeys=", 400, "has no meaning for a watch: leave it out"),
+        ("key=a&tag=b", 400, "tag: goes with ?service= alone"),
+        ("nodes=n1", 400, "or name one by ?node="),
+        ("services=web", 400, "or name one by ?service="),
         ("key=a&dc=other", 500, "No path to datacenter"),
         ("key=a&ns=other", 400, "not supported"),
     ],
@@ -188,6 +197,23 @@ def test_hostile_names_are_followed_like_others() -> None:
                 await followed.next()
                 await set_(servers, name.encode())
                 assert (await followed.next()).changes == [("set", name)]
+
+    run(work())
+
+
+def test_keys_and_prefixes_may_be_any_bytes() -> None:
+    async def work() -> None:
+        async with api_agent() as (agent, servers):
+            for query in ("key=a%ff", "prefix=a%ff"):
+                followed = await follow(agent, query)
+                await followed.next()
+                await set_(servers, b"a\xfe")
+                await set_(servers, b"a\xff", query.encode())
+                change = await followed.next()
+                assert change.changes == [("set", "a\ufffd")]
+                assert change.data["Index"] == change.data["Changes"][0]["Item"]["ModifyIndex"]
+                index = (await agent.ask("GET", "/v1/kv/a%ff")).json[0]["ModifyIndex"]
+                assert change.data["Index"] == index, "of that key, not of the other that shows alike"
 
     run(work())
 
