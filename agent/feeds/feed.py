@@ -7,6 +7,7 @@ all its readers. It keeps no queue for any of them.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Protocol
@@ -64,6 +65,8 @@ class Feed:
         self._begun = False
         self._snapshot = b""
         self._bytes = 0
+        self._sorted: list[bytes] | None = None
+        """The keys in order, from the first `drop_prefix` on: most feeds never need them."""
         self._waiting: dict[asyncio.Future[None], Take | None] = {}
         self._due: dict[asyncio.Future[None], None] = {}
         self._lagging: dict[asyncio.Future[None], None] = {}
@@ -75,6 +78,7 @@ class Feed:
         first, self._begun, self.failure = not self._begun, True, None
         self.items = dict(items)
         self._bytes = sum(map(len, self.items.values()))
+        self._sorted = None
         self.place = place
         self._snapshot = b""
         self.ring.begin(place.index)
@@ -111,13 +115,31 @@ class Feed:
         self._wake()
 
     def set(self, key: bytes, item: bytes) -> None:
-        self._bytes += len(item) - len(self.items.get(key, b""))
+        before = self.items.get(key)
+        self._bytes += len(item) - len(before or b"")
         self.items[key] = item
+        if before is None and self._sorted is not None:
+            insort(self._sorted, key)
 
     def drop(self, key: bytes) -> bool:
         item = self.items.pop(key, None)
-        self._bytes -= len(item or b"")
-        return item is not None
+        if item is None:
+            return False
+        self._bytes -= len(item)
+        if self._sorted is not None:
+            del self._sorted[bisect_left(self._sorted, key)]
+        return True
+
+    def drop_prefix(self, prefix: bytes) -> None:
+        """All that begin with it, at the cost of those: not of a look at every item there is."""
+        if self._sorted is None:
+            self._sorted = sorted(self.items)
+        keys, length = self._sorted, len(prefix)
+        begin = bisect_left(keys, prefix)
+        end = bisect_right(keys, prefix, lo=begin, key=lambda key: key[:length])
+        for key in keys[begin:end]:
+            self._bytes -= len(self.items.pop(key))
+        del keys[begin:end]
 
     @property
     def is_full(self) -> bool:

@@ -157,8 +157,7 @@ class Keys:
             elif change.op == "delete":
                 self._feed.drop(change.key)
             else:
-                for key in [key for key in self._feed.items if key.startswith(change.key)]:
-                    self._feed.drop(key)
+                self._feed.drop_prefix(change.key)
 
     def _bound(self) -> None:
         if self._feed.is_full:
