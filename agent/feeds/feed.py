@@ -20,9 +20,17 @@ from gemot.server.model.errors import GemotError
 MOST_ITEM_BYTES = 64 << 20
 """What one feed may hold."""
 
+MOST_SNAPSHOT_BYTES = 1 << 20
+"""A longer snapshot is made anew for each reader that begins: kept, it would double what the feed holds."""
+
+ENTRY_BYTES = 200
+"""What an item or an event takes beside its own bytes: two objects and a place among the others."""
 
 WAKE_SLICE = 500
 """Readers served in one go, so that ten thousand of them do not hold up a write's own reply."""
+
+Weighed = Callable[["Feed", int, bool], None]
+"""Is told by how many bytes more or less a feed holds, and whether its items have grown."""
 
 Take = Callable[[], bool]
 """Gives a reader what is new on the spot, without waking its task; False if that cannot be."""
@@ -50,13 +58,15 @@ class Feed:
 
     `other_epoch` says what it means when a reader comes with a place of another epoch. Left out, epochs are
     those of the servers: they only grow, and indexes through them, so a greater one is yet to come here.
+    `weighed` may fail the feed, where too much is held.
     """
 
-    def __init__(self, *, other_epoch: str = "") -> None:
+    def __init__(self, *, other_epoch: str = "", weighed: Weighed | None = None) -> None:
         self.epochs_grow = not other_epoch
         self.other_epoch = other_epoch or "a snapshot was restored since then"
         self.ring = Ring()
-        self.items: dict[bytes, bytes] = {}
+        self.held = 0
+        """Bytes, about: the items, a snapshot of them if it is kept, and the last events."""
         self.place = Place(0, 0)
         self.followers = 0
         self.told = 0
@@ -64,7 +74,10 @@ class Feed:
         self.failure: GemotError | None = None
         self._begun = False
         self._snapshot = b""
+        self._weighed = weighed
+        self._items: dict[bytes, bytes] = {}
         self._bytes = 0
+        self._items_held = 0
         self._sorted: list[bytes] | None = None
         """The keys in order, from the first `drop_prefix` on: most feeds never need them."""
         self._waiting: dict[asyncio.Future[None], Take | None] = {}
@@ -77,12 +90,11 @@ class Feed:
         """This is all there is. When it is not the first time, `why` says what readers missed."""
         first, self._begun, self.failure = not self._begun, True, None
         self.items = dict(items)
-        self._bytes = sum(map(len, self.items.values()))
-        self._sorted = None
         self.place = place
         self._snapshot = b""
         self.ring.begin(place.index)
         if first:
+            self._weigh()
             self._wake()
         else:
             self._push(wire.compacted(why) + self.snapshot())
@@ -115,17 +127,17 @@ class Feed:
         self._wake()
 
     def set(self, key: bytes, item: bytes) -> None:
-        before = self.items.get(key)
-        self._bytes += len(item) - len(before or b"")
-        self.items[key] = item
+        before = self._items.get(key)
+        self._bytes += len(item) - (-len(key) if before is None else len(before))
+        self._items[key] = item
         if before is None and self._sorted is not None:
             insort(self._sorted, key)
 
     def drop(self, key: bytes) -> bool:
-        item = self.items.pop(key, None)
+        item = self._items.pop(key, None)
         if item is None:
             return False
-        self._bytes -= len(item)
+        self._bytes -= len(key) + len(item)
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, key)]
         return True
@@ -133,13 +145,24 @@ class Feed:
     def drop_prefix(self, prefix: bytes) -> None:
         """All that begin with it, at the cost of those: not of a look at every item there is."""
         if self._sorted is None:
-            self._sorted = sorted(self.items)
+            self._sorted = sorted(self._items)
         keys, length = self._sorted, len(prefix)
         begin = bisect_left(keys, prefix)
         end = bisect_right(keys, prefix, lo=begin, key=lambda key: key[:length])
         for key in keys[begin:end]:
-            self._bytes -= len(self.items.pop(key))
+            self._bytes -= len(key) + len(self._items.pop(key))
         del keys[begin:end]
+
+    @property
+    def items(self) -> dict[bytes, bytes]:
+        """JSON by key. Changed by `set`, `drop` and `drop_prefix`, or as a whole: they are counted."""
+        return self._items
+
+    @items.setter
+    def items(self, items: dict[bytes, bytes]) -> None:
+        self._items = items
+        self._bytes = sum(map(len, items)) + sum(map(len, items.values()))
+        self._sorted = None
 
     @property
     def is_full(self) -> bool:
@@ -149,16 +172,25 @@ class Feed:
 
     def snapshot(self) -> bytes:
         """All there is now, as an event."""
-        if not self._snapshot:
-            self._snapshot = wire.snapshot(self.place, sorted(self.items.items()))
-        return self._snapshot
+        if self._snapshot:
+            return self._snapshot
+        told = wire.snapshot(self.place, sorted(self._items.items()))
+        if len(told) <= MOST_SNAPSHOT_BYTES:
+            self._snapshot = told
+        return told
+
+    def forget(self) -> None:
+        """Give up the last events. A reader that has not had them goes on like one that comes back."""
+        if not self._due:
+            self.ring.begin(self.place.index)
+            self._weigh()
 
     async def begun(self) -> None:
         """Until it is known what there is. Raises what the servers refused it with."""
-        while not self._begun:
-            if self.failure is not None:
-                raise self.failure
+        while not self._begun and self.failure is None:
             await self.news()
+        if self.failure is not None:
+            raise self.failure
 
     async def news(self, take: Take | None = None) -> None:
         """Until something was told that `take` did not take. Its reader looks again in any case."""
@@ -180,7 +212,17 @@ class Feed:
 
     def _push(self, event: bytes) -> None:
         self.ring.push(self.place.index, event)
+        self._weigh()
         self._wake()
+
+    def _weigh(self) -> None:
+        """A snapshot counts whether it is kept at the moment or not: reading one is not to end a feed."""
+        items = self._bytes + ENTRY_BYTES * len(self._items)
+        events = self.ring._bytes + ENTRY_BYTES * (self.ring.next - self.ring.first)
+        before, grew = self.held, items > self._items_held
+        self.held, self._items_held = items + min(items, MOST_SNAPSHOT_BYTES) + events, items
+        if self._weighed is not None:
+            self._weighed(self, self.held - before, grew)
 
     def _wake(self) -> None:
         """Everybody, in slices; who has not had the event before this one gets both."""

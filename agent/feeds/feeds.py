@@ -1,9 +1,14 @@
-"""All feeds of this agent: one for each thing that is watched, however many watch it."""
+"""All feeds of this agent: one for each thing that is watched, however many watch it.
+
+What they hold together is bounded. Past it, those that nobody follows go first, then the last events of the
+others (their readers are told them by the servers, or get a snapshot); then whatever grows is refused.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from gemot.agent.feeds.feed import Feed, Source
 from gemot.agent.feeds.reader import Reader
@@ -11,6 +16,9 @@ from gemot.agent.feeds.wire import Place
 from gemot.server.model.errors import Busy, Unavailable
 
 MAX_FEEDS = 4_096
+MOST_BYTES = 256 << 20
+"""What all feeds may hold: their items and last events. One event more may pass it, however long it is."""
+
 BOOKMARK_S = 15.0
 BEGIN_S = 7.0
 """How long a reader waits for the servers to say what there is: as long as other requests are held."""
@@ -25,11 +33,19 @@ class Feeds:
     """For one event loop. `now` is a clock in seconds that never goes back."""
 
     def __init__(
-        self, *, now: Callable[[], float], bookmark_s: float = BOOKMARK_S, limit: int = MAX_FEEDS
+        self,
+        *,
+        now: Callable[[], float],
+        bookmark_s: float = BOOKMARK_S,
+        limit: int = MAX_FEEDS,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._now = now
         self._bookmark_s = bookmark_s
         self._limit = limit
+        self._most_bytes = most_bytes
+        self.held = 0
+        """Bytes, about."""
         self._feeds: dict[Hashable, Feed] = {}
         self._left_at: dict[Hashable, float] = {}
         self._told_before = 0
@@ -53,7 +69,8 @@ class Feeds:
     ) -> Reader:
         """The stream of that thing, from `place` on or from a snapshot, once it is known what there is.
 
-        Raises Busy at the limit of things, Unavailable without servers, and what they refuse it with.
+        Raises Busy at the limit of things or of bytes, Unavailable without servers, and what they refuse it
+        with.
         """
         feed = self._feeds.get(what)
         if feed is not None and feed.failure is not None:
@@ -90,7 +107,9 @@ class Feeds:
                 f"{self._limit} different things are watched on this agent, the most there may be: watch "
                 "fewer (a prefix in place of many keys)"
             )
-        feed = self._feeds[what] = Feed(other_epoch=other_epoch)
+        if self.held >= self._most_bytes and not self._make_room(None):
+            raise self._no_room()
+        feed = self._feeds[what] = Feed(other_epoch=other_epoch, weighed=partial(self._on_weighed, what))
         feed.source = make(feed)
         feed.source.start()
         if self._timer is None and not self._stopped:
@@ -99,10 +118,44 @@ class Feeds:
 
     def _drop(self, what: Hashable, feed: Feed) -> None:
         if self._feeds.get(what) is feed:
-            del self._feeds[what]
-            self._told_before += feed.told
-            self._left_at.pop(what, None)
+            self._leave(what, feed)
             feed.source.stop()
+
+    def _leave(self, what: Hashable, feed: Feed) -> None:
+        del self._feeds[what]
+        self.held -= feed.held
+        self._told_before += feed.told
+        self._left_at.pop(what, None)
+
+    # -- what they hold together -------------------------------------------------------------------
+
+    def _on_weighed(self, what: Hashable, feed: Feed, more: int, grew: bool) -> None:
+        """Events alone end no feed: the next of another one makes them go."""
+        if self._feeds.get(what) is not feed:
+            return
+        self.held += more
+        if more > 0 and self.held > self._most_bytes and not self._make_room(feed) and grew:
+            self._leave(what, feed)
+            feed.fail(self._no_room())
+            # Not at once: its source may be the one that tells this, in the middle of its start.
+            asyncio.get_running_loop().call_soon(feed.source.stop)
+
+    def _make_room(self, but: Feed | None) -> bool:
+        """Of all the others; whether there is some now."""
+        self._drop_idle(0.0, but)
+        if self.held > self._most_bytes:
+            for feed in self._feeds.values():
+                if feed is not but:
+                    feed.forget()
+        return self.held <= self._most_bytes
+
+    def _no_room(self) -> Busy:
+        return Busy(
+            f"the watches of this agent hold {self._most_bytes >> 20} MiB, the most they may: watch fewer or "
+            "narrower things, or by another agent"
+        )
+
+    # -- time --------------------------------------------------------------------------------------
 
     def _arm(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._bookmark_s, self._on_timer)
@@ -118,13 +171,15 @@ class Feeds:
         if self._feeds:
             self._arm()
 
-    def _drop_idle(self, idle_s: float) -> bool:
+    def _drop_idle(self, idle_s: float, but: Feed | None = None) -> bool:
         """Those that nobody has followed since so long; whether there was one."""
         now, dropped = self._now(), False
         for what, feed in list(self._feeds.items()):
-            if feed.followers:
+            if feed.followers or feed is but:
                 self._left_at.pop(what, None)
             elif now - self._left_at.setdefault(what, now) >= idle_s:
                 self._drop(what, feed)
+                # For a reader that was given it and has not begun: it would wait for news that never come.
+                feed.fail(Busy("this watch gave way to others before it was read: watch again"))
                 dropped = True
         return dropped

@@ -69,6 +69,8 @@ class _Watch:
         place = _place(request)
         if kind in ("key", "prefix"):
             key = parse.check_key(name.encode("utf-8", "surrogateescape"))
+            # The servers are asked with the token, and what one may read another may not: each has a feed of
+            # its own. Made-up tokens make copies, then; what all feeds may hold together bounds them.
             what: Hashable = (kind, key, request.token)
             make: SourceOf = partial(
                 Keys, servers=self._servers, key=key, prefix=kind == "prefix", token=request.token
