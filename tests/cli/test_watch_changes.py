@@ -114,7 +114,8 @@ def test_a_start_tells_all_there_is_though_little_of_it_changed(gemot: Shell, tm
     for key in ("a", "b"):
         gemot("kv", "put", f"whole/{key}", "1")
     with gemot.running(*watch):
-        until(lambda: (tmp_path / "kept").exists() and '"0-' in (tmp_path / "kept").read_text(), "the first")
+        kept = tmp_path / "kept"
+        until(lambda: kept.exists() and json.loads(kept.read_text())["Told"], "that it is kept")
     gemot("kv", "put", "whole/b", "2")
     with gemot.running(*watch):
         until(lambda: len(told(tmp_path)) == 2, "what changed meanwhile")

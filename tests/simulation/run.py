@@ -64,6 +64,10 @@ MIN_KINDS = 3
 MIN_PROGRESS = 20
 
 
+SELDOM = 200_000
+"""New objects from one look for cycles to the next."""
+
+
 class Result(msgspec.Struct):
     """What one run came to. `invalid` says why it proves too little, "" if it does not."""
 
@@ -463,9 +467,10 @@ def run_seed(
     """Run one seed in a directory of its own. Raises Violation."""
     base = "/dev/shm" if Path("/dev/shm").is_dir() else None
     directory = Path(tempfile.mkdtemp(prefix="gemot-sim-", dir=base))
-    # Each run leaves cycles: collecting them between runs is cheaper than looking for them all the time, and
+    # Each run leaves cycles: looking for them seldom, and between runs, is cheaper than all the time, and
     # cheaper still where what was there before the first of them is not looked at.
-    gc.disable()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(SELDOM)
     gc.freeze()
     run = make(seed, directory, vfs, aim)
     if trace:
@@ -476,8 +481,9 @@ def run_seed(
     finally:
         run.close()
         del run
-        gc.enable()
+        gc.set_threshold(*thresholds)
         gc.collect()
+        gc.collect()  # tasks that were under way come back for once, to be closed
         gc.unfreeze()
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -18,6 +18,7 @@ import time
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, Refused
+from gemot.agent.client.hold import Hold
 from gemot.agent.client.kv import entries
 from gemot.agent.client.lock import Lock
 
@@ -41,7 +42,7 @@ class Holder:
 
     def run(self) -> None:
         while True:
-            lock = Lock(Agents(self._addresses), self._prefix, ttl_s=TTL_S, lock_delay_s=0.0)
+            lock = Hold(Agents(self._addresses), Lock(self._prefix), ttl_s=TTL_S, lock_delay_s=0.0)
             try:
                 lock.acquire()
             except ClientError:
