@@ -218,7 +218,7 @@ class Feed:
     def _weigh(self) -> None:
         """A snapshot counts whether it is kept at the moment or not: reading one is not to end a feed."""
         items = self._bytes + ENTRY_BYTES * len(self._items)
-        events = self.ring._bytes + ENTRY_BYTES * (self.ring.next - self.ring.first)
+        events = self.ring.size + ENTRY_BYTES * (self.ring.next - self.ring.first)
         before, grew = self.held, items > self._items_held
         self.held, self._items_held = items + min(items, MOST_SNAPSHOT_BYTES) + events, items
         if self._weighed is not None:

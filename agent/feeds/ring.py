@@ -20,7 +20,9 @@ class Ring:
         self._most_events = most_events
         self._most_bytes = most_bytes
         self._events: deque[tuple[int, bytes]] = deque()
-        self._bytes = 0
+        self.size = 0
+        """Bytes of the events kept."""
+
         self.next = 0
         self._complete_from = 0
 
@@ -32,19 +34,19 @@ class Ring:
     def push(self, index: int, event: bytes) -> None:
         """`index` is that of the state after it; it never goes down, but by `begin`."""
         self._events.append((index, event))
-        self._bytes += len(event)
+        self.size += len(event)
         self.next += 1
         while len(self._events) > self._most_events or (
-            self._bytes > self._most_bytes and len(self._events) > 1
+            self.size > self._most_bytes and len(self._events) > 1
         ):
             gone, event = self._events.popleft()
-            self._bytes -= len(event)
+            self.size -= len(event)
             self._complete_from = gone
 
     def begin(self, index: int) -> None:
         """What was before is not what leads to the state at `index`: nobody goes on from it."""
         self._events.clear()
-        self._bytes = 0
+        self.size = 0
         self._complete_from = index
 
     def since(self, position: int) -> bytes | None:
