@@ -10,7 +10,7 @@ from simulation.register import Outcome
 from simulation.witness import Violation
 from support.nemesis import KINDS, schedule
 
-SECONDS = 60
+SECONDS = 45
 SEED = 1116
 
 

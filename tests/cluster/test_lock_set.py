@@ -6,8 +6,8 @@ import pytest
 from cluster.lock_set import CHECKED, GUARDED, UNFENCED, LockSet, Result
 from support.session_cluster import session_cluster
 
-SECONDS = 10.0
-STOPS = 3
+SECONDS = 5.0
+STOPS = 2
 
 
 @pytest.fixture(scope="module")

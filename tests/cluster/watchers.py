@@ -37,7 +37,10 @@ SETTLE_S = 90.0
 class Watching:
     """One run: `watchers` of them on `cluster`, which is up."""
 
-    def __init__(self, cluster: Cluster, *, watchers: int, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, *, watchers: int, seed: int, between_kills_s: float = BETWEEN_KILLS_S
+    ) -> None:
+        self._between_kills_s = between_kills_s
         self._cluster = cluster
         self._random = random.Random(seed)
         self.acknowledged: list[tuple[int, str]] = []
@@ -146,7 +149,7 @@ class Watching:
     async def _kill(self) -> None:
         """The leader, another server, or a client agent, in turns; one at a time, and it comes back."""
         while True:
-            await asyncio.sleep(BETWEEN_KILLS_S)
+            await asyncio.sleep(self._between_kills_s)
             agent = await asyncio.to_thread(self._next_to_die)
             agent.kill()
             self.kills += 1

@@ -359,6 +359,7 @@ class Run:
                 self.network.partition([[node.name], names], one_way=False)
         for actor in [*self.clients, *self.actors]:
             actor.nodes = [node for node in self.core if self._may_serve(node)]
+            actor.in_calm = True
         self.world.tell(f"calm: {', '.join(names)} are to make progress")
 
     def _may_serve(self, node: Node) -> bool:

@@ -13,6 +13,9 @@ from simulation.faults.every import FAULTS, KNOWN
 from support.seeds_beside import RUN, SEEDS, SeedsBeside
 
 SEED_S = 30
+MOST = 30
+"""Seeds within which a planted bug is met."""
+
 PLANTED = (
     "a-restore-begins-no-epoch",
     "ack-before-sync",
@@ -114,7 +117,7 @@ def test_a_seed_gives_the_same_run_to_the_last_event() -> None:
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug: str) -> None:
     """The simulator can fail: each of these breaks what it watches within a few seeds."""
-    process = _run("--seeds", "12", "--plant", bug, "--stop-at-first")
-    output = _finish(process, 12)
-    assert process.returncode == 1, f"{bug} survived 12 seeds:\n{output}"
+    process = _run("--seeds", str(MOST), "--plant", bug, "--stop-at-first")
+    output = _finish(process, MOST)
+    assert process.returncode == 1, f"{bug} survived {MOST} seeds:\n{output}"
     assert "Violation: " in output, f"{bug} broke the simulator instead of what it watches:\n{output}"

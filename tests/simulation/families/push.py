@@ -206,6 +206,8 @@ class Follower:
         self._turn = world.random.randrange(len(nodes))
         self._round = 0
         self._cancel: tuple[Node, int, Callable[[], None]] | None = None
+        self.in_calm = False
+        """Then it stays: it is to come to the end, a few changes at a time."""
         self.stopped = False
 
     def start(self) -> None:
@@ -276,7 +278,8 @@ class Follower:
             random = self._world.random
             if not isinstance(result, Answer) or random.random() >= STAYS:
                 self._turn += 1
-            rest_us = random.randrange(AWAY_US) if random.random() < AWAY else 1_000
+            away = random.random() < AWAY and not self.in_calm
+            rest_us = random.randrange(AWAY_US) if away else 1_000
             self._world.at(rest_us, "follower", self._ask)
 
         def ask(server: Server) -> None:
