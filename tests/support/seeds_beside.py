@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 RUN = Path(__file__).parent.parent / "simulation" / "run.py"
-SEEDS = 60
+SEEDS = 110
 WITHIN_S = 1200
 """No seed begins later. On two free cores all of them take a fifth of it."""
 
