@@ -25,7 +25,7 @@ LEASES_EVERY_MS = 100
 EXPIRY_EVERY_MS = 100
 PURGE_ROWS = 500
 KEEP_CHANGES = 50_000
-"""Change rows kept for watchers that come back and for history."""
+"""Change rows kept for those who follow keys, and come back."""
 
 TRIM_STEP = 10_000
 TOMBSTONE_KEEP_MS = 15 * 60_000

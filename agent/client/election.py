@@ -26,7 +26,7 @@ from gemot.agent.client.connection import Connection
 from gemot.agent.client.kv import Entry, Kv, read_entries
 from gemot.agent.client.lock import LOCK_FLAGS, Mutex
 from gemot.agent.client.path import escape
-from gemot.agent.client.recipe import Ask, LockConflict, Steps
+from gemot.agent.client.recipe import LockConflict
 from gemot.agent.client.semaphore import SEMAPHORE_FLAGS
 from gemot.agent.client.watch import Watch
 
@@ -45,7 +45,7 @@ class Leader(msgspec.Struct, frozen=True):
     """It was asked to resign."""
 
 
-class Election:
+class Election(Mutex):
     """`Hold(agents, Election("jobs/leader", address="10.0.0.5:80"))` campaigns and leads; see the module."""
 
     def __init__(self, key: str, *, name: str = "", address: str = "") -> None:
@@ -53,8 +53,8 @@ class Election:
 
         Raises ValueError for what cannot be.
         """
-        self.key = key.strip("/")
-        if not self.key:
+        key = key.strip("/")
+        if not key:
             raise ValueError("an election needs a key, such as jobs/leader")
         name = name or socket.gethostname()
         for what, word in (("name", name), ("address", address)):
@@ -62,24 +62,9 @@ class Election:
                 raise ValueError(f"the {what} of a candidate has at most {MAX_WORD} bytes")
         record = {"Name": name, "Address": address, "Host": socket.gethostname(), "Pid": os.getpid()}
         value = json.dumps(record).encode()
-        self._mutex = Mutex(self.key, f"{self.key}/.queue/", flags=0, value=value)
+        super().__init__(key, f"{key}/.queue/", flags=0, value=value)
 
-    def guard(self, session: str) -> str:
-        return self.key
-
-    def take(self, session: str) -> Steps[int]:
-        return self._mutex.take(session, self._conflict)
-
-    def give_back(self, session: str) -> Steps[bool]:
-        return self._mutex.give_back(session)
-
-    def look(self) -> Ask:
-        return self._mutex.look()
-
-    def lost(self, session: str, rows: Sequence[Entry]) -> str:
-        return self._mutex.lost(session, rows)
-
-    def _conflict(self, entry: Entry) -> str:
+    def conflict(self, entry: Entry) -> str:
         if entry.flags in (LOCK_FLAGS, SEMAPHORE_FLAGS):
             return f"{self.key} is there and is a lock or a semaphore, not an election"
         if not entry.session and not entry.lock_index and not entry.fence:

@@ -8,13 +8,13 @@ What a holder can rely on is said in the recipe's module (`lock.py`, `semaphore.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from gemot.agent.client.agents import Agents, passes
 from gemot.agent.client.connection import ClientError, NotAnAgent
+from gemot.agent.client.held import Held
 from gemot.agent.client.kv import Entry, entries
 from gemot.agent.client.recipe import (
     AGAIN_S,
@@ -30,16 +30,13 @@ from gemot.agent.client.recipe import (
 )
 from gemot.agent.client.session import (
     DEFAULT_TTL_S,
-    MAX_LOCK_DELAY_S,
     Follower,
     Session,
     boot_clock,
 )
 
-log = logging.getLogger(__name__)
 
-
-class Hold:
+class Hold(Held[Session]):
     """Of one thread: others may ask `held`, `lost` and `fence`. May be acquired again once it is released.
 
     `with hold:` waits for it without end, and gives it back.
@@ -64,47 +61,13 @@ class Hold:
         the entry that is held, in a thread, each time it changes while it is; what it raises is logged,
         and the watch goes on.
         """
-        self.recipe = recipe
-        self.key = recipe.key
-        self.fence = 0
-        """Of the last acquisition; greater than that of any before it. 0 from a server that has none."""
+        super().__init__(
+            recipe, name=name, ttl_s=ttl_s, lock_delay_s=lock_delay_s, tell=tell, seen=seen, clock=clock
+        )
         self._agents = agents
-        self._name = name or f"Hold {recipe.key}"
-        self._ttl_s = ttl_s
-        self._lock_delay_s = min(ttl_s, MAX_LOCK_DELAY_S) if lock_delay_s is None else lock_delay_s
-        self._tell = tell
-        self._told = ""
-        self._seen = seen
-        self._clock = clock
-        self._session: Session | None = None
         self._releasing = threading.Event()
 
     # -- what a holder asks ------------------------------------------------------------------------
-
-    @property
-    def session(self) -> str:
-        """The id of the session that holds it, "" if none does."""
-        return self._session.id if self._session is not None else ""
-
-    @property
-    def guard(self) -> str:
-        """The key to name as `lock=` beside `fence=` in a write that is done only while this is held."""
-        return self.recipe.guard(self.session)
-
-    @property
-    def held(self) -> bool:
-        return self._session is not None and not self._session.over
-
-    @property
-    def lost(self) -> str:
-        """Why it is not held (any more); "" while it is. Asks nobody: cheap, and right without an agent."""
-        return self._session.lost if self._session is not None else "it was not acquired"
-
-    def check(self) -> int:
-        """The fence. Raises LockLost."""
-        if why := self.lost:
-            raise LockLost(f"{self.key}: {why}")
-        return self.fence
 
     def wait_lost(self, timeout_s: float) -> str:
         """Wait until it is lost, at most so long; why, or ""."""
@@ -237,12 +200,6 @@ class Hold:
             else:
                 self._show(rows)
 
-    def _show(self, rows: Sequence[Entry]) -> None:
-        try:
-            self._seen(rows)
-        except Exception:
-            log.exception("%s: what is told of each change (seen) failed; the watch goes on", self.key)
-
     # -- asking ------------------------------------------------------------------------------------
 
     def _drive(self, steps: Steps[T], session: Session, until_s: float | None) -> T:
@@ -285,9 +242,3 @@ class Hold:
             raise LockLost(why)
         if until_s is not None and self._clock() >= until_s:
             raise OutOfTime("the time is over")
-
-    def _say(self, text: str) -> None:
-        """Each thing once in a row."""
-        if text != self._told:
-            self._told = text
-            self._tell(text)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import msgspec
 
@@ -31,10 +32,6 @@ LOCK_FLAGS = 0x2DDCCBC058A50C18
 DELAYED_S = 1.0
 """Until the next try where the lock is refused and nobody holds it: no read is told of the end of a lock
 delay."""
-
-
-Conflict = Callable[[Entry], str]
-"""Why an entry that is found at the key is something else's; "" if it is not."""
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -57,7 +54,7 @@ def ahead_of(session: str, queue: Sequence[Waiter]) -> Waiter | None:
     return max(before, key=lambda each: each.order, default=None)
 
 
-class Mutex:
+class Mutex(ABC):
     """One key that one session holds, and a queue before it. What is common to locks and elections."""
 
     def __init__(self, key: str, queue: str, *, flags: int, value: bytes) -> None:
@@ -67,6 +64,13 @@ class Mutex:
         self._flags = flags
         self._value = value
 
+    @abstractmethod
+    def conflict(self, entry: Entry) -> str:
+        """Why an entry that is found at the key is something else's; "" if it is not."""
+
+    def guard(self, session: str) -> str:
+        return self.key
+
     def look(self) -> Ask:
         return Ask("GET", self.key)
 
@@ -75,7 +79,7 @@ class Mutex:
             "" if [row.session for row in rows] == [session] else f"{self.key} was taken from it or deleted"
         )
 
-    def take(self, session: str, conflict: Conflict) -> Steps[int]:
+    def take(self, session: str) -> Steps[int]:
         mine = self._queue + session
         while (before := (yield from self._before(session))) is not None:
             yield Tell(f"waiting behind {before.key}")
@@ -83,7 +87,7 @@ class Mutex:
         while True:
             reply = yield self.look()
             entry = next(iter(entries(reply)), None)
-            if entry is not None and (why := conflict(entry)):
+            if entry is not None and (why := self.conflict(entry)):
                 raise LockConflict(why)
             if entry is not None and entry.session not in ("", session):
                 yield Tell(f"waiting: {self.key} is held by {shown(entry)}")
@@ -134,7 +138,7 @@ class Mutex:
             yield Ask("GET", waiter.key, after=reply.index)
 
 
-class Lock:
+class Lock(Mutex):
     """`Hold(agents, Lock("jobs/nightly"))` takes it; see the module."""
 
     def __init__(self, prefix: str) -> None:
@@ -142,25 +146,9 @@ class Lock:
         prefix = prefix.strip("/")
         if not prefix:
             raise ValueError("a lock needs a prefix, such as jobs/nightly")
-        self.key = f"{prefix}/.lock"
-        self._mutex = Mutex(self.key, f"{prefix}/.queue/", flags=LOCK_FLAGS, value=this_process())
+        super().__init__(f"{prefix}/.lock", f"{prefix}/.queue/", flags=LOCK_FLAGS, value=this_process())
 
-    def guard(self, session: str) -> str:
-        return self.key
-
-    def take(self, session: str) -> Steps[int]:
-        return self._mutex.take(session, self._conflict)
-
-    def give_back(self, session: str) -> Steps[bool]:
-        return self._mutex.give_back(session)
-
-    def look(self) -> Ask:
-        return self._mutex.look()
-
-    def lost(self, session: str, rows: Sequence[Entry]) -> str:
-        return self._mutex.lost(session, rows)
-
-    def _conflict(self, entry: Entry) -> str:
+    def conflict(self, entry: Entry) -> str:
         if entry.flags == LOCK_FLAGS:
             return ""
         return f"{self.key} is there and is not a lock (its flags are {entry.flags})"

@@ -1,4 +1,4 @@
-"""The change table: what each entry did, in order, for watchers that come back, streams and history.
+"""The change table: what each entry did, in order, for those who follow a key or a prefix.
 
 A row is (index, seq, topic, key, op, row): `seq` orders the changes of one entry, `key` is a key of the
 family (`kv`: the key or the deleted prefix; `node`, `service`, `check`: folded names, NUL between), `row` the
@@ -75,19 +75,6 @@ def trimmed_to(cursor: Cursor) -> int:
     """All changes behind this index are there; 0 if none was ever trimmed."""
     first = cursor.execute("select idx, topic from change order by idx, seq limit 1").fetchall()
     return first[0][0] if first and first[0][1] == "trimmed" else 0
-
-
-def after(cursor: Cursor, index: int, limit: int) -> list[ChangeRow]:
-    """Changes of the entries behind `index`, in order. Cut at `limit` rows: ask on from the last row's entry.
-
-    The caller first compares `index` with `trimmed_to`: what was trimmed cannot be told.
-    """
-    rows: list[ChangeRow] = cursor.execute(
-        "select idx, seq, topic, key, op, row from change "
-        "where idx > ? and topic != 'trimmed' order by idx, seq limit ?",
-        (index, limit),
-    ).fetchall()
-    return rows
 
 
 def told(reading: Reading, query: KvChanges) -> tuple[Told, int]:

@@ -326,11 +326,6 @@ class State:
         """The oldest and newest index in the change table; (0, 0) when it is empty."""
         return self._changes
 
-    def changes_after(self, index: int, limit: int) -> list[tuple[int, int, str, bytes, str, bytes | None]]:
-        self.settle()
-        with self._file.explained:
-            return changes.after(self._file.cursor, index, limit)
-
     def newest_checkpoint_hash(self) -> tuple[int, bytes]:
         """The newest noted state hash and its index; (0, b"") before the first."""
         return self._meta.marks[-1] if self._meta.marks else (0, b"")

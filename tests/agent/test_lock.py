@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from support.dev_agent import dev_agent, until
 
-from gemot.agent.client import hold
+from gemot.agent.client import held
 from gemot.agent.client import session as client_session
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import (
@@ -309,7 +309,7 @@ def test_a_callback_that_fails_ends_neither_the_watch_nor_the_renewals(
         ask(address, "DELETE", "/v1/kv/mistaken/.lock")
         assert "was taken from it or deleted" in mine.wait_lost(60.0)
         assert not mine.release()
-    assert {record.name for record in caplog.records} >= {hold.__name__, client_session.__name__}
+    assert {record.name for record in caplog.records} >= {held.__name__, client_session.__name__}
 
 
 def test_a_lock_delay_is_waited_for(address: str) -> None:

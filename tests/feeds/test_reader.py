@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.change_rows import changes_after
 from support.followed import Event, Followed, events_in
 from support.http_agent import run, until
 from support.local_servers import LocalServers, local_servers
@@ -477,7 +478,9 @@ def test_readers_of_any_pace_that_leave_and_come_back_are_told_each_change_once(
                 for feed in scene.feeds._feeds.values():
                     feed.bookmark()
         last = await scene.set("w/last", b"")
-        truth = sorted({row[0] for row in scene.servers.state.changes_after(10, 1_000) if row[3] != b"other"})
+        truth = sorted(
+            {row[0] for row in changes_after(scene.servers.state, 10, 1_000) if row[3] != b"other"}
+        )
         for reader in readers:
             await reader.enter()
             while reader.index < last:

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model.catalog import (
@@ -69,7 +70,7 @@ def test_a_registration_that_is_refused_leaves_nothing_behind(
     assert error.message == text
     for query in (Nodes(), Services(), HealthState("any")):
         assert one.read(query) == (type(one.value(query))(), 1)
-    assert one.state.changes_after(0, 10) == []
+    assert changes_after(one.state, 0, 10) == []
     one.state.verify()
 
 
@@ -85,7 +86,7 @@ def test_a_refused_registration_undoes_only_itself_in_a_batch(one: OneState) -> 
     assert last.touched
     assert one.value(Nodes())[0].address == "10.0.0.1"
     assert one.value(Services()) == {"web": ["v1"]}
-    assert [change[0] for change in one.state.changes_after(11, 10)] == [13, 13]
+    assert [change[0] for change in changes_after(one.state, 11, 10)] == [13, 13]
     one.state.verify()
 
 
@@ -283,7 +284,7 @@ def test_a_change_wakes_only_those_it_concerns(one: OneState) -> None:
 def test_changes_are_kept_in_order_with_the_rows_of_then(one: OneState) -> None:
     one.apply(Register(N1, (WEB,), (_check("c", "web"),)), Deregister("n1"))
     rows = [
-        (i, s, topic, key, op, row is None) for i, s, topic, key, op, row in one.state.changes_after(0, 99)
+        (i, s, topic, key, op, row is None) for i, s, topic, key, op, row in changes_after(one.state, 0, 99)
     ]
     assert rows == [
         (11, 0, "node", b"n1", "set", False),

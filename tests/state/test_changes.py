@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvSet
@@ -24,7 +25,7 @@ def one(tmp_path: Path) -> Iterator[OneState]:
 def test_each_change_is_told_once_with_its_row(one: OneState) -> None:
     one.apply(KvSet(b"a", b"1"), KvSet(b"a", b"1"), KvSet(b"a", b"2"))
     one.apply(KvDelete(b"a"), KvSet(b"b", b""), KvDeletePrefix(b"b"))
-    rows = one.state.changes_after(0, 100)
+    rows = changes_after(one.state, 0, 100)
     assert [row[:5] for row in rows] == [
         (1, 0, "kv", b"a", "set"),
         (3, 0, "kv", b"a", "set"),
@@ -34,14 +35,14 @@ def test_each_change_is_told_once_with_its_row(one: OneState) -> None:
     ]
     assert rows[1][5] is not None
     assert msgspec.msgpack.decode(rows[1][5], type=KvEntry) == KvEntry(b"a", b"2", 0, 0, "", 1, 3)
-    assert one.state.changes_after(3, 2) == rows[2:4]
+    assert changes_after(one.state, 3, 2) == rows[2:4]
     assert one.state.change_range() == (1, 6)
 
 
 def test_trimming_takes_the_old_end_and_keeps_what_came_in_the_same_batch(one: OneState) -> None:
     one.apply(*(KvSet(b"%d" % n, b"") for n in range(10)))
     one.apply(KvSet(b"x", b""), TrimChanges(5), KvSet(b"y", b""))
-    assert [row[0] for row in one.state.changes_after(0, 100)] == [6, 7, 8, 9, 10, 11, 13]
+    assert [row[0] for row in changes_after(one.state, 0, 100)] == [6, 7, 8, 9, 10, 11, 13]
     assert one.state.change_range() == (6, 13)
     one.reopen()
     assert one.state.change_range() == (6, 13)
@@ -61,10 +62,10 @@ def test_one_trim_removes_a_bounded_number_of_rows(one: OneState, monkeypatch: p
 
 def test_changes_survive_a_snapshot(one: OneState, tmp_path: Path) -> None:
     one.apply(KvSet(b"a", b"1"), KvDelete(b"a"))
-    before = one.state.changes_after(0, 10)
+    before = changes_after(one.state, 0, 10)
     one.file.snapshot_to(tmp_path / "copy")
     one.apply(KvSet(b"b", b"1"))
     one.file.install(tmp_path / "copy")
     one.state.reload()
-    assert one.state.changes_after(0, 10) == before
+    assert changes_after(one.state, 0, 10) == before
     assert one.state.change_range() == (1, 2)

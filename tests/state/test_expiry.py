@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model import command
@@ -105,7 +106,7 @@ def test_an_expiry_is_a_delete_to_all_who_watch(one: OneState) -> None:
     assert touched == (("kv", b"a"),)
     assert one.at(KvList(b"a")) == one.index > before
     assert one.read(KvGet(b"a")) == (None, one.index)
-    changed = one.state.changes_after(one.index - 1, 10)
+    changed = changes_after(one.state, one.index - 1, 10)
     assert changed == [(one.index, 0, "kv", b"a", "delete", None)]
 
 

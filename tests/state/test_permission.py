@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
@@ -170,7 +171,7 @@ def test_a_denied_command_is_forbidden_and_applies_nothing(one: OneState) -> Non
         assert isinstance(outcome.result, Forbidden), command
         assert "Permission denied" in outcome.result.message
         assert outcome.touched == ()
-    assert one.state.changes_after(0, 10) == []
+    assert changes_after(one.state, 0, 10) == []
     assert isinstance(one.result(KvSet(b"a", b""), accessor="none"), Forbidden)
     assert one.result(KvSet(b"a", b"")) is True
 

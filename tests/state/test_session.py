@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model.catalog import SERF_HEALTH, Deregister, Node, Register, Service
@@ -470,5 +471,5 @@ def test_a_session_has_the_index_of_its_beginning_and_lists_that_of_the_last_cha
 def test_what_changes_is_in_the_change_table_for_those_who_follow(one: OneState) -> None:
     begin(one, ttl_ms=TTL_MS)
     one.apply(RenewSession("s1"), DestroySession("s1"))
-    ops = [(key, op) for _, _, topic, key, op, _ in one.state.changes_after(0, 100) if topic == "session"]
+    ops = [(key, op) for _, _, topic, key, op, _ in changes_after(one.state, 0, 100) if topic == "session"]
     assert ops == [(b"s1", "set"), (b"s1", "delete")]

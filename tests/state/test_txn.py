@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.change_rows import changes_after
 from support.one_state import OneState
 
 from gemot.server.model.catalog import Deregister, HealthService, Node, NodeInfo, Nodes, Register, Service
@@ -160,7 +161,7 @@ def test_one_operation_leaves_the_state_that_its_command_does(
     assert touched == other.touched(single)
     assert touched
     assert one.state.state_hash == other.state.state_hash
-    assert one.state.changes_after(0, 100) == other.state.changes_after(0, 100)
+    assert changes_after(one.state, 0, 100) == changes_after(other.state, 0, 100)
     other.close()
 
 
@@ -290,7 +291,7 @@ def test_a_tree_of_any_size_is_deleted_by_one_row(one: OneState) -> None:
     assert not deleted.errors
     assert one.value(KvKeys(b"t/")) == []
     assert one.file.cursor.execute(count).get == (keys, buried + 1, masks + 1)
-    changes = [(key, op) for _, _, _, key, op, _ in one.state.changes_after(one.index - 1, 100)]
+    changes = [(key, op) for _, _, _, key, op, _ in changes_after(one.state, one.index - 1, 100)]
     assert changes == [(b"t/new", "set"), (b"t/new", "delete"), (b"t/", "delete-prefix")]
 
 
@@ -562,7 +563,7 @@ def everything(one: OneState) -> Any:
         one.file.cursor.execute(f"select * from {table}").fetchall()
         for table in ("kv", "mask", "tombstone", "held", "lock_delay", "guard", "session", "session_check")
     ]
-    changed = one.state.changes_after(0, 1_000)
+    changed = changes_after(one.state, 0, 1_000)
     return [one.read(query) for query in READS], sums, tables, changed, sorted(one.state._masks._all.items())
 
 

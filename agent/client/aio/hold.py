@@ -11,7 +11,6 @@ on; here they are driven by tasks instead of threads (`client/hold.py`).
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from gemot.agent.client.agents import passes
 from gemot.agent.client.aio.agents import Agents
 from gemot.agent.client.aio.session import Session
 from gemot.agent.client.connection import ClientError, NotAnAgent
+from gemot.agent.client.held import Held
 from gemot.agent.client.kv import Entry, entries
 from gemot.agent.client.recipe import (
     AGAIN_S,
@@ -32,12 +32,10 @@ from gemot.agent.client.recipe import (
     T,
     Tell,
 )
-from gemot.agent.client.session import DEFAULT_TTL_S, MAX_LOCK_DELAY_S, boot_clock
-
-log = logging.getLogger(__name__)
+from gemot.agent.client.session import DEFAULT_TTL_S, boot_clock
 
 
-class Hold:
+class Hold(Held[Session]):
     """Of one event loop. May be acquired again once it is released.
 
     `async with hold:` waits for it without end, and gives it back. Nothing is cancelled when it is lost: ask
@@ -57,47 +55,13 @@ class Hold:
         clock: Callable[[], float] = boot_clock,
     ) -> None:
         """As that of `client/hold.py`; `tell` and `seen` are called in the loop."""
-        self.recipe = recipe
-        self.key = recipe.key
-        self.fence = 0
-        """Of the last acquisition; greater than that of any before it. 0 from a server that has none."""
+        super().__init__(
+            recipe, name=name, ttl_s=ttl_s, lock_delay_s=lock_delay_s, tell=tell, seen=seen, clock=clock
+        )
         self._agents = agents
-        self._name = name or f"Hold {recipe.key}"
-        self._ttl_s = ttl_s
-        self._lock_delay_s = min(ttl_s, MAX_LOCK_DELAY_S) if lock_delay_s is None else lock_delay_s
-        self._tell = tell
-        self._told = ""
-        self._seen = seen
-        self._clock = clock
-        self._session: Session | None = None
         self._watching: asyncio.Task[None] | None = None
 
     # -- what a holder asks ------------------------------------------------------------------------
-
-    @property
-    def session(self) -> str:
-        """The id of the session that holds it, "" if none does."""
-        return self._session.id if self._session is not None else ""
-
-    @property
-    def guard(self) -> str:
-        """The key to name as `lock=` beside `fence=` in a write that is done only while this is held."""
-        return self.recipe.guard(self.session)
-
-    @property
-    def held(self) -> bool:
-        return self._session is not None and not self._session.over
-
-    @property
-    def lost(self) -> str:
-        """Why it is not held (any more); "" while it is. Asks nobody: cheap, and right without an agent."""
-        return self._session.lost if self._session is not None else "it was not acquired"
-
-    def check(self) -> int:
-        """The fence. Raises LockLost."""
-        if why := self.lost:
-            raise LockLost(f"{self.key}: {why}")
-        return self.fence
 
     async def wait_lost(self, timeout_s: float | None = None) -> str:
         """Wait until it is lost, at most so long; why, or ""."""
@@ -201,12 +165,6 @@ class Hold:
             else:
                 self._show(rows)
 
-    def _show(self, rows: Sequence[Entry]) -> None:
-        try:
-            self._seen(rows)
-        except Exception:
-            log.exception("%s: what is told of each change (seen) failed; the watch goes on", self.key)
-
     # -- asking ------------------------------------------------------------------------------------
 
     async def _drive(self, steps: Steps[T], session: Session, until_s: float | None) -> T:
@@ -249,9 +207,3 @@ class Hold:
             raise LockLost(why)
         if until_s is not None and self._clock() >= until_s:
             raise OutOfTime("the time is over")
-
-    def _say(self, text: str) -> None:
-        """Each thing once in a row."""
-        if text != self._told:
-            self._told = text
-            self._tell(text)
