@@ -18,7 +18,7 @@ from gemot.agent.asking import RETRY_MS, Asking
 from gemot.agent.in_process import REFUSED_AGAIN_S, deliver, settle
 from gemot.agent.join import ask
 from gemot.agent.servers import Subscription
-from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.command import Command, IdempotencyKey, may_be_repeated
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Applied, Options, Query
@@ -137,7 +137,7 @@ class RemoteServers:
         self, command: Command, *, token: str = "", key: IdempotencyKey | None = None
     ) -> asyncio.Future[Applied]:
         future: asyncio.Future[Applied] = self._loop.create_future()
-        minted = self._ids.mint() if key is None else None
+        minted = self._ids.mint() if key is None and not may_be_repeated(command) else None
         if minted is not None:
             future.add_done_callback(lambda _: self._ids.answered(minted))
         self._ask(lambda hold_ms: Apply(command, token, key or minted, hold_ms), future)

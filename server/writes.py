@@ -2,7 +2,8 @@
 
 Each write is tried until it is answered or its hold time is over. Between tries the rule is: an error that
 says "surely not done" (`Unavailable`) may always be tried again; a broken connection says nothing, and is
-tried again only because the write carries a retry id that the state applies at most once.
+tried again only because the write carries a retry id that the state applies at most once, or does no harm
+when it is applied twice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from gemot.server.model.command import Command, IdempotencyKey, RetryId, weight
+from gemot.server.model.command import Command, IdempotencyKey, RetryId, may_be_repeated, weight
 from gemot.server.model.errors import (
     Busy,
     GemotError,
@@ -157,7 +158,7 @@ class Writes:
         if not leader:
             answered(NoLeader())
             return
-        if write.retry is None:
+        if write.retry is None and not may_be_repeated(write.command):
             write.retry = write.minted = self._ids.mint()
         elif write.minted is not None:
             write.retry = write.minted = self._ids.refresh(write.minted)
@@ -169,7 +170,7 @@ class Writes:
             retriable = False
         elif isinstance(result, OutcomeUnknown):
             write.perhaps_done = True
-            retriable = write.retry is not None
+            retriable = write.retry is not None or may_be_repeated(write.command)
         else:
             retriable = isinstance(result, Unavailable) and not isinstance(result, Busy)
         if not retriable:

@@ -93,6 +93,15 @@ def version_of(command: Command) -> int:
     return 2 if expires(command) else 1
 
 
+def may_be_repeated(command: Command) -> bool:
+    """Does a second try need no name, as applying it twice does no harm?
+
+    A renewal counts from when it was applied last, and a name would cost it more than it costs itself. Nor is
+    the first answer kept: a holder that asks again hears whether its session lives now.
+    """
+    return type(command) is RenewSession
+
+
 class UnknownCommand(StorageFailed):
     """The log holds a command that this release does not know: it was written by a newer one."""
 

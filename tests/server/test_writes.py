@@ -22,6 +22,7 @@ from gemot.server.model.errors import (
 )
 from gemot.server.model.kv import KvSet
 from gemot.server.model.query import Applied
+from gemot.server.model.session import RenewSession
 from gemot.server.writes import Done, Name, RetryIds, Writes
 
 HOLD_MS = 7_000
@@ -58,9 +59,9 @@ class Scene:
     def forward(self, to: str, command: Command, accessor: str, retry: Name, done: Done) -> None:
         self.tries.append((to, retry, done))
 
-    def apply(self, retry: Name = None, hold_ms: int = 0) -> list[Any]:
+    def apply(self, retry: Name = None, hold_ms: int = 0, command: Command = WRITE) -> list[Any]:
         told: list[Any] = []
-        self.writes.apply(WRITE, "", retry, told.append, hold_ms=hold_ms)
+        self.writes.apply(command, "", retry, told.append, hold_ms=hold_ms)
         return told
 
     def answer(self, result: Applied | GemotError, number: int = -1) -> None:
@@ -219,6 +220,19 @@ def test_an_unnamed_write_of_unknown_outcome_is_not_tried_again() -> None:
     scene.pass_ms(1_000)
     assert len(scene.tries) == 1
     assert isinstance(told[0], OutcomeUnknown)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_renewal_has_no_name_and_is_tried_again_all_the_same(leads: bool) -> None:
+    """Twice applied it counts from the second, and tells whether the session lives by then."""
+    scene = Scene()
+    scene.leads = leads
+    told = scene.apply(command=RenewSession("s1"))
+    scene.answer(OutcomeUnknown("broke"))
+    scene.pass_ms(60)
+    assert [name for _, name, _ in scene.tries] == [None, None]
+    scene.answer(DONE)
+    assert told == [DONE]
 
 
 def test_an_answer_to_a_former_try_is_not_taken_for_the_present_one() -> None:
