@@ -225,7 +225,7 @@ class Daemon:
         """The settings of a new configuration, where they go. Nothing here fails."""
         self.config = config
         set_level(config.log_level)
-        self._local.configure(
+        self._local.check_states.configure(
             check_update_interval_s=config.check_update_interval_s,
             discard_output=config.discard_check_output,
         )
