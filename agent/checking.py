@@ -33,7 +33,7 @@ class Checking:
     ) -> None:
         self._local = local
         self._now = now
-        self.runner = Runner(on_result=local.report, uniform=uniform, probes=probes)
+        self.runner = Runner(on_result=local.check_states.report, uniform=uniform, probes=probes)
         self._unlisten: Callable[[], None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at_s = float("inf")
@@ -41,9 +41,9 @@ class Checking:
 
     def start(self) -> None:
         self._unlisten = self._local.listen(self._on_change)
-        for definition in self._local.definitions():
+        for definition in self._local.check_states.definitions():
             self.runner.put(definition)
-        self._arm(self._local.next_deadline_s())
+        self._arm(self._local.check_states.next_deadline_s())
         self._reaping = asyncio.get_running_loop().call_later(REAP_S, self._on_reap)
 
     async def stop(self) -> None:
@@ -59,12 +59,12 @@ class Checking:
         if change.kind == "service":
             return
         if change.kind == "check":
-            definition = self._local.definition(change.id)
+            definition = self._local.check_states.definition(change.id)
             if definition is None:
                 self.runner.drop(change.id)
             else:
                 self.runner.put(definition)
-        self._arm(self._local.deadline_s(change.id))
+        self._arm(self._local.check_states.deadline_s(change.id))
 
     def _arm(self, deadline_s: float | None) -> None:
         """Have the timer go off at this deadline, unless it goes off before. It may find nothing to do."""
@@ -79,8 +79,8 @@ class Checking:
     def _on_expiry(self) -> None:
         self._expiry = None
         self._expires_at_s = float("inf")
-        self._local.expire()
-        self._arm(self._local.next_deadline_s())
+        self._local.check_states.expire()
+        self._arm(self._local.check_states.next_deadline_s())
 
     def _on_reap(self) -> None:
         self._local.reap()

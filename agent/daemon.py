@@ -3,7 +3,8 @@
     data directory -> tier (server or client) -> views -> registrations, checks, sync -> HTTP -> DNS
     -> templates -> ready
 
-Each part is handed the two or three things it needs; nobody but this file knows everybody.
+Each part is handed the two or three things it needs, and the HTTP API what its families need; nobody but
+this file knows everybody.
 """
 
 from __future__ import annotations
@@ -16,51 +17,17 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import msgspec
-
-from gemot import __version__
 from gemot.agent import archives
 from gemot.agent.checking import Checking
 from gemot.agent.config.reload import Reload, difference
-from gemot.agent.config.resolve import (
-    autopilot_settings,
-    dns_settings,
-    gossip_timing,
-    kv_history_settings,
-    listening,
-    mass_failure_settings,
-)
+from gemot.agent.config.resolve import dns_settings, listening
 from gemot.agent.config.schema import Config
 from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.figures import Figures
 from gemot.agent.force_leave import ForceLeave
-from gemot.agent.http import agent as agent_api
-from gemot.agent.http import (
-    catalog,
-    coordinate,
-    event,
-    fence,
-    health,
-    history,
-    joining,
-    keyring,
-    kv,
-    operations,
-    operator,
-    session,
-    snapshot,
-    status,
-    txn,
-    watch,
-)
-from gemot.agent.http import self as self_api
-from gemot.agent.http.app import App
-from gemot.agent.http.facts import facts_of
+from gemot.agent.http.api import HttpApi
 from gemot.agent.http.listen import Address, ListenFailed, explain
 from gemot.agent.http.members import failed_members
-from gemot.agent.http.message import Route
-from gemot.agent.http.reading import Waits
-from gemot.agent.http.transport import HttpTransport, Limits
 from gemot.agent.identity import DataDir
 from gemot.agent.keyrings import Keyrings
 from gemot.agent.local import LocalState
@@ -68,28 +35,22 @@ from gemot.agent.logs import Followers, set_level
 from gemot.agent.metrics import Metrics
 from gemot.agent.names import Names
 from gemot.agent.notify import Notifier
-from gemot.agent.registration import Policy
 from gemot.agent.registry import Registry
-from gemot.agent.sealing import Sealing, held_ring
 from gemot.agent.snapshots import Plan, SnapshotAgent
 from gemot.agent.sync import Sync
 from gemot.agent.template.runner import TemplateRunner
-from gemot.agent.tier import ClientTier, ServerTier, Tier, TierConfig
+from gemot.agent.tier import ClientTier, ServerTier, Tier
+from gemot.agent.tier_settings import node_settings, own_member, tier_settings
 from gemot.agent.user_events import UserEvents
 from gemot.agent.views import Views
 from gemot.agent.whereabouts import Whereabouts
 from gemot.agent.why import Why
 from gemot.dns.config import DnsConfig
 from gemot.dns.server import DnsServer
-from gemot.server.config import ServerConfig
 from gemot.server.model.catalog import Node as CatalogNode
 from gemot.server.model.coordinate import Coordinate
 from gemot.server.model.errors import BadRequest, GemotError
-from gemot.server.rpc.message import Member
-from gemot.server.runtime.connection import ListenerLimits
-from gemot.server.runtime.node import NodeConfig
 from gemot.server.runtime.timer import Ticker
-from gemot.server.space import SpaceConfig
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.statefile import CHECKSUM_VFS
@@ -98,9 +59,6 @@ log = logging.getLogger("gemot.agent")
 
 MAX_VIEWS = 20_000
 STATUS_EVERY_S = 1.0
-HTTP_GRACE_S = 1.5
-"""What writes under way may still take at a stop; then, once more, what their cancelling takes."""
-
 TEMPLATES_GRACE_S = 3.0
 """What a template's command may still take at a stop."""
 
@@ -133,7 +91,7 @@ class Daemon:
         self._edges: list[Callable[[], Awaitable[None]]] = []
         """What serves or runs for others, and may have to wait for them: templates, HTTP, DNS, checks."""
         self._watching: asyncio.Task[None] | None = None
-        self._transport: HttpTransport | None = None
+        self._http: HttpApi | None = None
         self._dns: DnsServer | None = None
         self._snapshots: SnapshotAgent | None = None
 
@@ -185,8 +143,8 @@ class Daemon:
         `failed`: this process must not go on, so writes under way, which nobody will answer, are cut.
         """
         self._notifier.stopping()
-        if failed and self._transport is not None:
-            self._transport.reload(limits=msgspec.structs.replace(self._http_limits(), stop_timeout_s=0.1))
+        if failed and self._http is not None:
+            self._http.hurry()
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -225,94 +183,28 @@ class Daemon:
         """The settings of a new configuration, where they go. Nothing here fails."""
         self.config = config
         set_level(config.log_level)
-        self._local.configure(
+        self._local.check_states.configure(
             check_update_interval_s=config.check_update_interval_s,
             discard_output=config.discard_check_output,
         )
         self._why.configure(only_passing=config.dns_config.only_passing)
         if self._dns is not None:
             self._dns.configure(dns)
-        if self._transport is not None:
-            self._app.reload(
-                routes=self._routes(),
-                allowed_hosts=_lower(config.http_config.allowed_hosts),
-                response_headers=config.http_config.response_headers,
-            )
-            self._transport.reload(limits=self._http_limits())
+        if self._http is not None:
+            self._http.reload(config)
 
     # -- the tier ----------------------------------------------------------------------------------
 
     def _make_tier(self, node_id: str) -> Tier:
-        config, loop = self.config, asyncio.get_running_loop()
-        me = Member(
-            id=node_id,
-            name=config.node_name,
-            address=config.advertise_addr,
-            role="server" if config.server else "client",
-            datacenter=config.datacenter,
-            build=__version__,
-            rpc=_joined(config.advertise_addr, config.ports.server) if config.server else "",
-            meta=config.node_meta,
-            tagged_addresses=config.tagged_addresses,
-        )
-        tier = TierConfig(
-            me=me,
-            bind=config.bind_addr,
-            join_port=config.ports.serf_lan,
-            retry_join=config.retry_join,
-            hold_ms=int(config.performance.rpc_hold_timeout_s * 1000),
-            retry_interval_s=config.retry_interval_s,
-            retry_max=config.retry_max,
-            listener=ListenerLimits(
-                max_per_client=config.limits.rpc_max_conns_per_client,
-                handshake_s=config.limits.rpc_handshake_timeout_s,
-            ),
-            gossip=gossip_timing(config),
-            sealing=self._sealing(),
-            advertise_reconnect_timeout_ms=round(config.advertise_reconnect_timeout_s * 1000),
-            remember_in=self._data.path if config.data_dir else None,
-            rejoin_after_leave=config.rejoin_after_leave,
-        )
+        config, loop, data_dir = self.config, asyncio.get_running_loop(), self._data.path
+        tier = tier_settings(config, me=own_member(config, node_id), data_dir=data_dir, now_s=loop.time)
         if not config.server:
             return ClientTier(config=tier, loop=loop, fatal=self._fatal)
-        node = NodeConfig(
-            me=me,
-            directory=str(self._data.path / "raft"),
-            bind=config.bind_addr,
-            rpc_port=config.ports.server,
-            segment_bytes=config.raft_log_segment_bytes,
-            raft_multiplier=config.performance.raft_multiplier,
-            server=ServerConfig(
-                bootstrap_expect=config.bootstrap_expect or int(config.bootstrap),
-                hold_ms=tier.hold_ms,
-                snapshot_entries=config.raft_snapshot_threshold,
-                trailing_entries=config.raft_trailing_logs,
-                default_wait_ms=int(config.default_query_time_s * 1000),
-                max_wait_ms=int(config.max_query_time_s * 1000),
-                autopilot=autopilot_settings(config),
-                mass_failure=mass_failure_settings(config),
-                kv_history=kv_history_settings(config),
-                space=SpaceConfig(
-                    reserve=config.limits.disk_reserve_bytes, segment=config.raft_log_segment_bytes
-                ),
-            ),
-            listener=tier.listener,
-            scrub_bytes_per_s=config.limits.scrub_bytes_per_second,
-            scrub_every_s=config.limits.scrub_interval_s,
-            sync=not config.unsafe_no_fsync,
-            vfs=self._vfs,
-        )
+        node = node_settings(config, tier, data_dir=data_dir, vfs=self._vfs)
         return ServerTier(config=tier, node=node, disk=self._disk, loop=loop, fatal=self._fatal)
 
     def _failed_members(self) -> Awaitable[dict[str, str]]:
         return failed_members(self._tier.servers)
-
-    def _sealing(self) -> Sealing:
-        config, loop = self.config, asyncio.get_running_loop()
-        ring = held_ring(config.encrypt, None if config.disable_keyring_file else self._data.path, loop.time)
-        return Sealing(
-            config.gossip_label, ring, config.encrypt_verify_incoming, config.encrypt_verify_outgoing
-        )
 
     # -- what is registered here -------------------------------------------------------------------
 
@@ -396,81 +288,31 @@ class Daemon:
         addresses = [Address(host=host, port=port) for host, port in listening(config, "http")]
         if not addresses:
             return
-        self._operations = operations.routes(
-            followers=self._followers, leave=self.leave, reload=self.reload, why=self._why
-        )
-        self._app = App(
-            routes=self._routes(),
+        self._http = HttpApi(
+            config=config,
+            addresses=addresses,
+            node_id=self._node_id,
+            servers=self._tier.servers,
+            join=self._tier.join,
+            known=self._tier.lan.known if self._tier.lan is not None else None,
+            force_leave=self._force_leave.ask,
+            keyrings=self._keyrings,
+            local=self._local,
+            sync=self._sync,
+            registry=self._registry,
+            events=self._events,
+            views=self._views,
+            feeds=self._feeds,
+            why=self._why,
+            where=self._where,
+            stats=self._stats,
             metrics=self._metrics,
-            allowed_hosts=_lower(config.http_config.allowed_hosts),
-            response_headers=config.http_config.response_headers,
+            followers=self._followers,
+            leave=self.leave,
+            reload=self.reload,
         )
-        self._transport = HttpTransport(app=self._app, addresses=addresses, limits=self._http_limits())
-        await self._transport.start()
-        self._edges.append(self._transport.stop)
-
-    def _http_limits(self) -> Limits:
-        return Limits(
-            max_connections_per_client=self.config.limits.http_max_conns_per_client,
-            stop_timeout_s=HTTP_GRACE_S,
-        )
-
-    def _routes(self) -> list[Route]:
-        """Every route, by the present configuration."""
-        config, servers, datacenter = self.config, self._tier.servers, self.config.datacenter
-        waits = Waits(int(config.default_query_time_s * 1000), int(config.max_query_time_s * 1000))
-        facts = facts_of(config, self._node_id)
-        policy = Policy(output_max_bytes=config.check_output_max_size)
-        return [
-            *kv.routes(
-                servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
-            ),
-            *fence.routes(servers=servers, datacenter=datacenter),
-            *history.routes(servers=servers, datacenter=datacenter),
-            *txn.routes(
-                servers=servers,
-                datacenter=datacenter,
-                max_bytes=config.limits.txn_max_req_len,
-                max_value_bytes=config.limits.kv_max_value_size,
-            ),
-            *catalog.routes(
-                servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits
-            ),
-            *health.routes(
-                servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits
-            ),
-            *status.routes(servers=servers, datacenter=datacenter),
-            *operator.routes(servers=servers, datacenter=datacenter, wall=time.time),
-            *joining.routes(join=self._tier.join, force_leave=self._force_leave.ask),
-            *keyring.routes(keyrings=self._keyrings, datacenter=datacenter),
-            *snapshot.routes(servers=servers, datacenter=datacenter),
-            *self_api.routes(
-                servers=servers,
-                facts=facts,
-                metrics=self._metrics,
-                stats=self._stats,
-                known=self._tier.lan.known if self._tier.lan is not None else None,
-                where=self._where,
-            ),
-            *agent_api.routes(
-                local=self._local,
-                sync=self._sync,
-                registry=self._registry,
-                policy=policy,
-                datacenter=datacenter,
-            ),
-            *coordinate.routes(servers=servers, datacenter=datacenter, disabled=config.disable_coordinates),
-            *event.routes(events=self._events, datacenter=datacenter),
-            *session.routes(servers=servers, facts=facts),
-            *watch.routes(
-                feeds=self._feeds,
-                servers=servers,
-                views=self._views,
-                events=self._events,
-                datacenter=datacenter,
-            ),
-            *self._operations,
-        ]
+        await self._http.start()
+        self._edges.append(self._http.stop)
 
     def _where(self) -> Coordinate | None:
         return self._whereabouts.coordinate if self._whereabouts is not None else None
@@ -515,8 +357,8 @@ class Daemon:
         figures.watch_feeds(self._feeds)
         if self._whereabouts is not None:
             figures.watch_whereabouts(self._whereabouts)
-        if (transport := self._transport) is not None:
-            figures.watch_http(lambda: transport.connections)
+        if (http := self._http) is not None:
+            figures.watch_http(lambda: http.connections)
         figures.start()
         self._on_stop(_at_once(figures.stop))
 
@@ -566,14 +408,6 @@ class Daemon:
 
     async def _close_data(self) -> None:
         self._data.close()
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _lower(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.lower() for name in names)
 
 
 def _dns_failed(error: BadRequest, addresses: Sequence[tuple[str, int]]) -> Exception:

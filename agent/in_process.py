@@ -67,20 +67,20 @@ class InProcessServers:
 
     def archive(self, call: Call) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        cancel = self._server.handle(self._server.me, call, settle(future))
+        cancel = self._server.endpoint.handle(self._server.me, call, settle(future))
         if not future.done():
             future.add_done_callback(lambda done: cancel() if done.cancelled() else None)
         return future
 
     def leader(self) -> asyncio.Future[str]:
-        leader = self._server.status().leader
+        leader = self._server.status.tier().leader
         return self._known(leader.rpc if leader is not None else "")
 
     def peers(self) -> asyncio.Future[list[str]]:
-        return self._known(sorted(v.rpc for v in self._server.status().voters if v.rpc))
+        return self._known(sorted(v.rpc for v in self._server.status.tier().voters if v.rpc))
 
     def stats(self) -> dict[str, dict[str, str]]:
-        return self._server.stats()
+        return self._server.status.stats()
 
     def _known(self, value: Any) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()

@@ -1,7 +1,8 @@
-"""Services and checks registered on this agent, their status, and what the catalog does not know of yet.
+"""Services and checks registered on this agent, and what of them the catalog does not know of yet.
 
 The authority over this host's part of the catalog. No IO: time and randomness are handed in, what must
-survive a restart goes to a `Store`, `checking.py` runs the checks, `sync.py` carries changes to the servers.
+survive a restart goes to a `Store`, `checking.py` runs the checks, `check_states.py` has how they stand,
+`sync.py` carries changes to the servers.
 For one event loop; every method is over at once, so callers see whole changes only.
 """
 
@@ -14,13 +15,14 @@ from typing import Literal
 
 import msgspec
 
+from gemot.agent.check_states import CheckState, CheckStates
 from gemot.agent.difference import Gap, Wanted, WantedCheck, WantedService
 from gemot.agent.duration import format_duration
 from gemot.agent.outbox import Outbox
 from gemot.agent.registration import Registration
-from gemot.agent.saved import Store, TtlState
+from gemot.agent.saved import Store
 from gemot.checks.definition import CheckDefinition
-from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_expired
+from gemot.checks.status import Status, cut_note
 from gemot.server.model.catalog import Node, Service
 from gemot.server.model.errors import BadRequest, NotFound, RuleFailed
 from gemot.server.model.health import NODE_MAINTENANCE, SERVICE_MAINTENANCE_PREFIX, Check
@@ -64,20 +66,23 @@ class LocalState:
         self.node = node
         self._store = store
         self._now = now
-        self._wall = wall
-        self._uniform = uniform
-        self._check_update_interval_s = check_update_interval_s
-        self._discard_output = discard_output
         self._token = token
         self._services: dict[str, _Service] = {}
-        self._checks: dict[str, _Check] = {}
-        self._ttls: dict[str, TtlState] = {}
-        self._listeners: dict[object, Callable[[Change], None]] = {}
         self._service_ids: dict[str, str] = {}
-        self._check_ids: dict[str, str] = {}
-        self._aliases: set[str] = set()
-        self._deferred: set[str] = set()
+        self._listeners: dict[object, Callable[[Change], None]] = {}
         self._outbox = Outbox()
+        self.check_states = CheckStates(
+            services=self._services,
+            store=store,
+            outbox=self._outbox,
+            tell=self._tell,
+            now=now,
+            wall=wall,
+            uniform=uniform,
+            check_update_interval_s=check_update_interval_s,
+            discard_output=discard_output,
+        )
+        self._checks = self.check_states.by_id
 
     # Reading.
 
@@ -95,13 +100,6 @@ class LocalState:
         """The node's checks, then those of this service."""
         rows = [self._row(c) for c in self._checks.values() if c.definition.service_id in ("", service_id)]
         return sorted(rows, key=lambda row: (row.service_id != "", row.check_id))
-
-    def definitions(self) -> list[CheckDefinition]:
-        return [record.definition for record in self._checks.values()]
-
-    def definition(self, check_id: str) -> CheckDefinition | None:
-        record = self._checks.get(check_id)
-        return record.definition if record else None
 
     def content_hash(self, service_id: str) -> str:
         """A text that changes when the service's registration does; "" for an unknown one."""
@@ -121,11 +119,6 @@ class LocalState:
     def count_checks(self, status: Status) -> int:
         return sum(record.status == status for record in self._checks.values())
 
-    def configure(self, *, check_update_interval_s: float, discard_output: bool) -> None:
-        """Go by other settings from now on (a reload). What was kept back waits as long as it was to."""
-        self._check_update_interval_s = check_update_interval_s
-        self._discard_output = discard_output
-
     def listen(self, callback: Callable[[Change], None]) -> Callable[[], None]:
         """Call back after each change; what is returned ends that."""
         key = object()
@@ -137,7 +130,7 @@ class LocalState:
     def restore(self) -> None:
         """Take back what the store kept. Call once, before `reload`, which has the last word."""
         saved = self._store.load()
-        self._ttls = dict(saved.ttls)
+        self.check_states.restore(saved.ttls)
         for registration in saved.services:
             self._put_service(registration, from_config=False)
         for definition in saved.checks:
@@ -149,7 +142,7 @@ class LocalState:
                 )
                 self._store.remove_check(definition.check_id)
                 continue
-            self._put_check(definition)
+            self.check_states.put(definition)
 
     def reload(self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]) -> None:
         """Replace everything that came from configuration files; same ids keep their status.
@@ -161,7 +154,7 @@ class LocalState:
         services, wanted = self.check_reload(registrations, checks)
         for check_id, old in list(self._checks.items()):
             if old.definition.from_config and check_id not in wanted:
-                self._drop_check(check_id)
+                self.check_states.drop(check_id)
         for service_id, service in list(self._services.items()):
             if service.from_config and service_id not in services:
                 self._drop_service(service_id)
@@ -170,8 +163,8 @@ class LocalState:
             self._put_service(registration, from_config=True)
         for check in checks:
             self._store.remove_check(check.check_id)
-            self._put_check(check)
-        self._refresh_aliases()
+            self.check_states.put(check)
+        self.check_states.follow_aliases()
 
     def check_reload(
         self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]
@@ -207,11 +200,11 @@ class LocalState:
             for check_id, record in list(self._checks.items()):
                 of_it = record.definition.service_id == service_id and record.definition.type != "maintenance"
                 if of_it and check_id not in named:
-                    self._drop_check(check_id)
+                    self.check_states.drop(check_id)
         self._store.save_service(msgspec.structs.replace(registration, checks=()))
         for check in registration.checks:
             self._store.save_check(check)
-        self._refresh_aliases()
+        self.check_states.follow_aliases()
 
     def remove_service(self, service_id: str) -> None:
         """Take a service and its checks out. Raises NotFound."""
@@ -221,7 +214,7 @@ class LocalState:
                 "service name."
             )
         self._drop_service(service_id)
-        self._refresh_aliases()
+        self.check_states.follow_aliases()
 
     def add_check(self, definition: CheckDefinition) -> None:
         """Register one check over the API. Raises NotFound for its service, RuleFailed at the limit."""
@@ -229,16 +222,16 @@ class LocalState:
             raise NotFound(f'ServiceID "{definition.service_id}" does not exist')
         if definition.check_id not in self._checks and len(self._checks) >= MAX_CHECKS:
             raise RuleFailed(_full("checks", MAX_CHECKS))
-        _refuse_twins("check", {definition.check_id}, self._check_ids)
-        self._put_check(definition)
+        _refuse_twins("check", {definition.check_id}, self.check_states.spelled)
+        self.check_states.put(definition)
         self._store.save_check(definition)
-        self._refresh_aliases()
+        self.check_states.follow_aliases()
 
     def remove_check(self, check_id: str) -> None:
         """Take a check out. Raises NotFound."""
-        self._known(check_id, "passed, not the check name")
-        self._drop_check(check_id)
-        self._refresh_aliases()
+        self.check_states.known(check_id)
+        self.check_states.drop(check_id)
+        self.check_states.follow_aliases()
 
     def maintain_node(self, *, enable: bool, reason: str = "") -> None:
         """Put this node into maintenance or back: all of its services count as critical meanwhile."""
@@ -261,11 +254,11 @@ class LocalState:
                 notes=cut_note(reason, MAX_REASON_BYTES),
                 service_id=service_id,
             )
-            self._put_check(definition)
+            self.check_states.put(definition)
             self._store.save_check(definition)
         elif not enable and check_id in self._checks:
-            self._drop_check(check_id)
-        self._refresh_aliases()
+            self.check_states.drop(check_id)
+        self.check_states.follow_aliases()
 
     def _check_room(self, registration: Registration) -> None:
         fresh = sum(check.check_id not in self._checks for check in registration.checks)
@@ -274,7 +267,7 @@ class LocalState:
         if len(self._checks) + fresh > MAX_CHECKS:
             raise RuleFailed(_full("checks", MAX_CHECKS))
         _refuse_twins("service", {registration.service.id}, self._service_ids)
-        _refuse_twins("check", {check.check_id for check in registration.checks}, self._check_ids)
+        _refuse_twins("check", {check.check_id for check in registration.checks}, self.check_states.spelled)
 
     def _put_service(self, registration: Registration, *, from_config: bool) -> None:
         service_id, service = registration.service.id, registration.service
@@ -291,7 +284,7 @@ class LocalState:
             self._tell("service", service_id)
         record.from_config = from_config
         for definition in registration.checks:
-            self._put_check(definition)
+            self.check_states.put(definition)
 
     def _drop_service(self, service_id: str) -> None:
         del self._services[service_id]
@@ -300,90 +293,8 @@ class LocalState:
         self._store.remove_service(service_id)
         for check_id, record in list(self._checks.items()):
             if record.definition.service_id == service_id:
-                self._drop_check(check_id)
+                self.check_states.drop(check_id)
         self._tell("service", service_id)
-
-    def _put_check(self, definition: CheckDefinition) -> None:
-        check_id = definition.check_id
-        before = self._checks.get(check_id)
-        if before is not None and before.definition == definition:
-            self._restart_ttl(before)
-            return
-        record = _Check(definition)
-        if before is not None:
-            record.status, record.output = before.status, before.output
-            record.critical_since_s = before.critical_since_s
-        else:
-            self._take_back_ttl(record)
-        if record.status == "critical" and record.critical_since_s is None:
-            record.critical_since_s = self._now()
-        self._forget_kind(check_id)
-        self._checks[check_id] = record
-        self._check_ids[fold(check_id)] = check_id
-        if definition.type == "alias":
-            self._aliases.add(check_id)
-        self._outbox.check_changed(check_id)
-        if record.ttl_ends_s is None:
-            self._restart_ttl(record)
-        self._tell("check", check_id)
-
-    def _drop_check(self, check_id: str) -> None:
-        record = self._checks.pop(check_id)
-        del self._check_ids[fold(check_id)]
-        self._forget_kind(check_id)
-        self._outbox.check_gone(check_id, record.definition.service_id)
-        self._store.remove_check(check_id)
-        if record.definition.type == "ttl":
-            self._ttls.pop(check_id, None)
-            self._store.remove_ttl(check_id)
-        self._tell("check", check_id)
-
-    def _forget_kind(self, check_id: str) -> None:
-        self._aliases.discard(check_id)
-        self._deferred.discard(check_id)
-
-    # Results.
-
-    def report(self, check_id: str, outcome: Outcome) -> None:
-        """Take a result. An unknown check is ignored: it went while its probe ran."""
-        record = self._checks.get(check_id)
-        if record is None:
-            return
-        self._set(record, outcome)
-        self._refresh_aliases()
-
-    def update_ttl(self, check_id: str, status: Status, output: str) -> None:
-        """Take what was pushed to a TTL check. Raises NotFound, or RuleFailed for another type."""
-        record = self._known(check_id, "passed, not the check name")
-        definition = record.definition
-        if definition.type != "ttl":
-            raise RuleFailed(f'CheckID "{check_id}" does not have associated TTL')
-        ended = record.ttl_ends_s is None
-        self._restart_ttl(record)
-        if ended:
-            self._tell("status", check_id)
-        kept = "" if self._discard_output else cut_note(output, definition.output_max_bytes)
-        self._store.save_ttl(check_id, TtlState(status, kept, self._wall() + definition.ttl_s))
-        self._set(record, Outcome(status, kept))
-        self._refresh_aliases()
-
-    def deadline_s(self, check_id: str) -> float | None:
-        """When this TTL check ends, on the clock `now`; None if it is no TTL check or has ended."""
-        record = self._checks.get(check_id)
-        return record.ttl_ends_s if record else None
-
-    def next_deadline_s(self) -> float | None:
-        ends = [record.ttl_ends_s for record in self._checks.values() if record.ttl_ends_s is not None]
-        return min(ends, default=None)
-
-    def expire(self) -> None:
-        """Turn TTL checks critical whose time has come."""
-        now_s = self._now()
-        for record in list(self._checks.values()):
-            if record.ttl_ends_s is not None and is_expired(record.ttl_ends_s, now_s):
-                record.ttl_ends_s = None
-                self._set(record, Outcome("critical", expired_output(record.output)))
-        self._refresh_aliases()
 
     def reap(self) -> list[str]:
         """Take out services with a check critical for longer than it says; their ids."""
@@ -403,69 +314,8 @@ class LocalState:
                 self._drop_service(service_id)
                 reaped.append(service_id)
         if reaped:
-            self._refresh_aliases()
+            self.check_states.follow_aliases()
         return reaped
-
-    def _set(self, record: _Check, outcome: Outcome) -> None:
-        output = "" if self._discard_output else outcome.output
-        if (record.status, record.output) == (outcome.status, output):
-            return
-        changed = record.status != outcome.status
-        if changed:
-            record.critical_since_s = self._now() if outcome.status == "critical" else None
-        record.status, record.output = outcome.status, output
-        check_id = record.definition.check_id
-        if changed or not self._check_update_interval_s:
-            self._deferred.discard(check_id)
-            self._outbox.check_changed(check_id)
-        elif check_id not in self._deferred and not self._outbox.holds_check(check_id):
-            record.output_due_s = self._now() + self._check_update_interval_s * (0.5 + self._uniform())
-            self._deferred.add(check_id)
-        self._tell("status", check_id)
-
-    def _restart_ttl(self, record: _Check) -> None:
-        if record.definition.type == "ttl":
-            record.ttl_ends_s = self._now() + record.definition.ttl_s
-
-    def _take_back_ttl(self, record: _Check) -> None:
-        """The last push of before the restart, if its time is not over."""
-        state = self._ttls.pop(record.definition.check_id, None)
-        if state is None or record.definition.type != "ttl":
-            return
-        left_s = min(state.expires_at_s - self._wall(), record.definition.ttl_s)
-        if left_s > 0:
-            record.status, record.output = state.status, state.output
-            record.ttl_ends_s = self._now() + left_s
-
-    def _refresh_aliases(self) -> None:
-        """Let alias checks follow their targets; as often as an alias may follow another alias."""
-        if not self._aliases:
-            return
-        aliases = [self._checks[check_id] for check_id in sorted(self._aliases)]
-        for _ in aliases:
-            before = [(record.status, record.output) for record in aliases]
-            for record in aliases:
-                self._set(record, self._aliased(record))
-            if before == [(record.status, record.output) for record in aliases]:
-                return
-
-    def _aliased(self, record: _Check) -> Outcome:
-        target = record.definition.alias_service
-        if target and target not in self._services:
-            return Outcome("critical", f"Service {target} could not be found on this agent")
-        worst: _Check | None = None
-        seen = False
-        for check in self._checks.values():
-            if check is record or check.definition.service_id not in ("", target):
-                continue
-            seen = True
-            if check.status == "passing" or (worst is not None and worst.status == "critical"):
-                continue
-            if worst is None or check.status == "critical":
-                worst = check
-        if worst is not None:
-            return Outcome(worst.status, f'Aliased check "{worst.definition.name}" failing: {worst.output}')
-        return Outcome("passing", "All checks passing." if seen else "No checks found.")
 
     # The catalog.
 
@@ -488,7 +338,7 @@ class LocalState:
         record = self._checks[check_id]
         service = self._services.get(record.definition.service_id)
         token = record.definition.token or (service.token if service else "") or self._token
-        return WantedCheck(self._row(record), token, check_id in self._deferred)
+        return WantedCheck(self._row(record), token, self.check_states.is_deferred(check_id))
 
     def is_behind(self) -> bool:
         """Whether something changed that was not taken yet."""
@@ -497,7 +347,7 @@ class LocalState:
     def take_gap(self) -> Gap:
         """Everything that changed since it was last taken. What could not be told is given back to `mark`."""
         gap = self._outbox.take()
-        self._deferred -= gap.checks
+        self.check_states.taken(gap.checks)
         return gap
 
     def mark(self, gap: Gap) -> None:
@@ -512,16 +362,7 @@ class LocalState:
                 record.service = service
                 self._tell("service", service_id)
 
-    def release(self) -> float | None:
-        """Let deferred outputs go whose time has come; when the next one is due, or None."""
-        now_s = self._now()
-        for check_id in [one for one in self._deferred if self._checks[one].output_due_s <= now_s]:
-            self._deferred.discard(check_id)
-            self._outbox.check_changed(check_id)
-            self._tell("status", check_id)
-        return min((self._checks[check_id].output_due_s for check_id in self._deferred), default=None)
-
-    def _row(self, record: _Check) -> Check:
+    def _row(self, record: CheckState) -> Check:
         definition = record.definition
         service = self._services.get(definition.service_id)
         return Check(
@@ -539,12 +380,6 @@ class LocalState:
             timeout=format_duration(definition.timeout_s) if definition.timeout_s else "",
         )
 
-    def _known(self, check_id: str, hint: str) -> _Check:
-        record = self._checks.get(check_id)
-        if record is None:
-            raise NotFound(f'Unknown check ID "{check_id:.512}". Ensure that the check ID is {hint}.')
-        return record
-
     def _tell(self, kind: Literal["service", "check", "status"], id: str) -> None:
         change = Change(kind, id)
         for callback in list(self._listeners.values()):
@@ -559,18 +394,6 @@ class _Service:
         self.service = service
         self.token = token
         self.from_config = False
-
-
-class _Check:
-    """`output_due_s` counts while the check is among the deferred ones."""
-
-    def __init__(self, definition: CheckDefinition) -> None:
-        self.definition = definition
-        self.status: Status = definition.status
-        self.output = ""
-        self.critical_since_s: float | None = None
-        self.ttl_ends_s: float | None = None
-        self.output_due_s = 0.0
 
 
 def _full(what: str, limit: int) -> str:

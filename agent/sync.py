@@ -127,7 +127,7 @@ class Sync:
         """Whether the whole is to be compared."""
         while True:
             self._wake.clear()
-            due_s = self._local.release()
+            due_s = self._local.check_states.release()
             now_s = self._now()
             if not self._pauses and now_s >= self._full_at_s:
                 return True

@@ -110,7 +110,7 @@ class ServerTier:
         self._own = InProcessServers(server=self.node.server, loop=loop)
         self.servers: Servers = self._own
         server = self.node.server
-        self.lan = _make_lan(loop, server, config, self.node.on_gossip)
+        self.lan = _make_lan(loop, server.endpoint, config, self.node.on_gossip)
         if self.lan is not None:
             server.membership.gossip = self.lan
         self._joiner = Joiner(
@@ -118,10 +118,10 @@ class ServerTier:
             timer=LoopTimer(loop),
             addresses=config.retry_join,
             port=config.join_port if config.join_port > 0 else DEFAULT_PORT,
-            hello=server.hello,
+            hello=server.endpoint.hello,
             expect=node.server.bootstrap_expect,
             on_joined=self._joined,
-            settled=lambda: bool(server.hello().cluster),
+            settled=lambda: bool(server.endpoint.hello().cluster),
             interval_s=config.retry_interval_s,
             tries_max=config.retry_max,
             given_up=fatal,
@@ -191,8 +191,8 @@ class ServerTier:
 
     def waiting_for(self) -> str:
         server = self.node.server
-        waiting = server.waiting_for()
-        if not waiting or server.hello().cluster:
+        waiting = server.status.waiting_for()
+        if not waiting or server.endpoint.hello().cluster:
             return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for, _unmet(self.rejoin))))
 

@@ -71,8 +71,6 @@ class Tier(Protocol):
 
     def call_server(self, id: str, call: Call, done: Done) -> None: ...
 
-    def waiting_for(self) -> str: ...
-
 
 class Operator:
     """Drive it by `on_tick`, `on_second` and `on_leadership`."""
@@ -94,6 +92,7 @@ class Operator:
         hold_ms: int,
         tick_ms: int,
         defaults: AutopilotConfig,
+        waiting_for: Callable[[], str],
         hearsay: Callable[[], tuple[Member, ...]] = tuple,
     ) -> None:
         self._tier = tier
@@ -111,6 +110,7 @@ class Operator:
         self._timer = timer
         self._hold_ms = hold_ms
         self._defaults = defaults
+        self._waiting_for = waiting_for
         self._proposing = False
         self.leaving = ""
         """The name of this server's own node, once it is on its way out: it is reported alive no more."""
@@ -228,7 +228,7 @@ class Operator:
             if not isinstance(result, Unavailable) or isinstance(result, Busy):
                 done(result)
             elif self._timer.now_ms() >= until_ms:
-                done(NoLeader.because(self._tier.waiting_for()))
+                done(NoLeader.because(self._waiting_for()))
             else:
                 self._timer.call_after(AGAIN_MS, again)
 
@@ -294,7 +294,7 @@ class Operator:
                 healthy=self.autopilot.healthy,
                 failure_tolerance=self.autopilot.tolerance,
                 by=self._tier.me.name,
-                waiting=self._tier.waiting_for(),
+                waiting=self._waiting_for(),
             )
         )
 
@@ -314,7 +314,7 @@ class Operator:
             healthy=bool(raft.leader) and all(server.healthy for server in seen),
             failure_tolerance=self.autopilot.tolerance if self._replica.leads else 0,
             by=me.name,
-            waiting=self._tier.waiting_for(),
+            waiting=self._waiting_for(),
         )
 
     def _glimpse(self, id: str) -> ServerSeen:
@@ -380,7 +380,7 @@ class Operator:
                 RuleFailed("the other server did not take over within an election timeout: this one leads on")
             )
         elif self._timer.now_ms() >= until_ms:
-            done(NoLeader.because(self._tier.waiting_for()))
+            done(NoLeader.because(self._waiting_for()))
         else:
             self._timer.call_after(AGAIN_MS // 2, lambda: self._await_transfer(until_ms, done))
 

@@ -6,7 +6,7 @@ And what is made of it where it arrives.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
@@ -15,16 +15,8 @@ from gemot.server.features import Features
 from gemot.server.members import Connected, Membership
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.ports import Peers
-from gemot.server.rpc.message import FEATURES, Hello, Member, Report, fault_of
+from gemot.server.rpc.message import FEATURES, Member, Report, fault_of
 from gemot.server.space import Room, Space
-
-
-class Tier(Protocol):
-    """The server whose reports these are."""
-
-    def leader_id(self) -> str: ...
-
-    def hello(self) -> Hello: ...
 
 
 class Reports:
@@ -34,7 +26,7 @@ class Reports:
         self,
         *,
         me: Member,
-        tier: Tier,
+        cluster: Callable[[], str],
         replica: Replica,
         connected: Connected,
         directory: Directory,
@@ -46,7 +38,7 @@ class Reports:
         membership: Membership,
     ) -> None:
         self._me = me
-        self._tier = tier
+        self._cluster = cluster
         self._replica = replica
         self._connected = connected
         self._directory = directory
@@ -66,9 +58,9 @@ class Reports:
         if self._replica.leads:
             for member in members:
                 self.joined(member)
-        elif (leader := self._directory.get(self._tier.leader_id())) is not None:
+        elif (leader := self._directory.get(self._replica.raft.leader)) is not None:
             self._peers.call(leader, self._report(members, self._coordinates.hand_on()), _ignore)
-        elif self._me in members and self._tier.hello().cluster:
+        elif self._me in members and self._cluster():
             for server in self._directory.servers():
                 if server.id != self._me.id:
                     self._peers.call(server, self._report((self._me,)), _ignore)

@@ -1,4 +1,4 @@
-"""One server of the tier, put together from its parts; its face to the agent and to RPC.
+"""One server of the tier, put together from its parts; what the agent asks of it. Sessions ask `endpoint.py`.
 
 It wires and hands on; the rules are in the parts. Everything here runs as event handlers on one thread,
 over the ports of `ports.py`, and so runs the same in the simulator.
@@ -11,7 +11,6 @@ from typing import Any
 
 import msgspec
 
-from gemot.server import waiting
 from gemot.server.bootstrap import Bootstrap, decode_pledge, encode_pledge
 from gemot.server.compaction import Compaction
 from gemot.server.config import ServerConfig
@@ -19,6 +18,7 @@ from gemot.server.confirm import Confirmations
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
+from gemot.server.endpoint import Endpoint
 from gemot.server.features import Features
 from gemot.server.hearsay import Hearsay
 from gemot.server.hosts import Hosts
@@ -31,54 +31,22 @@ from gemot.server.mass_failure import MassFailure
 from gemot.server.members import Connected, Membership, Standing
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import NodeCoordinate
-from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown
+from gemot.server.model.errors import GemotError, NotLeader
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.operator import Operator
 from gemot.server.ports import Archives, DiskSpace, Identity, Log, Peers, Random, Reader, Timer, Upkeep
 from gemot.server.raft.node import Raft
-from gemot.server.raft.types import Message, ReadState, SnapshotOffer
+from gemot.server.raft.types import ReadState, SnapshotOffer
 from gemot.server.reads import Reads
 from gemot.server.reports import Reports
-from gemot.server.rpc.message import (
-    FEATURES,
-    PROTOCOL_MAX,
-    PROTOCOL_MIN,
-    Apply,
-    Ask,
-    Bookmark,
-    Call,
-    Enlist,
-    FetchBlob,
-    FetchSnapshot,
-    Forward,
-    Found,
-    Hello,
-    Join,
-    Joined,
-    Leave,
-    Locate,
-    Member,
-    Operate,
-    Passed,
-    Promise,
-    ReadArchive,
-    Report,
-    Stage,
-    Status,
-    Subscribe,
-    Survey,
-    TierStatus,
-    Upload,
-)
+from gemot.server.rpc.message import Bookmark, Call, Forward, Member
 from gemot.server.space import Space
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
+from gemot.server.status import ServerStatus
 from gemot.server.writes import Name, RetryIds, Writes
 
 SECOND_MS = 1_000
-STALLED = (
-    "no sync of the log has ended for an election timeout; until one does, this server does not lead or vote"
-)
 
 
 class Server:
@@ -103,14 +71,11 @@ class Server:
         archives: Archives | None = None,
     ) -> None:
         self.me = me
-        self._config = config
         self._raft = raft
         self.state = state
         self._identity = identity
-        self._upkeep = upkeep
         self._peers = peers
         self._timer = timer
-        self._random = random
         self.directory = Directory(me)
         self.space = Space(
             me=me,
@@ -128,7 +93,7 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
-            waiting=self.waiting_for,
+            waiting=lambda: self.status.waiting_for(),
         )
         self.reads = Reads(
             state=state,
@@ -149,7 +114,7 @@ class Server:
             timer=timer,
             random=random,
             hold_ms=config.hold_ms,
-            waiting=self.waiting_for,
+            waiting=lambda: self.status.waiting_for(),
         )
         hosts = Hosts(state)
         self.membership = Membership(
@@ -174,7 +139,7 @@ class Server:
         )
         self.reports = Reports(
             me=me,
-            tier=self,
+            cluster=identity.cluster,
             replica=self.replica,
             connected=self.connected,
             directory=self.directory,
@@ -248,9 +213,41 @@ class Server:
             tick_ms=config.tick_ms,
             defaults=config.autopilot,
             hearsay=self.hearsay.servers,
+            waiting_for=lambda: self.status.waiting_for(),
+        )
+        self.status = ServerStatus(
+            me=me,
+            expect=config.bootstrap_expect,
+            raft=raft,
+            replica=self.replica,
+            state=state,
+            identity=identity,
+            peers=peers,
+            directory=self.directory,
+            bootstrap=self.bootstrap,
+            joining=self.operator.joining,
+            keeping=self.keeping,
+            membership=self.membership,
+            space=self.space,
+        )
+        self.endpoint = Endpoint(
+            me=me,
+            tier=self,
+            status=self.status,
+            replica=self.replica,
+            reports=self.reports,
+            operator=self.operator,
+            bootstrap=self.bootstrap,
+            keeping=self.keeping,
+            upkeep=upkeep,
+            directory=self.directory,
+            connected=self.connected,
+            identity=identity,
+            timer=timer,
+            expect=config.bootstrap_expect,
+            hold_ms=config.hold_ms,
         )
         self._second_due = timer.now_ms()
-        self.scrubbed = ""
         self.compaction = Compaction(
             bounds=config,
             raft=raft,
@@ -305,7 +302,7 @@ class Server:
         """Damage was found in a snapshot, or in the log up to entry `through`."""
         self.compaction.on_rot(through)
 
-    # -- what the agent of this host, or a session, asks ---------------------------------------------
+    # -- what the agent of this host asks, and the endpoint for others ------------------------------
 
     def apply(
         self,
@@ -345,125 +342,6 @@ class Server:
     def leave(self, node: str, done: Callable[[Any], None]) -> None:
         """A node leaves on purpose; told to the leader. Done means that the catalog says so durably."""
         self.operator.leave(node, done)
-
-    def status(self) -> TierStatus:
-        """How this server sees the tier; needs no quorum."""
-        voters = tuple(
-            self.directory.get(id) or Member(id, id, "", "server", self.me.datacenter, "")
-            for id in self._raft.voters
-        )
-        return TierStatus(self.directory.get(self._raft.leader), voters, self.stats())
-
-    def stats(self) -> dict[str, dict[str, str]]:
-        raft = {
-            "state": self._raft.role.name.capitalize(),
-            "term": str(self._raft.term),
-            "commit_index": str(self._raft.commit),
-            "applied_index": str(self.state.applied_index),
-            "last_log_index": str(self._raft.last_index),
-            "num_peers": str(max(0, len(self._raft.voters) - 1)),
-            "last_contact": f"{self.last_contact_ms()}ms",
-            "repairing": str(self._raft.repairing).lower(),
-            "stalled": str(self._raft.stalled).lower(),
-            "last_scrub": self.scrubbed,
-        }
-        for peer in self._raft.status().peers:
-            seen = f"match={peer.match} next={peer.next} mode={peer.mode} inflight={peer.inflight}"
-            raft[f"peer {self.directory.name(peer.id)}"] = f"{seen} heard={peer.heard_ticks_ago} ticks ago"
-        leader = self.directory.get(self._raft.leader)
-        tier = {
-            "server": "true",
-            "leader": str(self.replica.leads).lower(),
-            "leader_addr": leader.rpc if leader is not None else "",
-            "bootstrap": str(self._config.bootstrap_expect == 1).lower(),
-            "cluster": self._identity.cluster(),
-            "waiting": self.waiting_for(),
-            "state_hash": self.state.state_hash.hex(),
-            "space": self.space.told,
-            "suspects": str(self.membership.guard.held),
-            "epoch": str(self.state.epoch),
-        }
-        return {"raft": raft, "consul": tier}
-
-    def waiting_for(self) -> str:
-        """What keeps this server from serving, for people; "" when nothing does."""
-        if not self._identity.cluster():
-            founding = self.bootstrap.waiting_for if self._config.bootstrap_expect else NO_CLUSTER
-            return self.operator.joining.waiting_for or founding
-        if self._raft.repairing:
-            return "Repairing: part of the log was damaged and is fetched from the other servers"
-        if self._raft.stalled:
-            return f"Waiting for the disk: {STALLED}"
-        if self._raft.leader:
-            return self.keeping.waiting_for
-        if not self._raft.voters:
-            return "Waiting for the leader of the cluster to send its log"
-        return waiting.for_quorum(self.me.id, self._raft.voters, self._peers.unreached, self.directory.name)
-
-    # -- Tier: what sessions ask ---------------------------------------------------------------------
-
-    def hello(self) -> Hello:
-        return Hello(PROTOCOL_MIN, PROTOCOL_MAX, self._identity.cluster(), self.me, FEATURES)
-
-    def on_connected(self, member: Member) -> None:
-        self.connected.add(member)
-        self.directory.learn(member)
-        if self.replica.leads:
-            self.reports.joined(member, afresh=True)
-        else:
-            self.reports.send()
-
-    def on_disconnected(self, member: Member) -> None:
-        self.connected.remove(member)
-
-    def on_raft(self, member: Member, cluster: str, message: Message) -> None:
-        """A Raft message: only from who it says it is, and only of our own cluster."""
-        if member.role != "server" or message.sender != member.id:
-            return
-        mine = self._identity.cluster()
-        if not cluster or mine not in ("", cluster) or not (self.bootstrap.founded(cluster) or mine):
-            return
-        self.replica.on_message(message)
-
-    def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
-        match call:
-            case Apply():
-                self.apply(call.command, call.token, call.retry, reply, hold_ms=call.hold_ms)
-            case Forward():
-                self._forwarded(call, reply)
-            case Ask():
-                return self.query(call.query, call.options, reply, hold_ms=call.hold_ms)
-            case Subscribe():
-                return self.subscribe(call.query, call.token, call.from_index, reply)
-            case Report():
-                self.reports.hear(member, call)
-                reply(True)
-            case Locate():
-                self.locate(call.row, call.token, reply)
-            case Leave():
-                self.operator.leave(call.node, reply, asked_by=member)
-            case FetchSnapshot():
-                reply(_caught(lambda: self._upkeep.read_chunk(call.index, call.term, call.offset)))
-            case Join():
-                self.directory.learn(member)
-                if member.role == "server":
-                    self.bootstrap.found(member, call.expect, "")
-                servers = self.directory.servers()
-                reply(Joined(servers, self._config.bootstrap_expect, self._identity.cluster()))
-            case Promise():
-                if self.operator.joining.begun:
-                    reply(Conflict(f"{self.me.name} is about to join a cluster that exists"))
-                else:
-                    self.bootstrap.on_promise(call.cluster, member.id, call.voters, reply)
-            case Found():
-                self.bootstrap.on_found(call.cluster, call.voters, reply)
-            case Enlist() | Operate() | Survey():
-                self.operator.handle(member, call, reply)
-            case Status():
-                reply(self.status())
-            case ReadArchive() | Upload() | Stage() | FetchBlob() | Passed():
-                return self.keeping.on_call(member.id, call, reply)
-        return _nothing
 
     # -- Watcher: what the replica tells ---------------------------------------------------------------
 
@@ -520,23 +398,6 @@ class Server:
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _forwarded(self, call: Forward, reply: Callable[[Any], None]) -> None:
-        """Never sent on: a server that does not lead says so, and the sender looks again."""
-        if not self.replica.leads:
-            reply(NotLeader(self._raft.leader))
-            return
-        answered = False
-
-        def answer(result: Any) -> None:
-            nonlocal answered
-            if not answered:
-                answered = True
-                cancel()
-                reply(result)
-
-        cancel = self._timer.call_after(self._config.hold_ms, lambda: answer(_HELD_TOO_LONG))
-        self.propose(call.command, call.accessor, call.retry, answer)
-
     def call_server(self, id: str, call: Call, done: Callable[[Any], None]) -> None:
         member = self.directory.get(id)
         if member is None:
@@ -570,27 +431,10 @@ class Server:
             self.membership.on_gossip(member, standing)
 
 
-NO_CLUSTER = "Waiting for a cluster: no server met has one, and bootstrap_expect is not set here to begin one"
-_HELD_TOO_LONG = OutcomeUnknown(
-    "the leader could not have this write confirmed in time; it may be done later"
-)
-
-
 def _accessor(token: str) -> str:
     """Who stands behind a token. Until access control lands everybody is the anonymous accessor."""
     return ""
 
 
-def _caught(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except GemotError as error:
-        return error
-
-
 def _ignore(_result: Any) -> None:
     """For what is proposed or told again until it holds."""
-
-
-def _nothing() -> None:
-    """Cancels a call that needs no cancelling."""

@@ -164,7 +164,7 @@ class _Agent:
     async def _push(self, request: Request, status: Status) -> Response:
         self._check(request)
         check_id = parse.name_in(request, "Missing check ID")
-        self._local.update_ttl(check_id, status, parse.first(request, "note") or "")
+        self._local.check_states.update_ttl(check_id, status, parse.first(request, "note") or "")
         await self._sync.settle()
         return Response()
 
@@ -181,7 +181,7 @@ class _Agent:
         status = _STATUSES.get(given)
         if status is None:
             raise BadRequest(f"Invalid check status: '{given:.64}'")
-        self._local.update_ttl(check_id, status, fields.text("Output", limit=MAX_BODY))
+        self._local.check_states.update_ttl(check_id, status, fields.text("Output", limit=MAX_BODY))
         await self._sync.settle()
         return Response()
 

@@ -28,8 +28,9 @@ from gemot.server.runtime.reader import ReaderThread
 from gemot.server.runtime.scrubber import DAY_S, Scrubber
 from gemot.server.runtime.space import DiskWatch
 from gemot.server.runtime.timer import LoopTimer, Ticker
-from gemot.server.server import STALLED, Server
+from gemot.server.server import Server
 from gemot.server.state.permission import ALLOW_ALL
+from gemot.server.status import STALLED
 from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES
@@ -172,7 +173,7 @@ class Node:
         self.scrubber = self._make_scrubber()
         self._listener = Listener(
             loop=self._loop,
-            tier=self.server,
+            tier=self.server.endpoint,
             host=config.bind,
             port=config.rpc_port,
             limits=config.listener,
@@ -285,7 +286,7 @@ class Node:
                 loop=self._loop,
                 timer=self._timer,
                 address=lambda: self._address(id),
-                hello=self.server.hello,
+                hello=self.server.endpoint.hello,
                 on_ready=lambda peer: self._greeted(id, peer),
                 failed=self._failed,
             )

@@ -118,7 +118,9 @@ class Scrubber:
         self._scrub = None
         self.passes += 1
         said = f"{len(scrub.found)} damaged" if scrub.found else "no damage"
-        self._server.scrubbed = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, {scrub.read >> 20} MiB read, {said}"
+        self._server.status.scrubbed = (
+            f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}, {scrub.read >> 20} MiB read, {said}"
+        )
 
     def _on_rot(self, rot: Rot, scrub: Scrub) -> None:
         self.damage[rot.part] += 1

@@ -63,7 +63,7 @@ def test_a_ttl_of_a_tenth_of_a_second_ends_in_time_and_again() -> None:
             local.add_check(check("long", TTL="1h"))
             local.add_check(check("c", TTL="100ms"))
             for _ in range(2):
-                local.update_ttl("c", "passing", "fine")
+                local.check_states.update_ttl("c", "passing", "fine")
                 assert local.checks()["c"].status == "passing"
                 await until(lambda: local.checks()["c"].status == "critical")
                 assert local.checks()["c"].output.endswith("follows): fine")

@@ -1,4 +1,4 @@
-"""The local state on clocks moved by hand: registration, status, TTLs, maintenance, reload, restart."""
+"""The local state on clocks moved by hand: registration, maintenance, reload, restart."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_check_may_start_with_another_status() -> None:
 def test_registering_again_keeps_what_is_known_of_the_same_check() -> None:
     local = local_state()
     local.add_service(service("web", Check={"HTTP": "http://a/", "Interval": "10s"}))
-    local.report("service:web", Outcome("passing", "fine"))
+    local.check_states.report("service:web", Outcome("passing", "fine"))
     local.add_service(service("web", Port=81, Check={"HTTP": "http://b/", "Interval": "10s"}))
     row = local.checks()["service:web"]
     assert (row.status, row.output) == ("passing", "fine")
@@ -87,16 +87,9 @@ def test_what_is_unknown_is_named() -> None:
     with pytest.raises(NotFound, match='Unknown check ID "c"'):
         local.remove_check("c")
     with pytest.raises(NotFound, match='Unknown check ID "c"'):
-        local.update_ttl("c", "passing", "")
+        local.check_states.update_ttl("c", "passing", "")
     with pytest.raises(NotFound, match='Unknown service ID "s"'):
         local.maintain_service("s", enable=True)
-
-
-def test_only_ttl_checks_can_be_pushed_to() -> None:
-    local = local_state()
-    local.add_check(check("c", HTTP="http://a/", Interval="1s"))
-    with pytest.raises(RuleFailed, match='CheckID "c" does not have associated TTL'):
-        local.update_ttl("c", "passing", "")
 
 
 def test_a_limit_is_told_before_anything_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,78 +108,6 @@ def test_a_limit_is_told_before_anything_is_changed(monkeypatch: pytest.MonkeyPa
     local.add_service(service("b", Port=1))  # one that is there may always change
 
 
-def test_a_ttl_that_nobody_renews_turns_critical() -> None:
-    clock = Clock()
-    local = local_state(clock=clock)
-    local.add_check(check("c", TTL="10s"))
-    local.update_ttl("c", "passing", "all well")
-    clock.move(9.9)
-    local.expire()
-    assert local.checks()["c"].status == "passing"
-    local.update_ttl("c", "warning", "so so")
-    clock.move(9.9)
-    local.expire()
-    assert local.checks()["c"].status == "warning"
-    clock.move(0.1)
-    local.expire()
-    row = local.checks()["c"]
-    assert (row.status, row.output) == (
-        "critical",
-        "TTL expired (last output before timeout follows): so so",
-    )
-    assert local.next_deadline_s() is None
-    local.update_ttl("c", "passing", "back")
-    assert local.next_deadline_s() == clock.now_s + 10
-
-
-def test_long_pushes_are_cut() -> None:
-    local = local_state()
-    local.add_check(check("c"))
-    local.update_ttl("c", "passing", "x" * 5000)
-    assert local.checks()["c"].output == "x" * 4096 + " ... (captured 4096 of 5000 bytes)"
-
-
-def test_outputs_can_be_discarded() -> None:
-    local = local_state(discard_output=True)
-    local.add_check(check("c"))
-    local.update_ttl("c", "passing", "secret")
-    local.report("c", Outcome("warning", "secret"))
-    assert local.checks()["c"].output == ""
-
-
-def test_a_result_of_a_check_that_went_is_ignored() -> None:
-    local_state().report("gone", Outcome("passing", ""))
-
-
-def test_a_change_of_status_is_told_at_once_and_one_of_output_later() -> None:
-    clock = Clock()
-    local = local_state(clock=clock, check_update_interval_s=300.0)
-    local.add_check(check("c"))
-    local.take_gap()
-    local.report("c", Outcome("passing", "1"))
-    assert local.take_gap().checks == {"c"}
-    local.report("c", Outcome("passing", "2"))
-    assert not local.is_behind()
-    assert local.wanted().checks["c"].output_deferred
-    assert local.release() == clock.now_s + 300
-    clock.move(300)
-    assert local.release() is None
-    assert local.take_gap().checks == {"c"}
-    local.report("c", Outcome("passing", "3"))
-    local.report("c", Outcome("critical", "4"))
-    assert local.is_behind()
-    assert not local.wanted().checks["c"].output_deferred
-    assert local.release() is None
-
-
-def test_without_an_update_interval_every_output_is_told() -> None:
-    local = local_state(check_update_interval_s=0.0)
-    local.add_check(check("c", Status="passing"))
-    local.take_gap()
-    local.report("c", Outcome("passing", "new"))
-    assert local.take_gap().checks == {"c"}
-
-
 def test_a_service_that_was_critical_for_too_long_is_taken_out() -> None:
     clock = Clock()
     local = local_state(clock=clock)
@@ -195,12 +116,12 @@ def test_a_service_that_was_critical_for_too_long_is_taken_out() -> None:
     local.add_service(service("db", Check={"HTTP": "http://a/", "Interval": "1s"}))
     local.add_check(check("node", HTTP="http://a/", Interval="1s", DeregisterCriticalServiceAfter="2m"))
     clock.move(100)
-    local.report("service:web", Outcome("passing", ""))
+    local.check_states.report("service:web", Outcome("passing", ""))
     clock.move(100)
     assert local.reap() == []
-    local.report("service:web", Outcome("critical", "1"))
+    local.check_states.report("service:web", Outcome("critical", "1"))
     clock.move(100)
-    local.report("service:web", Outcome("critical", "2"))  # still the same outage
+    local.check_states.report("service:web", Outcome("critical", "2"))  # still the same outage
     clock.move(21)
     assert local.reap() == ["web"]
     assert set(local.services()) == {"db"}
@@ -243,46 +164,11 @@ def test_maintenance_is_a_critical_check_with_its_reason() -> None:
     assert local.checks() == {}
 
 
-def test_an_alias_follows_the_worst_check_of_its_service() -> None:
-    local = local_state()
-    local.add_check(check("alias", AliasService="web"))
-    assert local.checks()["alias"].status == "critical"
-    local.add_service(service("web"))
-    assert local.checks()["alias"].output == "No checks found."
-    local.add_service(service("web", Checks=[{"TTL": "1s"}, {"TTL": "1s"}]))
-    local.update_ttl("service:web:1", "passing", "")
-    local.update_ttl("service:web:2", "warning", "hot")
-    row = local.checks()["alias"]
-    assert (row.status, row.output) == ("warning", "Aliased check \"Service 'web' check\" failing: hot")
-    local.update_ttl("service:web:2", "passing", "")
-    assert local.checks()["alias"].output == "All checks passing."
-    local.maintain_node(enable=True)
-    assert local.checks()["alias"].status == "critical"
-    local.maintain_node(enable=False)
-    local.add_check(check("more", ServiceID="web"))
-    assert local.checks()["alias"].status == "critical"
-    local.remove_check("more")
-    assert local.checks()["alias"].status == "passing"
-    local.remove_service("web")
-    assert local.checks()["alias"].status == "critical"
-
-
-def test_an_alias_of_an_alias_follows_too_and_a_circle_ends() -> None:
-    local = local_state()
-    local.add_service(service("a", Check={"TTL": "1s"}))
-    local.add_service(service("b", Check={"AliasService": "a"}))
-    local.add_service(service("c", Check={"AliasService": "b"}))
-    local.update_ttl("service:a", "passing", "")
-    assert local.checks()["service:c"].status == "passing"
-    local.add_service(service("x", Check={"AliasService": "y"}))
-    local.add_service(service("y", Check={"AliasService": "x"}))
-
-
 def test_the_content_hash_changes_with_the_registration_only() -> None:
     local = local_state()
     local.add_service(service("web", Check={"TTL": "1s"}))
     first = local.content_hash("web")
-    local.update_ttl("service:web", "passing", "")
+    local.check_states.update_ttl("service:web", "passing", "")
     assert local.content_hash("web") == first
     local.add_service(service("web", Port=1))
     assert local.content_hash("web") not in (first, "")
@@ -294,7 +180,7 @@ def test_listeners_hear_of_every_kind_of_change_until_they_leave() -> None:
     heard: list[Change] = []
     leave = local.listen(heard.append)
     local.add_service(service("web", Check={"TTL": "1s"}))
-    local.update_ttl("service:web", "passing", "")
+    local.check_states.update_ttl("service:web", "passing", "")
     assert heard == [
         Change("service", "web"),
         Change("check", "service:web"),
@@ -355,7 +241,7 @@ def test_a_reload_replaces_what_files_define_and_nothing_else() -> None:
         [configured("web", check={"ttl": "10s"}), configured("old", check={"ttl": "10s"})],
         [parse_check({"name": "loose", "ttl": "10s"}, from_config=True)],
     )
-    local.update_ttl("service:web", "passing", "fine")
+    local.check_states.update_ttl("service:web", "passing", "fine")
     local.take_gap()
     local.reload([configured("web", port=8, check={"ttl": "20s"}), configured("new")], [])
     assert set(local.services()) == {"api", "web", "new"}
@@ -389,10 +275,10 @@ def test_a_restart_brings_back_what_came_over_the_api() -> None:
     local.add_check(check("c"))
     local.maintain_node(enable=True, reason="disk")
     local.maintain_service("web", enable=True)
-    local.update_ttl("service:web:1", "passing", "fine")
-    local.update_ttl("service:web:2", "passing", "fine")
+    local.check_states.update_ttl("service:web:1", "passing", "fine")
+    local.check_states.update_ttl("service:web:2", "passing", "fine")
     clock.move(5)
-    local.update_ttl("service:web:2", "warning", "so so")
+    local.check_states.update_ttl("service:web:2", "warning", "so so")
     clock.move(6)
     again = local_state(store, clock)
     again.restore()
@@ -404,7 +290,7 @@ def test_a_restart_brings_back_what_came_over_the_api() -> None:
     assert (rows["service:web:2"].status, rows["service:web:2"].output) == ("warning", "so so")
     assert again.wanted().checks["service:web:1"].token == "t"
     clock.move(4)
-    again.expire()
+    again.check_states.expire()
     assert again.checks()["service:web:2"].status == "critical"
 
 
@@ -423,7 +309,7 @@ def test_a_removed_registration_does_not_come_back() -> None:
     local = local_state(store)
     local.add_service(service("web", Check={"TTL": "10s"}))
     local.add_check(check("c"))
-    local.update_ttl("service:web", "passing", "")
+    local.check_states.update_ttl("service:web", "passing", "")
     local.remove_service("web")
     local.remove_check("c")
     assert (store.services, store.checks, store.ttls) == ({}, {}, {})

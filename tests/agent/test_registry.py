@@ -269,7 +269,7 @@ def test_a_whole_agent_comes_back_as_it_was(tmp_path: Path) -> None:
         local.add_service(service("web", Checks=[{"TTL": "10s"}, {"HTTP": "http://a/", "Interval": "1s"}]))
         local.add_check(check("c"))
         local.maintain_service("web", enable=True, reason="upgrade")
-        local.update_ttl("service:web:1", "passing", "fine")
+        local.check_states.update_ttl("service:web:1", "passing", "fine")
         await registry.close()
         return local
 

@@ -79,8 +79,8 @@ class Face:
             return lambda: None
         if self.lose(call):
             # It is done, and the connection breaks before the answer is out.
-            return self._server.handle(member, call, lambda result: self.break_all())
-        return self._server.handle(member, call, reply)
+            return self._server.endpoint.handle(member, call, lambda result: self.break_all())
+        return self._server.endpoint.handle(member, call, reply)
 
     def break_all(self) -> None:
         for connection in list(self.listener._sessions):

@@ -82,7 +82,7 @@ def test_a_change_is_in_the_catalog_when_settle_returns_without_any_timer() -> N
             bench.local.add_service(service("web", Check={"TTL": "10s"}))
             await bench.sync.settle()
             assert bench.stored("web")
-            bench.local.update_ttl("service:web", "passing", "fine")
+            bench.local.check_states.update_ttl("service:web", "passing", "fine")
             await bench.sync.settle()
             stored = bench.stored_check("service:web")
             assert stored is not None
@@ -288,7 +288,7 @@ def test_a_deferred_output_goes_when_its_time_has_come() -> None:
         async with syncing(Bench(check_update_interval_s=40.0)) as bench:
             bench.local.add_check(check("c", Status="passing"))
             await bench.sync.settle()
-            bench.local.report("c", Outcome("passing", "new"))
+            bench.local.check_states.report("c", Outcome("passing", "new"))
             await bench.sync.settle()
             await bench.compare()
             row = bench.stored_check("c")
@@ -400,7 +400,7 @@ def test_a_catalog_that_lost_this_node_is_mended_though_changes_keep_coming() ->
             bench.servers.catalog.apply(Deregister("n1"))
             tried = len(bench.servers.applied)
             for number in range(5):
-                bench.local.update_ttl(f"service:s{number}", "passing", "")
+                bench.local.check_states.update_ttl(f"service:s{number}", "passing", "")
                 await bench.sync.settle()
                 bench.clock.move(0.2)
                 bench.sync._wake.set()

@@ -171,11 +171,11 @@ def run(tmp_path: Path) -> Iterator[Run]:
 
 def test_what_a_follower_is_told_is_in_the_state_of_all_within_seconds(run: Run) -> None:
     servers: list[Server] = [node.server for node in run.nodes if node.server is not None]
-    assert all(COORDINATES in server.hello().features for server in servers)
+    assert all(COORDINATES in server.endpoint.hello().features for server in servers)
     follower = next(server for server in servers if not server.leads)
     place = Coordinate((0.01, *(0.0,) * 7))
     told: list[object] = []
-    follower.handle(follower.me, Locate(NodeCoordinate(follower.me.name, place)), told.append)
+    follower.endpoint.handle(follower.me, Locate(NodeCoordinate(follower.me.name, place)), told.append)
     assert told == [True]
     run.world.run(run.world.now_us + 8 * SECOND_US)
     found = [server.state.read(CoordinateOf(follower.me.name), "")[0] for server in servers]

@@ -33,7 +33,9 @@ class Scene(CalmTier):
 
     def remove(self) -> Any:
         told: list[Any] = []
-        self.leader.handle(self.gone.member, Operate("remove-peer", id=self.gone.member.id), told.append)
+        self.leader.endpoint.handle(
+            self.gone.member, Operate("remove-peer", id=self.gone.member.id), told.append
+        )
         self.pass_s(3)
         return told[0]
 

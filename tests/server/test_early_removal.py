@@ -31,11 +31,11 @@ def test_a_new_leader_removes_nobody_whom_it_needs(tmp_path: Path) -> None:
         assert leader.server is not None
         assert heir.server is not None
         dead.crash()
-        leader.server.handle(heir.member, Operate("transfer", id=heir.member.id), lambda _: None)
+        leader.server.endpoint.handle(heir.member, Operate("transfer", id=heir.member.id), lambda _: None)
         while not heir.server.leads:
             run.world.run(run.world.now_us + STEP_US)
         told: list[Any] = []
-        heir.server.handle(leader.member, Operate("remove-peer", id=leader.member.id), told.append)
+        heir.server.endpoint.handle(leader.member, Operate("remove-peer", id=leader.member.id), told.append)
         run.world.run(run.world.now_us + 10 * SECOND_US)
         assert isinstance(told[0], RuleFailed), told
         assert leader.member.id in heir.server.replica.raft.voters

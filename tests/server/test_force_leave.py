@@ -45,7 +45,7 @@ class Scene(CalmTier):
     def force_leave(self, name: str, id: str = "", *, asked: Server | None = None) -> Any:
         told: list[Any] = []
         call = Operate("force-leave", id, node=name)
-        (asked or self.leader).handle(client(9), call, told.append)
+        (asked or self.leader).endpoint.handle(client(9), call, told.append)
         self.pass_s(10)
         (answer,) = told
         return answer
@@ -158,7 +158,7 @@ def test_one_that_comes_back_while_its_vote_is_taken_keeps_its_node(
     signs = iter(["", "a server has a connection to it"])
     monkeypatch.setattr(scene.leader.membership, "sign_of_life", lambda _name, _id: next(signs))
     answers: list[Any] = []
-    scene.leader.handle(client(9), Operate("force-leave", id, node=name), answers.append)
+    scene.leader.endpoint.handle(client(9), Operate("force-leave", id, node=name), answers.append)
     for _ in range(100):
         scene.pass_s(0.1)
         if answers:

@@ -42,7 +42,7 @@ class Scene(CalmTier):
     def ask(self, node: Node, call: Call, *, by: Member | None = None, us: int = 3 * SECOND_US) -> Any:
         told: list[Any] = []
         reply: Callable[[Any], None] = told.append
-        _server(node).handle(by or self.others[-1].member, call, reply)
+        _server(node).endpoint.handle(by or self.others[-1].member, call, reply)
         self.pass_us(us)
         (answer,) = told
         return answer
@@ -66,7 +66,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def test_the_leader_alone_lets_a_server_in_and_no_voter_under_its_old_id(scene: Scene) -> None:
     new = Member("9" * 36, "new", "10.0.0.99", "server", "dc1", "", "10.0.0.99:8300")
-    cluster = _server(scene.leader).hello().cluster
+    cluster = _server(scene.leader).endpoint.hello().cluster
     assert scene.ask(scene.leader, Enlist(), by=new) == Enlisted(cluster)
     assert isinstance(scene.ask(scene.others[0], Enlist(), by=new), NotLeader)
     refused = scene.ask(scene.leader, Enlist(), by=scene.others[0].member)
@@ -176,7 +176,9 @@ def test_nobody_joins_while_a_change_of_the_voters_may_be_undone(scene: Scene) -
     slow, wiped = scene.others
     slow.disk.stalled_until_us = scene.run.world.now_us + SECOND_US
     removed: list[Any] = []
-    _server(scene.leader).handle(slow.member, Operate("remove-peer", wiped.member.id), removed.append)
+    _server(scene.leader).endpoint.handle(
+        slow.member, Operate("remove-peer", wiped.member.id), removed.append
+    )
     answer = scene.ask(scene.leader, Enlist(), by=wiped.member, us=SECOND_US // 4)
     assert wiped.member.id not in scene.voters(), "the removal is logged"
     assert removed == [], "and not committed"

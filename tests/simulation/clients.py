@@ -170,7 +170,7 @@ class Client:
                 self._answered(result)
 
         guarded = self._guard(node, done)
-        self._ask(node, lambda server: server.handle(who, call, guarded))
+        self._ask(node, lambda server: server.endpoint.handle(who, call, guarded))
 
     def leave(self, node: Node, left: Callable[[Any], None]) -> None:
         """This server is asked to leave; `left` is told what came of it."""

@@ -27,12 +27,12 @@ class Connections:
         self._open[member.id] = (member, life, self._world.now_us)
         if before != life:
             if before:
-                server.on_disconnected(member)
-            server.on_connected(member)
+                server.endpoint.on_disconnected(member)
+            server.endpoint.on_connected(member)
 
     def hang_up(self, server: Server) -> None:
         """Those that bring nothing are taken for broken."""
         for id, (member, _, heard_us) in list(self._open.items()):
             if self._world.now_us - heard_us >= SILENT_US:
                 del self._open[id]
-                server.on_disconnected(member)
+                server.endpoint.on_disconnected(member)

@@ -20,7 +20,7 @@ def seek(node: Node) -> None:
     """Ask everyone, now and again while it belongs nowhere."""
     server = node.server
     assert server is not None
-    if server.hello().cluster:
+    if server.endpoint.hello().cluster:
         return
     for other in list(node.nodes.values()):
         if other is not node:

@@ -426,13 +426,13 @@ class Node:
         if target is None or self.server is None:
             return
         self._said(self, to, message)
-        cluster, member = self.server.hello().cluster, self.member
+        cluster, member = self.server.endpoint.hello().cluster, self.member
         label = f"{type(message).__name__} {message.term}"
 
         def deliver() -> None:
             if target.server is not None:
                 target.hear(self, member)
-                target.server.on_raft(member, cluster, message)
+                target.server.endpoint.on_raft(member, cluster, message)
 
         self.network.send(self.name, target.name, label, deliver, target, message)
 
@@ -461,7 +461,7 @@ class Node:
         def deliver() -> None:
             if target.server is not None:
                 target.hear(self, member)
-                target.server.handle(member, call, reply)
+                target.server.endpoint.handle(member, call, reply)
 
         self.calls[number] = (target.name, broke)
         self.network.send(self.name, target.name, type(call).__name__, deliver, target, call, once=True)

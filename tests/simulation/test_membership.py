@@ -79,10 +79,10 @@ def test_a_wiped_voter_is_silent_under_its_old_id_until_its_vote_is_taken(scene:
     scene.pass_s(3)
     assert not node.belongs
     assert node.server is not None
-    assert "among the voters" in node.server.waiting_for()
+    assert "among the voters" in node.server.status.waiting_for()
     leader = scene.leader().server
     assert leader is not None
-    leader.handle(node.member, Operate("remove-peer", id), lambda _: None)
+    leader.endpoint.handle(node.member, Operate("remove-peer", id), lambda _: None)
     scene.await_that(lambda: node.belongs)
     assert not scene.votes(id), "it begins anew, as a learner"
     assert scene.run.invariants.void == {}
@@ -95,7 +95,7 @@ def test_a_server_that_never_heard_that_it_has_left_is_soon_back(scene: Scene) -
     node = scene.follower()
     leader = scene.leader().server
     assert leader is not None
-    leader.handle(node.member, Leave(node.name), lambda _: None)
+    leader.endpoint.handle(node.member, Leave(node.name), lambda _: None)
     scene.pass_s(2)
     assert not scene.votes(node.member.id)
     scene.pass_s(5)
@@ -119,6 +119,6 @@ def test_a_wiped_voter_that_speaks_as_one_is_found(scene: Scene, monkeypatch: py
     scene.await_that(lambda: node.belongs)
     leader = scene.leader().server
     assert leader is not None
-    leader.handle(node.member, Operate("transfer"), lambda _: None)
+    leader.endpoint.handle(node.member, Operate("transfer"), lambda _: None)
     with pytest.raises(Violation, match="was wiped, is still a voter"):
         scene.pass_s(10)

@@ -93,10 +93,10 @@ def test_a_damaged_server_that_was_removed_while_it_was_away_comes_to_vote_again
     hurt.crash()
     _damage_first_record(hurt)
     leader = next(node.server for node in run.nodes if node.server is not None and node.server.leads)
-    leader.handle(leader.me, Operate("remove-peer", hurt.member.id), lambda _: None)
+    leader.endpoint.handle(leader.me, Operate("remove-peer", hurt.member.id), lambda _: None)
     _pass_s(run, 10)
     assert hurt.member.id not in run.invariants.voters
-    leader.handle(leader.me, Operate("transfer"), lambda _: None)
+    leader.endpoint.handle(leader.me, Operate("transfer"), lambda _: None)
     _pass_s(run, 5)
     assert not leader.leads, "the one that knew the removed server"
     hurt.start()

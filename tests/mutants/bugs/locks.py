@@ -18,6 +18,7 @@ from gemot.server.state.scope import Writing
 SESSIONS = "tests/state/test_session.py"
 LOCKS = "tests/state/test_kv.py"
 TRANSACTIONS = "tests/state/test_txn.py"
+FAILED_ONES = "tests/state/test_failed_txn.py"
 
 
 @bug(35, tests=(SESSIONS,))
@@ -185,7 +186,7 @@ def whoever_asks_releases_a_lock(patch: Patch) -> None:
     patch.setattr(kv, "_lock", lock_of_all)
 
 
-@bug(18, tests=(TRANSACTIONS,))
+@bug(18, tests=(FAILED_ONES,))
 def a_failed_transaction_hides_what_it_was_to_delete(patch: Patch) -> None:
     """Rows come back when it is undone, and the range that it deleted stays masked in memory."""
     undo = Writing.undo
@@ -222,7 +223,7 @@ def a_released_fence_still_guards(patch: Patch) -> None:
     )
 
 
-@bug(18, tests=(TRANSACTIONS,))
+@bug(18, tests=(FAILED_ONES,))
 def a_failed_transaction_stays_half_done(patch: Patch) -> None:
     """What stood before the operation that failed is kept, though the answer says that nothing is."""
     patch.setattr(Writing, "undo", lambda self, kept: self.keep())

@@ -7,10 +7,10 @@ from typing import Any
 from mutants.bug import Patch, bug
 
 from gemot.server.consensus import Replica
+from gemot.server.endpoint import Endpoint
 from gemot.server.model.errors import NotLeader, OutcomeUnknown, Unavailable
 from gemot.server.model.query import Applied
 from gemot.server.raft.types import Ready, Role
-from gemot.server.server import Server
 from gemot.server.writes import RetryIds, Writes
 
 WRITES = "tests/server/test_writes.py"
@@ -101,10 +101,10 @@ def the_watermark_passes_what_is_under_way(patch: Patch) -> None:
 def a_forwarded_write_is_passed_on(patch: Patch) -> None:
     """Who is asked as the leader and leads no more sends the write on, under no name."""
 
-    def forwarded(self: Server, call: Any, reply: Any) -> None:
-        self.apply(call.command, call.accessor, None, reply)
+    def forwarded(self: Endpoint, call: Any, reply: Any) -> None:
+        self._tier.apply(call.command, call.accessor, None, reply)
 
-    patch.setattr(Server, "_forwarded", forwarded)
+    patch.setattr(Endpoint, "_forwarded", forwarded)
 
 
 @bug(31, tests=(WRITES,), simulated=False)

@@ -134,7 +134,7 @@ class Stage:
     def call(self, node: Node, by: Node, call: Call) -> list[Any]:
         """What is answered goes into the list that is returned."""
         answers: list[Any] = []
-        self.ask(node, lambda server: server.handle(by.member, call, answers.append))
+        self.ask(node, lambda server: server.endpoint.handle(by.member, call, answers.append))
         return answers
 
     def back(self, node: TrapNode) -> None:

@@ -1,0 +1,264 @@
+"""The checks registered on this agent: how each stands, when a TTL ends, which alias follows what.
+
+A part of `LocalState`, which has the services that they belong to, and tells the catalog. No IO. Whoever
+puts or drops checks calls `follow_aliases` when that is done; results do so by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Mapping
+from typing import Literal
+
+from gemot.agent.outbox import Outbox
+from gemot.agent.saved import Store, TtlState
+from gemot.checks.definition import CheckDefinition
+from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_expired
+from gemot.server.model.errors import NotFound, RuleFailed
+from gemot.server.state.names import fold
+
+
+class CheckState:
+    """One check. `output_due_s` counts while it is among the deferred ones."""
+
+    def __init__(self, definition: CheckDefinition) -> None:
+        self.definition = definition
+        self.status: Status = definition.status
+        self.output = ""
+        self.critical_since_s: float | None = None
+        self.ttl_ends_s: float | None = None
+        self.output_due_s = 0.0
+
+
+class CheckStates:
+    """`services` are the ids of those that are registered; `tell` hears of what came, changed or went.
+
+    `now`, `wall`, `uniform` and `check_update_interval_s` are as for `LocalState`.
+    """
+
+    def __init__(
+        self,
+        *,
+        services: Container[str],
+        store: Store,
+        outbox: Outbox,
+        tell: Callable[[Literal["check", "status"], str], None],
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        uniform: Callable[[], float],
+        check_update_interval_s: float,
+        discard_output: bool,
+    ) -> None:
+        self._services = services
+        self._store = store
+        self._outbox = outbox
+        self._tell = tell
+        self._now = now
+        self._wall = wall
+        self._uniform = uniform
+        self._check_update_interval_s = check_update_interval_s
+        self._discard_output = discard_output
+        self._by_id: dict[str, CheckState] = {}
+        self._spelled: dict[str, str] = {}
+        self._ttls: dict[str, TtlState] = {}
+        self._aliases: set[str] = set()
+        self._deferred: set[str] = set()
+
+    # Registration.
+
+    @property
+    def by_id(self) -> Mapping[str, CheckState]:
+        """All of them, as they are at any time."""
+        return self._by_id
+
+    @property
+    def spelled(self) -> Mapping[str, str]:
+        """The ids that are taken, by their folded form."""
+        return self._spelled
+
+    def definitions(self) -> list[CheckDefinition]:
+        return [record.definition for record in self._by_id.values()]
+
+    def definition(self, check_id: str) -> CheckDefinition | None:
+        record = self._by_id.get(check_id)
+        return record.definition if record else None
+
+    def configure(self, *, check_update_interval_s: float, discard_output: bool) -> None:
+        """Go by other settings from now on (a reload). What was kept back waits as long as it was to."""
+        self._check_update_interval_s = check_update_interval_s
+        self._discard_output = discard_output
+
+    def restore(self, ttls: Mapping[str, TtlState]) -> None:
+        """What was pushed before a restart: a check that is put takes back its own."""
+        self._ttls = dict(ttls)
+
+    def known(self, check_id: str) -> CheckState:
+        """Raises NotFound."""
+        record = self._by_id.get(check_id)
+        if record is None:
+            raise NotFound(
+                f'Unknown check ID "{check_id:.512}". Ensure that the check ID is passed, not the check name.'
+            )
+        return record
+
+    def put(self, definition: CheckDefinition) -> None:
+        """Register it. The status stays where a check of this id was there."""
+        check_id = definition.check_id
+        before = self._by_id.get(check_id)
+        if before is not None and before.definition == definition:
+            self._restart_ttl(before)
+            return
+        record = CheckState(definition)
+        if before is not None:
+            record.status, record.output = before.status, before.output
+            record.critical_since_s = before.critical_since_s
+        else:
+            self._take_back_ttl(record)
+        if record.status == "critical" and record.critical_since_s is None:
+            record.critical_since_s = self._now()
+        self._forget_kind(check_id)
+        self._by_id[check_id] = record
+        self._spelled[fold(check_id)] = check_id
+        if definition.type == "alias":
+            self._aliases.add(check_id)
+        self._outbox.check_changed(check_id)
+        if record.ttl_ends_s is None:
+            self._restart_ttl(record)
+        self._tell("check", check_id)
+
+    def drop(self, check_id: str) -> None:
+        record = self._by_id.pop(check_id)
+        del self._spelled[fold(check_id)]
+        self._forget_kind(check_id)
+        self._outbox.check_gone(check_id, record.definition.service_id)
+        self._store.remove_check(check_id)
+        if record.definition.type == "ttl":
+            self._ttls.pop(check_id, None)
+            self._store.remove_ttl(check_id)
+        self._tell("check", check_id)
+
+    def _forget_kind(self, check_id: str) -> None:
+        self._aliases.discard(check_id)
+        self._deferred.discard(check_id)
+
+    # Results.
+
+    def report(self, check_id: str, outcome: Outcome) -> None:
+        """Take a result. An unknown check is ignored: it went while its probe ran."""
+        record = self._by_id.get(check_id)
+        if record is None:
+            return
+        self._set(record, outcome)
+        self.follow_aliases()
+
+    def update_ttl(self, check_id: str, status: Status, output: str) -> None:
+        """Take what was pushed to a TTL check. Raises NotFound, or RuleFailed for another type."""
+        record = self.known(check_id)
+        definition = record.definition
+        if definition.type != "ttl":
+            raise RuleFailed(f'CheckID "{check_id}" does not have associated TTL')
+        ended = record.ttl_ends_s is None
+        self._restart_ttl(record)
+        if ended:
+            self._tell("status", check_id)
+        kept = "" if self._discard_output else cut_note(output, definition.output_max_bytes)
+        self._store.save_ttl(check_id, TtlState(status, kept, self._wall() + definition.ttl_s))
+        self._set(record, Outcome(status, kept))
+        self.follow_aliases()
+
+    def deadline_s(self, check_id: str) -> float | None:
+        """When this TTL check ends, on the clock `now`; None if it is no TTL check or has ended."""
+        record = self._by_id.get(check_id)
+        return record.ttl_ends_s if record else None
+
+    def next_deadline_s(self) -> float | None:
+        ends = [record.ttl_ends_s for record in self._by_id.values() if record.ttl_ends_s is not None]
+        return min(ends, default=None)
+
+    def expire(self) -> None:
+        """Turn TTL checks critical whose time has come."""
+        now_s = self._now()
+        for record in list(self._by_id.values()):
+            if record.ttl_ends_s is not None and is_expired(record.ttl_ends_s, now_s):
+                record.ttl_ends_s = None
+                self._set(record, Outcome("critical", expired_output(record.output)))
+        self.follow_aliases()
+
+    def follow_aliases(self) -> None:
+        """Let alias checks follow their targets; as often as an alias may follow another alias."""
+        if not self._aliases:
+            return
+        aliases = [self._by_id[check_id] for check_id in sorted(self._aliases)]
+        for _ in aliases:
+            before = [(record.status, record.output) for record in aliases]
+            for record in aliases:
+                self._set(record, self._aliased(record))
+            if before == [(record.status, record.output) for record in aliases]:
+                return
+
+    def _set(self, record: CheckState, outcome: Outcome) -> None:
+        output = "" if self._discard_output else outcome.output
+        if (record.status, record.output) == (outcome.status, output):
+            return
+        changed = record.status != outcome.status
+        if changed:
+            record.critical_since_s = self._now() if outcome.status == "critical" else None
+        record.status, record.output = outcome.status, output
+        check_id = record.definition.check_id
+        if changed or not self._check_update_interval_s:
+            self._deferred.discard(check_id)
+            self._outbox.check_changed(check_id)
+        elif check_id not in self._deferred and not self._outbox.holds_check(check_id):
+            record.output_due_s = self._now() + self._check_update_interval_s * (0.5 + self._uniform())
+            self._deferred.add(check_id)
+        self._tell("status", check_id)
+
+    def _restart_ttl(self, record: CheckState) -> None:
+        if record.definition.type == "ttl":
+            record.ttl_ends_s = self._now() + record.definition.ttl_s
+
+    def _take_back_ttl(self, record: CheckState) -> None:
+        """The last push of before the restart, if its time is not over."""
+        state = self._ttls.pop(record.definition.check_id, None)
+        if state is None or record.definition.type != "ttl":
+            return
+        left_s = min(state.expires_at_s - self._wall(), record.definition.ttl_s)
+        if left_s > 0:
+            record.status, record.output = state.status, state.output
+            record.ttl_ends_s = self._now() + left_s
+
+    def _aliased(self, record: CheckState) -> Outcome:
+        target = record.definition.alias_service
+        if target and target not in self._services:
+            return Outcome("critical", f"Service {target} could not be found on this agent")
+        worst: CheckState | None = None
+        seen = False
+        for check in self._by_id.values():
+            if check is record or check.definition.service_id not in ("", target):
+                continue
+            seen = True
+            if check.status == "passing" or (worst is not None and worst.status == "critical"):
+                continue
+            if worst is None or check.status == "critical":
+                worst = check
+        if worst is not None:
+            return Outcome(worst.status, f'Aliased check "{worst.definition.name}" failing: {worst.output}')
+        return Outcome("passing", "All checks passing." if seen else "No checks found.")
+
+    # Outputs that may wait.
+
+    def is_deferred(self, check_id: str) -> bool:
+        """Whether its output changed alone, and is kept back."""
+        return check_id in self._deferred
+
+    def release(self) -> float | None:
+        """Let deferred outputs go whose time has come; when the next one is due, or None."""
+        now_s = self._now()
+        for check_id in [one for one in self._deferred if self._by_id[one].output_due_s <= now_s]:
+            self._deferred.discard(check_id)
+            self._outbox.check_changed(check_id)
+            self._tell("status", check_id)
+        return min((self._by_id[check_id].output_due_s for check_id in self._deferred), default=None)
+
+    def taken(self, check_ids: Collection[str]) -> None:
+        """These go to the catalog as they are now, so nothing of them waits any more."""
+        self._deferred.difference_update(check_ids)

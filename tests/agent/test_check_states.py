@@ -1,0 +1,123 @@
+"""What checks registered here say, on clocks moved by hand: results, outputs that wait, TTLs, aliases."""
+
+from __future__ import annotations
+
+import pytest
+from support.local_bench import Clock, check, local_state, service
+
+from gemot.checks.status import Outcome
+from gemot.server.model.errors import RuleFailed
+
+
+def test_only_ttl_checks_can_be_pushed_to() -> None:
+    local = local_state()
+    local.add_check(check("c", HTTP="http://a/", Interval="1s"))
+    with pytest.raises(RuleFailed, match='CheckID "c" does not have associated TTL'):
+        local.check_states.update_ttl("c", "passing", "")
+
+
+def test_a_ttl_that_nobody_renews_turns_critical() -> None:
+    clock = Clock()
+    local = local_state(clock=clock)
+    local.add_check(check("c", TTL="10s"))
+    local.check_states.update_ttl("c", "passing", "all well")
+    clock.move(9.9)
+    local.check_states.expire()
+    assert local.checks()["c"].status == "passing"
+    local.check_states.update_ttl("c", "warning", "so so")
+    clock.move(9.9)
+    local.check_states.expire()
+    assert local.checks()["c"].status == "warning"
+    clock.move(0.1)
+    local.check_states.expire()
+    row = local.checks()["c"]
+    assert (row.status, row.output) == (
+        "critical",
+        "TTL expired (last output before timeout follows): so so",
+    )
+    assert local.check_states.next_deadline_s() is None
+    local.check_states.update_ttl("c", "passing", "back")
+    assert local.check_states.next_deadline_s() == clock.now_s + 10
+
+
+def test_long_pushes_are_cut() -> None:
+    local = local_state()
+    local.add_check(check("c"))
+    local.check_states.update_ttl("c", "passing", "x" * 5000)
+    assert local.checks()["c"].output == "x" * 4096 + " ... (captured 4096 of 5000 bytes)"
+
+
+def test_outputs_can_be_discarded() -> None:
+    local = local_state(discard_output=True)
+    local.add_check(check("c"))
+    local.check_states.update_ttl("c", "passing", "secret")
+    local.check_states.report("c", Outcome("warning", "secret"))
+    assert local.checks()["c"].output == ""
+
+
+def test_a_result_of_a_check_that_went_is_ignored() -> None:
+    local_state().check_states.report("gone", Outcome("passing", ""))
+
+
+def test_a_change_of_status_is_told_at_once_and_one_of_output_later() -> None:
+    clock = Clock()
+    local = local_state(clock=clock, check_update_interval_s=300.0)
+    local.add_check(check("c"))
+    local.take_gap()
+    local.check_states.report("c", Outcome("passing", "1"))
+    assert local.take_gap().checks == {"c"}
+    local.check_states.report("c", Outcome("passing", "2"))
+    assert not local.is_behind()
+    assert local.wanted().checks["c"].output_deferred
+    assert local.check_states.release() == clock.now_s + 300
+    clock.move(300)
+    assert local.check_states.release() is None
+    assert local.take_gap().checks == {"c"}
+    local.check_states.report("c", Outcome("passing", "3"))
+    local.check_states.report("c", Outcome("critical", "4"))
+    assert local.is_behind()
+    assert not local.wanted().checks["c"].output_deferred
+    assert local.check_states.release() is None
+
+
+def test_without_an_update_interval_every_output_is_told() -> None:
+    local = local_state(check_update_interval_s=0.0)
+    local.add_check(check("c", Status="passing"))
+    local.take_gap()
+    local.check_states.report("c", Outcome("passing", "new"))
+    assert local.take_gap().checks == {"c"}
+
+
+def test_an_alias_follows_the_worst_check_of_its_service() -> None:
+    local = local_state()
+    local.add_check(check("alias", AliasService="web"))
+    assert local.checks()["alias"].status == "critical"
+    local.add_service(service("web"))
+    assert local.checks()["alias"].output == "No checks found."
+    local.add_service(service("web", Checks=[{"TTL": "1s"}, {"TTL": "1s"}]))
+    local.check_states.update_ttl("service:web:1", "passing", "")
+    local.check_states.update_ttl("service:web:2", "warning", "hot")
+    row = local.checks()["alias"]
+    assert (row.status, row.output) == ("warning", "Aliased check \"Service 'web' check\" failing: hot")
+    local.check_states.update_ttl("service:web:2", "passing", "")
+    assert local.checks()["alias"].output == "All checks passing."
+    local.maintain_node(enable=True)
+    assert local.checks()["alias"].status == "critical"
+    local.maintain_node(enable=False)
+    local.add_check(check("more", ServiceID="web"))
+    assert local.checks()["alias"].status == "critical"
+    local.remove_check("more")
+    assert local.checks()["alias"].status == "passing"
+    local.remove_service("web")
+    assert local.checks()["alias"].status == "critical"
+
+
+def test_an_alias_of_an_alias_follows_too_and_a_circle_ends() -> None:
+    local = local_state()
+    local.add_service(service("a", Check={"TTL": "1s"}))
+    local.add_service(service("b", Check={"AliasService": "a"}))
+    local.add_service(service("c", Check={"AliasService": "b"}))
+    local.check_states.update_ttl("service:a", "passing", "")
+    assert local.checks()["service:c"].status == "passing"
+    local.add_service(service("x", Check={"AliasService": "y"}))
+    local.add_service(service("y", Check={"AliasService": "x"}))
