@@ -70,6 +70,9 @@ class Feeds(Protocol):
     def followers(self) -> int: ...
 
     @property
+    def held(self) -> int: ...
+
+    @property
     def told(self) -> int: ...
 
 
@@ -223,6 +226,7 @@ class Figures:
     def watch_feeds(self, feeds: Feeds) -> None:
         self._metrics.gauge("gemot_watch_feeds", lambda: len(feeds))
         self._metrics.gauge("gemot_watch_followers", lambda: feeds.followers)
+        self._metrics.gauge("gemot_watch_held_bytes", lambda: feeds.held)
         self._follow("gemot_watch_changes_total", lambda: feeds.told)
 
     def watch_whereabouts(self, whereabouts: Whereabouts) -> None:

@@ -95,6 +95,7 @@ TABLE = (
     Metric("gemot_members_keep_failures_total", "counter", "Times their file could not be written."),
     Metric("gemot_watch_feeds", "gauge", "Things that push watches follow on this agent."),
     Metric("gemot_watch_followers", "gauge", "Push watches open on this agent."),
+    Metric("gemot_watch_held_bytes", "gauge", "What push watches hold in memory, of the 256 MiB they may."),
     Metric("gemot_watch_changes_total", "counter", "Changes told to push watches, each counted once."),
     Metric("gemot_events_fired_total", "counter", "User events fired on this agent."),
     Metric("gemot_events_heard_total", "counter", "User events that were new here, meant for it or not."),

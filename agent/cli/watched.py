@@ -72,11 +72,10 @@ def _asked(kind: str, given: dict[str, Any]) -> tuple[str, dict[str, Any], dict[
     match kind:
         case "key":
             key = given["key"].lstrip("/")
-            return f"/v1/kv/{escape(key)}", {}, {"key": key} if _is_text(key) else None
+            return f"/v1/kv/{escape(key)}", {}, {"key": key}
         case "keyprefix":
             prefix = given["prefix"].lstrip("/")
-            pushed = {"prefix": prefix} if _is_text(prefix) else None
-            return f"/v1/kv/{escape(prefix)}", {"recurse": True}, pushed
+            return f"/v1/kv/{escape(prefix)}", {"recurse": True}, {"prefix": prefix}
         case "service":
             more = {"tag": list(given["tag"]), "passing": given["passingonly"]}
             path = f"/v1/health/service/{escape(given['service'])}"
@@ -90,11 +89,6 @@ def _asked(kind: str, given: dict[str, Any]) -> tuple[str, dict[str, Any], dict[
         case "session":
             return f"/v1/session/info/{escape(given['session'])}", {}, {"session": given["session"]}
     return f"/v1/catalog/{kind}", {}, {kind: ""}
-
-
-def _is_text(key: str) -> bool:
-    """A path may hold any bytes, a query UTF-8 alone."""
-    return not any("\ud800" <= each <= "\udfff" for each in key)
 
 
 def _checks(service: str, state: str) -> tuple[str, dict[str, Any], dict[str, Any] | None]:

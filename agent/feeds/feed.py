@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Protocol
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.ring import Ring
+from gemot.agent.feeds.sending import Sending
+from gemot.agent.feeds.snapshot import MOST_KEPT_BYTES, Snapshot
+from gemot.agent.feeds.turns import Turns
 from gemot.agent.feeds.wire import Place
-from gemot.server.model.errors import GemotError
+from gemot.server.model.errors import Busy, GemotError
 
 MOST_ITEM_BYTES = 64 << 20
 """What one feed may hold."""
-
-MOST_SNAPSHOT_BYTES = 1 << 20
-"""A longer snapshot is made anew for each reader that begins: kept, it would double what the feed holds."""
 
 ENTRY_BYTES = 200
 """What an item or an event takes beside its own bytes: two objects and a place among the others."""
@@ -29,8 +29,8 @@ ENTRY_BYTES = 200
 WAKE_SLICE = 500
 """Readers served in one go, so that ten thousand of them do not hold up a write's own reply."""
 
-Weighed = Callable[["Feed", int, bool], None]
-"""Is told by how many bytes more or less a feed holds, and whether its items have grown."""
+Weighed = Callable[["Feed", int, bool], bool]
+"""Is told by how many bytes more or less a feed holds, and whether its items have grown. Is that too much?"""
 
 Take = Callable[[], bool]
 """Gives a reader what is new on the spot, without waking its task; False if that cannot be."""
@@ -58,22 +58,31 @@ class Feed:
 
     `other_epoch` says what it means when a reader comes with a place of another epoch. Left out, epochs are
     those of the servers: they only grow, and indexes through them, so a greater one is yet to come here.
-    `weighed` may fail the feed, where too much is held.
+    `weighed` may fail the feed, where too much is held. `turns` are shared with the other feeds.
     """
 
-    def __init__(self, *, other_epoch: str = "", weighed: Weighed | None = None) -> None:
+    def __init__(
+        self, *, other_epoch: str = "", weighed: Weighed | None = None, turns: Turns | None = None
+    ) -> None:
         self.epochs_grow = not other_epoch
         self.other_epoch = other_epoch or "a snapshot was restored since then"
         self.ring = Ring()
         self.held = 0
-        """Bytes, about: the items, a snapshot of them if it is kept, and the last events."""
+        """Bytes, about: the items, their snapshot if it is kept, the last events, and what is on its way: an
+        answer that is not yet items, snapshots that readers have not taken yet."""
+        self.turns = turns or Turns()
+        self.queues = False
+        """Does its beginning wait for those of others? Its source says so."""
         self.place = Place(0, 0)
+        self.anew: tuple[int, str] = (0, "")
+        """Readers from before that position begin anew, and why."""
         self.followers = 0
         self.told = 0
         self.source: Source
         self.failure: GemotError | None = None
         self._begun = False
-        self._snapshot = b""
+        self._sending = Sending(self.turns)
+        self._arriving = 0
         self._weighed = weighed
         self._items: dict[bytes, bytes] = {}
         self._bytes = 0
@@ -86,30 +95,44 @@ class Feed:
 
     # -- what the source tells ---------------------------------------------------------------------
 
-    def begin(self, items: Mapping[bytes, bytes], place: Place, why: str = "") -> None:
-        """This is all there is. When it is not the first time, `why` says what readers missed."""
-        first, self._begun, self.failure = not self._begun, True, None
-        self.items = dict(items)
+    def begin(
+        self, items: dict[bytes, bytes], place: Place, why: str = "", *, size: int | None = None
+    ) -> None:
+        """This is all there is; the map is the feed's from now on. When it is not the first time, `why` says
+        what readers missed. `size`, where it is known, is that of keys and items."""
+        if self.failure is not None:
+            return
+        first, self._begun = not self._begun, True
+        self._replace(items, _size(items) if size is None else size)
         self.place = place
-        self._snapshot = b""
+        self._arriving = 0
+        self._sending.outdate()
         self.ring.begin(place.index)
-        if first:
+        if not first:
+            self.anew = (self.ring.skip(), why)
+        self._weigh()
+        self._wake()
+
+    def arriving(self, size: int) -> None:
+        """So much is here of the answer that it is to begin with. What takes the place of other items counts
+        when it is more: few feeds begin anew at a time, and none is to end of that."""
+        if self.failure is None:
+            self._arriving = max(0, size - self._bytes)
             self._weigh()
-            self._wake()
-        else:
-            self._push(wire.compacted(why) + self.snapshot())
 
     def change(self, place: Place, changes: list[bytes]) -> None:
         """All that one index brought; the items have been changed (`set`, `drop`)."""
+        if self.failure is not None:
+            return
         self.place = place
-        self._snapshot = b""
+        self._sending.outdate()
         self.told += 1
         self._push(wire.change(place, changes))
 
     def advance(self, place: Place) -> None:
         """Nothing happened up to there."""
         self.place = place
-        self._snapshot = b""
+        self._sending.outdate()
         self._tell_lagging()
 
     def bookmark(self) -> None:
@@ -122,12 +145,24 @@ class Feed:
         return wire.bookmark(self.place, known_leader=known, last_contact_ms=ms)
 
     def fail(self, error: GemotError) -> None:
-        """It cannot be followed: whoever does is told, and that is the end of it."""
+        """It cannot be followed: whoever does is told, and that is the end of it. It gives up what it holds,
+        but for the events that its readers have not had, and the snapshots that they are being sent."""
+        if self.failure is not None:
+            return
+        self._replace({}, 0)
         self.failure = error
+        self._arriving = 0
+        self._sending.outdate()
+        if not self.followers:
+            self.ring.begin(self.place.index)
+        self._weigh()
         self._wake()
 
     def set(self, key: bytes, item: bytes) -> None:
+        if self.failure is not None:
+            return
         before = self._items.get(key)
+        self._sending.replaced(key, before)
         self._bytes += len(item) - (-len(key) if before is None else len(before))
         self._items[key] = item
         if before is None and self._sorted is not None:
@@ -137,6 +172,7 @@ class Feed:
         item = self._items.pop(key, None)
         if item is None:
             return False
+        self._sending.replaced(key, item)
         self._bytes -= len(key) + len(item)
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, key)]
@@ -150,7 +186,9 @@ class Feed:
         begin = bisect_left(keys, prefix)
         end = bisect_right(keys, prefix, lo=begin, key=lambda key: key[:length])
         for key in keys[begin:end]:
-            self._bytes -= len(key) + len(self._items.pop(key))
+            item = self._items.pop(key)
+            self._bytes -= len(key) + len(item)
+            self._sending.replaced(key, item)
         del keys[begin:end]
 
     @property
@@ -160,30 +198,59 @@ class Feed:
 
     @items.setter
     def items(self, items: dict[bytes, bytes]) -> None:
+        if self.failure is None:
+            self._replace(items, _size(items))
+
+    def _replace(self, items: dict[bytes, bytes], size: int) -> None:
+        self._sending.replaced_all()
         self._items = items
-        self._bytes = sum(map(len, items)) + sum(map(len, items.values()))
+        self._bytes = size
         self._sorted = None
 
     @property
-    def is_full(self) -> bool:
-        return self._bytes > MOST_ITEM_BYTES
+    def size(self) -> int:
+        """Bytes of the items and their keys."""
+        return self._bytes
 
     # -- what readers ask --------------------------------------------------------------------------
 
-    def snapshot(self) -> bytes:
-        """All there is now, as an event."""
-        if self._snapshot:
-            return self._snapshot
-        told = wire.snapshot(self.place, sorted(self._items.items()))
-        if len(told) <= MOST_SNAPSHOT_BYTES:
-            self._snapshot = told
-        return told
+    def join(self) -> None:
+        self.followers += 1
+
+    def leave(self) -> None:
+        """The last one to leave a feed that has ended takes with it what was there for readers."""
+        self.followers -= 1
+        if self.failure is not None and not self.followers:
+            self.ring.begin(self.place.index)
+            self._weigh()
+
+    def open_snapshot(self) -> Snapshot:
+        """All there is now, for a reader that says `close_snapshot` when it has it. Raises Busy where there
+        is no room for what that takes, a little for each item."""
+        snapshot = self._sending.open(self.place, self._items, self._bytes)
+        if self._weigh():
+            self.close_snapshot(snapshot)
+            raise Busy("the watches of this agent hold the most they may: watch fewer things, or try again")
+        return snapshot
+
+    def close_snapshot(self, snapshot: Snapshot) -> None:
+        self._sending.close(snapshot)
+        self._weigh()
 
     def forget(self) -> None:
         """Give up the last events. A reader that has not had them goes on like one that comes back."""
-        if not self._due:
+        if not self._due and self.failure is None:
             self.ring.begin(self.place.index)
             self._weigh()
+
+    def cut_slow(self) -> None:
+        """Have those come back that are still being sent how it was before."""
+        self._sending.cut()
+        self._weigh()
+
+    @property
+    def has_begun(self) -> bool:
+        return self._begun
 
     async def begun(self) -> None:
         """Until it is known what there is. Raises what the servers refused it with."""
@@ -215,14 +282,16 @@ class Feed:
         self._weigh()
         self._wake()
 
-    def _weigh(self) -> None:
-        """A snapshot counts whether it is kept at the moment or not: reading one is not to end a feed."""
+    def _weigh(self) -> bool:
+        """Is it too much? A snapshot counts whether it is kept at the moment or not: reading one is not to
+        end a feed."""
         items = self._bytes + ENTRY_BYTES * len(self._items)
         events = self.ring.size + ENTRY_BYTES * (self.ring.next - self.ring.first)
-        before, grew = self.held, items > self._items_held
-        self.held, self._items_held = items + min(items, MOST_SNAPSHOT_BYTES) + events, items
-        if self._weighed is not None:
-            self._weighed(self, self.held - before, grew)
+        coming = items + self._arriving
+        before, grew = self.held, coming > self._items_held
+        self.held = coming + min(items, MOST_KEPT_BYTES) + events + self._sending.held
+        self._items_held = coming
+        return self._weighed is not None and self._weighed(self, self.held - before, grew)
 
     def _wake(self) -> None:
         """Everybody, in slices; who has not had the event before this one gets both."""
@@ -247,3 +316,7 @@ class Feed:
         for waiter in self._lagging:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _size(items: dict[bytes, bytes]) -> int:
+    return sum(map(len, items)) + sum(map(len, items.values()))

@@ -1,7 +1,9 @@
 """All feeds of this agent: one for each thing that is watched, however many watch it.
 
-What they hold together is bounded. Past it, those that nobody follows go first, then the last events of the
-others (their readers are told them by the servers, or get a snapshot); then whatever grows is refused.
+What they hold together is bounded, what is on its way to them and to their readers included. Past it, those
+that nobody follows go first, then the last events of the others (their readers are told them by the servers,
+or get a snapshot), then what slow readers are still being sent (they come back); then whatever grows is
+refused.
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from functools import partial
 
 from gemot.agent.feeds.feed import Feed, Source
 from gemot.agent.feeds.reader import Reader
+from gemot.agent.feeds.turns import Turns
 from gemot.agent.feeds.wire import Place
 from gemot.server.model.errors import Busy, Unavailable
 
 MAX_FEEDS = 4_096
 MOST_BYTES = 256 << 20
-"""What all feeds may hold: their items and last events. One event more may pass it, however long it is."""
+"""What all feeds may hold: see `Feed.held`. One event more may pass it, however long it is."""
 
 BOOKMARK_S = 15.0
 BEGIN_S = 7.0
-"""How long a reader waits for the servers to say what there is: as long as other requests are held."""
+"""How long a reader waits for the servers to say what there is, and for the turn of its feed to ask them: as
+long as other requests are held."""
 
 IDLE_S = 60.0
 """A feed that nobody has followed for so long gives up what it holds."""
@@ -45,7 +49,9 @@ class Feeds:
         self._limit = limit
         self._most_bytes = most_bytes
         self.held = 0
-        """Bytes, about."""
+        """Bytes, about; those of feeds that have ended and have readers left count too."""
+        self._turns = Turns()
+        self._ended: dict[Feed, None] = {}
         self._feeds: dict[Hashable, Feed] = {}
         self._left_at: dict[Hashable, float] = {}
         self._told_before = 0
@@ -69,8 +75,8 @@ class Feeds:
     ) -> Reader:
         """The stream of that thing, from `place` on or from a snapshot, once it is known what there is.
 
-        Raises Busy at the limit of things or of bytes, Unavailable without servers, and what they refuse it
-        with.
+        Raises Busy at the limit of things or of bytes or where too many begin at once, Unavailable without
+        servers, and what they refuse it with.
         """
         feed = self._feeds.get(what)
         if feed is not None and feed.failure is not None:
@@ -78,17 +84,22 @@ class Feeds:
             feed = None
         if feed is None:
             feed = self._open(what, make, other_epoch)
-        feed.followers += 1
+        feed.join()
         try:
             async with asyncio.timeout(BEGIN_S):
                 await feed.begun()
         except TimeoutError:
-            raise Unavailable("no server has said yet what there is to be watched: try again") from None
+            raise self._not_begun(feed) from None
         finally:
-            feed.followers -= 1
-            if feed.failure is not None:
+            feed.leave()
+            if feed.failure is not None or (feed.queues and not feed.followers):
                 self._drop(what, feed)
         return Reader(feed, place)
+
+    def _not_begun(self, feed: Feed) -> Busy | Unavailable:
+        if feed.queues:
+            return Busy("this agent reads what other watches begin with, a few at a time: try again")
+        return Unavailable("no server has said yet what there is to be watched: try again")
 
     def begin_anew(self) -> None:
         for feed in list(self._feeds.values()):
@@ -100,6 +111,8 @@ class Feeds:
             self._timer.cancel()
         for what, feed in list(self._feeds.items()):
             self._drop(what, feed)
+        self._ended.clear()
+        self.held = 0
 
     def _open(self, what: Hashable, make: SourceOf, other_epoch: str) -> Feed:
         if len(self._feeds) >= self._limit and not self._drop_idle(0.0):
@@ -109,7 +122,8 @@ class Feeds:
             )
         if self.held >= self._most_bytes and not self._make_room(None):
             raise self._no_room()
-        feed = self._feeds[what] = Feed(other_epoch=other_epoch, weighed=partial(self._on_weighed, what))
+        weighed = partial(self._on_weighed, what)
+        feed = self._feeds[what] = Feed(other_epoch=other_epoch, weighed=weighed, turns=self._turns)
         feed.source = make(feed)
         feed.source.start()
         if self._timer is None and not self._stopped:
@@ -123,30 +137,39 @@ class Feeds:
 
     def _leave(self, what: Hashable, feed: Feed) -> None:
         del self._feeds[what]
-        self.held -= feed.held
+        if feed.held:
+            self._ended[feed] = None
         self._told_before += feed.told
         self._left_at.pop(what, None)
 
     # -- what they hold together -------------------------------------------------------------------
 
-    def _on_weighed(self, what: Hashable, feed: Feed, more: int, grew: bool) -> None:
+    def _on_weighed(self, what: Hashable, feed: Feed, more: int, grew: bool) -> bool:
         """Events alone end no feed: the next of another one makes them go."""
-        if self._feeds.get(what) is not feed:
-            return
+        if self._stopped:
+            return False
         self.held += more
-        if more > 0 and self.held > self._most_bytes and not self._make_room(feed) and grew:
+        if not feed.held:
+            self._ended.pop(feed, None)
+        if more <= 0 or self.held <= self._most_bytes or self._make_room(feed):
+            return False
+        if grew and self._feeds.get(what) is feed:
             self._leave(what, feed)
             feed.fail(self._no_room())
             # Not at once: its source may be the one that tells this, in the middle of its start.
             asyncio.get_running_loop().call_soon(feed.source.stop)
+        return True
 
     def _make_room(self, but: Feed | None) -> bool:
-        """Of all the others; whether there is some now."""
+        """Of all the others, and of slow readers of any; whether there is some now."""
         self._drop_idle(0.0, but)
         if self.held > self._most_bytes:
             for feed in self._feeds.values():
                 if feed is not but:
                     feed.forget()
+        if self.held > self._most_bytes:
+            for feed in [*self._ended, *self._feeds.values()]:
+                feed.cut_slow()
         return self.held <= self._most_bytes
 
     def _no_room(self) -> Busy:

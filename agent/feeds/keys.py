@@ -10,11 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from itertools import groupby
-from typing import Protocol
+from itertools import groupby, islice
+from typing import Any, Protocol
 
 from gemot.agent.feeds import wire
-from gemot.agent.feeds.feed import MOST_ITEM_BYTES, Feed
+from gemot.agent.feeds.feed import ENTRY_BYTES, MOST_ITEM_BYTES, Feed
 from gemot.agent.feeds.wire import Place
 from gemot.agent.http.render import kv_entry
 from gemot.server.model.changes import KvChange, KvChanges, Told
@@ -29,6 +29,13 @@ WAIT_MS = 10_000
 
 MAX_STALE_MS = 5_000
 """A server that has not heard a leader for so long does not answer for the others."""
+
+READ_S = 30.0
+"""How long the servers have to say what there is: others wait for their turn meanwhile."""
+
+COUNTED_AT_ONCE = 5_000
+RENDERED_AT_ONCE = 1 << 17
+"""Entries, and bytes of them, that take a millisecond or two."""
 
 RETRY_MIN_S = 0.25
 RETRY_MAX_S = 10.0
@@ -114,15 +121,53 @@ class Keys:
                 return
 
     async def _begin(self, why: str) -> None:
-        """Read what there is: linearizable, and as of an index from which changes are followed."""
+        """Read what there is: linearizable, and as of an index from which changes are followed.
+
+        Only a few feeds do so at a time: until it is here nobody knows how much it is.
+        """
+        feed = self._feed
+        feed.queues = not feed.has_begun
+        async with feed.turns.prefixes if self._prefix else feed.turns.keys:
+            feed.queues = False
+            answer = await self._read()
+            self._heard(answer)
+            entries, place = _entries(answer.value), Place(answer.index, answer.epoch)
+            del answer  # so that each entry goes as soon as it is an item
+            items, size = await self._rendered(entries)
+            feed.begin(items, place, why, size=size)
+            self._bound(feed.size)
+
+    async def _read(self) -> Answer:
         query: Query = KvList(self._key) if self._prefix else KvGet(self._key)
-        answer = await self._servers.query(query, Options(token=self._token))
-        value = answer.value
-        entries: list[KvEntry] = value if isinstance(value, list) else [value] if value is not None else []
-        items = {entry.key: kv_entry(entry) for entry in entries}
-        self._heard(answer)
-        self._feed.begin(items, Place(answer.index, answer.epoch), why)
-        self._bound()
+        try:
+            async with asyncio.timeout(READ_S):
+                return await self._servers.query(query, Options(token=self._token))
+        except TimeoutError:
+            raise Unavailable("the servers have not said in time what there is to be watched") from None
+
+    async def _rendered(self, entries: list[KvEntry]) -> tuple[dict[bytes, bytes], int]:
+        """As items, some at a time, and how long they are. `entries` is emptied; what is left of it counts
+        from the beginning."""
+        feed, size = self._feed, 0
+        for begin in range(0, len(entries), COUNTED_AT_ONCE):
+            async with feed.turns.slice():
+                counted = islice(entries, begin, begin + COUNTED_AT_ONCE)
+                size += sum([len(entry.key) + len(entry.value) for entry in counted])
+                feed.arriving(size)
+                self._bound(size)
+        entries.reverse()
+        items: dict[bytes, bytes] = {}
+        while entries and feed.failure is None:
+            async with feed.turns.slice():
+                left = RENDERED_AT_ONCE
+                while entries and left > 0:
+                    entry = entries.pop()
+                    items[entry.key] = item = kv_entry(entry)
+                    size += len(item) - len(entry.value)
+                    left -= len(entry.value) + ENTRY_BYTES
+                feed.arriving(size)
+                self._bound(size)
+        return items, size
 
     async def _follow(self) -> str:
         """Until all has to be read anew, for the reason given."""
@@ -148,7 +193,7 @@ class Keys:
                 feed.change(Place(index, after.epoch), [_shown(each) for each in entry])
             if told.through > feed.place.index:
                 feed.advance(Place(told.through, after.epoch))
-            self._bound()
+            self._bound(feed.size)
 
     def _take(self, entry: list[KvChange]) -> None:
         for change in entry:
@@ -159,8 +204,8 @@ class Keys:
             else:
                 self._feed.drop_prefix(change.key)
 
-    def _bound(self) -> None:
-        if self._feed.is_full:
+    def _bound(self, size: int) -> None:
+        if size > MOST_ITEM_BYTES:
             raise TooLarge(
                 f"more than {MOST_ITEM_BYTES >> 20} MiB are under this prefix, the most that is followed "
                 "as one: watch narrower prefixes"
@@ -173,6 +218,13 @@ class Keys:
         self._retry_s = RETRY_MIN_S
         self._known_leader = answer.known_leader
         self._heard_at = self._now() - answer.last_contact_ms / 1000
+
+
+def _entries(value: Any) -> list[KvEntry]:
+    """Of either query, a list of our own."""
+    if isinstance(value, list):
+        return list(value)
+    return [] if value is None else [value]
 
 
 def _by_entry(changes: list[KvChange]) -> list[tuple[int, list[KvChange]]]:

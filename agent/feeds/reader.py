@@ -8,7 +8,8 @@ that comes back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
@@ -26,12 +27,14 @@ AHEAD = "no such index is known here: it may be of another cluster"
 
 
 class Reader:
-    """`place` None begins with a snapshot. Pieces are whole events, one or more."""
+    """`place` None begins with a snapshot. Pieces are whole events, one or more, or parts of a snapshot."""
 
     def __init__(self, feed: Feed, place: Place | None) -> None:
         self._feed = feed
         self._place = place
         self._position: int | None = None
+        self._begins = False
+        """Is a snapshot to come next?"""
         self._write: Callable[[bytes], bool] | None = None
 
     def attach(self, write: Callable[[bytes], bool]) -> None:
@@ -42,14 +45,20 @@ class Reader:
         """Pieces that were not written at once, until the caller stops asking; or the feed fails: that is
         told, and the end."""
         feed = self._feed
-        feed.followers += 1
+        feed.join()
         try:
             yield wire.RETRY
             while feed.failure is None or self._position is not None:
                 piece = await self._enter() if self._position is None else self._next(self._position)
                 if piece:
                     yield piece
-                elif self._position == feed.ring.next:
+                if self._begins and feed.failure is None:
+                    async with aclosing(self._snapshot()) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                    if self._begins:
+                        return  # it was cut, and comes back
+                elif not piece and self._position == feed.ring.next:
                     if feed.failure is not None:
                         break
                     await feed.news(self._take)
@@ -58,7 +67,7 @@ class Reader:
         except GemotError as error:
             yield wire.error(error.message)
         finally:
-            feed.followers -= 1
+            feed.leave()
 
     def _take(self) -> bool:
         """Who waits has all before the news, so they may be written by whoever brings them."""
@@ -72,10 +81,12 @@ class Reader:
 
     def _next(self, position: int) -> bytes:
         """What the ring has from there on; nothing, and no position, where it has gone on without us."""
-        piece = self._feed.ring.since(position)
+        feed = self._feed
+        piece = feed.ring.since(position)
         if piece is None:
             self._position = None
-            return b""
+            begun_at, why = feed.anew
+            return self._anew(why) if position < begun_at else b""
         self._position, self._place = self._feed.ring.next, self._feed.place
         return piece
 
@@ -83,11 +94,12 @@ class Reader:
         """Find the position in the ring, and give what lies before it."""
         feed, place = self._feed, self._place
         if place is None:
-            return self._begin()
+            self._begins = True
+            return b""
         if self._is_to_come(place) and not await self._caught_up(place):
-            return wire.compacted(AHEAD) + self._begin()
+            return self._anew(AHEAD)
         if place.epoch not in (-1, feed.place.epoch):
-            return wire.compacted(feed.other_epoch) + self._begin()
+            return self._anew(feed.other_epoch)
         if (position := feed.ring.behind(place.index)) is not None:
             return self._next(position)
         try:
@@ -96,14 +108,31 @@ class Reader:
             await asyncio.sleep(RETRY_S)
             return b""
         if found is None:
-            return wire.compacted(_GONE) + self._begin()
+            return self._anew(_GONE)
         piece, self._place = found
         return piece
 
-    def _begin(self) -> bytes:
-        """With a word on how old it may be: without servers the agent tells what it has."""
-        self._position, self._place = self._feed.ring.next, self._feed.place
-        return self._feed.snapshot() + self._feed.standing()
+    def _anew(self, why: str) -> bytes:
+        self._begins = True
+        return wire.compacted(why)
+
+    async def _snapshot(self) -> AsyncGenerator[bytes]:
+        """With a word on how old it may be: without servers the agent tells what it has. What happens while
+        it is sent comes behind it."""
+        feed = self._feed
+        snapshot, standing = feed.open_snapshot(), feed.standing()
+        self._position, self._place = feed.ring.next, feed.place
+        last = b""
+        try:
+            async for piece in snapshot.pieces():
+                if last:
+                    yield last
+                last = piece
+            if not snapshot.is_cut:
+                self._begins = False
+                yield last + standing
+        finally:
+            feed.close_snapshot(snapshot)
 
     def _is_to_come(self, place: Place) -> bool:
         """Has this agent yet to come there? With a restore that it has not heard of, if need be: what it has

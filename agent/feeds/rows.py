@@ -63,9 +63,9 @@ class Rows:
         items = self._items(answer.value)
         if not self._begun:
             self._begun = True
-            feed.begin(items, place)
+            feed.begin(dict(items), place)
         elif place.epoch != feed.place.epoch or place.index < feed.place.index:
-            feed.begin(items, place, feed.other_epoch)
+            feed.begin(dict(items), place, feed.other_epoch)
         elif changes := self._differences(items):
             feed.change(place, changes)
 

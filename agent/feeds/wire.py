@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-Kind = Literal["snapshot", "change", "bookmark", "compacted", "error"]
+Kind = Literal["change", "bookmark", "compacted", "error"]
 
 RETRY = b"retry: 1000\n\n"
 """How long a browser waits before it connects again, in ms."""
@@ -40,10 +40,17 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= 16
 
 
-def snapshot(place: Place, items: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """All there is, each under the key that changes name it by."""
-    told = b",".join([b'{"Key":%b,"Item":%b}' % (text(key), item) for key, item in items])
-    return _event("snapshot", str(place), b'{"Index":%d,"Items":[%b]}' % (place.index, told))
+def snapshot_head(place: Place) -> bytes:
+    """All there is, each under the key that changes name it by: `held_item`s with commas between them, and
+    the tail."""
+    return b'event: snapshot\nid: %b\ndata: {"Index":%d,"Items":[' % (str(place).encode(), place.index)
+
+
+def held_item(key: bytes, item: bytes) -> bytes:
+    return b'{"Key":%b,"Item":%b}' % (text(key), item)
+
+
+SNAPSHOT_TAIL = b"]}\n\n"
 
 
 def change(place: Place, changes: Iterable[bytes]) -> bytes:

@@ -274,6 +274,16 @@ def test_waiting_reads_are_counted_while_they_wait(tmp_path: Path) -> None:
         until(agent, lambda: figures(agent)["gemot_watches"] == before["gemot_watches"], "its end")
 
 
+def test_what_push_watches_hold_is_counted_while_they_do(tmp_path: Path) -> None:
+    held = "gemot_watch_held_bytes"
+    with running(tmp_path) as agent, socket.create_connection(("127.0.0.1", agent.ports["http"])) as one:
+        agent.put("/v1/kv/x", bytes(100_000))
+        assert figures(agent)[held] == 0
+        one.sendall(b"GET /v1/gemot/watch?key=x HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(agent, lambda: figures(agent)["gemot_watch_followers"] == 1, "the reader")
+        assert figures(agent)[held] > 100_000
+
+
 def test_a_client_agent_shows_what_it_has_and_no_figure_of_a_server(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         join = [f"127.0.0.1:{server.ports['serf_lan']}"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from base64 import b64decode
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,19 @@ def test_a_key_that_is_no_text_can_be_watched(gemot: Shell, tmp_path: Path) -> N
         gemot("kv", "put", key.removeprefix("-key="), "1")
         until(lambda: len(told(tmp_path)) == 2, "the change")
     assert text(told(tmp_path)[1]) == "1"
+
+
+def test_a_prefix_that_is_no_text_is_pushed_each_change(gemot: Shell) -> None:
+    """Who asks anew after each change would see the last value of a transaction alone."""
+    gemot("kv", "put", "no/é", "0")
+    half = os.fsdecode("-prefix=no/é".encode()[:-1])
+    with gemot.running("watch", "-type=keyprefix", half, "-f"):
+        until(lambda: lines(gemot), "what there is")
+        ops = [{"KV": {"Verb": "set", "Key": "no/é", "Value": value}} for value in ("MQ==", "Mg==")]
+        with closing(Connection(gemot.address)) as connection:
+            connection.request("PUT", "/v1/txn", body=json.dumps(ops).encode())
+        until(lambda: len(lines(gemot)) == 2, "the transaction")
+    assert texts(lines(gemot)[1]) == [("set", "no/é", "0", "1"), ("set", "no/é", "1", "2")]
 
 
 def test_changes_that_are_not_known_any_more_are_said_and_what_differs_is_told(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_any_changes_leave_the_items_that_a_plain_map_would_hold(
         else:
             feed._begun = False
             held = {key: item}
-            feed.begin(held, Place(1, 0))
+            feed.begin(dict(held), Place(1, 0))
         assert feed.items == held
         assert feed._bytes == sum(len(key) + len(item) for key, item in held.items())
 

@@ -188,6 +188,7 @@ class Subscriber:
         self._place: Place | None = None
         self._gone = False
         self.stopped = False
+        self._part = b""
 
     def start(self) -> None:
         self._loop.create_task(self._read())
@@ -206,7 +207,7 @@ class Subscriber:
 
     async def _read_of(self, feed: Feed) -> None:
         random = self._world.random
-        reader = Reader(feed, self._place)
+        reader, self._part = Reader(feed, self._place), b""
         reader.attach(self._take_at_once)
         async for piece in reader:
             self._take(piece)
@@ -221,7 +222,8 @@ class Subscriber:
         return True
 
     def _take(self, piece: bytes) -> None:
-        for event in piece.split(b"\n\n")[:-1]:
+        *whole, self._part = (self._part + piece).split(b"\n\n")
+        for event in whole:
             fields = dict(line.split(b": ", 1) for line in event.split(b"\n"))
             if b"event" in fields:
                 self._hear(fields[b"event"], fields.get(b"id", b"").decode(), fields[b"data"])

@@ -244,8 +244,8 @@ def a_snapshot_is_kept_after_the_next_change(patch: Patch) -> None:
     change = feed.Feed.change
 
     def keep(of: Feed, place: Place, told: list[bytes]) -> None:
-        kept = of._snapshot
+        kept = of._sending._now
         change(of, place, told)
-        of._snapshot = kept
+        of._sending._now = kept
 
     patch.setattr(feed.Feed, "change", keep)
