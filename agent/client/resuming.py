@@ -58,6 +58,7 @@ class Resuming:
         self._arrived: deque[Event] = deque()
         self._reader = EventReader(most_bytes)
         self._lost = ""
+        self._kept: ClientError | None = None
 
     def _headers(self) -> dict[str, str]:
         """Of a request. Only when all that arrived is handed out: `place` is where to go on."""
@@ -75,6 +76,20 @@ class Resuming:
         """What was read; b"" at the end. Raises WatchBroke, NotAnAgent, TooLong, WatchEnded."""
         if not piece:
             raise WatchBroke("the watch broke: the agent ended it")
+        try:
+            self._arrive(piece)
+        except ClientError as error:
+            if not self._arrived:
+                raise
+            self._kept = error
+
+    def _raise_kept(self) -> None:
+        """What is wrong behind the events that arrived, once they are handed out."""
+        error, self._kept = self._kept, None
+        if error is not None:
+            raise error
+
+    def _arrive(self, piece: bytes) -> None:
         for told in self._reader.feed(piece):
             event = read_event(told)
             if isinstance(event, Compacted):

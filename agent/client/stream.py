@@ -57,6 +57,7 @@ class Stream(Resuming):
         WatchEnded, TooLong."""
         while not self._arrived:
             try:
+                self._raise_kept()
                 self._take(self._read(self._response or self._connect()))
             except ClientError as error:
                 self.close()
@@ -67,6 +68,7 @@ class Stream(Resuming):
 
     def close(self) -> None:
         """The next event, if one is asked for, comes over a new connection."""
+        self._kept = None
         if self._response is not None:
             self._response.close()
             self._response = None

@@ -185,6 +185,18 @@ def test_what_an_agent_will_not_do_is_raised() -> None:
                 assert broke == []
 
 
+def test_what_was_told_before_the_end_is_handed_out_before_the_error() -> None:
+    ended = event("error", '{"Error":"more than 64 MiB are under this prefix"}')
+    with scripted(HEAD + snapshot(3) + change(4, "a", 4) + ended) as agent:
+
+        @run
+        async def _() -> None:
+            async with stream(agent.address) as (events, _, _):
+                assert [(await anext(events)).index for _ in range(2)] == [3, 4]
+                with pytest.raises(WatchEnded, match="more than 64 MiB"):
+                    await anext(events)
+
+
 def test_delays_grow_up_to_half_a_minute_and_begin_anew_after_an_event() -> None:
     bad = [HEAD + event("change", "x", "0-1")] * 8
     with scripted(*bad, HEAD + snapshot(3), HEAD + snapshot(4)) as agent:

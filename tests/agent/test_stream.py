@@ -135,6 +135,29 @@ def test_what_an_agent_will_not_do_is_raised() -> None:
     assert refused.value.status == 404
 
 
+def test_what_was_told_before_the_end_is_handed_out_before_the_error() -> None:
+    ended = event("error", '{"Error":"more than 64 MiB are under this prefix"}')
+    with (
+        scripted(HEAD + snapshot(3) + change(4, "a", 4) + ended) as agent,
+        stream(agent.address) as (it, _, _),
+    ):
+        assert [next(it).index for _ in range(2)] == [3, 4]
+        with pytest.raises(WatchEnded, match="more than 64 MiB"):
+            next(it)
+
+
+def test_what_is_handed_out_does_not_wait_for_what_broke_behind_it() -> None:
+    broken = HEAD + snapshot(3) + event("change", "x", "0-4")
+    with (
+        scripted(broken, HEAD + change(5, "a", 5) + STAY) as agent,
+        stream(agent.address) as (events, broke, waited),
+    ):
+        assert next(events).index == 3
+        assert (broke, waited) == ([], [])
+        assert next(events).index == 5
+        assert len(waited) == 1
+
+
 def test_delays_grow_up_to_half_a_minute_and_begin_anew_after_an_event() -> None:
     bad = [HEAD + event("change", "x", "0-1")] * 8
     with (

@@ -60,6 +60,7 @@ class Stream(Resuming):
         """The next event, however long it takes. Waits and raises as that of `client/stream.py`."""
         while not self._arrived:
             try:
+                self._raise_kept()
                 self._take(await self._read(self._response or await self._connect()))
             except ClientError as error:
                 self._drop()
@@ -74,6 +75,7 @@ class Stream(Resuming):
         await self._agents.close()
 
     def _drop(self) -> None:
+        self._kept = None
         if self._response is not None:
             self._response.close()
             self._response = None
