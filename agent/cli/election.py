@@ -33,8 +33,9 @@ from gemot.agent.client.election import (
     is_asked_to_resign,
     leader_of,
 )
+from gemot.agent.client.entry import Entry, entries
 from gemot.agent.client.hold import Hold
-from gemot.agent.client.kv import Entry, Kv, entries
+from gemot.agent.client.kv import Kv
 from gemot.agent.client.path import escape
 from gemot.agent.client.watch import back_off_s
 

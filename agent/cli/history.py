@@ -10,8 +10,8 @@ import click
 
 from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
+from gemot.agent.client.entry import Entry
 from gemot.agent.client.history import MAX_CHANGES, Change, History, plan
-from gemot.agent.client.kv import Entry
 
 _SHOWN_BYTES = 24
 _DIFF_BYTES = 1 << 20

@@ -13,7 +13,8 @@ from gemot.agent.cli.given import read_data
 from gemot.agent.cli.history import diff, log, rollback, show
 from gemot.agent.cli.options import client_options, read_options
 from gemot.agent.client.connection import Connection
-from gemot.agent.client.kv import Entry, Kv
+from gemot.agent.client.entry import Entry
+from gemot.agent.client.kv import Kv
 
 
 @click.group(name="kv")

@@ -16,7 +16,8 @@ import click
 from gemot.agent.cli.watched import Watched
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, Connection, Refused
-from gemot.agent.client.stream import Event, Snapshot, Stream
+from gemot.agent.client.events import Event, Snapshot
+from gemot.agent.client.stream import Stream
 from gemot.agent.client.watch import Watch, back_off_s
 
 MOST_WAITING = 256

@@ -15,8 +15,8 @@ import msgspec
 
 from gemot.agent.cli.watch_state import Kept
 from gemot.agent.cli.watched import Watched
+from gemot.agent.client.events import Event, Snapshot
 from gemot.agent.client.mirror import Changed, Mirror
-from gemot.agent.client.stream import Event, Snapshot
 from gemot.agent.client.watch import event_index
 
 MOST_GATHERED = 4_096

@@ -1,4 +1,4 @@
-"""The recipe of an election: who leads is said at one key, with how to reach it. Pure, but for `resign`.
+"""The recipe of an election: who leads is said at one key, with how to reach it.
 
 It is Consul's recipe of leader election: candidates acquire the key by their sessions, whoever has it leads,
 and others are told by a blocking read. What is there are words of ours: `{"Name", "Address", "Host", "Pid"}`.
@@ -22,13 +22,16 @@ from typing import Any
 
 import msgspec
 
+from gemot.agent.client import questions
 from gemot.agent.client.connection import Connection
-from gemot.agent.client.kv import Entry, Kv, read_entries
+from gemot.agent.client.entry import Entry, read_entries
+from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import LOCK_FLAGS, Mutex
 from gemot.agent.client.path import escape
 from gemot.agent.client.recipe import LockConflict
 from gemot.agent.client.semaphore import SEMAPHORE_FLAGS
-from gemot.agent.client.watch import Watch
+from gemot.agent.client.steps import KeySteps, drive
+from gemot.agent.client.watch import Seen, Watch
 
 MAX_WORD = 512
 """Bytes that a name or an address may have."""
@@ -103,33 +106,64 @@ def resignation(entry: Entry) -> bytes:
     return json.dumps(told | {"Resign": True}).encode()
 
 
-def ask_to_resign(kv: Kv, key: str) -> Leader | None:
-    """Ask whoever leads now; who that is, None if nobody leads. It resigns in its own time.
-
-    Raises LockConflict where the leader takes no requests, and ClientError.
-    """
+def asking_to_resign(key: str) -> KeySteps[Leader | None]:
+    """The steps of `ask_to_resign`."""
+    key = key.strip("/")
     while True:
-        entry = kv.get(key)
+        entry: Entry | None = yield questions.get(key)
         leader = leader_of([entry] if entry is not None else [])
         if entry is None or leader is None:
             return None
-        if leader.resigning or kv.put(key, resignation(entry), cas=entry.modify_index):
+        if leader.resigning or (yield questions.put(key, resignation(entry), cas=entry.modify_index)):
             return leader
 
 
-class Observer:
-    """Who leads, and each change of it. Not for two threads at once."""
+def ask_to_resign(kv: Kv, key: str) -> Leader | None:
+    """Ask whoever leads now; who that is, None if nobody leads. It resigns in its own time.
 
-    def __init__(self, connection: Connection, key: str) -> None:
-        self._watch = Watch(connection, f"/v1/kv/{escape(key.strip('/'))}")
+    The request is of the leader that is told and of no other. Whether it obeys is not known by this: look who
+    leads, or have an Observer tell it. Raises LockConflict where the leader takes no requests, and
+    ClientError; after ConnectionBroke it was asked or not, and asking again does no harm.
+    """
+    return drive(kv, asking_to_resign(key))
+
+
+class Terms:
+    """Who leads by the key of an election, as it was told last. Pure: an Observer asks."""
+
+    def __init__(self, key: str) -> None:
+        self.path = f"/v1/kv/{escape(key.strip('/'))}"
         self._told: list[Leader | None] = []
 
+    def differ(self, seen: Seen) -> list[Leader | None]:
+        """Who leads by this answer; [None]: nobody; [] if that was told last. Raises NotAnAgent."""
+        leader = leader_of(read_entries(seen.value or []))
+        if self._told == [leader]:
+            return []
+        self._told = [leader]
+        return self._told
+
+
+class Observer:
+    """Who leads, and each change of it. Not for two threads at once.
+
+    What is guaranteed: who leads is told once it does, with its address and fence, and no leader of an older
+    term (a smaller fence) after one of a newer. What is not: that a term is told which began and ended
+    between two answers; that who is told leads still, for which its fence is asked; and that an agent that
+    fell silent is noticed before its answer is due, after some six minutes.
+    """
+
+    def __init__(self, connection: Connection, key: str) -> None:
+        self._terms = Terms(key)
+        self._watch = Watch(connection, self._terms.path)
+
     def next(self) -> Leader | None:
-        """The present leader at first (None: nobody leads), then each that differs. Raises ClientError."""
+        """The present leader at first (None: nobody leads), then each that differs.
+
+        Raises ClientError; asked again, it goes on with whoever leads then, if that was not told last.
+        """
         while True:
-            leader = leader_of(read_entries(self._watch.next().value or []))
-            if self._told != [leader]:
-                self._told = [leader]
+            for leader in self._terms.differ(self._watch.next()):
                 return leader
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from gemot.agent.client.kv import Entry
+from gemot.agent.client.entry import Entry
 from gemot.agent.client.recipe import LockLost, Recipe
 from gemot.agent.client.session import MAX_LOCK_DELAY_S
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from gemot.agent.client.connection import ClientError, Connection, NotAnAgent, Refused, Reply
-from gemot.agent.client.kv import Entry, Kv, entry_of
+from gemot.agent.client.entry import Entry, entry_of
+from gemot.agent.client.kv import Kv
 from gemot.agent.client.path import escape
 
 MAX_CHANGES = 128

@@ -14,8 +14,8 @@ from typing import Any
 
 from gemot.agent.client.agents import Agents, passes
 from gemot.agent.client.connection import ClientError, NotAnAgent
+from gemot.agent.client.entry import Entry, entries
 from gemot.agent.client.held import Held
-from gemot.agent.client.kv import Entry, entries
 from gemot.agent.client.recipe import (
     AGAIN_S,
     RELEASE_S,

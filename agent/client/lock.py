@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gemot.agent.client.kv import Entry, entries
+from gemot.agent.client.entry import Entry, entries
 from gemot.agent.client.recipe import Ask, LockConflict, Pause, Steps, Tell, fence_of
 
 LOCK_FLAGS = 0x2DDCCBC058A50C18

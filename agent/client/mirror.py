@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from gemot.agent.client.stream import Change, Event, Op, Snapshot
+from gemot.agent.client.events import Change, Event, Op, Snapshot
 
 
 class Changed(msgspec.Struct, frozen=True, rename="pascal"):

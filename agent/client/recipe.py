@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from gemot.agent.client.connection import ClientError, Reply
-from gemot.agent.client.kv import Entry
+from gemot.agent.client.entry import Entry
 from gemot.agent.client.path import escape
 
 WAIT_S = 10.0

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from gemot.agent.client.connection import Reply
-from gemot.agent.client.kv import Entry, entries
+from gemot.agent.client.entry import Entry, entries
 from gemot.agent.client.lock import this_process
 from gemot.agent.client.recipe import WAIT_S, Ask, LockConflict, LockLost, Steps, Tell, fence_of
 from gemot.agent.client.session import DEFAULT_TTL_S, boot_clock

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.connection import Connection, Reply
 
 WAIT_S = 300
 _SLACK_S = 30.0
@@ -26,46 +26,61 @@ class Seen(msgspec.Struct, frozen=True):
     value: Any
 
 
-class Watch:
-    """One path of the API. Not for two threads at once."""
+class Watching:
+    """What was seen of one path of the API, and what is asked next. Pure: `Watch` has the sockets."""
 
-    def __init__(self, connection: Connection, path: str, **params: Any) -> None:
-        self._connection = connection
-        self._path = path
+    def __init__(self, path: str, params: dict[str, Any]) -> None:
+        self.path = path
         self._params = params
         self._index = 0
         self._seen: Seen | None = None
 
+    def question(self, *, blocking: bool) -> dict[str, Any]:
+        """As a request takes it, beside the path. Blocking: answered when there is more than was seen."""
+        ok = (200, 404)
+        if not (blocking and self._index):
+            return {"params": self._params, "ok": ok}
+        waits = {"index": self._index, "wait": f"{WAIT_S}s"}
+        return {"params": self._params | waits, "timeout_s": WAIT_S * 17 / 16 + _SLACK_S, "ok": ok}
+
+    def read(self, reply: Reply) -> Seen:
+        """What there is by this answer. Raises NotAnAgent."""
+        # An index of 0 would ask again at once, for ever; blocking on 1 is what is advised then.
+        return Seen(max(1, reply.index), None if reply.status == 404 else reply.json())
+
+    def differs(self, seen: Seen) -> bool:
+        """Does it, from what was seen before? It is what was seen, from now on."""
+        # An index that went back (another cluster, a restore) says nothing: start over.
+        self._index = 0 if seen.index < self._index else seen.index
+        if self._seen is not None and seen.value == self._seen.value:
+            return False
+        self._seen = seen
+        return True
+
+
+class Watch(Watching):
+    """One path of the API. Not for two threads at once."""
+
+    def __init__(self, connection: Connection, path: str, **params: Any) -> None:
+        super().__init__(path, params)
+        self._connection = connection
+
     def look(self) -> Seen:
         """What there is now. Raises ClientError."""
-        return self._ask(0)
+        return self.read(self._connection.request("GET", self.path, **self.question(blocking=False)))
 
     def next(self) -> Seen:
         """The present state at first, then each time the next one that differs. Raises ClientError."""
         while True:
-            seen = self._ask(self._index)
-            # An index that went back (another cluster, a restore) says nothing: start over.
-            self._index = 0 if seen.index < self._index else seen.index
-            if self._seen is None or seen.value != self._seen.value:
-                self._seen = seen
+            seen = self.read(self._connection.request("GET", self.path, **self.question(blocking=True)))
+            if self.differs(seen):
                 return seen
-
-    def _ask(self, index: int) -> Seen:
-        return _ask(self._connection, self._path, self._params, index)
 
 
 def event_index(id: str) -> int:
     """Consul's index of an event: both halves of its id, by XOR. It does not grow with time."""
     value = int(id.replace("-", ""), 16)
     return (value >> 64) ^ (value & (1 << 64) - 1)
-
-
-def _ask(connection: Connection, path: str, params: dict[str, Any], index: int) -> Seen:
-    params = params | ({"index": index, "wait": f"{WAIT_S}s"} if index else {})
-    timeout_s = WAIT_S * 17 / 16 + _SLACK_S if index else None
-    reply = connection.request("GET", path, params=params, timeout_s=timeout_s, ok=(200, 404))
-    # An index of 0 would ask again at once, for ever; blocking on 1 is what is advised then.
-    return Seen(max(1, reply.index), None if reply.status == 404 else reply.json())
 
 
 def back_off_s(failures: int) -> float:

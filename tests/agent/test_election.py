@@ -23,8 +23,9 @@ from gemot.agent.client.election import (
     leader_of,
     resignation,
 )
+from gemot.agent.client.entry import Entry
 from gemot.agent.client.hold import Hold
-from gemot.agent.client.kv import Entry, Kv
+from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import LOCK_FLAGS
 from gemot.agent.client.recipe import LockConflict
 from gemot.agent.client.semaphore import SEMAPHORE_FLAGS

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemot.agent.client.events import Bookmark, Change, Op, Snapshot
 from gemot.agent.client.mirror import Changed, Mirror
-from gemot.agent.client.stream import Bookmark, Change, Op, Snapshot
 
 KEYS = st.sampled_from(["a", "a/b", "a/c", "b"])
 OPS = st.one_of(

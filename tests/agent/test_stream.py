@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from support.dev_agent import dev_agent
-from support.scripted_agent import HEAD, STAY, change, event, scripted, snapshot
+from support.scripted_agent import BROKEN, HEAD, STAY, change, event, scripted, snapshot
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, Connection, NotAnAgent, Refused
+from gemot.agent.client.events import Bookmark, Change, Op, Snapshot, WatchEnded
 from gemot.agent.client.sse import TooLong
-from gemot.agent.client.stream import Bookmark, Change, Op, Snapshot, Stream, WatchEnded
+from gemot.agent.client.stream import Stream
 
 
 @contextmanager
@@ -28,33 +29,6 @@ def stream(*addresses: str, **more: Any) -> Iterator[tuple[Stream, list[ClientEr
     made = Stream(Agents(addresses), {"prefix": ""}, trouble=trouble, sleep=waited.append, **more)
     with closing(made):
         yield made, broke, waited
-
-
-BROKEN = {
-    "cut between events": (HEAD, "the agent ended it"),
-    "cut in an event": (HEAD + change(9, "a", 9)[:-1], "the agent ended it"),
-    "cut in a chunk": (
-        HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked") + b"40\r\nevent: ch",
-        "it was cut",
-    ),
-    "chunks of no size": (
-        HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked") + b"zz\r\nevent: ch",
-        "it was cut",
-    ),
-    "wrong JSON": (HEAD + event("change", '{"Index":9,"Changes":[', "0-9"), "not as an agent writes it"),
-    "JSON of something else": (HEAD + event("snapshot", '{"Index":"9"}', "0-9"), "not as an agent writes it"),
-    "bytes that are no text": (HEAD + change(9, "a", 9).replace(b'"a"', b'"\xff"'), "not as an agent writes"),
-    "deep JSON": (HEAD + event("bookmark", "[" * 100_000, "0-9"), "not as an agent writes it"),
-    "an op of its own": (HEAD + change(9, "a", 9).replace(b"set", b"sit"), "not as an agent writes it"),
-    "an id that is none": (HEAD + change(9, "a", 9).replace(b"0-9", b"0-9 \tX: y"), "an agent's is like"),
-    "an event without its id": (HEAD + event("bookmark", '{"Index":9}'), "an agent's is like 0-1234"),
-    "a web page": (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", "no event stream but"),
-    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", ""),
-    "nothing": (b"", ""),
-    "an endless status line": (b"HTTP/1.1 200 " + b"x" * 100_000, ""),
-    "no leader": (b"HTTP/1.1 503 x\r\nContent-Length: 9\r\n\r\nNo leader", "No leader"),
-    "too many": (b"HTTP/1.1 429 x\r\nContent-Length: 4\r\n\r\nBusy", "Busy"),
-}
 
 
 @pytest.mark.parametrize(("broken", "why"), BROKEN.values(), ids=BROKEN.keys())
@@ -159,6 +133,29 @@ def test_what_an_agent_will_not_do_is_raised() -> None:
     ):
         next(events)
     assert refused.value.status == 404
+
+
+def test_what_was_told_before_the_end_is_handed_out_before_the_error() -> None:
+    ended = event("error", '{"Error":"more than 64 MiB are under this prefix"}')
+    with (
+        scripted(HEAD + snapshot(3) + change(4, "a", 4) + ended) as agent,
+        stream(agent.address) as (it, _, _),
+    ):
+        assert [next(it).index for _ in range(2)] == [3, 4]
+        with pytest.raises(WatchEnded, match="more than 64 MiB"):
+            next(it)
+
+
+def test_what_is_handed_out_does_not_wait_for_what_broke_behind_it() -> None:
+    broken = HEAD + snapshot(3) + event("change", "x", "0-4")
+    with (
+        scripted(broken, HEAD + change(5, "a", 5) + STAY) as agent,
+        stream(agent.address) as (events, broke, waited),
+    ):
+        assert next(events).index == 3
+        assert (broke, waited) == ([], [])
+        assert next(events).index == 5
+        assert len(waited) == 1
 
 
 def test_delays_grow_up_to_half_a_minute_and_begin_anew_after_an_event() -> None:

@@ -11,7 +11,7 @@ import pytest
 from gemot.agent.cli.watch_state import Kept
 from gemot.agent.cli.watch_telling import MOST_USER_EVENTS, Telling, back_off_s
 from gemot.agent.cli.watched import locate
-from gemot.agent.client.stream import Bookmark, Change, Event, Op, Snapshot
+from gemot.agent.client.events import Bookmark, Change, Event, Op, Snapshot
 
 NOTHING = Kept(1, {})
 

@@ -13,7 +13,8 @@ import pytest
 from support.cluster import PYTHON, Agent, Cluster, wait_for
 
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.stream import Change, Snapshot, Stream
+from gemot.agent.client.events import Change, Snapshot
+from gemot.agent.client.stream import Stream
 
 PATIENCE_S = 60.0
 

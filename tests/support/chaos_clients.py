@@ -21,7 +21,8 @@ from support.chaos_locks import LockUser
 from support.cluster import Agent
 
 from gemot.agent.client.connection import CannotConnect, ClientError, Connection, Refused, Reply
-from gemot.agent.client.kv import Entry, Kv
+from gemot.agent.client.entry import Entry
+from gemot.agent.client.kv import Kv
 
 PREFIX = "chaos/"
 KEYS = 3

@@ -18,8 +18,8 @@ import time
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, Refused
+from gemot.agent.client.entry import entries
 from gemot.agent.client.hold import Hold
-from gemot.agent.client.kv import entries
 from gemot.agent.client.lock import Lock
 
 TTL_S = 1.0

@@ -27,6 +27,34 @@ def change(index: int, key: str, item: int) -> bytes:
     return event("change", f'{{"Index":{index},"Changes":[{told}]}}', f"0-{index}")
 
 
+BROKEN = {
+    "cut between events": (HEAD, "the agent ended it"),
+    "cut in an event": (HEAD + change(9, "a", 9)[:-1], "the agent ended it"),
+    "cut in a chunk": (
+        HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked") + b"40\r\nevent: ch",
+        "it was cut",
+    ),
+    "chunks of no size": (
+        HEAD.replace(b"Connection: close", b"Transfer-Encoding: chunked") + b"zz\r\nevent: ch",
+        "it was cut",
+    ),
+    "wrong JSON": (HEAD + event("change", '{"Index":9,"Changes":[', "0-9"), "not as an agent writes it"),
+    "JSON of something else": (HEAD + event("snapshot", '{"Index":"9"}', "0-9"), "not as an agent writes it"),
+    "bytes that are no text": (HEAD + change(9, "a", 9).replace(b'"a"', b'"\xff"'), "not as an agent writes"),
+    "deep JSON": (HEAD + event("bookmark", "[" * 100_000, "0-9"), "not as an agent writes it"),
+    "an op of its own": (HEAD + change(9, "a", 9).replace(b"set", b"sit"), "not as an agent writes it"),
+    "an id that is none": (HEAD + change(9, "a", 9).replace(b"0-9", b"0-9 \tX: y"), "an agent's is like"),
+    "an event without its id": (HEAD + event("bookmark", '{"Index":9}'), "an agent's is like 0-1234"),
+    "a web page": (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<html>", "no event stream but"),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", ""),
+    "nothing": (b"", ""),
+    "an endless status line": (b"HTTP/1.1 200 " + b"x" * 100_000, ""),
+    "no leader": (b"HTTP/1.1 503 x\r\nContent-Length: 9\r\n\r\nNo leader", "No leader"),
+    "too many": (b"HTTP/1.1 429 x\r\nContent-Length: 4\r\n\r\nBusy", "Busy"),
+}
+"""What may come instead of events, and what of it is told."""
+
+
 class ScriptedAgent:
     """`asked` are the heads of the requests so far. After the last script nobody listens."""
 
@@ -52,6 +80,10 @@ class ScriptedAgent:
         except OSError:
             pass
         self._listening.close()
+
+    def say(self, more: bytes) -> None:
+        """To whoever stayed first."""
+        self._held[0].sendall(more)
 
     def let_go(self) -> None:
         """Once nobody serves any more."""

@@ -4,12 +4,14 @@ What is put into a request and read out of an answer is `connection.py`'s; here 
 
 Reads share connections that stay open. A write has one of its own, which no agent has closed meanwhile, and
 is sent once: aiohttp by itself sends a PUT or DELETE again that had no answer, though the first may be done.
+So has a stream: whether and when it is asked for again is for its reader to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import aiohttp
 import yarl
@@ -31,6 +33,10 @@ from gemot.agent.client.connection import (
 )
 
 TIMEOUT_S = 60.0
+REFUSAL_BYTES = 1 << 16
+"""Of a refusal to stream, which is all that people are told."""
+
+_Answer = TypeVar("_Answer")
 
 
 class Agents:
@@ -40,11 +46,16 @@ class Agents:
         """Each `host:port`, a URL or `unix:///path`; with none, the agent on this host."""
         given = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         self.addresses = tuple(address or DEFAULT_ADDRESS for address in given) or (DEFAULT_ADDRESS,)
+        self._token = token
         self._headers = {"X-Consul-Token": token} if token else {}
         self._fences = [Fences(address) for address in self.addresses]
         self._at = 0
         self._http: dict[tuple[int, bool], aiohttp.ClientSession] = {}
-        """By the agent, and whether it is for writes."""
+        """By the agent, and whether it sends each request once, over a connection of its own."""
+
+    def again(self) -> Agents:
+        """The same agents, with connections and a turn of their own; whoever takes them closes them."""
+        return Agents(self.addresses, token=self._token)
 
     async def close(self) -> None:
         for session in self._http.values():
@@ -71,10 +82,33 @@ class Agents:
 
         After a connection that broke the next *request* goes to the next agent: the broken one may be done.
         """
+        return await self._asked(
+            lambda at: self._request(at, method, path, params, body, timeout_s or TIMEOUT_S, ok)
+        )
+
+    async def stream(
+        self,
+        path: str,
+        params: dict[str, Any] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """An answer read piece by piece, each within the time limit if there is one; the caller closes it.
+
+        Where nobody listens, the next agent is asked at once.
+        """
+        return await self._asked(lambda at: self._stream(at, target_of(path, params), headers, timeout_s))
+
+    def turn(self) -> None:
+        """The next request goes to the next agent."""
+        self._turn(self._at)
+
+    async def _asked(self, ask: Callable[[int], Awaitable[_Answer]]) -> _Answer:
         for left in range(len(self.addresses) - 1, -1, -1):
             at = self._at
             try:
-                return await self._request(at, method, path, params, body, timeout_s or TIMEOUT_S, ok)
+                return await ask(at)
             except CannotConnect:
                 self._turn(at)
                 if not left:
@@ -111,44 +145,79 @@ class Agents:
     async def _exchange(
         self, at: int, method: str, target: str, body: bytes | None, timeout_s: float
     ) -> Reply:
-        address = self.addresses[at]
-        url = yarl.URL(_base(address) + target, encoded=True)
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        try:
-            asked = self._session(at, writes=method != "GET").request(
-                method, url, data=body, timeout=timeout, headers=self._headers, allow_redirects=False
+        with _in_our_words(self.addresses[at], method, timeout_s):
+            asked = self._session(at, once=method != "GET").request(
+                method,
+                self._url(at, target),
+                data=body,
+                timeout=timeout,
+                headers=self._headers,
+                allow_redirects=False,
             )
             async with asked as answer:
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 return Reply(answer.status, headers, await answer.read())
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise CannotConnect(unreachable(address, _cause(error))) from error
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            told = why(error) if str(error) else f"none within {timeout_s:g} s"
-            raise ConnectionBroke(
-                f"{outcome(method)}no answer from the agent at {address}: {told}"
-            ) from error
-        except ValueError as error:  # a token with a line break, and the like
-            raise ClientError(f"the request cannot be sent: {error}") from error
 
-    def _session(self, at: int, *, writes: bool) -> aiohttp.ClientSession:
-        """Made inside the loop, when it is wanted. One for writes closes each connection after its answer."""
-        if (at, writes) not in self._http:
+    async def _stream(
+        self, at: int, target: str, headers: dict[str, str] | None, timeout_s: float | None
+    ) -> aiohttp.ClientResponse:
+        """Its limit is for each piece by itself: the answer has no end."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeout_s, sock_read=timeout_s)
+        sent = (headers or {}) | self._headers | {"Connection": "close"}
+        with _in_our_words(self.addresses[at], "GET", timeout_s):
+            answer = await self._session(at, once=True).request(
+                "GET", self._url(at, target), timeout=timeout, headers=sent, allow_redirects=False
+            )
+        if answer.status != 200:
+            raise Refused(answer.status, await _refusal(answer))
+        return answer
+
+    def _url(self, at: int, target: str) -> yarl.URL:
+        return yarl.URL(_base(self.addresses[at]) + target, encoded=True)
+
+    def _session(self, at: int, *, once: bool) -> aiohttp.ClientSession:
+        """Made inside the loop, when it is wanted. `once`: of a connection to a request."""
+        if (at, once) not in self._http:
             address = self.addresses[at]
             unix = address.removeprefix("unix://") if address.startswith("unix://") else ""
             connector = (
-                aiohttp.UnixConnector(unix, limit=0, force_close=writes)
+                aiohttp.UnixConnector(unix, limit=0, force_close=once)
                 if unix
-                else aiohttp.TCPConnector(limit=0, force_close=writes)
+                else aiohttp.TCPConnector(limit=0, force_close=once)
             )
-            once = (_sent_once,) if writes else ()
-            self._http[at, writes] = aiohttp.ClientSession(connector=connector, middlewares=once)
-        return self._http[at, writes]
+            middlewares = (_sent_once,) if once else ()
+            self._http[at, once] = aiohttp.ClientSession(connector=connector, middlewares=middlewares)
+        return self._http[at, once]
 
     def _turn(self, at: int) -> None:
         """Unless another task has turned already."""
         if at == self._at:
             self._at = (at + 1) % len(self.addresses)
+
+
+@contextlib.contextmanager
+def _in_our_words(address: str, method: str, timeout_s: float | None) -> Iterator[None]:
+    """What aiohttp raises, as the errors of the client."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise CannotConnect(unreachable(address, _cause(error))) from error
+    except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        told = why(error) if str(error) or timeout_s is None else f"none within {timeout_s:g} s"
+        raise ConnectionBroke(f"{outcome(method)}no answer from the agent at {address}: {told}") from error
+    except ValueError as error:  # a token with a line break, and the like
+        raise ClientError(f"the request cannot be sent: {error}") from error
+
+
+async def _refusal(answer: aiohttp.ClientResponse) -> str:
+    """Its beginning."""
+    try:
+        return (await answer.content.read(REFUSAL_BYTES)).decode(errors="replace").strip()
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return ""
+    finally:
+        answer.close()
 
 
 class _NotAnswered(aiohttp.ClientError):

@@ -18,8 +18,8 @@ from gemot.agent.client.agents import passes
 from gemot.agent.client.aio.agents import Agents
 from gemot.agent.client.aio.session import Session
 from gemot.agent.client.connection import ClientError, NotAnAgent
+from gemot.agent.client.entry import Entry, entries
 from gemot.agent.client.held import Held
-from gemot.agent.client.kv import Entry, entries
 from gemot.agent.client.recipe import (
     AGAIN_S,
     RELEASE_S,
