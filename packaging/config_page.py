@@ -120,6 +120,7 @@ EXAMPLES = {
     "limits.rpc_max_conns_per_client": "limits: {rpc_max_conns_per_client: 500}",
     "limits.rpc_handshake_timeout": "limits: {rpc_handshake_timeout: 2s}",
     "limits.kv_max_value_size": "limits: {kv_max_value_size: 1048576}",
+    "limits.txn_max_ops": "limits: {txn_max_ops: 512}",
     "limits.txn_max_req_len": "limits: {txn_max_req_len: 1048576}",
     "limits.disk_reserve_bytes": "limits: {disk_reserve_bytes: 1073741824}",
     "limits.scrub_bytes_per_second": "limits: {scrub_bytes_per_second: 33554432}",

@@ -11,7 +11,7 @@ import click
 from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.entry import Entry
-from gemot.agent.client.history import MAX_CHANGES, Change, History, plan
+from gemot.agent.client.history import Change, History, plan
 
 _SHOWN_BYTES = 24
 _DIFF_BYTES = 1 << 20
@@ -109,7 +109,8 @@ def diff(
 def rollback(connection: Connection, key: str, prefix: bool, to: int, yes: bool) -> None:
     """Give KEY the value and flags that it had at an index.
 
-    Keys that came later are deleted, deleted ones are made again, all in one transaction of 128 keys at most.
+    Keys that came later are deleted, deleted ones are made again, all in one transaction, or nothing. It has
+    as many keys and bytes as the agent takes (limits.txn_max_ops: 128 by default; limits.txn_max_req_len).
     What somebody changes between plan and transaction is not overwritten: then nothing is done. Locks stay as
     they are, and history goes on: a rollback can be rolled back.
     """
@@ -126,10 +127,6 @@ def rollback(connection: Connection, key: str, prefix: bool, to: int, yes: bool)
         raise click.ClickException(f"{odd[0]}: a key that is not UTF-8 cannot be named in a transaction")
     for change in changes:
         click.echo(_planned(change))
-    if len(changes) > MAX_CHANGES:
-        raise click.ClickException(
-            f"{len(changes)} keys are to be changed, a transaction takes {MAX_CHANGES}: give longer prefixes"
-        )
     if not yes:
         click.echo("Nothing was changed: give -yes to do it", err=True)
         raise click.exceptions.Exit(2)

@@ -16,8 +16,12 @@ from gemot.agent.client.entry import Entry, entry_of
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.path import escape
 
-MAX_CHANGES = 128
-"""Keys that one transaction takes (Consul)."""
+MOST_CHANGES = 1024
+MOST_BYTES = 8 << 20
+"""What limits.txn_max_ops and limits.txn_max_req_len of an agent go up to: keys of one transaction, and the
+bytes of it."""
+
+_STALE = "index is stale"
 
 
 class Revision(msgspec.Struct, frozen=True):
@@ -50,6 +54,10 @@ class Change(msgspec.Struct, frozen=True):
 
 class Changed(ClientError):
     """Somebody changed a key of the plan meanwhile: nothing was done."""
+
+
+class NotTaken(ClientError):
+    """The plan is too large for the agent, or the servers refuse a part of it: nothing was done."""
 
 
 class History:
@@ -89,13 +97,16 @@ class History:
         return {} if found is None else {found.key: found}
 
     def apply(self, plan: list[Change]) -> None:
-        """All of it in one transaction, or nothing. Raises Changed."""
+        """All of it in one transaction, or nothing. Raises Changed or NotTaken."""
         body = json.dumps([{"KV": _operation(change)} for change in plan]).encode()
-        reply = self._connection.request("PUT", "/v1/txn", body=body, ok=(200, 409))
+        try:
+            reply = self._connection.request("PUT", "/v1/txn", body=body, ok=(200, 409))
+        except Refused as error:
+            if error.status == 413:
+                raise _too_large(error.text, len(plan), len(body)) from error
+            raise
         if reply.status == 409:
-            raise Changed(
-                "a key of the plan was changed meanwhile, so nothing was done: look at the plan again"
-            )
+            raise _failed(reply)
 
 
 def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
@@ -109,6 +120,37 @@ def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
         elif present is None or _content(was) != _content(present):
             changes.append(Change("set", key, index, was.value, was.flags, before, was.ttl))
     return changes
+
+
+def _too_large(text: str, changes: int, size: int) -> NotTaken:
+    """What the agent's limit is, and how to go on."""
+    if "too many operations" in text:
+        wanted = _wanted("limits.txn_max_ops", changes, MOST_CHANGES)
+    elif "limits.txn_max_req_len" in text:
+        wanted = _wanted("limits.txn_max_req_len", size, MOST_BYTES)
+    else:
+        return NotTaken(f"nothing was done: {text}")
+    said = text.partition(" The limit is ")[0].rstrip(".")
+    return NotTaken(f"nothing was done, {changes} keys are too much for one transaction: {said}. {wanted}")
+
+
+def _wanted(setting: str, least: int, most: int) -> str:
+    narrower = "roll back narrower prefixes one after the other"
+    if least > most:
+        return f"No setting takes so much ({setting} goes up to {most}, and {least} are needed): {narrower}"
+    return f"Set {setting} of the agent to {least} or more and reload it, or {narrower}"
+
+
+def _failed(reply: Reply) -> ClientError:
+    """A key of another index was changed; what is refused for any other reason is told in its words."""
+    found = reply.json()
+    try:
+        told = [str(error["What"]) for error in found["Errors"]]
+    except (TypeError, KeyError) as error:
+        raise _foreign(error) from error
+    if others := [what for what in told if not what.endswith(_STALE)]:
+        return NotTaken(f"nothing was done: {others[0]}")
+    return Changed("a key of the plan was changed meanwhile, so nothing was done: look at the plan again")
 
 
 def _content(entry: Entry) -> tuple[bytes, int, str]:

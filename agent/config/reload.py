@@ -25,6 +25,7 @@ RELOADABLE = (
     "session_ttl_multiplier",
     "limits.http_max_conns_per_client",
     "limits.kv_max_value_size",
+    "limits.txn_max_ops",
     "limits.txn_max_req_len",
 )
 """Paths that a running agent takes up, everything below them included."""

@@ -97,6 +97,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a connection may stay silent before its hello."""
     kv_max_value_size: Annotated[int, Meta(ge=1, le=8 * 2**20)] = 524_288
     """Bytes of one value. Every write is kept in the log of every server: large ones hold up all others."""
+    txn_max_ops: Annotated[int, Meta(ge=1, le=1024)] = 128
+    """Operations of one transaction, and keys of one `gemot kv rollback`. Consul takes 128. All others wait
+    while a large one is carried out: 1024 operations hold up the servers for up to a tenth of a second."""
     txn_max_req_len: Annotated[int, Meta(ge=0, le=8 * 2**20)] = 524_288
     """Bytes of the body of a transaction, with its values in base64; `kv_max_value_size` if that is more."""
     disk_reserve_bytes: Annotated[int, Meta(ge=-1, le=2**50)] = -1

@@ -148,20 +148,18 @@ class HttpApi:
     def _routes(self) -> list[Route]:
         """Every route, by the present configuration."""
         config, servers, datacenter = self._config, self._servers, self._config.datacenter
+        limits = config.limits
         waits = Waits(int(config.default_query_time_s * 1000), int(config.max_query_time_s * 1000))
         facts = facts_of(config, self._node_id)
         policy = Policy(output_max_bytes=config.check_output_max_size)
         return [
-            *kv.routes(
-                servers=servers, datacenter=datacenter, max_value_bytes=config.limits.kv_max_value_size
-            ),
+            *kv.routes(servers=servers, datacenter=datacenter, max_value_bytes=limits.kv_max_value_size),
             *fence.routes(servers=servers, datacenter=datacenter),
             *history.routes(servers=servers, datacenter=datacenter),
             *txn.routes(
                 servers=servers,
                 datacenter=datacenter,
-                max_bytes=config.limits.txn_max_req_len,
-                max_value_bytes=config.limits.kv_max_value_size,
+                limits=txn.Limits(limits.txn_max_ops, limits.txn_max_req_len, limits.kv_max_value_size),
             ),
             *catalog.routes(
                 servers=servers, datacenter=datacenter, node=config.node_name, views=self._views, waits=waits

@@ -22,7 +22,6 @@ from gemot.server.model import txn as words
 from gemot.server.model.catalog import Node
 from gemot.server.model.errors import BadRequest, TooLarge
 
-DEFAULT_MAX_BYTES = 512 * 1024
 KINDS = ("KV", "Node", "Service", "Check")
 
 _FAILED = "Failed to parse body: "
@@ -72,21 +71,25 @@ class CheckOpBody(msgspec.Struct, rename="pascal"):
     check: catalog.CheckBody = msgspec.field(default_factory=catalog.CheckBody)
 
 
-def routes(
-    *,
-    servers: Servers,
-    datacenter: str = "dc1",
-    max_bytes: int = DEFAULT_MAX_BYTES,
-    max_value_bytes: int = kv.DEFAULT_MAX_VALUE_BYTES,
-) -> list[Route]:
+class Limits(msgspec.Struct, frozen=True):
     """`max_bytes` of a whole body, or what one value may have, if that is more; of a value as elsewhere."""
-    family = _Txn(servers=servers, reader=Reader(datacenter=datacenter, max_value_bytes=max_value_bytes))
+
+    max_ops: int = words.DEFAULT_OPS
+    max_bytes: int = 512 * 1024
+    max_value_bytes: int = kv.DEFAULT_MAX_VALUE_BYTES
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def routes(*, servers: Servers, datacenter: str = "dc1", limits: Limits = DEFAULT_LIMITS) -> list[Route]:
+    family = _Txn(servers=servers, reader=Reader(datacenter=datacenter, limits=limits))
     return [
         Route(
             path="/v1/txn",
             handlers={"PUT": family.put},
             permission={"PUT": "key:write"},
-            max_body=max(max_bytes, max_value_bytes),
+            max_body=max(limits.max_bytes, limits.max_value_bytes),
             limit_name="limits.txn_max_req_len",
         )
     ]
@@ -122,9 +125,10 @@ class _Txn:
 class Reader:
     """Bodies to operations. Raises BadRequest or TooLarge, which say which operation is wrong."""
 
-    def __init__(self, *, datacenter: str, max_value_bytes: int) -> None:
+    def __init__(self, *, datacenter: str, limits: Limits) -> None:
         self.datacenter = datacenter
-        self._max_value_bytes = max_value_bytes
+        self._max_ops = limits.max_ops
+        self._max_value_bytes = limits.max_value_bytes
         self._read: dict[str, Callable[[Any], words.TxnOp]] = {
             "KV": self._kv,
             "Node": self._node,
@@ -139,8 +143,11 @@ class Reader:
             raise BadRequest(_FAILED + error.message.removeprefix(FAILED)) from error
         if not isinstance(found, list):
             raise BadRequest(f"{_FAILED}json: want a list of operations")
-        if len(found) > words.MAX_OPS:
-            raise TooLarge(f"Transaction contains too many operations ({len(found)} > {words.MAX_OPS})")
+        if len(found) > self._max_ops:
+            raise TooLarge(
+                f"Transaction contains too many operations ({len(found)} > {self._max_ops}). The limit is "
+                f"limits.txn_max_ops, which goes up to {words.MAX_OPS}: raise it or split the transaction."
+            )
         return tuple([self._operation(number, raw) for number, raw in enumerate(found)])
 
     def _operation(self, number: int, raw: object) -> words.TxnOp:

@@ -15,8 +15,13 @@ from gemot.server.model.catalog import Deregister, Node, Register, Service
 from gemot.server.model.health import Check
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvSet
 
-MAX_OPS = 128
-"""Operations of one transaction (Consul)."""
+MAX_OPS = 1024
+"""Operations of one transaction, whatever an agent's limits.txn_max_ops says: so many hold up a server for
+less than some 100 ms, whatever they do. It is looked at before the log and never at apply, so that servers of
+releases with another limit do the same with what is in the log."""
+
+DEFAULT_OPS = 128
+"""What an agent takes where nothing else is configured (Consul)."""
 
 MAX_RESULT_BYTES = 1 << 20
 """What a transaction that writes may read: its answer is kept for whoever asks again. One that only reads may

@@ -70,7 +70,11 @@ _CatalogOp = NodeOp | ServiceOp | CheckOp
 
 
 def run(writing: Writing, command: Txn, *, allowed: Allowed | None = None, names: Names = NOTHING) -> bytes:
-    """Txn: its answer in MessagePack. `allowed` says what the caller may do, None: everything."""
+    """Txn: its answer in MessagePack. `allowed` says what the caller may do, None: everything.
+
+    However many operations it has: MAX_OPS may differ between releases, and what is in the log is carried out
+    alike by all. The bounds below count what is done, and are rules.
+    """
     kept = writing.kept()
     found = _Found(MAX_RESULT_BYTES)
     look = _Look(writing, found, allowed, lambda prefix: kv.entries_in(writing, prefix, found.left_bytes))

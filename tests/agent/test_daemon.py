@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import urllib.error
@@ -51,7 +52,7 @@ def speaking(folder: Path, word: str) -> dict[str, Any]:
         "log_level": "DEBUG" if word == "second" else "INFO",
         "http_config": {"response_headers": {"X-Word": word}, "allowed_hosts": [f"{word}.Example.com"]},
         "dns_config": {"node_ttl": f"{len(word)}s"},
-        "limits": {"kv_max_value_size": len(word)},
+        "limits": {"kv_max_value_size": len(word), "txn_max_ops": len(word)},
         "discard_check_output": word == "second",
     }
 
@@ -70,6 +71,11 @@ def heard(agent: Agent, folder: Path) -> set[str]:
     # The longest value that is taken is as long as the word.
     found.add("second" if ask(agent, "PUT", "/v1/kv/x", b"v" * 6)[0] == 200 else "one")
     if ask(agent, "PUT", "/v1/kv/x", b"v" * 7)[0] == 200:
+        found.add("no limit of ours")
+    # So is the longest transaction.
+    look = {"KV": {"Verb": "get-or-empty", "Key": "x"}}
+    found.add("second" if ask(agent, "PUT", "/v1/txn", json.dumps([look] * 6).encode())[0] == 200 else "one")
+    if ask(agent, "PUT", "/v1/txn", json.dumps([look] * 7).encode())[0] == 200:
         found.add("no limit of ours")
     for word in {*agent.get("/v1/agent/checks")}:
         agent.put(f"/v1/agent/check/pass/{word}", note="noted")

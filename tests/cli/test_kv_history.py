@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
 import pytest
-from support.dev_agent import Shell, until
+from support.dev_agent import Shell, dev_agent, until
 
 from gemot.agent.client.connection import Connection
-from gemot.agent.client.history import Changed, History, plan
+from gemot.agent.client.entry import Entry
+from gemot.agent.client.history import MOST_BYTES, MOST_CHANGES, Changed, History, NotTaken, plan
 from gemot.agent.client.kv import Kv
+from gemot.agent.config.schema import Limits
+from gemot.server.model.txn import MAX_OPS
 
 
 def index(gemot: Shell, key: str) -> int:
@@ -118,16 +129,104 @@ def test_what_was_changed_after_the_plan_is_not_overwritten_and_nothing_else_is_
     assert gemot("kv", "get", "-recurse", "race/").out == "race/a:new\nrace/b:newer\nrace/c:new\n"
 
 
-def test_more_keys_than_a_transaction_takes_are_refused_and_the_limit_is_named(gemot: Shell) -> None:
-    begun(gemot)
-    gemot("kv", "put", "many", "x")
-    at = index(gemot, "many")
-    rows = ",".join(f'{{"key": "many/{n}", "flags": 0, "value": ""}}' for n in range(130))
-    assert gemot("kv", "import", "-", stdin=f"[{rows}]".encode()).code == 0
-    refused = gemot("kv", "rollback", "-prefix", "many/", f"-to={at}", "-yes")
-    assert refused.code == 1
-    assert "130 keys are to be changed, a transaction takes 128: give longer prefixes" in refused.err
-    assert len(gemot("kv", "get", "-recurse", "many/").out.splitlines()) == 130
+@contextlib.contextmanager
+def of_its_own(folder: Path, **limits: int) -> Iterator[tuple[Shell, Callable[..., None]]]:
+    """An agent with these limits, and what reloads it with others."""
+    config = folder / "limits.json"
+
+    def write(**limits: int) -> None:
+        config.write_text(json.dumps({"limits": limits}))
+
+    def reload(**limits: int) -> None:
+        write(**limits)
+        done = shell("reload")
+        assert done.code == 0, done.err
+
+    write(**limits)
+    with dev_agent(folder, f"-config-file={config}") as address:
+        shell = Shell(address, folder)
+        begun(shell)
+        yield shell, reload
+
+
+def filled(gemot: Shell, prefix: str, count: int, size: int = 0) -> int:
+    """So many keys come; the index before them."""
+    gemot("kv", "put", f"before/{prefix}", "x")
+    at = index(gemot, f"before/{prefix}")
+    value = base64.b64encode(bytes(size)).decode()
+    for first in range(0, count, 100):
+        numbers = range(first, min(first + 100, count))
+        rows = [{"key": f"{prefix}/{n:04}", "flags": 0, "value": value} for n in numbers]
+        assert gemot("kv", "import", "-", stdin=json.dumps(rows).encode()).code == 0
+    return at
+
+
+def keys(gemot: Shell, prefix: str) -> int:
+    return len(gemot("kv", "get", "-recurse", "-keys", f"{prefix}/").out.splitlines())
+
+
+def test_more_keys_than_a_transaction_takes_go_back_once_the_limit_that_was_named_is_raised(
+    tmp_path: Path,
+) -> None:
+    with of_its_own(tmp_path) as (gemot, reload):
+        at = filled(gemot, "many", 500)
+        refused = gemot("kv", "rollback", "-prefix", "many/", f"-to={at}", "-yes")
+        assert refused.code == 1
+        assert refused.err.splitlines()[-1] == (
+            "Error: nothing was done, 500 keys are too much for one transaction: Transaction contains too "
+            "many operations (500 > 128). Set limits.txn_max_ops of the agent to 500 or more and reload it, "
+            "or roll back narrower prefixes one after the other"
+        )
+        assert keys(gemot, "many") == 500
+        reload(txn_max_ops=1000)
+        done = gemot("kv", "rollback", "-prefix", "many/", f"-to={at}", "-yes")
+        assert (done.code, done.out.splitlines()[-1]) == (0, f"Success! Keys as at index {at}: 500 changed")
+        assert keys(gemot, "many") == 0
+        again = gemot("kv", "rollback", "-prefix", "many/", f"-to={at}", "-yes")
+        assert "Nothing to do" in again.out
+
+
+def test_more_bytes_or_keys_than_any_setting_takes_are_told_and_nothing_is_done(tmp_path: Path) -> None:
+    with of_its_own(tmp_path, txn_max_ops=MOST_CHANGES) as (gemot, _):
+        at = filled(gemot, "more", MOST_CHANGES + 1)
+        refused = gemot("kv", "rollback", "-prefix", "more/", f"-to={at}", "-yes")
+        assert refused.code == 1
+        assert (
+            "No setting takes so much (limits.txn_max_ops goes up to 1024, and 1025 are needed)"
+            in refused.err
+        )
+        assert keys(gemot, "more") == MOST_CHANGES + 1
+        filled(gemot, "large", 10, 100_000)
+        at = index(gemot, "large/0009")
+        for n in range(10):
+            gemot("kv", "delete", f"large/{n:04}")
+        refused = gemot("kv", "rollback", "-prefix", "large/", f"-to={at}", "-yes")
+        assert refused.code == 1
+        found = re.search(
+            r"Set limits.txn_max_req_len of the agent to (\d+) or more and reload it", refused.err
+        )
+        assert found, refused.err
+        assert "nothing was done" in refused.err
+        assert 1_333_000 < int(found[1]) < 1_336_000
+        assert keys(gemot, "large") == 0
+
+
+def test_what_the_servers_refuse_of_a_plan_is_told_in_their_words_and_not_as_changed(tmp_path: Path) -> None:
+    """Here they refuse to answer with so many long keys."""
+    with of_its_own(tmp_path, txn_max_ops=400, txn_max_req_len=MOST_BYTES) as (gemot, _):
+        connection = Connection(gemot.address)
+        then = {key: Entry(key, b"", 0, 0, "", 0, 0, 0) for key in [f"{n:04}" * 1000 for n in range(300)]}
+        with pytest.raises(NotTaken, match=r"^nothing was done: the results of this transaction take more"):
+            History(connection).apply(plan(then, {}))
+        connection.close()
+        assert keys(gemot, "0") == 0
+
+
+def test_the_client_knows_how_far_the_settings_go() -> None:
+    limits = {field.name: field.type for field in msgspec.structs.fields(Limits)}
+    most = [meta.le for name in ("txn_max_ops", "txn_max_req_len") for meta in limits[name].__metadata__]
+    assert most == [MOST_CHANGES, MOST_BYTES]
+    assert MOST_CHANGES == MAX_OPS
 
 
 def test_a_key_must_be_named(gemot: Shell) -> None:

@@ -17,7 +17,7 @@ from support.sessions import made, session_agent
 from gemot.agent.http import txn as family
 from gemot.server.model import errors
 from gemot.server.model.kv import KvList
-from gemot.server.model.txn import MAX_FENCE, MAX_OPS, KvOp
+from gemot.server.model.txn import DEFAULT_OPS, MAX_FENCE, MAX_OPS, KvOp
 
 _LIST = KvList(b"")
 NODE_ID = "40e4a748-2192-161a-0510-9bf59fe950b5"
@@ -249,7 +249,8 @@ def test_failures_of_the_tier_say_whether_it_was_done() -> None:
 @contextlib.asynccontextmanager
 async def _narrow() -> AsyncIterator[HttpAgent]:
     async with session_agent() as (_, servers):
-        routes = family.routes(servers=servers, max_bytes=2_000, max_value_bytes=1_000)
+        limits = family.Limits(max_ops=20, max_bytes=2_000, max_value_bytes=1_000)
+        routes = family.routes(servers=servers, limits=limits)
         async with serving(routes) as agent:
             yield agent
 
@@ -267,13 +268,32 @@ def test_limits_are_told_and_hold() -> None:
             assert reply.status == 413
             assert "too large, max size: 2000 bytes. The limit is limits.txn_max_req_len." in reply.text
         async with session_agent() as (agent, _):
-            assert (await ask(agent, *[key("get-or-empty")] * MAX_OPS)).status == 200
-            reply = await ask(agent, *[key("set")] * (MAX_OPS + 1))
-            assert (reply.status, reply.text) == (413, "Transaction contains too many operations (129 > 128)")
             reply = await ask(agent, key("set", "x" * 4097))
             assert (reply.status, reply.text[:26]) == (413, "The key is 4097 bytes long")
             reply = await ask(agent, key("lock", Session="x" * 256))
             assert reply.status == 413
+
+    run(work())
+
+
+@pytest.mark.parametrize("verb", ["get-or-empty", "set"])
+@pytest.mark.parametrize("most", [1, DEFAULT_OPS, MAX_OPS])
+def test_as_many_operations_are_taken_as_are_configured_for_reads_and_writes_alike(
+    verb: str, most: int
+) -> None:
+    async def work() -> None:
+        async with session_agent() as (_, servers):
+            routes = family.routes(servers=servers, limits=family.Limits(max_ops=most))
+            async with serving(routes) as agent:
+                assert (await ask(agent, *[key(verb)] * most)).status == 200
+                index = servers.state.index
+                reply = await ask(agent, *[key(verb)] * (most + 1))
+                assert (reply.status, reply.text) == (
+                    413,
+                    f"Transaction contains too many operations ({most + 1} > {most}). The limit is "
+                    f"limits.txn_max_ops, which goes up to {MAX_OPS}: raise it or split the transaction.",
+                )
+                assert servers.state.index == index
 
     run(work())
 
@@ -343,7 +363,7 @@ def test_another_datacenter_is_refused_whoever_names_it() -> None:
 
 def test_a_large_one_in_brackets_is_read_in_time_that_grows_with_its_length() -> None:
     """Values are full of what looks like structure; none of it is."""
-    reader = family.Reader(datacenter="dc1", max_value_bytes=1 << 20)
+    reader = family.Reader(datacenter="dc1", limits=family.Limits(max_value_bytes=1 << 20))
     hostile = json.dumps([key("set", "[{" * 1_000 + '\\"' * 500)] * 40).encode()
     ops = reader.read(hostile)
     assert ops[0] == KvOp("set", b"[{" * 1_000 + b'\\"' * 500)
@@ -362,6 +382,6 @@ _json = st.recursive(
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.dictionaries(st.sampled_from(["KV", "Node", "Service", "Check"]), _json, max_size=2)))
 def test_whatever_is_sent_is_read_or_refused(raw: Any) -> None:
-    reader = family.Reader(datacenter="dc1", max_value_bytes=100)
+    reader = family.Reader(datacenter="dc1", limits=family.Limits(max_value_bytes=100))
     with contextlib.suppress(errors.BadRequest, errors.RuleFailed):
         reader.read(json.dumps(raw).encode())

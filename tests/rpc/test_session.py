@@ -327,6 +327,12 @@ def test_a_write_that_no_log_could_hold_is_refused_at_the_door(number: int) -> N
     assert talk.tier.asked == []
 
 
+def test_the_longest_transaction_that_may_be_configured_gets_through() -> None:
+    talk = Talk().greet()
+    talk.call(1, Apply(Txn((KvOp("set", b"k"),) * MAX_OPS), "", RETRY))
+    assert len(talk.tier.asked) == 1
+
+
 def test_the_largest_value_that_may_be_configured_gets_through() -> None:
     talk = Talk().greet()
     talk.call(1, Apply(KvSet(bytes(4096), bytes(8 << 20)), "t" * 36, RETRY))

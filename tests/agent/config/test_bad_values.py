@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from support.config_files import faults_of, one_file, write
 
+from gemot.server.model.txn import MAX_OPS
+
 UUID = "5f2b6c1e-8d1a-4c57-9a3e-0d7f8a6b4c21"
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
@@ -61,6 +63,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"check_update_interval": "-1s"}, "check_update_interval", "must be from 0s"),
     ({"check_output_max_size": 0}, "check_output_max_size", "must be from 1 to 65536"),
     ({"limits": {"kv_max_value_size": 2**30}}, "limits.kv_max_value_size", "must be from 1 to 8388608"),
+    ({"limits": {"txn_max_ops": 0}}, "limits.txn_max_ops", f"must be from 1 to {MAX_OPS}, got 0"),
+    ({"limits": {"txn_max_ops": MAX_OPS + 1}}, "limits.txn_max_ops", f"must be from 1 to {MAX_OPS}"),
     ({"limits": {"http_max_conns_per_client": 0}}, "limits.http_max_conns_per_client", "must be from 1"),
     ({"dns_config": {"soa": {"min_ttl": -1}}}, "dns_config.soa.min_ttl", "must be from 0 to 2147483647"),
     ({"raft_trailing_logs": 0}, "raft_trailing_logs", "must be from 16"),

@@ -23,18 +23,19 @@ def test_changes_are_told_apart_and_only_those_that_can_be_are_in_force() -> Non
         log_level="DEBUG",
         data_dir="/elsewhere",
         ports=Ports(http=1),
-        limits=Limits(kv_max_value_size=5, rpc_max_conns_per_client=5),
+        limits=Limits(kv_max_value_size=5, txn_max_ops=5, rpc_max_conns_per_client=5),
         dns_config=DnsConfig(only_passing=True, soa=Soa(retry_s=1)),
     )
     found = difference(old, new)
     assert found.applied == (
-        "dns_config.only_passing", "dns_config.soa.retry", "limits.kv_max_value_size", "log_level",
+        "dns_config.only_passing", "dns_config.soa.retry", "limits.kv_max_value_size", "limits.txn_max_ops",
+        "log_level",
     )  # fmt: skip
     assert found.needs_restart == ("data_dir", "ports.http", "limits.rpc_max_conns_per_client")
     assert found.config == msgspec.structs.replace(
         old,
         log_level="DEBUG",
-        limits=Limits(kv_max_value_size=5),
+        limits=Limits(kv_max_value_size=5, txn_max_ops=5),
         dns_config=new.dns_config,
     )
 
