@@ -222,6 +222,6 @@ def test_a_running_cluster_takes_a_key_in_three_rounds_of_restarts(tmp_path: Pat
                 agent.write_config(**changes)
                 agent.start()
                 wait_for(whole, PATIENCE_S, f"round {number}: {agent.name} is back", cluster.agents)
-        assert not any((agent.directory / "data/serf").exists() for agent in cluster.agents)
+        assert not any((agent.directory / "data/serf/local.keyring").exists() for agent in cluster.agents)
     finally:
         cluster.stop()
