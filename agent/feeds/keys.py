@@ -133,8 +133,11 @@ class Keys:
             self._heard(answer)
             entries, place = _entries(answer.value), Place(answer.index, answer.epoch)
             del answer  # so that each entry goes as soon as it is an item
-            items, size = await self._rendered(entries)
-            feed.begin(items, place, why, size=size)
+            try:
+                items, size = await self._rendered(entries)
+                feed.begin(items, place, why, size=size)
+            finally:
+                feed.arriving(0)
             self._bound(feed.size)
 
     async def _read(self) -> Answer:

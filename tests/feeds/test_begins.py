@@ -218,6 +218,37 @@ def test_a_feed_that_begins_anew_in_a_full_agent_goes_on() -> None:
     in_scene(work)
 
 
+def test_an_answer_that_is_given_up_for_that_of_another_cluster_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    render, arrived = keys_module.kv_entry, list[int]()
+
+    async def work(scene: Scene) -> None:
+        def rendered_in_the_midst(entry: Any) -> bytes:
+            if not arrived:
+                arrived.append(scene.feeds._feeds[True, "late"].held)
+                scene.hold_back()
+                scene.feeds.begin_anew()
+            return render(entry)
+
+        for n in range(PREFIXES_AT_ONCE):
+            await scene.reader(f"t{n}")  # they are asked for before it, then
+        await scene.fill(3, 100_000)
+        monkeypatch.setattr(keys_module, "kv_entry", rendered_in_the_midst)
+        reading = asyncio.ensure_future(scene.reader("late"))
+        await until(lambda: arrived)
+        feed = scene.feeds._feeds[True, "late"]
+        await until(lambda: feed.queues)
+        assert arrived[0] > 300_000
+        assert feed.held == 0
+        reading.cancel()
+        await asyncio.wait([reading])
+        scene.feeds._drop_idle(0.0)
+        assert (scene.feeds.held, len(scene.feeds._ended)) == (0, 0)
+
+    in_scene(work)
+
+
 def test_a_feed_that_has_ended_gives_up_its_items_and_counts_until_its_last_reader_is_gone() -> None:
     async def work(scene: Scene) -> None:
         await scene.fill(4, 400_000)
