@@ -133,6 +133,7 @@ class Feed:
         """Nothing happened up to there."""
         self.place = place
         self._sending.outdate()
+        self._weigh()
         self._tell_lagging()
 
     def bookmark(self) -> None:
