@@ -173,7 +173,7 @@ class Feed:
         item = self._items.pop(key, None)
         if item is None:
             return False
-        self._sending.replaced(key, item)
+        self._sending.dropped(key, item)
         self._bytes -= len(key) + len(item)
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, key)]
@@ -189,7 +189,7 @@ class Feed:
         for key in keys[begin:end]:
             item = self._items.pop(key)
             self._bytes -= len(key) + len(item)
-            self._sending.replaced(key, item)
+            self._sending.dropped(key, item)
         del keys[begin:end]
 
     @property

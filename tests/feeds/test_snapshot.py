@@ -207,17 +207,33 @@ def test_what_is_counted_is_at_least_what_is_kept_alive(steps: list[tuple[str, i
             before = items.pop(key, None)
             if what == "put":
                 items[key] = b"%d" % number * size
-            if what == "put" or before is not None:
                 sending.replaced(key, before)
+            elif before is not None:
+                sending.dropped(key, before)
         if what in ("put", "drop", "all"):
             sending.outdate()
         alive = {id(item): len(item) for snapshot, held in open_ if not snapshot.is_short for item in held}
         for item in items.values():
             alive.pop(id(item), None)
         assert sending.held >= sum(alive.values())
+        assert sending._new <= items.keys()
     for snapshot, _ in open_:
         sending.close(snapshot)
     assert sending.held == 0
+
+
+def test_keys_that_come_and_go_leave_nothing_behind_while_a_reader_is_slow() -> None:
+    async def work() -> None:
+        feed = fed_by_hand(long_items())
+        pieces, _ = await begun(feed)
+        for n in range(3_000):
+            feed.set(b"job/%d" % n, b'"some"')
+            feed.change(Place(2 + n, 0), [])
+            feed.drop(b"job/%d" % n) if n % 2 else feed.drop_prefix(b"job/")
+        assert not feed._sending._new
+        await pieces.aclose()
+
+    run(work())
 
 
 def test_a_slow_reader_gives_way_in_the_middle_of_what_is_not_of_now() -> None:
