@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any, Protocol
 
 from gemot.agent.feeds import wire
@@ -154,7 +154,7 @@ class Keys:
         feed, size = self._feed, 0
         for begin in range(0, len(entries), COUNTED_AT_ONCE):
             async with feed.turns.slice():
-                counted = islice(entries, begin, begin + COUNTED_AT_ONCE)
+                counted = entries[begin : begin + COUNTED_AT_ONCE]
                 size += sum([len(entry.key) + len(entry.value) for entry in counted])
                 feed.arriving(size)
                 self._bound(size)
