@@ -113,11 +113,11 @@ class Feed:
         self._weigh()
         self._wake()
 
-    def arriving(self, size: int) -> None:
-        """So much is here of the answer that it is to begin with. What takes the place of other items counts
-        when it is more: few feeds begin anew at a time, and none is to end of that."""
+    def arriving(self, size: int, count: int) -> None:
+        """So much, of so many entries, is here of the answer that it is to begin with. What takes the place
+        of other items counts when it is more: few feeds begin anew at a time, and none is to end of that."""
         if self.failure is None:
-            self._arriving = max(0, size - self._bytes)
+            self._arriving = max(0, _weight(size, count) - _weight(self._bytes, len(self._items)))
             self._weigh()
 
     def change(self, place: Place, changes: list[bytes]) -> None:
@@ -286,8 +286,8 @@ class Feed:
     def _weigh(self) -> bool:
         """Is it too much? A snapshot counts whether it is kept at the moment or not: reading one is not to
         end a feed."""
-        items = self._bytes + ENTRY_BYTES * len(self._items)
-        events = self.ring.size + ENTRY_BYTES * (self.ring.next - self.ring.first)
+        items = _weight(self._bytes, len(self._items))
+        events = _weight(self.ring.size, self.ring.next - self.ring.first)
         coming = items + self._arriving
         before, grew = self.held, coming > self._items_held
         self.held = coming + min(items, MOST_KEPT_BYTES) + events + self._sending.held
@@ -317,6 +317,10 @@ class Feed:
         for waiter in self._lagging:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _weight(size: int, count: int) -> int:
+    return size + ENTRY_BYTES * count
 
 
 def _size(items: dict[bytes, bytes]) -> int:

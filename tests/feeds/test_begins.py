@@ -14,6 +14,7 @@ from support.http_agent import run, until
 from support.local_servers import LocalServers, local_servers
 
 from gemot.agent.feeds import keys as keys_module
+from gemot.agent.feeds.feed import ENTRY_BYTES
 from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.feeds.keys import Keys
 from gemot.agent.feeds.reader import Reader
@@ -196,6 +197,24 @@ def test_what_is_not_yet_an_item_counts_beside_what_is(monkeypatch: pytest.Monke
         assert len(held) == 10
         assert held == sorted(held), "as base64 they are longer"
         assert MIB * 0.9 < held[0] < held[-1] < MIB * 1.4
+
+    in_scene(work)
+
+
+def test_many_small_entries_count_as_much_while_they_arrive_as_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    render, held = keys_module.kv_entry, list[int]()
+
+    async def work(scene: Scene) -> None:
+        monkeypatch.setattr(
+            keys_module, "kv_entry", lambda entry: held.append(scene.feeds.held) or render(entry)
+        )
+        await scene.fill(500, 0)
+        await scene.reader("")
+        (feed,) = scene.feeds._feeds.values()
+        assert held[0] > 500 * ENTRY_BYTES
+        scene.feeds.begin_anew()
+        await until(lambda: len(held) == 1_000)
+        assert scene.feeds.held == feed.held == held[-1], "what takes the place of as many counts no more"
 
     in_scene(work)
 

@@ -207,7 +207,7 @@ def test_making_room_finds_nothing_that_was_not_weighed() -> None:
         await anext(readers[0])  # the first piece of a snapshot
         followed.advance(Place(3, 0))
         room.check_sum()
-        left.arriving(3 * MIB)
+        left.arriving(3 * MIB, 1)
         assert isinstance(left.failure, Busy)
         assert followed.failure is None
         await readers[0].aclose()  # type: ignore[attr-defined]
