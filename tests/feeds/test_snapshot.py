@@ -222,6 +222,31 @@ def test_what_is_counted_is_at_least_what_is_kept_alive(steps: list[tuple[str, i
     assert sending.held == 0
 
 
+def test_a_slow_reader_has_no_more_of_the_last_events_at_once_than_of_a_snapshot() -> None:
+    async def work() -> None:
+        feed = fed_by_hand({})
+        pieces, _ = await begun(feed)
+        for n in range(60):
+            feed.change(Place(2 + n, 0), [b'"%b"' % b"".ljust(PIECE_BYTES // 4)])
+        taken = []
+        for _ in range(5):
+            taken.append(await anext(pieces))
+            assert len(taken[-1]) < 2 * PIECE_BYTES
+        feed.forget()
+        feed.source.history = gone  # type: ignore[method-assign]
+        assert events_in(await anext(pieces))[0].kind == "compacted"
+        indexes = [event.data["Index"] for event in events_in(b"".join(taken))]
+        assert indexes == list(range(2, 2 + len(indexes)))
+        assert asked == [Place(indexes[-1], 0)], "it goes on behind what it had"
+        await pieces.aclose()
+
+    async def gone(place: Place) -> None:
+        asked.append(place)
+
+    asked: list[Place] = []
+    run(work())
+
+
 def test_keys_that_come_and_go_leave_nothing_behind_while_a_reader_is_slow() -> None:
     async def work() -> None:
         feed = fed_by_hand(long_items())
