@@ -65,6 +65,8 @@ class Reader:
                     await feed.news(self._take)
             assert feed.failure is not None, "it goes on until then"
             yield wire.error(feed.failure.message)
+        except Busy as error:
+            yield wire.comment(error.message)  # no `error`: it comes back
         except GemotError as error:
             yield wire.error(error.message)
         finally:

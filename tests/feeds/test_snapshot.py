@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from support.followed import events_in
 from support.http_agent import run
 
+from gemot.agent.client.sse import EventReader
 from gemot.agent.feeds import snapshot as snapshot_module
 from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.keys import Keys
@@ -279,14 +279,19 @@ def test_a_slow_reader_gives_way_in_the_middle_of_what_is_not_of_now() -> None:
     run(work())
 
 
-def test_a_reader_for_whose_snapshot_there_is_no_room_is_told() -> None:
+def test_a_reader_for_whose_snapshot_there_is_no_room_is_told_why_and_comes_back() -> None:
+    """No `error`: for a reader that is the last word."""
+
     async def work() -> None:
         feed = fed_by_hand(long_items())
         feed._weighed = lambda _feed, more, _grew: more > 0
         pieces = aiter(Reader(feed, None))
         await anext(pieces)
-        (event,) = events_in(await anext(pieces))
-        assert (event.kind, "try again" in json.dumps(event.data)) == ("error", True)
+        rest = [piece async for piece in pieces]
+        assert [b"try again" in piece for piece in rest] == [True]
+        assert not events_in(rest[0])
+        assert not EventReader().feed(rest[0])
+        assert not feed.followers
         with pytest.raises(Busy):
             feed.open_snapshot()
 
