@@ -201,6 +201,8 @@ class Feed:
     def items(self, items: dict[bytes, bytes]) -> None:
         if self.failure is None:
             self._replace(items, _size(items))
+            self._sending.outdate()
+            self._weigh()
 
     def _replace(self, items: dict[bytes, bytes], size: int) -> None:
         self._sending.replaced_all()

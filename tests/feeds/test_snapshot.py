@@ -160,6 +160,21 @@ def test_a_short_one_is_rendered_once_and_a_long_one_for_each_reader(monkeypatch
     assert asyncio.run(work(long_items())) == 3 * LONG
 
 
+def test_what_is_gone_without_a_change_is_in_no_snapshot_after_it() -> None:
+    """So user events go that are too old to be kept."""
+
+    async def work() -> None:
+        feed = fed_by_hand({b"a": b'"old"', b"b": b'"some"'})
+        pieces, first = await begun(feed)
+        await pieces.aclose()
+        feed.items = {b"b": b'"some"'}
+        pieces, second = await begun(feed)
+        assert (told([first]), told([second])) == ([("a", "old"), ("b", "some")], [("b", "some")])
+        await pieces.aclose()
+
+    run(work())
+
+
 def test_what_a_slow_reader_keeps_alive_is_counted_until_it_has_it() -> None:
     async def work() -> None:
         feed = fed_by_hand(long_items())
