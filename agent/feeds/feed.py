@@ -113,11 +113,11 @@ class Feed:
         self._weigh()
         self._wake()
 
-    def arriving(self, size: int) -> None:
-        """So much is here of the answer that it is to begin with. What takes the place of other items counts
-        when it is more: few feeds begin anew at a time, and none is to end of that."""
+    def arriving(self, size: int, count: int) -> None:
+        """So much, of so many entries, is here of the answer that it is to begin with. What takes the place
+        of other items counts when it is more: few feeds begin anew at a time, and none is to end of that."""
         if self.failure is None:
-            self._arriving = max(0, size - self._bytes)
+            self._arriving = max(0, _weight(size, count) - _weight(self._bytes, len(self._items)))
             self._weigh()
 
     def change(self, place: Place, changes: list[bytes]) -> None:
@@ -133,6 +133,7 @@ class Feed:
         """Nothing happened up to there."""
         self.place = place
         self._sending.outdate()
+        self._weigh()
         self._tell_lagging()
 
     def bookmark(self) -> None:
@@ -172,7 +173,7 @@ class Feed:
         item = self._items.pop(key, None)
         if item is None:
             return False
-        self._sending.replaced(key, item)
+        self._sending.dropped(key, item)
         self._bytes -= len(key) + len(item)
         if self._sorted is not None:
             del self._sorted[bisect_left(self._sorted, key)]
@@ -188,7 +189,7 @@ class Feed:
         for key in keys[begin:end]:
             item = self._items.pop(key)
             self._bytes -= len(key) + len(item)
-            self._sending.replaced(key, item)
+            self._sending.dropped(key, item)
         del keys[begin:end]
 
     @property
@@ -200,6 +201,8 @@ class Feed:
     def items(self, items: dict[bytes, bytes]) -> None:
         if self.failure is None:
             self._replace(items, _size(items))
+            self._sending.outdate()
+            self._weigh()
 
     def _replace(self, items: dict[bytes, bytes], size: int) -> None:
         self._sending.replaced_all()
@@ -285,8 +288,8 @@ class Feed:
     def _weigh(self) -> bool:
         """Is it too much? A snapshot counts whether it is kept at the moment or not: reading one is not to
         end a feed."""
-        items = self._bytes + ENTRY_BYTES * len(self._items)
-        events = self.ring.size + ENTRY_BYTES * (self.ring.next - self.ring.first)
+        items = _weight(self._bytes, len(self._items))
+        events = _weight(self.ring.size, self.ring.next - self.ring.first)
         coming = items + self._arriving
         before, grew = self.held, coming > self._items_held
         self.held = coming + min(items, MOST_KEPT_BYTES) + events + self._sending.held
@@ -316,6 +319,10 @@ class Feed:
         for waiter in self._lagging:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _weight(size: int, count: int) -> int:
+    return size + ENTRY_BYTES * count
 
 
 def _size(items: dict[bytes, bytes]) -> int:

@@ -164,7 +164,7 @@ class Feeds:
         """Of all the others, and of slow readers of any; whether there is some now."""
         self._drop_idle(0.0, but)
         if self.held > self._most_bytes:
-            for feed in self._feeds.values():
+            for feed in list(self._feeds.values()):  # to weigh one may make others go
                 if feed is not but:
                     feed.forget()
         if self.held > self._most_bytes:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any, Protocol
 
 from gemot.agent.feeds import wire
@@ -133,8 +133,11 @@ class Keys:
             self._heard(answer)
             entries, place = _entries(answer.value), Place(answer.index, answer.epoch)
             del answer  # so that each entry goes as soon as it is an item
-            items, size = await self._rendered(entries)
-            feed.begin(items, place, why, size=size)
+            try:
+                items, size = await self._rendered(entries)
+                feed.begin(items, place, why, size=size)
+            finally:
+                feed.arriving(0, 0)
             self._bound(feed.size)
 
     async def _read(self) -> Answer:
@@ -148,12 +151,12 @@ class Keys:
     async def _rendered(self, entries: list[KvEntry]) -> tuple[dict[bytes, bytes], int]:
         """As items, some at a time, and how long they are. `entries` is emptied; what is left of it counts
         from the beginning."""
-        feed, size = self._feed, 0
+        feed, size, count = self._feed, 0, len(entries)
         for begin in range(0, len(entries), COUNTED_AT_ONCE):
             async with feed.turns.slice():
-                counted = islice(entries, begin, begin + COUNTED_AT_ONCE)
+                counted = entries[begin : begin + COUNTED_AT_ONCE]
                 size += sum([len(entry.key) + len(entry.value) for entry in counted])
-                feed.arriving(size)
+                feed.arriving(size, begin + len(counted))
                 self._bound(size)
         entries.reverse()
         items: dict[bytes, bytes] = {}
@@ -165,7 +168,7 @@ class Keys:
                     items[entry.key] = item = kv_entry(entry)
                     size += len(item) - len(entry.value)
                     left -= len(entry.value) + ENTRY_BYTES
-                feed.arriving(size)
+                feed.arriving(size, count)
                 self._bound(size)
         return items, size
 

@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
+from gemot.agent.feeds.snapshot import PIECE_BYTES
 from gemot.agent.feeds.wire import Place
 from gemot.server.model.errors import Busy, GemotError, Unavailable
 
@@ -64,6 +65,8 @@ class Reader:
                     await feed.news(self._take)
             assert feed.failure is not None, "it goes on until then"
             yield wire.error(feed.failure.message)
+        except Busy as error:
+            yield wire.comment(error.message)  # no `error`: it comes back
         except GemotError as error:
             yield wire.error(error.message)
         finally:
@@ -80,14 +83,16 @@ class Reader:
         return True
 
     def _next(self, position: int) -> bytes:
-        """What the ring has from there on; nothing, and no position, where it has gone on without us."""
+        """What the ring has from there on, not all at once: a slow reader holds it, beside the ring. Nothing,
+        and no position, where it has gone on without us."""
         feed = self._feed
-        piece = feed.ring.since(position)
-        if piece is None:
+        found = feed.ring.some(position, PIECE_BYTES)
+        if found is None:
             self._position = None
             begun_at, why = feed.anew
             return self._anew(why) if position < begun_at else b""
-        self._position, self._place = self._feed.ring.next, self._feed.place
+        piece, self._position, index = found
+        self._place = feed.place if self._position == feed.ring.next else Place(index, feed.place.epoch)
         return piece
 
     async def _enter(self) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from itertools import islice
 
 MOST_EVENTS = 1_024
 MOST_BYTES = 4 << 20
@@ -64,6 +65,20 @@ class Ring:
         if skipped == len(self._events) - 1:
             return self._events[-1][1]
         return b"".join([event for _, event in list(self._events)[skipped:]])
+
+    def some(self, position: int, most_bytes: int) -> tuple[bytes, int, int] | None:
+        """What is there from there on, up to the event that makes it as much as that; the position behind
+        it, and the index (0 for nothing). None where some of it is gone."""
+        skipped = position - self.first
+        if skipped < 0:
+            return None
+        events, size, index = list[bytes](), 0, 0
+        for at, event in islice(self._events, skipped, None):
+            events.append(event)
+            size, index = size + len(event), at
+            if size >= most_bytes:
+                break
+        return b"".join(events), position + len(events), index
 
     def behind(self, index: int) -> int | None:
         """Where a reader goes on that has seen the state at `index`; None if not all since then is here."""

@@ -21,7 +21,7 @@ class Sending:
         self._readers: dict[Snapshot, int] = {}
         """Of each that is being sent, the oldest first."""
         self._new: set[bytes] = set()
-        """Keys whose items are in none of those."""
+        """Keys of the feed whose items are in none of those: no more than it has."""
 
     def open(self, place: Place, items: Mapping[bytes, bytes], size: int) -> Snapshot:
         """For one reader more, who closes it. The same as before, unless `outdate` was called since."""
@@ -49,14 +49,22 @@ class Sending:
             self._outdate(now, now.size)
 
     def replaced(self, key: bytes, item: bytes | None) -> None:
-        """The feed has no more the item that it had there; None: it had none."""
+        """The feed has another item there than the one that it had; None: it had none."""
         if not self._readers or key in self._new:
             return
         self._new.add(key)
         if item is not None:
             self._outdate_newest(len(key) + len(item))
 
+    def dropped(self, key: bytes, item: bytes) -> None:
+        """The feed has nothing there any more."""
+        if key in self._new:
+            self._new.remove(key)
+        elif self._readers:
+            self._outdate_newest(len(key) + len(item))
+
     def replaced_all(self) -> None:
+        self._new.clear()
         self._outdate_newest(None)
 
     def cut(self) -> None:
@@ -75,6 +83,8 @@ class Sending:
             older = older if each.is_short else each
         del self._readers[snapshot]
         self.held -= snapshot.held
+        if not self._readers:
+            self._new.clear()
         if snapshot.is_short:
             return
         if older is not None:

@@ -82,6 +82,11 @@ def error(why: str) -> bytes:
     return _event("error", "", _encode({"Error": why}))
 
 
+def comment(text: str) -> bytes:
+    """No event: for who looks at the stream itself."""
+    return b": %b\n\n" % text.encode()
+
+
 def text(key: bytes) -> bytes:
     """A key as JSON; bytes that are not UTF-8 show as U+FFFD."""
     return _encode(key.decode("utf-8", "replace"))

@@ -14,6 +14,7 @@ from support.http_agent import run, until
 from support.local_servers import LocalServers, local_servers
 
 from gemot.agent.feeds import keys as keys_module
+from gemot.agent.feeds.feed import ENTRY_BYTES
 from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.feeds.keys import Keys
 from gemot.agent.feeds.reader import Reader
@@ -200,6 +201,24 @@ def test_what_is_not_yet_an_item_counts_beside_what_is(monkeypatch: pytest.Monke
     in_scene(work)
 
 
+def test_many_small_entries_count_as_much_while_they_arrive_as_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    render, held = keys_module.kv_entry, list[int]()
+
+    async def work(scene: Scene) -> None:
+        monkeypatch.setattr(
+            keys_module, "kv_entry", lambda entry: held.append(scene.feeds.held) or render(entry)
+        )
+        await scene.fill(500, 0)
+        await scene.reader("")
+        (feed,) = scene.feeds._feeds.values()
+        assert held[0] > 500 * ENTRY_BYTES
+        scene.feeds.begin_anew()
+        await until(lambda: len(held) == 1_000)
+        assert scene.feeds.held == feed.held == held[-1], "what takes the place of as many counts no more"
+
+    in_scene(work)
+
+
 def test_a_feed_that_begins_anew_in_a_full_agent_goes_on() -> None:
     """As all do after a restore: for a moment there are both, of a few feeds."""
 
@@ -214,6 +233,37 @@ def test_a_feed_that_begins_anew_in_a_full_agent_goes_on() -> None:
         told = await anext(reader)
         assert events_in(told)[0].data == {"Reason": "the servers are another cluster"}
         await reader.aclose()  # type: ignore[attr-defined]
+
+    in_scene(work)
+
+
+def test_an_answer_that_is_given_up_for_that_of_another_cluster_counts_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    render, arrived = keys_module.kv_entry, list[int]()
+
+    async def work(scene: Scene) -> None:
+        def rendered_in_the_midst(entry: Any) -> bytes:
+            if not arrived:
+                arrived.append(scene.feeds._feeds[True, "late"].held)
+                scene.hold_back()
+                scene.feeds.begin_anew()
+            return render(entry)
+
+        for n in range(PREFIXES_AT_ONCE):
+            await scene.reader(f"t{n}")  # they are asked for before it, then
+        await scene.fill(3, 100_000)
+        monkeypatch.setattr(keys_module, "kv_entry", rendered_in_the_midst)
+        reading = asyncio.ensure_future(scene.reader("late"))
+        await until(lambda: arrived)
+        feed = scene.feeds._feeds[True, "late"]
+        await until(lambda: feed.queues)
+        assert arrived[0] > 300_000
+        assert feed.held == 0
+        reading.cancel()
+        await asyncio.wait([reading])
+        scene.feeds._drop_idle(0.0)
+        assert (scene.feeds.held, len(scene.feeds._ended)) == (0, 0)
 
     in_scene(work)
 

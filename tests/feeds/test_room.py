@@ -173,3 +173,43 @@ def test_a_feed_tells_what_it_holds_with_every_step() -> None:
     assert told[2] < -1_800, "which go; the event that says so stays"
     feed.forget()
     assert sum(told) == feed.held == told[0]
+
+
+class _Told:
+    """A source that begins at once; the test tells the rest."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def start(self) -> None:
+        self._feed.begin({}, Place(1, 0))
+
+    def stop(self) -> None: ...
+
+    def begin_anew(self) -> None: ...
+
+    def contact(self) -> tuple[bool, int]:
+        return True, 0
+
+    async def history(self, _place: Place) -> None:
+        return None
+
+
+def test_making_room_finds_nothing_that_was_not_weighed() -> None:
+    """A snapshot is outdated where nothing happens but an index, and holds more from then on."""
+
+    async def work(room: Room) -> None:
+        readers = [aiter(await room.feeds.follow(name, _Told, None)) for name in "ba"]
+        followed, left = (room.feeds._feeds[name] for name in "ba")
+        await anext(readers[0])
+        followed.items = {b"k%d" % n: b'"%b"' % bytes(100_000) for n in range(9)}
+        followed.change(Place(2, 0), [b"{}"])
+        await anext(readers[0])  # the first piece of a snapshot
+        followed.advance(Place(3, 0))
+        room.check_sum()
+        left.arriving(3 * MIB, 1)
+        assert isinstance(left.failure, Busy)
+        assert followed.failure is None
+        await readers[0].aclose()  # type: ignore[attr-defined]
+
+    with_room(work)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from typing import Any
 
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from support.followed import events_in
 from support.http_agent import run
 
+from gemot.agent.client.sse import EventReader
 from gemot.agent.feeds import snapshot as snapshot_module
 from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.keys import Keys
@@ -160,6 +160,21 @@ def test_a_short_one_is_rendered_once_and_a_long_one_for_each_reader(monkeypatch
     assert asyncio.run(work(long_items())) == 3 * LONG
 
 
+def test_what_is_gone_without_a_change_is_in_no_snapshot_after_it() -> None:
+    """So user events go that are too old to be kept."""
+
+    async def work() -> None:
+        feed = fed_by_hand({b"a": b'"old"', b"b": b'"some"'})
+        pieces, first = await begun(feed)
+        await pieces.aclose()
+        feed.items = {b"b": b'"some"'}
+        pieces, second = await begun(feed)
+        assert (told([first]), told([second])) == ([("a", "old"), ("b", "some")], [("b", "some")])
+        await pieces.aclose()
+
+    run(work())
+
+
 def test_what_a_slow_reader_keeps_alive_is_counted_until_it_has_it() -> None:
     async def work() -> None:
         feed = fed_by_hand(long_items())
@@ -207,17 +222,58 @@ def test_what_is_counted_is_at_least_what_is_kept_alive(steps: list[tuple[str, i
             before = items.pop(key, None)
             if what == "put":
                 items[key] = b"%d" % number * size
-            if what == "put" or before is not None:
                 sending.replaced(key, before)
+            elif before is not None:
+                sending.dropped(key, before)
         if what in ("put", "drop", "all"):
             sending.outdate()
         alive = {id(item): len(item) for snapshot, held in open_ if not snapshot.is_short for item in held}
         for item in items.values():
             alive.pop(id(item), None)
         assert sending.held >= sum(alive.values())
+        assert sending._new <= items.keys()
     for snapshot, _ in open_:
         sending.close(snapshot)
     assert sending.held == 0
+
+
+def test_a_slow_reader_has_no_more_of_the_last_events_at_once_than_of_a_snapshot() -> None:
+    async def work() -> None:
+        feed = fed_by_hand({})
+        pieces, _ = await begun(feed)
+        for n in range(60):
+            feed.change(Place(2 + n, 0), [b'"%b"' % b"".ljust(PIECE_BYTES // 4)])
+        taken = []
+        for _ in range(5):
+            taken.append(await anext(pieces))
+            assert len(taken[-1]) < 2 * PIECE_BYTES
+        feed.forget()
+        feed.source.history = gone  # type: ignore[method-assign]
+        assert events_in(await anext(pieces))[0].kind == "compacted"
+        indexes = [event.data["Index"] for event in events_in(b"".join(taken))]
+        assert indexes == list(range(2, 2 + len(indexes)))
+        assert asked == [Place(indexes[-1], 0)], "it goes on behind what it had"
+        await pieces.aclose()
+
+    async def gone(place: Place) -> None:
+        asked.append(place)
+
+    asked: list[Place] = []
+    run(work())
+
+
+def test_keys_that_come_and_go_leave_nothing_behind_while_a_reader_is_slow() -> None:
+    async def work() -> None:
+        feed = fed_by_hand(long_items())
+        pieces, _ = await begun(feed)
+        for n in range(3_000):
+            feed.set(b"job/%d" % n, b'"some"')
+            feed.change(Place(2 + n, 0), [])
+            feed.drop(b"job/%d" % n) if n % 2 else feed.drop_prefix(b"job/")
+        assert not feed._sending._new
+        await pieces.aclose()
+
+    run(work())
 
 
 def test_a_slow_reader_gives_way_in_the_middle_of_what_is_not_of_now() -> None:
@@ -238,14 +294,19 @@ def test_a_slow_reader_gives_way_in_the_middle_of_what_is_not_of_now() -> None:
     run(work())
 
 
-def test_a_reader_for_whose_snapshot_there_is_no_room_is_told() -> None:
+def test_a_reader_for_whose_snapshot_there_is_no_room_is_told_why_and_comes_back() -> None:
+    """No `error`: for a reader that is the last word."""
+
     async def work() -> None:
         feed = fed_by_hand(long_items())
         feed._weighed = lambda _feed, more, _grew: more > 0
         pieces = aiter(Reader(feed, None))
         await anext(pieces)
-        (event,) = events_in(await anext(pieces))
-        assert (event.kind, "try again" in json.dumps(event.data)) == ("error", True)
+        rest = [piece async for piece in pieces]
+        assert [b"try again" in piece for piece in rest] == [True]
+        assert not events_in(rest[0])
+        assert not EventReader().feed(rest[0])
+        assert not feed.followers
         with pytest.raises(Busy):
             feed.open_snapshot()
 
