@@ -5,9 +5,9 @@ python tests/simulation/lock_set.py --writes 5000 --from 7     from that seed on
 python tests/simulation/lock_set.py --writes 200000 --campaign keeps a row in RESULTS.md
 
 What is done is in `families/lock_set.py`. Servers meet pauses, partitions, ends and clocks that jump, run
-fast or stand still; holders are stopped with the set in their hands. A guarded write is one of `check-fence`
-or of `fence-guard` that its writer was told of. The control is written by the same holders in the same turns:
-where it lost nothing, nothing was shown, and the command fails.
+fast or stand still; snapshots are saved and restored; holders are stopped with the set in their hands. A
+guarded write is one of `check-fence` or of `fence-guard` that its writer was told of. The control is written
+by the same holders in the same turns: where it lost nothing, nothing was shown, and the command fails.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from support.lossy_vfs import LossyVfs, registered
 
 CLIENTS = 36
 THINK_US = 8_000
+RESTORES = ("save", "restore")
 FAULTS = (
     "pause-one",
     "pause-leader",
@@ -71,7 +72,7 @@ class LockSetAim(Aim, frozen=True):
             clients=CLIENTS,
             think_us=THINK_US,
             faults=FAULTS,
-            chores=(),
+            chores=RESTORES,
             spares=0,
             segment_bytes=256 << 10,
             server=server,
@@ -92,6 +93,7 @@ class Report(msgspec.Struct):
     seeds: int = 0
     failed: list[int] = []
     stops: int = 0
+    restores: int = 0
     virtual_s: float = 0.0
     took_s: float = 0.0
     fired: dict[str, int] = {}
@@ -104,6 +106,7 @@ class Report(msgspec.Struct):
     def add(self, run: LockSetRun) -> None:
         self.seeds += 1
         self.stops += run.lock_set.stops
+        self.restores += len(run.lock_set.lineage.restores)
         self.virtual_s += run.world.now_us / 1_000_000
         for name, count in run.coverage.fired.items():
             self.fired[name] = self.fired.get(name, 0) + count
@@ -111,14 +114,18 @@ class Report(msgspec.Struct):
             total = self.ways[way]
             total.told += tally.told
             total.lost += tally.lost
+            total.taken_back += tally.taken_back
+            total.carried_over += tally.carried_over
             total.refused += tally.refused
 
     def line(self) -> str:
         ways = ", ".join(
-            f"{way}: {tally.told} told, {tally.refused} refused, {tally.lost} lost"
+            f"{way}: {tally.told} told, {tally.refused} refused, {tally.taken_back} taken back, "
+            f"{tally.carried_over} carried over, {tally.lost} lost"
             for way, tally in self.ways.items()
         )
-        return f"{self.seeds} seeds, {self.guarded} guarded writes, {self.stops} stops of a holder; {ways}"
+        counts = f"{self.guarded} guarded writes, {self.restores} restores, {self.stops} stops of a holder"
+        return f"{self.seeds} seeds, {counts}; {ways}"
 
 
 def run_one(seed: int, vfs: LossyVfs, report: Report) -> None:
@@ -172,19 +179,27 @@ def _parse() -> argparse.Namespace:
 
 
 _COLUMNS = (
-    "| date | commit | seeds | guarded writes | unfenced: told, lost | check-fence: told, refused, lost "
-    "| fence-guard: told, refused, lost | stops of a holder | virtual hours | machine |"
+    "| date | commit | seeds | guarded writes | restores | unfenced: told, taken back, carried over, lost "
+    "| check-fence: told, refused, taken back, carried over, lost "
+    "| fence-guard: told, refused, taken back, carried over, lost | stops of a holder | virtual hours "
+    "| machine |"
 )
 _HEAD = f"""
 # Lock-set
 
 Each row is one command, `make lock-set WRITES=n FROM=k`: a set is read and written back under a lock, in
 three ways, by holders that are stopped meanwhile. Told: elements whose writer was told that they are in.
-Lost: those of them that are not there in the end. Refused: because of the fence.
+Taken back: those that were written after a snapshot which was restored. Carried over: those that were written
+over by a holder whose reading was taken back so. Lost: all others that are not there in the end. Refused:
+because of the fence.
 
 {_COLUMNS}
 {"|---" * (_COLUMNS.count("|") - 1)}|
 """
+
+
+def _figures(tally: Tally) -> str:
+    return f"{tally.told}, {tally.refused}, {tally.taken_back}, {tally.carried_over}, {tally.lost}"
 
 
 def _keep(report: Report, commit: str, options: argparse.Namespace) -> None:
@@ -193,8 +208,8 @@ def _keep(report: Report, commit: str, options: argparse.Namespace) -> None:
     failed = f", failed {report.failed}" if report.failed else ""
     row = (
         f"| {datetime.now(UTC):%Y-%m-%d} | {commit} | {seeds}{failed} | {report.guarded} | "
-        f"{plain.told}, {plain.lost} | {checked.told}, {checked.refused}, {checked.lost} | "
-        f"{guarded.told}, {guarded.refused}, {guarded.lost} | {report.stops} | "
+        f"{report.restores} | {plain.told}, {plain.taken_back}, {plain.carried_over}, {plain.lost} | "
+        f"{_figures(checked)} | {_figures(guarded)} | {report.stops} | "
         f"{report.virtual_s / 3600:.1f} | one core {platform.machine()}, "
         f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
     )

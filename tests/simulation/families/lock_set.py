@@ -11,6 +11,12 @@ next holder has added. Each of three copies of the set is written in its own way
 A set is kept as a chain: each value names its element and the value that was read; the set is what is reached
 from the value that is there in the end. So a write of an element costs the same however many there are.
 
+Operators restore snapshots meanwhile. That takes back what was written after the snapshot, and nothing else:
+of what was written before it, in the same lineage (`lineage.py`), nothing may be lost. A restore brings locks
+back as they were held, and guards as they stood. So no fence can tell a holder that what it has read belongs
+to a state that is gone: what it then writes over is counted by itself, as carried over a restore. Only a
+write that compares the index of what was read (`cas`) is safe from that.
+
 Holders are as careless as can be: they go by what they were told last, and have no deadline of their own.
 They are careful in one thing: after a write of unknown outcome they begin with a new session, since that
 write may come late, and has the fence that they hold.
@@ -19,10 +25,12 @@ write may come late, and has the fence that they hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 from simulation.clients import Client
+from simulation.lineage import Lineage
 from simulation.node import Node as Server
 from simulation.witness import Seen, Violation
 from simulation.world import World
@@ -31,6 +39,7 @@ from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command
 from gemot.server.model.kv import KvGet, KvList, KvSet
 from gemot.server.model.query import Answer, Applied, Options
+from gemot.server.model.restore import Restore
 from gemot.server.model.session import CreateSession, DestroySession, RenewSession, Session
 from gemot.server.model.txn import CheckFence, FenceGuard, FoundKey, KvOp, Txn, decode
 
@@ -51,12 +60,23 @@ WAIT_US = 150_000
 
 
 class Tally(msgspec.Struct):
-    """Of one way: elements whose writer was told so, those of them that are not in the set, and writes that
+    """Of one way: elements whose writer was told so; those of them that are not in the set and should be,
+    that a restore took back, and that were written over by who had read a state that is gone; and writes that
     were refused because of their fence."""
 
     told: int = 0
     lost: int = 0
+    taken_back: int = 0
+    carried_over: int = 0
     refused: int = 0
+
+
+class Write(msgspec.Struct, frozen=True):
+    """Of one element: at which index it was done, and which one its writer had read."""
+
+    index: int
+    element: bytes
+    parent: bytes
 
 
 class Holder(msgspec.Struct):
@@ -69,8 +89,8 @@ class Holder(msgspec.Struct):
 
     renewed_us: int = 0
     writes: int = 0
-    read: tuple[str, bytes] | None = None
-    """The way and the value of a set that it read and has not written yet."""
+    read: tuple[str, bytes, int] | None = None
+    """The way and the value of a set that it read and has not written yet, and the index of the reading."""
 
     asked: bool = False
     """Something was sent that is not answered."""
@@ -88,9 +108,22 @@ class LockSetFamily:
         self._host_known = False
         self._stops = 0
         self._told: dict[str, set[bytes]] = {way: set() for way in WAYS}
+        self._read_at: dict[bytes, int] = {}
+        """Of each element, the index of what its writer had read."""
+
+        self._writes: dict[bytes, list[Write]] = {}
+        """What was written to each key, told or not, in the order of the log."""
+
         self._parents: dict[bytes, bytes] = {}
         self._hosts: list[Server] = []
-        self._fences: dict[bytes, tuple[int, str]] = {}
+        self.lineage = Lineage()
+        self._acquired: list[tuple[int, bytes, str, int]] = []
+        """Index, key, session and fence of each acquisition."""
+
+        self._held: dict[bytes, tuple[str, int]] = {}
+        """The last acquisition of each key in the present state."""
+
+        self._greatest: dict[bytes, int] = {}
         self.tallies = {way: Tally() for way in WAYS}
         self.history: list[Seen] = []
 
@@ -153,17 +186,21 @@ class LockSetFamily:
             lock_delay_ns=delay_ns,
         )
 
-        def begun(_value: bool | int | bytes) -> None:
+        def begun(_result: Applied) -> None:
             holder.session, holder.renewed_us, holder.writes = session, client.began_us, 0
 
-        self._ask(client, node, holder, CreateSession(session), begun)
+        def refused() -> None:
+            self._host_known = False  # a restore took it away
+            self._begin_anew(holder)
+
+        self._ask(client, node, holder, CreateSession(session), begun, refused)
 
     def _renew(self, client: Client, node: Server, holder: Holder, session: Session) -> None:
         began = client.began_us
 
-        def renewed(lives: bool | int | bytes) -> None:
+        def renewed(result: Applied) -> None:
             holder.renewed_us = began
-            if not lives:
+            if not result.value:
                 self._begin_anew(holder)
 
         self._ask(client, node, holder, RenewSession(session.id), renewed)
@@ -171,7 +208,8 @@ class LockSetFamily:
     def _acquire(self, client: Client, node: Server, holder: Holder, session: Session) -> None:
         key = _key(client, "lock")
 
-        def got(fence: bool | int | bytes) -> None:
+        def got(result: Applied) -> None:
+            fence = result.value
             if fence is False or isinstance(fence, bytes):
                 holder.rests_until_us = self._world.now_us + WAIT_US
                 return
@@ -183,37 +221,37 @@ class LockSetFamily:
     def _give_back(self, client: Client, node: Server, holder: Holder, session: Session) -> None:
         key = _key(client, "lock")
 
-        def done(_value: bool | int | bytes) -> None:
+        def done(_result: Applied) -> None:
             holder.held_by, holder.rests_until_us = "", self._world.now_us + 2 * WAIT_US
 
         if self._world.random.random() < 0.5:
             self._ask(client, node, holder, KvSet(key, b"", release=session.id), done)
         else:
             self._ask(
-                client, node, holder, DestroySession(session.id), lambda _value: self._begin_anew(holder)
+                client, node, holder, DestroySession(session.id), lambda _result: self._begin_anew(holder)
             )
 
     def _read(self, client: Client, node: Server, holder: Holder, way: str) -> None:
         key = _key(client, way)
 
-        def read(value: bytes) -> None:
-            holder.read = way, value
+        def read(value: bytes, index: int) -> None:
+            holder.read = way, value, index
             if self._world.random.random() < STOPS:
                 self._stops += 1
                 stopped_us = self._world.random.randrange(*STOPPED_US)
                 holder.rests_until_us = self._world.now_us + stopped_us
 
-        def seen(answer: Answer, _served: int) -> None:
-            read(answer.value.value if answer.value is not None else b"")
+        def seen(answer: Answer, served: int) -> None:
+            read(answer.value.value if answer.value is not None else b"", served)
 
-        def shown(answer: bool | int | bytes) -> None:
-            found = decode(answer)
+        def shown(result: Applied) -> None:
+            found = decode(result.value)
             if found.errors:
                 self.tallies[way].refused += 1
                 self._begin_anew(holder)
                 return
             (row,) = [each.row for each in found.results if isinstance(each, FoundKey)]
-            read(row.value)
+            read(row.value, result.index)
 
         if way == GUARDED:
             command = Txn((FenceGuard(_key(client, "guard"), holder.fence), KvOp("get-or-empty", key)))
@@ -223,11 +261,12 @@ class LockSetFamily:
 
     def _write(self, client: Client, node: Server, holder: Holder, session: Session) -> None:
         assert holder.read is not None
-        (way, before), holder.read = holder.read, None
+        (way, before, read_at), holder.read = holder.read, None
         self._sequence += 1
         element = b"%d" % self._sequence
         parent = before.partition(b" ")[0]
         self._parents[element] = parent
+        self._read_at[element] = read_at
         key, value = _key(client, way), b"%b %b" % (element, parent)
         command: Command = KvSet(key, value)
         if way == CHECKED:
@@ -237,8 +276,8 @@ class LockSetFamily:
             command = Txn((FenceGuard(_key(client, "guard"), holder.fence), KvOp("set", key, value)))
         holder.writes += 1
 
-        def done(answer: bool | int | bytes) -> None:
-            if way != UNFENCED and decode(answer).errors:
+        def done(result: Applied) -> None:
+            if way != UNFENCED and decode(result.value).errors:
                 self.tallies[way].refused += 1
                 self._begin_anew(holder)
                 return
@@ -252,7 +291,8 @@ class LockSetFamily:
         node: Server,
         holder: Holder,
         command: Command,
-        then: Callable[[bool | int | bytes], None],
+        then: Callable[[Applied], None],
+        refused: Callable[[], None] | None = None,
     ) -> None:
         began, kind = client.began_us, type(command).__name__
         holder.asked = True
@@ -262,37 +302,90 @@ class LockSetFamily:
             self.history.append(
                 Seen(kind, b"", began, self._world.now_us, result.index, None, None, result.value)
             )
-            then(result.value)
+            then(result)
 
-        client.write(node, command, told, refused=lambda: self._begin_anew(holder))
+        client.write(node, command, told, refused=refused or (lambda: self._begin_anew(holder)))
 
     # -- the verdict -------------------------------------------------------------------------------
 
     def effect(self, index: int, command: Any, result: Applied) -> None:
         """What counts is what is there in the end; and that each acquisition has a greater fence."""
-        if not isinstance(command, KvSet) or command.acquire is None or result.value is False:
+        if isinstance(command, Restore):
+            self._restored(index, command.index)
+        self._note_write(index, command, result)
+        if isinstance(command, KvSet) and command.acquire is not None and result.value is not False:
+            self._check_fence(index, command.key, command.acquire, int(result.value))
+
+    def _note_write(self, index: int, command: Any, result: Applied) -> None:
+        if isinstance(command, Txn) and not decode(result.value).errors:
+            command = command.ops[-1]
+        written = isinstance(command, KvSet | KvOp) and command.key.rpartition(b"/")[2].decode() in WAYS
+        if written and command.value:
+            element, _, parent = command.value.partition(b" ")
+            self._writes.setdefault(command.key, []).append(Write(index, element, parent))
+
+    def _check_fence(self, index: int, key: bytes, by: str, fence: int) -> None:
+        """Who holds a lock and asks again is told its fence again; any other is greater than all before."""
+        if self._held.get(key) == (by, fence):
             return
-        before, by = self._fences.get(command.key, (0, ""))
-        if (result.value, command.acquire) != (before, by) and result.value <= before:
-            raise Violation(f"{command} got the fence {result.value} after {before} of {by}")
-        self._fences[command.key] = (result.value, command.acquire)
+        if fence <= (greatest := self._greatest.get(key, 0)):
+            raise Violation(
+                f"{by} got {key!r} with the fence {fence} at {index}, {greatest} was given before"
+            )
+        self._greatest[key] = fence
+        self._held[key] = by, fence
+        self._acquired.append((index, key, by, fence))
+
+    def _restored(self, at: int, of: int) -> None:
+        """Locks are held again as they were; fences that were given stay given."""
+        self.lineage.restore(at, of)
+        self._held = {key: (by, fence) for i, key, by, fence in self._acquired if self.lineage.lives(i)}
 
     def check(self) -> int:
         states = [host.opened.state for host in self._hosts if host.opened is not None]
         newest = max(states, key=lambda state: state.index)
         entries, _ = newest.read(ALL, "")
-        there: dict[str, set[bytes]] = {way: set() for way in WAYS}
-        for entry in entries:
-            way = entry.key.decode().rpartition("/")[2]
-            if way in there:
-                there[way] |= self._reached(entry.value.partition(b" ")[0])
+        values = {entry.key: entry.value.partition(b" ")[0] for entry in entries}
+        lost: dict[str, list[Write]] = {way: [] for way in WAYS}
+        for key, writes in self._writes.items():
+            way = key.decode().rpartition("/")[2]
+            lost[way] += self._look_through(way, writes, self._reached(values.get(key, b"")))
         for way, tally in self.tallies.items():
             tally.told = len(self._told[way])
-            tally.lost = len(self._told[way] - there[way])
+            if odd := self._told[way] - {each.element for all in self._writes.values() for each in all}:
+                raise Violation(f"{len(odd)} elements of {way} were told and stand nowhere in the log")
         for way in (CHECKED, GUARDED):
-            if lost := sorted(self._told[way] - there[way]):
-                raise Violation(f"{len(lost)} elements of {way} are lost, the first is {lost[0]!r}")
+            if lost[way]:
+                raise Violation(
+                    f"{len(lost[way])} elements of {way} are lost, the first is {lost[way][0]}; the restores "
+                    f"were, at and of: {self.lineage.restores}"
+                )
         return len(self.history)
+
+    def _look_through(self, way: str, writes: list[Write], there: set[bytes]) -> list[Write]:
+        """Of one key: what was told, was not taken back by a restore, and is lost."""
+        tally = self.tallies[way]
+        told = [each for each in writes if each.element in self._told[way]]
+        owed = [each for each in told if self.lineage.lives(each.index)]
+        missing = [each for each in owed if each.element not in there]
+        carried = self._carried_over([each for each in writes if self.lineage.lives(each.index)])
+        lost = [each for each in missing if each.element not in carried]
+        tally.taken_back += len(told) - len(owed)
+        tally.carried_over += len(missing) - len(lost)
+        tally.lost += len(lost)
+        return lost
+
+    def _carried_over(self, writes: list[Write]) -> set[bytes]:
+        """What was written over by those whose reading was taken back by a restore.
+
+        `writes` are those of one key that made its present value.
+        """
+        found: set[bytes] = set()
+        for before, write in pairwise(writes):
+            read_at = self._read_at[write.element]
+            if write.parent != before.element and not self.lineage.lives(read_at):
+                found |= self._reached(before.element) - self._reached(write.element)
+        return found
 
     def _reached(self, element: bytes) -> set[bytes]:
         found = set()
