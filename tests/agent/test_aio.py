@@ -115,6 +115,23 @@ def test_a_session_outlives_its_ttl_and_is_lost_when_it_is_destroyed(address: st
         assert mine.id not in sessions(address)
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_wait_that_is_cancelled_as_the_session_is_lost_is_cancelled(address: str, turns: int) -> None:
+    """If it went on, whoever waits for a lock would wait anew, for ever."""
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        async with Session(agents) as mine:
+            waiting = asyncio.create_task(mine.wait())
+            await asyncio.sleep(0.1)
+            mine.lose("it is another's")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = waiting.cancel()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled() == cancelled
+
+
 @pytest.mark.parametrize("kind", RECIPES)
 def test_tasks_and_threads_keep_each_other_out(address: str, kind: str) -> None:
     recipe: Recipe = RECIPES[kind]()

@@ -91,7 +91,9 @@ class Session:
             if left_s <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), left_s)
+                # In Python 3.11 `wait_for` forgets a cancellation that comes with what it waits for.
+                async with asyncio.timeout(left_s):
+                    await self._over.wait()
         return why
 
     async def end(self) -> bool:
