@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -258,6 +259,53 @@ def test_the_next_agent_is_asked_where_nobody_listens(address: str) -> None:
     async def _(agents: Agents) -> None:
         with pytest.raises(CannotConnect, match="is no address"):
             await Kv(agents).get("x")
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """The address of what takes no connection and refuses none, as a host that is gone."""
+    with socket.socket() as listening, contextlib.ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_write_for_which_there_was_no_connection_in_time_was_not_done(address: str) -> None:
+    with deaf() as gone:
+
+        @run(gone)
+        async def _(agents: Agents) -> None:
+            with pytest.raises(CannotConnect, match="timed out"):
+                await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=0.2)
+
+        @run(gone, address)
+        async def _(agents: Agents) -> None:
+            assert (await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=2)).json() is True
+            async with Agents([gone, address]) as others:
+                assert (await others.request("GET", "/v1/kv/aio-deaf", timeout_s=2)).status == 200
+
+        with closing(ThreadAgents([gone, address])) as threads:
+            assert threads.request("PUT", "/v1/kv/aio-deaf", timeout_s=2).json() is True
+
+
+def test_a_write_that_was_sent_and_not_answered_in_time_may_be_done() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await reader.read()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(silent, "127.0.0.1", 0) as server,
+            Agents(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as agents,
+        ):
+            with pytest.raises(ConnectionBroke, match=r"Outcome unknown.*none within 0\.2 s"):
+                await agents.request("PUT", "/v1/kv/x", timeout_s=0.2)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
 def test_a_token_that_cannot_be_sent_is_told(address: str) -> None:
