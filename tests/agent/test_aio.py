@@ -27,6 +27,7 @@ from gemot.agent.client.connection import (
     NoFences,
     NotAnAgent,
     Refused,
+    Reply,
 )
 from gemot.agent.client.election import Election, leader_of
 from gemot.agent.client.hold import Hold as ThreadHold
@@ -220,6 +221,64 @@ def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
                 await waiting
             assert sessions(address) == [mine.session]
             assert await Kv(agents).keys("cancelled/") == ["cancelled/.lock"]
+
+
+@pytest.mark.parametrize(
+    "how", ["cancelled twice", "cancelled as its time is over", "cancelled as it is had"]
+)
+def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str, how: str) -> None:
+    class Slow(Agents):
+        """What is deleted or destroyed is asked for only when somebody has heard of it."""
+
+        def __init__(self, address: str, at: str) -> None:
+            super().__init__(address)
+            self._slow = at
+            self.asked = asyncio.Event()
+
+        async def request(self, method: str, path: str, **asked: Any) -> Reply:
+            if self._slow in f"{method} {path}":
+                self.asked.set()
+                await asyncio.sleep(0.1)
+            return await super().request(method, path, **asked)
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        key = how.replace(" ", "-")
+        at = "DELETE /v1/kv/" if how == "cancelled as it is had" else "PUT /v1/session/destroy"
+        async with contextlib.AsyncExitStack() as stack:
+            slow = await stack.enter_async_context(Slow(address, at))
+            if how != "cancelled as it is had":
+                await stack.enter_async_context(Hold(agents, Lock(key), lock_delay_s=0))
+            others = sessions(address)
+            timeout_s = 0.3 if how == "cancelled as its time is over" else None
+            taking = asyncio.create_task(Hold(slow, Lock(key), lock_delay_s=0).acquire(timeout_s))
+            if how == "cancelled twice":
+                await eventually(lambda: sessions(address) != others)
+                taking.cancel()
+            await slow.asked.wait()
+            taking.cancel()
+            if how == "cancelled as it is had":
+                await asyncio.sleep(0)
+                taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert sessions(address) == others
+            assert len(await Kv(agents).keys(f"{key}/")) == len(others)
+
+
+def test_what_is_closed_is_closed_though_it_is_cancelled(address: str) -> None:
+    @run(address)
+    async def _(_: Agents) -> None:
+        agents = Agents(address)
+        await Kv(agents).get("x")
+        await Kv(agents).put("aio-closed", b"")
+        made = list(agents._http.values())
+        closing = asyncio.create_task(agents.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert [each.closed for each in made] == [True, True]
 
 
 def test_a_leader_sees_that_it_is_asked_to_resign(address: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 import yarl
 
+from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import (
     DEFAULT_ADDRESS,
     FENCE_CHECK,
@@ -58,9 +59,10 @@ class Agents:
         return Agents(self.addresses, token=self._token)
 
     async def close(self) -> None:
-        for session in self._http.values():
-            await session.close()
-        self._http.clear()
+        """Done to its end though it is cancelled meanwhile."""
+        sessions, self._http = list(self._http.values()), {}
+        if sessions:
+            await to_its_end(_close(sessions))
 
     async def __aenter__(self) -> Agents:
         return self
@@ -198,6 +200,11 @@ class Agents:
         """Unless another task has turned already."""
         if at == self._at:
             self._at = (at + 1) % len(self.addresses)
+
+
+async def _close(sessions: Sequence[aiohttp.ClientSession]) -> None:
+    for session in sessions:
+        await session.close()
 
 
 class _Way:
