@@ -6,6 +6,8 @@ an empty line is none: it is dropped with the reader.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from gemot.agent.client.connection import ClientError
@@ -36,10 +38,9 @@ class EventReader:
         self._bytes = 0
         self._clear()
 
-    def feed(self, piece: bytes) -> list[ServerEvent]:
-        """The events that end in this piece. Raises TooLong."""
+    def feed(self, piece: bytes) -> Iterator[ServerEvent]:
+        """The events that end in this piece; go through all of them. Raises TooLong behind those before."""
         head, *more = piece.split(b"\n")
-        events: list[ServerEvent] = []
         self._take(head)
         for part in more:
             self._bytes += 1
@@ -48,9 +49,8 @@ class EventReader:
             if line:
                 self._field(line)
             elif (event := self._end()) is not None:
-                events.append(event)
+                yield event
             self._take(part)
-        return events
 
     def _take(self, part: bytes) -> None:
         self._bytes += len(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -26,6 +27,7 @@ from gemot.agent.client.connection import (
     NoFences,
     NotAnAgent,
     Refused,
+    Reply,
 )
 from gemot.agent.client.election import Election, leader_of
 from gemot.agent.client.hold import Hold as ThreadHold
@@ -113,6 +115,23 @@ def test_a_session_outlives_its_ttl_and_is_lost_when_it_is_destroyed(address: st
             pass
         assert mine.lost == "the session was ended"
         assert mine.id not in sessions(address)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_wait_that_is_cancelled_as_the_session_is_lost_is_cancelled(address: str, turns: int) -> None:
+    """If it went on, whoever waits for a lock would wait anew, for ever."""
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        async with Session(agents) as mine:
+            waiting = asyncio.create_task(mine.wait())
+            await asyncio.sleep(0.1)
+            mine.lose("it is another's")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = waiting.cancel()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled() == cancelled
 
 
 @pytest.mark.parametrize("kind", RECIPES)
@@ -204,6 +223,64 @@ def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
             assert await Kv(agents).keys("cancelled/") == ["cancelled/.lock"]
 
 
+@pytest.mark.parametrize(
+    "how", ["cancelled twice", "cancelled as its time is over", "cancelled as it is had"]
+)
+def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str, how: str) -> None:
+    class Slow(Agents):
+        """What is deleted or destroyed is asked for only when somebody has heard of it."""
+
+        def __init__(self, address: str, at: str) -> None:
+            super().__init__(address)
+            self._slow = at
+            self.asked = asyncio.Event()
+
+        async def request(self, method: str, path: str, **asked: Any) -> Reply:
+            if self._slow in f"{method} {path}":
+                self.asked.set()
+                await asyncio.sleep(0.1)
+            return await super().request(method, path, **asked)
+
+    @run(address)
+    async def _(agents: Agents) -> None:
+        key = how.replace(" ", "-")
+        at = "DELETE /v1/kv/" if how == "cancelled as it is had" else "PUT /v1/session/destroy"
+        async with contextlib.AsyncExitStack() as stack:
+            slow = await stack.enter_async_context(Slow(address, at))
+            if how != "cancelled as it is had":
+                await stack.enter_async_context(Hold(agents, Lock(key), lock_delay_s=0))
+            others = sessions(address)
+            timeout_s = 0.3 if how == "cancelled as its time is over" else None
+            taking = asyncio.create_task(Hold(slow, Lock(key), lock_delay_s=0).acquire(timeout_s))
+            if how == "cancelled twice":
+                await eventually(lambda: sessions(address) != others)
+                taking.cancel()
+            await slow.asked.wait()
+            taking.cancel()
+            if how == "cancelled as it is had":
+                await asyncio.sleep(0)
+                taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            assert sessions(address) == others
+            assert len(await Kv(agents).keys(f"{key}/")) == len(others)
+
+
+def test_what_is_closed_is_closed_though_it_is_cancelled(address: str) -> None:
+    @run(address)
+    async def _(_: Agents) -> None:
+        agents = Agents(address)
+        await Kv(agents).get("x")
+        await Kv(agents).put("aio-closed", b"")
+        made = list(agents._http.values())
+        closing = asyncio.create_task(agents.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert [each.closed for each in made] == [True, True]
+
+
 def test_a_leader_sees_that_it_is_asked_to_resign(address: str) -> None:
     @run(address)
     async def _(agents: Agents) -> None:
@@ -241,6 +318,53 @@ def test_the_next_agent_is_asked_where_nobody_listens(address: str) -> None:
     async def _(agents: Agents) -> None:
         with pytest.raises(CannotConnect, match="is no address"):
             await Kv(agents).get("x")
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """The address of what takes no connection and refuses none, as a host that is gone."""
+    with socket.socket() as listening, contextlib.ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(4):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listening.getsockname())
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_write_for_which_there_was_no_connection_in_time_was_not_done(address: str) -> None:
+    with deaf() as gone:
+
+        @run(gone)
+        async def _(agents: Agents) -> None:
+            with pytest.raises(CannotConnect, match="timed out"):
+                await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=0.2)
+
+        @run(gone, address)
+        async def _(agents: Agents) -> None:
+            assert (await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=2)).json() is True
+            async with Agents([gone, address]) as others:
+                assert (await others.request("GET", "/v1/kv/aio-deaf", timeout_s=2)).status == 200
+
+        with closing(ThreadAgents([gone, address])) as threads:
+            assert threads.request("PUT", "/v1/kv/aio-deaf", timeout_s=2).json() is True
+
+
+def test_a_write_that_was_sent_and_not_answered_in_time_may_be_done() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await reader.read()
+
+    async def main() -> None:
+        async with (
+            await asyncio.start_server(silent, "127.0.0.1", 0) as server,
+            Agents(f"127.0.0.1:{server.sockets[0].getsockname()[1]}") as agents,
+        ):
+            with pytest.raises(ConnectionBroke, match=r"Outcome unknown.*none within 0\.2 s"):
+                await agents.request("PUT", "/v1/kv/x", timeout_s=0.2)
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
 def test_a_token_that_cannot_be_sent_is_told(address: str) -> None:

@@ -185,15 +185,22 @@ def test_what_an_agent_will_not_do_is_raised() -> None:
                 assert broke == []
 
 
-def test_what_was_told_before_the_end_is_handed_out_before_the_error() -> None:
-    ended = event("error", '{"Error":"more than 64 MiB are under this prefix"}')
-    with scripted(HEAD + snapshot(3) + change(4, "a", 4) + ended) as agent:
+ENDED = event("error", '{"Error":"more than 64 MiB are under this prefix"}')
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [(ENDED, WatchEnded), (change(5, "a" * 1000, 5), TooLong)], ids=["ended", "too long"]
+)
+def test_what_was_told_before_the_end_is_handed_out_before_the_error(
+    end: bytes, error: type[ClientError]
+) -> None:
+    with scripted(HEAD + snapshot(3) + change(4, "a", 4) + end) as agent:
 
         @run
         async def _() -> None:
-            async with stream(agent.address) as (events, _, _):
+            async with stream(agent.address, most_bytes=500) as (events, _, _):
                 assert [(await anext(events)).index for _ in range(2)] == [3, 4]
-                with pytest.raises(WatchEnded, match="more than 64 MiB"):
+                with pytest.raises(error, match="more than"):
                     await anext(events)
 
 

@@ -39,6 +39,8 @@ THREADS_ALONE = {
     "snapshot": "for people at a terminal: it reads and writes files, which would block a loop",
 }
 
+TASKS_ALONE = {"ending": "a thread is not cancelled"}
+
 SAME = {
     "election": "Election Leader Terms asking_to_resign is_asked_to_resign leader_of resignation",
     "once": "Done finding key_of recording",
@@ -65,7 +67,8 @@ NO_DEFAULT = {
 
 
 def forms() -> list[str]:
-    return sorted(path.stem for path in (CLIENT / "aio").glob("*.py") if path.stem != "__init__")
+    there = {path.stem for path in (CLIENT / "aio").glob("*.py")}
+    return sorted(there - TASKS_ALONE.keys() - {"__init__"})
 
 
 def module(name: str, *, aio: bool = False) -> ModuleType:

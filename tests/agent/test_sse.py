@@ -47,11 +47,11 @@ def test_any_bytes_give_events_or_too_long(data: bytes) -> None:
 def test_an_event_without_an_end_is_cut_off_at_the_bound(piece: bytes) -> None:
     reader = EventReader(1000)
     for _ in range(1000 // len(piece)):
-        assert reader.feed(piece) == []
+        assert list(reader.feed(piece)) == []
     with pytest.raises(TooLong, match="more than 1000 bytes"):
-        reader.feed(piece)
+        list(reader.feed(piece))
 
 
 def test_the_bound_is_of_one_event_not_of_the_stream() -> None:
     reader = EventReader(1000)
-    assert sum(len(reader.feed(b"data: " + b"x" * 900 + b"\n\n")) for _ in range(50)) == 50
+    assert sum(len(list(reader.feed(b"data: " + b"x" * 900 + b"\n\n"))) for _ in range(50)) == 50

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import aiohttp
 import yarl
 
+from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import (
     DEFAULT_ADDRESS,
     FENCE_CHECK,
@@ -58,9 +59,10 @@ class Agents:
         return Agents(self.addresses, token=self._token)
 
     async def close(self) -> None:
-        for session in self._http.values():
-            await session.close()
-        self._http.clear()
+        """Done to its end though it is cancelled meanwhile."""
+        sessions, self._http = list(self._http.values()), {}
+        if sessions:
+            await to_its_end(_close(sessions))
 
     async def __aenter__(self) -> Agents:
         return self
@@ -146,7 +148,8 @@ class Agents:
         self, at: int, method: str, target: str, body: bytes | None, timeout_s: float
     ) -> Reply:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        with _in_our_words(self.addresses[at], method, timeout_s):
+        way = _Way()
+        with _in_our_words(self.addresses[at], method, timeout_s, way):
             asked = self._session(at, once=method != "GET").request(
                 method,
                 self._url(at, target),
@@ -154,6 +157,7 @@ class Agents:
                 timeout=timeout,
                 headers=self._headers,
                 allow_redirects=False,
+                trace_request_ctx=way,
             )
             async with asked as answer:
                 headers = {name.lower(): value for name, value in answer.headers.items()}
@@ -187,7 +191,9 @@ class Agents:
                 else aiohttp.TCPConnector(limit=0, force_close=once)
             )
             middlewares = (_sent_once,) if once else ()
-            self._http[at, once] = aiohttp.ClientSession(connector=connector, middlewares=middlewares)
+            self._http[at, once] = aiohttp.ClientSession(
+                connector=connector, middlewares=middlewares, trace_configs=[_ways()]
+            )
         return self._http[at, once]
 
     def _turn(self, at: int) -> None:
@@ -196,14 +202,44 @@ class Agents:
             self._at = (at + 1) % len(self.addresses)
 
 
+async def _close(sessions: Sequence[aiohttp.ClientSession]) -> None:
+    for session in sessions:
+        await session.close()
+
+
+class _Way:
+    """Of one request: was there a connection? One that had none in time was not sent.
+
+    That its time was over is all that aiohttp tells, whatever the time was spent on.
+    """
+
+    there = False
+
+
+async def _there(_session: aiohttp.ClientSession, context: Any, _told: Any) -> None:
+    if (way := context.trace_request_ctx) is not None:
+        way.there = True
+
+
+def _ways() -> aiohttp.TraceConfig:
+    config = aiohttp.TraceConfig()
+    config.on_connection_create_end.append(_there)
+    config.on_connection_reuseconn.append(_there)
+    return config
+
+
 @contextlib.contextmanager
-def _in_our_words(address: str, method: str, timeout_s: float | None) -> Iterator[None]:
+def _in_our_words(
+    address: str, method: str, timeout_s: float | None, way: _Way | None = None
+) -> Iterator[None]:
     """What aiohttp raises, as the errors of the client."""
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise CannotConnect(unreachable(address, _cause(error))) from error
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        if isinstance(error, TimeoutError) and way is not None and not way.there:
+            raise CannotConnect(unreachable(address, TimeoutError("timed out"))) from error
         told = why(error) if str(error) or timeout_s is None else f"none within {timeout_s:g} s"
         raise ConnectionBroke(f"{outcome(method)}no answer from the agent at {address}: {told}") from error
     except ValueError as error:  # a token with a line break, and the like

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable
 
 from gemot.agent.client.aio.agents import Agents
+from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import ClientError
 from gemot.agent.client.lease import Lease
 from gemot.agent.client.session import (
@@ -91,17 +92,23 @@ class Session:
             if left_s <= 0:
                 break
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._over.wait(), left_s)
+                # In Python 3.11 `wait_for` forgets a cancellation that comes with what it waits for.
+                async with asyncio.timeout(left_s):
+                    await self._over.wait()
         return why
 
     async def end(self) -> bool:
-        """Destroy it, whether it is lost or not. False: no agent said so; its TTL ends it then."""
+        """Destroy it, whether it is lost or not. False: no agent said so; its TTL ends it then.
+
+        That takes some seconds at most, and is done to its end though it is cancelled meanwhile.
+        """
         self._ended = True
         self._over.set()
         if self._keeping is not None:
             self._keeping.cancel()
-        if not self.id:
-            return True
+        return await to_its_end(self._destroy()) if self.id else True
+
+    async def _destroy(self) -> bool:
         for _ in range(DESTROY_TRIES):
             try:
                 await self._agents.request("PUT", f"/v1/session/destroy/{self.id}", timeout_s=DESTROY_S)
