@@ -215,7 +215,35 @@ def test_delays_grow_up_to_half_a_minute_and_begin_anew_after_an_event() -> None
                 await anext(events)
                 assert all(isinstance(error, NotAnAgent) for error in broke[:8])
                 for delay_s, most_s in zip(waited, [1, 2, 4, 8, 16, 30, 30, 30, 1], strict=True):
-                    assert most_s / 2 <= delay_s <= most_s
+                    assert most_s / 2 - 0.1 < delay_s <= most_s
+
+
+def test_a_delay_whose_wait_is_cancelled_counts_on() -> None:
+    with scripted(*[HEAD] * 6, HEAD + snapshot(3) + STAY) as agent:
+
+        @run
+        async def _() -> None:
+            waits: list[float] = []
+            long, over = asyncio.Event(), asyncio.Event()
+
+            async def sleep(delay_s: float) -> None:
+                waits.append(delay_s)
+                if len(waits) >= 6:  # a quarter of a minute, and more
+                    long.set()
+                    await over.wait()
+
+            async with Agents(agent.address) as agents, Stream(agents, {"prefix": ""}, sleep=sleep) as events:
+                for _ in range(3):
+                    waiting = asyncio.create_task(anext(events))
+                    await long.wait()
+                    long.clear()
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+                assert len(agent.asked) == 6
+                over.set()
+                assert (await anext(events)).index == 3
+                assert waits[5:] == sorted(waits[5:], reverse=True)
+                assert len(waits) == 9
 
 
 # -- a real agent ----------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class Stream(Resuming):
         self._agents = agents.again()
         self._sleep = sleep
         self._response: aiohttp.ClientResponse | None = None
+        self._again_s = 0.0
+        """When it is tried again, by the loop's clock; 0 for at once."""
 
     async def __aenter__(self) -> Stream:
         return self
@@ -59,6 +61,7 @@ class Stream(Resuming):
     async def __anext__(self) -> Event:
         """The next event, however long it takes. Waits and raises as that of `client/stream.py`."""
         while not self._arrived:
+            await self._wait_out()
             try:
                 self._raise_kept()
                 self._take(await self._read(self._response or await self._connect()))
@@ -66,8 +69,14 @@ class Stream(Resuming):
                 self._drop()
                 if not turned_already(error):
                     self._agents.turn()
-                await self._sleep(self._delay_s(error))
+                self._again_s = asyncio.get_running_loop().time() + self._delay_s(error)
         return self._hand_out()
+
+    async def _wait_out(self) -> None:
+        """What is left until it is tried again: a wait that is cancelled before counts on."""
+        if (left_s := self._again_s - asyncio.get_running_loop().time()) > 0:
+            await self._sleep(left_s)
+        self._again_s = 0.0
 
     async def close(self) -> None:
         """The next event, if one is asked for, comes over a new connection."""
