@@ -316,7 +316,7 @@ def _keep(report: Report, commit: str, first: int, aimed: str) -> None:
         f"{failed} | {len(report.invalid)} | {report.operations} | {share:.2f} % | "
         f"{report.black_box}, {report.undecided} of {report.keys} keys undecided | {report.watched} | "
         f"{report.virtual_s / 3600:.1f} | {os.cpu_count()} cores {platform.machine()}, "
-        f"Python {platform.python_version()}, {report.took_s:.0f} s |\n"
+        f"Python {platform.python_version()}, {report.took_s:.0f} s |"
     )
     target = f"Aimed with `{aimed.strip()}`.\n\n" if aimed else ""
     head, _, tail = RESULTS.read_text().partition("\n\n## ")
@@ -326,4 +326,7 @@ def _keep(report: Report, commit: str, first: int, aimed: str) -> None:
         f"{report.lapsed} sessions ended unrenewed, none of them early.\n\n"
         f"Operation x fault, the rarest of all cells: {rarest}.\n"
     )
-    RESULTS.write_text(head.rstrip("\n") + "\n" + row + detail + (f"\n## {tail}" if tail else ""))
+    lines = head.rstrip("\n").split("\n")
+    last_row = max(at for at, line in enumerate(lines) if line.startswith("|"))
+    lines.insert(last_row + 1, row)
+    RESULTS.write_text("\n".join(lines) + detail + (f"\n## {tail}" if tail else ""))
