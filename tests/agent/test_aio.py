@@ -473,3 +473,18 @@ def test_without_an_agent_it_is_lost_by_the_clock_alone(tmp_path: Path) -> None:
             assert hold.lost.startswith("no renewal was confirmed within 480 s")
             now_s[0] = 100.0
             assert not await hold.release()
+
+
+def test_agents_that_are_closed_send_nothing_and_open_no_connection_anew(address: str) -> None:
+    """A session that is still renewed would leave one open behind them."""
+
+    async def main() -> None:
+        async with Agents(address) as agents:
+            hold = Hold(agents, Lock("aio-closed"), ttl_s=1)
+            await hold.acquire()
+        with pytest.raises(CannotConnect, match="closed"):
+            await Kv(agents).put("aio-closed/x", b"x")
+        assert await hold.wait_lost(PATIENCE_S)
+        assert not agents._http
+
+    asyncio.run(main())

@@ -305,7 +305,7 @@ def test_a_reader_for_whose_snapshot_there_is_no_room_is_told_why_and_comes_back
         rest = [piece async for piece in pieces]
         assert [b"try again" in piece for piece in rest] == [True]
         assert not events_in(rest[0])
-        assert not EventReader().feed(rest[0])
+        assert not list(EventReader().feed(rest[0]))
         assert not feed.followers
         with pytest.raises(Busy):
             feed.open_snapshot()

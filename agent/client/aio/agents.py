@@ -53,13 +53,15 @@ class Agents:
         self._at = 0
         self._http: dict[tuple[int, bool], aiohttp.ClientSession] = {}
         """By the agent, and whether it sends each request once, over a connection of its own."""
+        self._closed = False
 
     def again(self) -> Agents:
         """The same agents, with connections and a turn of their own; whoever takes them closes them."""
         return Agents(self.addresses, token=self._token)
 
     async def close(self) -> None:
-        """Done to its end though it is cancelled meanwhile."""
+        """For good, and to its end though it is cancelled meanwhile. What is asked afterwards is not sent."""
+        self._closed = True
         sessions, self._http = list(self._http.values()), {}
         if sessions:
             await to_its_end(_close(sessions))
@@ -182,6 +184,9 @@ class Agents:
 
     def _session(self, at: int, *, once: bool) -> aiohttp.ClientSession:
         """Made inside the loop, when it is wanted. `once`: of a connection to a request."""
+        if self._closed:
+            # A renewal that goes on would open connections that nobody closes any more.
+            raise CannotConnect("nothing was sent: these agents are closed")
         if (at, once) not in self._http:
             address = self.addresses[at]
             unix = address.removeprefix("unix://") if address.startswith("unix://") else ""
