@@ -81,7 +81,8 @@ class Stream(Resuming):
     async def close(self) -> None:
         """The next event, if one is asked for, comes over a new connection."""
         self._drop()
-        await self._agents.close()
+        closed, self._agents = self._agents, self._agents.again()
+        await closed.close()
 
     def _drop(self) -> None:
         self._kept = None
