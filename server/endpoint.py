@@ -58,7 +58,7 @@ _HELD_TOO_LONG = OutcomeUnknown(
 )
 
 
-class Tier(Protocol):
+class Verbs(Protocol):
     """The verbs of the server itself."""
 
     def apply(
@@ -96,7 +96,7 @@ class Endpoint:
         self,
         *,
         me: Member,
-        tier: Tier,
+        verbs: Verbs,
         status: ServerStatus,
         replica: Replica,
         reports: Reports,
@@ -112,7 +112,7 @@ class Endpoint:
         hold_ms: int,
     ) -> None:
         self._me = me
-        self._tier = tier
+        self._verbs = verbs
         self._status = status
         self._replica = replica
         self._reports = reports
@@ -153,18 +153,18 @@ class Endpoint:
     def handle(self, member: Member, call: Call, reply: Callable[[Any], None]) -> Callable[[], None]:
         match call:
             case Apply():
-                self._tier.apply(call.command, call.token, call.retry, reply, hold_ms=call.hold_ms)
+                self._verbs.apply(call.command, call.token, call.retry, reply, hold_ms=call.hold_ms)
             case Forward():
                 self._forwarded(call, reply)
             case Ask():
-                return self._tier.query(call.query, call.options, reply, hold_ms=call.hold_ms)
+                return self._verbs.query(call.query, call.options, reply, hold_ms=call.hold_ms)
             case Subscribe():
-                return self._tier.subscribe(call.query, call.token, call.from_index, reply)
+                return self._verbs.subscribe(call.query, call.token, call.from_index, reply)
             case Report():
                 self._reports.hear(member, call)
                 reply(True)
             case Locate():
-                self._tier.locate(call.row, call.token, reply)
+                self._verbs.locate(call.row, call.token, reply)
             case Leave():
                 self._operator.leave(call.node, reply, asked_by=member)
             case FetchSnapshot():
@@ -205,7 +205,7 @@ class Endpoint:
                 reply(result)
 
         cancel = self._timer.call_after(self._hold_ms, lambda: answer(_HELD_TOO_LONG))
-        self._tier.propose(call.command, call.accessor, call.retry, answer)
+        self._verbs.propose(call.command, call.accessor, call.retry, answer)
 
 
 def _caught(ask: Callable[[], Any]) -> Any:

@@ -232,7 +232,7 @@ class Server:
         )
         self.endpoint = Endpoint(
             me=me,
-            tier=self,
+            verbs=self,
             status=self.status,
             replica=self.replica,
             reports=self.reports,

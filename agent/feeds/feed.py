@@ -80,7 +80,7 @@ class Feed:
         self.told = 0
         self.source: Source
         self.failure: GemotError | None = None
-        self._begun = False
+        self.has_begun = False
         self._sending = Sending(self.turns)
         self._arriving = 0
         self._weighed = weighed
@@ -102,7 +102,7 @@ class Feed:
         what readers missed. `size`, where it is known, is that of keys and items."""
         if self.failure is not None:
             return
-        first, self._begun = not self._begun, True
+        first, self.has_begun = not self.has_begun, True
         self._replace(items, _size(items) if size is None else size)
         self.place = place
         self._arriving = 0
@@ -137,7 +137,7 @@ class Feed:
         self._tell_lagging()
 
     def bookmark(self) -> None:
-        if self._begun and self.followers:
+        if self.has_begun and self.followers:
             self._push(self.standing())
 
     def standing(self) -> bytes:
@@ -251,13 +251,9 @@ class Feed:
         self._sending.cut()
         self._weigh()
 
-    @property
-    def has_begun(self) -> bool:
-        return self._begun
-
     async def begun(self) -> None:
         """Until it is known what there is. Raises what the servers refused it with."""
-        while not self._begun and self.failure is None:
+        while not self.has_begun and self.failure is None:
             await self.news()
         if self.failure is not None:
             raise self.failure

@@ -36,7 +36,6 @@ class Rows:
         self._query = query
         self._items = items
         self._watching: Subscription | None = None
-        self._begun = False
 
     def start(self) -> None:
         try:
@@ -61,8 +60,7 @@ class Rows:
     def _on_answer(self, answer: Answer) -> None:
         feed, place = self._feed, Place(answer.index, answer.epoch)
         items = self._items(answer.value)
-        if not self._begun:
-            self._begun = True
+        if not feed.has_begun:
             feed.begin(dict(items), place)
         elif place.epoch != feed.place.epoch or place.index < feed.place.index:
             feed.begin(dict(items), place, feed.other_epoch)

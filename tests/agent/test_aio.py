@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent
+from support.tasks import PATIENCE_S, with_agents
 
 from gemot.agent.client.agents import Agents as ThreadAgents
 from gemot.agent.client.aio.agents import Agents
@@ -35,7 +36,6 @@ from gemot.agent.client.lock import Lock
 from gemot.agent.client.recipe import LockConflict, LockLost, Recipe
 from gemot.agent.client.semaphore import Semaphore
 
-PATIENCE_S = 60.0
 RECIPES = {
     "lock": lambda: Lock("aio-lock"),
     "semaphore": lambda: Semaphore("aio-semaphore", 1, delay_s=0.2),
@@ -48,36 +48,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("agent")
     (folder / "ttl.json").write_text('{"session_ttl_min": "1s"}')
     with dev_agent(folder, f"-config-file={folder / 'ttl.json'}") as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         yield address
-
-
-def begins(address: str) -> bool:
-    with closing(Connection(address)) as connection:
-        try:
-            session = connection.request("PUT", "/v1/session/create").json()["ID"]
-            connection.request("PUT", f"/v1/session/destroy/{session}")
-        except Refused:
-            return False
-    return True
 
 
 def sessions(address: str) -> list[str]:
     with closing(Connection(address)) as connection:
         return [row["ID"] for row in connection.request("GET", "/v1/session/list").json()]
-
-
-def run(*addresses: str) -> Callable[[Callable[[Agents], Awaitable[None]]], None]:
-    """Runs the decorated coroutine with agents of these addresses."""
-
-    def decorate(work: Callable[[Agents], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with Agents(addresses) as agents:
-                await work(agents)
-
-        asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
-
-    return decorate
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -86,7 +63,7 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_keys_are_as_with_the_other_client(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         kv = Kv(agents)
         assert await kv.get("aio/a") is None
@@ -104,7 +81,7 @@ def test_keys_are_as_with_the_other_client(address: str) -> None:
 
 
 def test_a_session_outlives_its_ttl_and_is_lost_when_it_is_destroyed(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         async with Session(agents, ttl_s=1.5) as mine:
             if not await mine.wait(4.0):  # a host that stood still for longer loses it, and may
@@ -121,7 +98,7 @@ def test_a_session_outlives_its_ttl_and_is_lost_when_it_is_destroyed(address: st
 def test_a_wait_that_is_cancelled_as_the_session_is_lost_is_cancelled(address: str, turns: int) -> None:
     """If it went on, whoever waits for a lock would wait anew, for ever."""
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         async with Session(agents) as mine:
             waiting = asyncio.create_task(mine.wait())
@@ -143,7 +120,7 @@ def test_tasks_and_threads_keep_each_other_out(address: str, kind: str) -> None:
         with closing(ThreadAgents(address)) as agents, ThreadHold(agents, recipe, lock_delay_s=0) as hold:
             got.append(hold.fence)
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         mine = Hold(agents, recipe, lock_delay_s=0)
         async with mine:
@@ -168,7 +145,7 @@ def test_tasks_and_threads_keep_each_other_out(address: str, kind: str) -> None:
 
 
 def test_many_tasks_take_turns(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         inside: list[int] = []
 
@@ -184,7 +161,7 @@ def test_many_tasks_take_turns(address: str) -> None:
 
 @pytest.mark.parametrize("how", ["destroyed", "deleted"])
 def test_a_holder_who_loses_it_is_told(address: str, how: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         hold = Hold(agents, Lock(how), ttl_s=2, lock_delay_s=0)
         await hold.acquire()
@@ -198,7 +175,7 @@ def test_a_callback_that_fails_does_not_end_the_watch(address: str, caplog: pyte
     def failing(rows: object) -> None:
         raise RuntimeError("a mistake of the caller")
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         hold = Hold(agents, Lock("mistaken"), lock_delay_s=0, seen=failing)
         await hold.acquire()
@@ -210,7 +187,7 @@ def test_a_callback_that_fails_does_not_end_the_watch(address: str, caplog: pyte
 
 
 def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         told: list[str] = []
         async with Hold(agents, Lock("cancelled"), lock_delay_s=0) as mine:
@@ -241,7 +218,7 @@ def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str
                 await asyncio.sleep(0.1)
             return await super().request(method, path, **asked)
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         key = how.replace(" ", "-")
         at = "DELETE /v1/kv/" if how == "cancelled as it is had" else "PUT /v1/session/destroy"
@@ -267,7 +244,7 @@ def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str
 
 
 def test_what_is_closed_is_closed_though_it_is_cancelled(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(_: Agents) -> None:
         agents = Agents(address)
         await Kv(agents).get("x")
@@ -282,7 +259,7 @@ def test_what_is_closed_is_closed_though_it_is_cancelled(address: str) -> None:
 
 
 def test_a_leader_sees_that_it_is_asked_to_resign(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         seen: list[Any] = []
         election = Election("asked", name="one")
@@ -292,7 +269,7 @@ def test_a_leader_sees_that_it_is_asked_to_resign(address: str) -> None:
 
 
 def test_what_cannot_be_is_refused_and_leaves_nothing(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         with pytest.raises(Refused, match="Invalid Session TTL"):
             await Hold(agents, Lock("x"), ttl_s=0.1).acquire()
@@ -304,17 +281,17 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(address: str) -> None:
 
 
 def test_the_next_agent_is_asked_where_nobody_listens(address: str) -> None:
-    @run("127.0.0.1:1", f"http://{address}")
+    @with_agents("127.0.0.1:1", f"http://{address}")
     async def _(agents: Agents) -> None:
         async with Hold(agents, Lock("second")) as hold:
             assert hold.held
 
-    @run("127.0.0.1:1", "unix:///no/such/socket")
+    @with_agents("127.0.0.1:1", "unix:///no/such/socket")
     async def _(agents: Agents) -> None:
         with pytest.raises(CannotConnect, match="cannot reach an agent at"):
             await Kv(agents).get("x")
 
-    @run("ftp://x", "x:y")
+    @with_agents("ftp://x", "x:y")
     async def _(agents: Agents) -> None:
         with pytest.raises(CannotConnect, match="is no address"):
             await Kv(agents).get("x")
@@ -336,12 +313,12 @@ def deaf() -> Iterator[str]:
 def test_a_write_for_which_there_was_no_connection_in_time_was_not_done(address: str) -> None:
     with deaf() as gone:
 
-        @run(gone)
+        @with_agents(gone)
         async def _(agents: Agents) -> None:
             with pytest.raises(CannotConnect, match="timed out"):
                 await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=0.2)
 
-        @run(gone, address)
+        @with_agents(gone, address)
         async def _(agents: Agents) -> None:
             assert (await agents.request("PUT", "/v1/kv/aio-deaf", body=b"1", timeout_s=2)).json() is True
             async with Agents([gone, address]) as others:
@@ -460,10 +437,10 @@ def test_a_write_whose_answer_is_lost_is_not_sent_again(
 def test_without_an_agent_it_is_lost_by_the_clock_alone(tmp_path: Path) -> None:
     (tmp_path / "ttl.json").write_text('{"session_ttl_min": "1s"}')
     with dev_agent(tmp_path, f"-config-file={tmp_path / 'ttl.json'}") as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         now_s = [100.0]
 
-        @run(address)
+        @with_agents(address)
         async def _(agents: Agents) -> None:
             hold = Hold(agents, Lock("alone"), ttl_s=600, clock=lambda: now_s[0])
             await hold.acquire()

@@ -8,14 +8,15 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent
+from support.tasks import with_agents
 
 from gemot.agent.client.aio.agents import Agents
 from gemot.agent.client.aio.election import Observer, ask_to_resign
 from gemot.agent.client.aio.hold import Hold
 from gemot.agent.client.aio.kv import Kv
 from gemot.agent.client.aio.once import Once
-from gemot.agent.client.connection import CannotConnect, Connection, ConnectionBroke, NotAnAgent, Refused
+from gemot.agent.client.connection import CannotConnect, Connection, ConnectionBroke, NotAnAgent
 from gemot.agent.client.election import Election, Leader, is_asked_to_resign
 from gemot.agent.client.kv import Kv as ThreadKv
 from gemot.agent.client.lock import Lock
@@ -23,37 +24,12 @@ from gemot.agent.client.once import Once as ThreadOnce
 from gemot.agent.client.questions import Question
 from gemot.agent.client.recipe import LockConflict, LockLost
 
-PATIENCE_S = 60.0
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with dev_agent(tmp_path_factory.mktemp("agent")) as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         yield address
-
-
-def begins(address: str) -> bool:
-    with closing(Connection(address)) as connection:
-        try:
-            session = connection.request("PUT", "/v1/session/create").json()["ID"]
-            connection.request("PUT", f"/v1/session/destroy/{session}")
-        except Refused:
-            return False
-    return True
-
-
-def run(*addresses: str) -> Callable[[Callable[[Agents], Awaitable[None]]], None]:
-    """Runs the decorated coroutine with agents of these addresses."""
-
-    def decorate(work: Callable[[Agents], Awaitable[None]]) -> None:
-        async def main() -> None:
-            async with Agents(addresses) as agents:
-                await work(agents)
-
-        asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
-
-    return decorate
 
 
 def candidate(agents: Agents, key: str, name: str, **more: Any) -> Hold:
@@ -61,7 +37,7 @@ def candidate(agents: Agents, key: str, name: str, **more: Any) -> Hold:
 
 
 def test_an_observer_is_told_of_each_leader_once_with_address_and_fence(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         observer, fences = Observer(agents, "/seen/"), []
         assert await observer.next() is None
@@ -84,7 +60,7 @@ def test_an_observer_goes_on_after_an_agent_that_failed(address: str) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.close()
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         async with await asyncio.start_server(breaks, "127.0.0.1", 0) as server:
             first = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -98,7 +74,7 @@ def test_an_observer_goes_on_after_an_agent_that_failed(address: str) -> None:
 
 
 def test_a_leader_that_is_asked_to_resign_is_asked_alone_and_hears_it(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         asked, kv = asyncio.Event(), Kv(agents)
         observer = Observer(agents, "asked")
@@ -130,7 +106,7 @@ def test_a_leader_that_is_asked_to_resign_is_asked_alone_and_hears_it(address: s
 
 
 def test_a_leader_that_takes_no_requests_is_left_alone(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         made = await agents.request("PUT", "/v1/session/create", body=b'{"LockDelay": "0s"}')
         await Kv(agents).put("theirs", b"me", acquire=made.json()["ID"])
@@ -154,7 +130,7 @@ async def do_once(agents: Agents, key: str, work: Callable[[], Awaitable[None]])
 
 
 def test_what_many_tasks_want_done_once_is_done_once(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         did: list[int] = []
 
@@ -174,7 +150,7 @@ def test_what_many_tasks_want_done_once_is_done_once(address: str) -> None:
 
 
 def test_after_one_that_failed_or_was_cancelled_the_next_does_it(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         did: list[str] = []
         began = asyncio.Event()
@@ -203,7 +179,7 @@ def test_after_one_that_failed_or_was_cancelled_the_next_does_it(address: str) -
 
 
 def test_a_key_that_is_no_record_is_told(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         await Kv(agents).put("once/odd", b"[]")
         with pytest.raises(LockConflict, match="give another key"):
@@ -236,7 +212,7 @@ class Losing(Kv):
 def test_a_record_whose_answer_was_lost_is_looked_for(address: str, done: bool, keeps: bool) -> None:
     key = f"once/lost-{done}-{keeps}".lower()
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         hold = Hold(agents, Lock(key), lock_delay_s=0)
         await hold.acquire()
@@ -262,7 +238,7 @@ def test_a_record_whose_answer_was_lost_is_looked_for(address: str, done: bool, 
 
 
 def test_long_lists_are_read_in_pages(address: str) -> None:
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         kv = Kv(agents)
         names = [f"pages/{number}" for number in range(7)]
@@ -281,7 +257,7 @@ def test_a_key_with_a_ttl_says_what_is_left_and_an_agent_that_knows_none_is_told
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue")
         writer.close()
 
-    @run(address)
+    @with_agents(address)
     async def _(agents: Agents) -> None:
         assert await Kv(agents).put("beat", b"", ttl="60s")
         entry = await Kv(agents).get("beat")
@@ -294,7 +270,7 @@ def test_a_key_with_a_ttl_says_what_is_left_and_an_agent_that_knows_none_is_told
             with pytest.raises(NotAnAgent, match="knows no TTL: the key stays"):
                 await Kv(there).put("beat", b"", ttl="60s")
 
-    @run("127.0.0.1:1")
+    @with_agents("127.0.0.1:1")
     async def _(agents: Agents) -> None:
         with pytest.raises(CannotConnect):
             await Observer(agents, "x").next()

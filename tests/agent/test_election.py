@@ -10,10 +10,10 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent, until
 
 from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import Connection, Refused, Reply
+from gemot.agent.client.connection import Connection, Reply
 from gemot.agent.client.election import (
     Election,
     Leader,
@@ -34,16 +34,8 @@ from gemot.agent.client.semaphore import SEMAPHORE_FLAGS
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with dev_agent(tmp_path_factory.mktemp("agent")) as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         yield address
-
-
-def begins(address: str) -> bool:
-    try:
-        ask(address, "PUT", f"session/destroy/{ask(address, 'PUT', 'session/create').json()['ID']}")
-    except Refused:
-        return False
-    return True
 
 
 def ask(address: str, method: str, path: str, body: bytes = b"", **params: Any) -> Reply:

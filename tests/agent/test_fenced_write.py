@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import CannotConnect, Connection, NoFences, Refused
@@ -102,7 +102,7 @@ def test_a_write_whose_fence_was_not_looked_at_is_told() -> None:
 def test_an_agent_is_asked_once_and_each_address_by_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
     questions: list[str] = []
     with dev_agent(tmp_path_factory.mktemp("agent")) as address, closing(Agents(address)) as agents:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         with Hold(agents, Lock("l")) as hold, closing(Connection(address)) as connection:
             request = connection.request
 
@@ -129,12 +129,3 @@ def test_an_agent_is_asked_once_and_each_address_by_itself(tmp_path_factory: pyt
                 assert [each[:3] for each in asked] == ["GET"]
         with closing(Agents("127.0.0.1:1")) as nobody, pytest.raises(CannotConnect):
             nobody.request("PUT", "/v1/kv/k", params={"lock": "l", "fence": 7})
-
-
-def begins(address: str) -> bool:
-    with closing(Connection(address)) as connection:
-        try:
-            connection.request("PUT", "/v1/session/create")
-        except Refused:
-            return False
-    return True

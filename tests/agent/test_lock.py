@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent, until
 
 from gemot.agent.client import held
 from gemot.agent.client import session as client_session
@@ -40,16 +40,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("agent")
     (folder / "ttl.json").write_text('{"session_ttl_min": "1s"}')
     with dev_agent(folder, f"-config-file={folder / 'ttl.json'}") as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         yield address
-
-
-def begins(address: str) -> bool:
-    try:
-        put(address, f"/v1/session/destroy/{put(address, '/v1/session/create').json()['ID']}")
-    except Refused:
-        return False
-    return True
 
 
 def ask(address: str, method: str, path: str, body: bytes = b"", **params: Any) -> Reply:
@@ -365,7 +357,7 @@ def test_a_waiter_outlives_an_agent_that_is_away(tmp_path: Path) -> None:
     flag = f"-config-file={tmp_path / 'ttl.json'}"
     got: list[int] = []
     with dev_agent(tmp_path, flag) as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         with lock(address, "away") as mine:
             mine.acquire()
             waiting = waiter(address, "away", got)

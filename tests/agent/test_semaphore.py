@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent, until
+from support.dev_agent import await_sessions, dev_agent
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import Connection, Refused, Reply
@@ -26,16 +26,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("agent")
     (folder / "ttl.json").write_text('{"session_ttl_min": "1s"}')
     with dev_agent(folder, f"-config-file={folder / 'ttl.json'}") as address:
-        until(lambda: begins(address), "a session")
+        await_sessions(address)
         yield address
-
-
-def begins(address: str) -> bool:
-    try:
-        end(address, begin(address))
-    except Refused:
-        return False
-    return True
 
 
 def ask(address: str, method: str, path: str, body: bytes = b"", **params: Any) -> Reply:

@@ -36,7 +36,7 @@ def test_any_changes_leave_the_items_that_a_plain_map_would_hold(
             feed.drop_prefix(key)
             held = {each: value for each, value in held.items() if not each.startswith(key)}
         else:
-            feed._begun = False
+            feed.has_begun = False
             held = {key: item}
             feed.begin(dict(held), Place(1, 0))
         assert feed.items == held

@@ -12,6 +12,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gemot.agent.client.connection import Connection, Refused
+
 PATIENCE_S = 30.0
 """Bound of every wait: only a hang reaches it."""
 
@@ -84,6 +86,21 @@ def until(condition: Callable[[], object], what: str = "the condition") -> None:
     while not condition():
         assert time.monotonic() < end, f"{what} did not come"
         time.sleep(0.01)
+
+
+def await_sessions(address: str) -> None:
+    """Until sessions may begin: they need the agent's own node in the catalog."""
+
+    def begins() -> bool:
+        with contextlib.closing(Connection(address)) as connection:
+            try:
+                session = connection.request("PUT", "/v1/session/create").json()["ID"]
+                connection.request("PUT", f"/v1/session/destroy/{session}")
+            except Refused:
+                return False
+        return True
+
+    until(begins, "a session")
 
 
 def free_ports(count: int) -> list[int]:
