@@ -1,8 +1,9 @@
 """Linearizable reads, asked together: one read index serves every read that was waiting for it.
 
 Raft's read index (thesis 6.4) tells up to where a state must be applied before it may answer. While one
-ask is under way, new reads gather and share the next one. An ask that stays unanswered is given up and
-made again under a fresh id: a late answer to an old id must never serve a newer read (etcd #20418).
+ask is under way, new reads gather and share the next one. An ask that is refused, as it is while nobody
+leads, is made again at the next tick; one that stays unanswered is given up and made again, under a fresh id:
+a late answer to an old id must never serve a newer read (etcd #20418).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from gemot.server.model.errors import Busy, NoLeader, Unavailable
 from gemot.server.ports import Random, Timer
 
 RESEND_MS = 300
-RETRY_MS = 25
 MAX_WAITING = 100_000
 """Reads waiting for a leader, at most; more are refused (`Busy`)."""
 
@@ -75,7 +75,6 @@ class Confirmations:
         asked, self._asked = self._asked, []
         if index == 0:
             self._waiting = asked + self._waiting
-            self._timer.call_after(RETRY_MS, self._schedule)
             return
         if self._applied() >= index:
             _tell(asked)
@@ -92,16 +91,16 @@ class Confirmations:
             _tell(waiting)
 
     def on_tick(self) -> None:
-        """Give up an ask that got no answer, and every read whose time is over."""
+        """Give up an ask that got no answer, and every read whose time is over; ask for those that wait."""
         now = self._timer.now_ms()
         if self._asked and now - self._asked_at_ms >= RESEND_MS:
             self._waiting, self._asked = self._asked + self._waiting, []
-            self._schedule()
         self._waiting = self._expire(self._waiting, now)
         self._asked = self._expire(self._asked, now)
         unapplied = [(index, self._expire(waiting, now)) for index, waiting in self._unapplied]
         self._unapplied = [(index, waiting) for index, waiting in unapplied if waiting]
         self._unapplied_count = sum(len(waiting) for _, waiting in self._unapplied)
+        self._schedule()
 
     def _expire(self, waiting: list[_Waiting], now_ms: int) -> list[_Waiting]:
         expired = [each for each in waiting if each.deadline_ms <= now_ms]

@@ -6,7 +6,7 @@ import pytest
 from support.virtual import VirtualTimer, chance
 
 from gemot.server import confirm as confirm_module
-from gemot.server.confirm import RESEND_MS, RETRY_MS, Confirmations
+from gemot.server.confirm import RESEND_MS, Confirmations
 from gemot.server.model.errors import Busy, NoLeader, Unavailable
 
 HOLD_MS = 7_000
@@ -80,13 +80,16 @@ def test_a_read_waits_until_the_state_has_reached_its_index() -> None:
     assert told == [None]
 
 
-def test_a_refused_ask_is_made_again_under_a_new_id() -> None:
+def test_a_refused_ask_is_made_again_at_the_next_tick_under_a_new_id() -> None:
     scene = Scene()
     told = scene.confirm()
     scene.timer.run()
     scene.confirmations.on_answer(scene.asked[0], 0)
     assert told == []
-    scene.pass_ms(RETRY_MS)
+    scene.timer.run()
+    assert len(scene.asked) == 1
+    scene.confirmations.on_tick()
+    scene.timer.run()
     assert len(set(scene.asked)) == 2
     scene.confirmations.on_answer(scene.asked[1], 5)
     assert told == [None]
