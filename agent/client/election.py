@@ -131,6 +131,9 @@ def ask_to_resign(kv: Kv, key: str) -> Leader | None:
 class Terms:
     """Who leads by the key of an election, as it was told last. Pure: an Observer asks."""
 
+    wait_s = 30
+    """For so long at a time: who follows a leader had better know soon that its agent tells nothing more."""
+
     def __init__(self, key: str) -> None:
         self.path = f"/v1/kv/{escape(key.strip('/'))}"
         self._told: list[Leader | None] = []
@@ -150,12 +153,12 @@ class Observer:
     What is guaranteed: who leads is told once it does, with its address and fence, and no leader of an older
     term (a smaller fence) after one of a newer. What is not: that a term is told which began and ended
     between two answers; that who is told leads still, for which its fence is asked; and that an agent that
-    fell silent is noticed before its answer is due, after some six minutes.
+    fell silent is noticed before its answer is due, after a minute.
     """
 
     def __init__(self, connection: Connection, key: str) -> None:
         self._terms = Terms(key)
-        self._watch = Watch(connection, self._terms.path)
+        self._watch = Watch(connection, self._terms.path, wait_s=self._terms.wait_s)
 
     def next(self) -> Leader | None:
         """The present leader at first (None: nobody leads), then each that differs.

@@ -13,7 +13,10 @@ import msgspec
 from gemot.agent.client.connection import Connection, Reply
 
 WAIT_S = 300
+"""How long a question is held by default, the most that one by Consul's rules usually asks for."""
+
 _SLACK_S = 30.0
+"""An answer that is later than its wait by more than this, and Consul's sixteenth, does not come any more."""
 
 RETRY_S = 5.0
 RETRY_MAX_S = 180.0
@@ -29,9 +32,10 @@ class Seen(msgspec.Struct, frozen=True):
 class Watching:
     """What was seen of one path of the API, and what is asked next. Pure: `Watch` has the sockets."""
 
-    def __init__(self, path: str, params: dict[str, Any]) -> None:
+    def __init__(self, path: str, params: dict[str, Any], wait_s: int) -> None:
         self.path = path
         self._params = params
+        self._wait_s = wait_s
         self._index = 0
         self._seen: Seen | None = None
 
@@ -40,8 +44,8 @@ class Watching:
         ok = (200, 404)
         if not (blocking and self._index):
             return {"params": self._params, "ok": ok}
-        waits = {"index": self._index, "wait": f"{WAIT_S}s"}
-        return {"params": self._params | waits, "timeout_s": WAIT_S * 17 / 16 + _SLACK_S, "ok": ok}
+        waits = {"index": self._index, "wait": f"{self._wait_s}s"}
+        return {"params": self._params | waits, "timeout_s": self._wait_s * 17 / 16 + _SLACK_S, "ok": ok}
 
     def read(self, reply: Reply) -> Seen:
         """What there is by this answer. Raises NotAnAgent."""
@@ -59,10 +63,13 @@ class Watching:
 
 
 class Watch(Watching):
-    """One path of the API. Not for two threads at once."""
+    """One path of the API. Not for two threads at once.
 
-    def __init__(self, connection: Connection, path: str, **params: Any) -> None:
-        super().__init__(path, params)
+    `wait_s` bounds how late an agent that fell silent is noticed: by so much and half a minute.
+    """
+
+    def __init__(self, connection: Connection, path: str, *, wait_s: int = WAIT_S, **params: Any) -> None:
+        super().__init__(path, params, wait_s)
         self._connection = connection
 
     def look(self) -> Seen:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -16,13 +16,14 @@ from gemot.agent.client.aio.election import Observer, ask_to_resign
 from gemot.agent.client.aio.hold import Hold
 from gemot.agent.client.aio.kv import Kv
 from gemot.agent.client.aio.once import Once
-from gemot.agent.client.connection import CannotConnect, Connection, ConnectionBroke, NotAnAgent
-from gemot.agent.client.election import Election, Leader, is_asked_to_resign
+from gemot.agent.client.connection import CannotConnect, ClientError, Connection, ConnectionBroke, NotAnAgent
+from gemot.agent.client.election import Election, Leader, Terms, is_asked_to_resign
 from gemot.agent.client.kv import Kv as ThreadKv
 from gemot.agent.client.lock import Lock
 from gemot.agent.client.once import Once as ThreadOnce
 from gemot.agent.client.questions import Question
 from gemot.agent.client.recipe import LockConflict, LockLost
+from gemot.agent.client.watch import _SLACK_S
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,36 @@ def test_an_observer_goes_on_after_an_agent_that_failed(address: str) -> None:
                 leader = await observer.next()
                 assert leader is not None
                 assert leader.name == "one"
+
+
+def test_an_observer_leaves_an_agent_that_fell_silent(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells that nobody leads and no more, as one that is stopped; the wait is shortened here."""
+    assert Terms.wait_s + _SLACK_S <= 60
+    monkeypatch.setattr(Terms, "wait_s", 1)
+    monkeypatch.setattr("gemot.agent.client.watch._SLACK_S", 0.1)
+    asked: list[bytes] = []
+
+    async def falls_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(asyncio.IncompleteReadError):
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 5\r\nContent-Length: 2\r\n\r\n[]")
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            await reader.read()
+
+    @with_agents(address)
+    async def _(agents: Agents) -> None:
+        async with await asyncio.start_server(falls_silent, "127.0.0.1", 0) as server:
+            first = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with Agents([first, address]) as both, candidate(agents, "silent", "one"):
+                observer = Observer(both, "silent")
+                assert await observer.next() is None
+                with pytest.raises(ClientError):
+                    await observer.next()
+                leader = await observer.next()
+                assert leader is not None
+                assert leader.name == "one"
+
+    assert b"index=5&wait=1s" in asked[1]
 
 
 def test_a_leader_that_is_asked_to_resign_is_asked_alone_and_hears_it(address: str) -> None:

@@ -29,7 +29,7 @@ class Observer:
 
     def __init__(self, agents: Agents, key: str) -> None:
         self._terms = Terms(key)
-        self._watch = Watch(agents, self._terms.path)
+        self._watch = Watch(agents, self._terms.path, wait_s=self._terms.wait_s)
 
     async def next(self) -> Leader | None:
         """The present leader at first (None: nobody leads), then each that differs. Raises ClientError.

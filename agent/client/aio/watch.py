@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from gemot.agent.client.aio.agents import Agents
-from gemot.agent.client.watch import Seen, Watching
+from gemot.agent.client.watch import WAIT_S, Seen, Watching
 
 
 class Watch(Watching):
     """One path of the API. Of one task at a time; a wait that is cancelled takes nothing with it."""
 
-    def __init__(self, agents: Agents, path: str, **params: Any) -> None:
-        super().__init__(path, params)
+    def __init__(self, agents: Agents, path: str, *, wait_s: int = WAIT_S, **params: Any) -> None:
+        super().__init__(path, params, wait_s)
         self._agents = agents
 
     async def look(self) -> Seen:
