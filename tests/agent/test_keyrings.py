@@ -13,8 +13,9 @@ from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
-from support.gossiping import PATIENCE_S, eventually, free_port
+from support.gossiping import PATIENCE_S, eventually
 from support.members import client
+from support.ports import free_port
 
 from gemot.agent.gossip.held_ring import HeldRing
 from gemot.agent.gossip.keyring import Key, Keyring

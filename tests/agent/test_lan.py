@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.gossiping import eventually, free_port
+from support.gossiping import eventually
 from support.members import client, hello, server
+from support.ports import free_port
 
 from gemot.agent.gossip import door
 from gemot.agent.gossip.held_ring import HeldRing

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from support.ports import free_port
 
 from gemot.agent.client.connection import ClientError, Connection
 
@@ -245,13 +246,4 @@ def wait_for(
 
 def free_ports(host: str) -> dict[str, int]:
     """A free port for each listener of an agent on this address."""
-    held = []
-    ports: dict[str, int] = {}
-    for name in ("http", "dns", "server", "serf_lan"):
-        sock = socket.socket()
-        sock.bind((host, 0))
-        held.append(sock)
-        ports[name] = sock.getsockname()[1]
-    for sock in held:
-        sock.close()
-    return ports
+    return {name: free_port(host) for name in ("http", "dns", "server", "serf_lan")}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from random import Random
+
+from support.ports import free_port
 
 from gemot.agent.gossip.door import Door
 from gemot.agent.gossip.keyring import Keyring
@@ -98,17 +99,3 @@ async def eventually(holds: object) -> None:
     while not holds():
         assert time.monotonic() < until, "it does not come to hold"
         await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    """One that is free for datagrams as well as for connections."""
-    for _ in range(100):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
