@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 
 import psutil
 from support.cluster import Agent, Cluster, wait_for
+from support.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TOOLS = CHECKOUT / ".tools" / "bin"
@@ -104,7 +104,7 @@ class Etcd:
     def __init__(self, directory: Path, *, servers: int = 3) -> None:
         self._directory = directory
         self._members = [
-            (f"e{n}", f"127.0.0.{n}", *_free_ports(f"127.0.0.{n}")) for n in range(1, servers + 1)
+            (f"e{n}", host := f"127.0.0.{n}", free_port(host), free_port(host)) for n in range(1, servers + 1)
         ]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._leader = ""
@@ -230,11 +230,3 @@ def processor_seconds(pids: list[int]) -> float:
 
 def resident_bytes(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss)
-
-
-def _free_ports(host: str) -> tuple[int, int]:
-    held = [socket.create_server((host, 0)) for _ in range(2)]
-    client, peer = (sock.getsockname()[1] for sock in held)
-    for sock in held:
-        sock.close()
-    return client, peer

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from peers import CHECKOUT
+from support.ports import free_port
 
 JARS = CHECKOUT / ".tools" / "zookeeper" / "jars"
 START_S = 60
@@ -25,8 +26,7 @@ class ZooKeeper:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as held:
-            self._port: int = held.getsockname()[1]
+        self._port = free_port()
 
     @property
     def leader(self) -> str:

@@ -15,7 +15,7 @@ from gemot.agent.client.connection import Connection, Reply
 WAIT_S = 300
 """How long a question is held by default, the most that one by Consul's rules usually asks for."""
 
-_SLACK_S = 30.0
+SLACK_S = 30.0
 """An answer that is later than its wait by more than this, and Consul's sixteenth, does not come any more."""
 
 RETRY_S = 5.0
@@ -45,7 +45,7 @@ class Watching:
         if not (blocking and self._index):
             return {"params": self._params, "ok": ok}
         waits = {"index": self._index, "wait": f"{self._wait_s}s"}
-        return {"params": self._params | waits, "timeout_s": self._wait_s * 17 / 16 + _SLACK_S, "ok": ok}
+        return {"params": self._params | waits, "timeout_s": self._wait_s * 17 / 16 + SLACK_S, "ok": ok}
 
     def read(self, reply: Reply) -> Seen:
         """What there is by this answer. Raises NotAnAgent."""

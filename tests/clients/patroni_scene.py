@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 
 import msgspec
 from support.cluster import Agent, Cluster, wait_for
+from support.ports import free_port
 
 from gemot.agent.client.connection import ClientError
 
@@ -63,7 +63,7 @@ class Member:
         self.scope = scope
         self.name = name
         self.agent = agent
-        self.rest_port = _free_port()
+        self.rest_port = free_port()
         self.told: list[dict[str, Any]] = []
         self.ended_s: float | None = None
         self._log = (folder / f"{scope}-{name}.log").open("w")
@@ -292,9 +292,3 @@ def _has_server(agent: Agent) -> bool:
     except ClientError:
         return False
     return True
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-        return port
