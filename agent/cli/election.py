@@ -119,6 +119,7 @@ def run(connection: Connection, words: tuple[str, ...], make_job: Any, **flags: 
                     pause_s = back_off_s(1)
                     job.warn(f"{error}; again in {pause_s:g} s")
                 first = False
+                signals.wait()
                 time.sleep(pause_s)
         except Interrupted as interrupted:
             return 128 + interrupted.number
@@ -159,7 +160,7 @@ def _lead(agents: Agents, election: Election, job: Job, signals: Signals, *, chi
         job.say(f"leading by {hold.key}, fence {hold.fence}")
         ending, why = run_held(hold, job, signals, environ={}, began=resigning.began)
     finally:
-        signals.pass_to(None)
+        signals.keep()
         held = hold.release()
     if not held and not why:
         why = "it was not ours any more when it was given back"

@@ -182,12 +182,23 @@ class Signals:
         self.passed = 0
         """The last that was passed on."""
         self._guarded: Guarded | None = None
+        self._keeping = False
+        self._kept = 0
         self._interrupted = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def pass_to(self, guarded: Guarded | None) -> None:
-        """None: it is waited again."""
+    def pass_to(self, guarded: Guarded) -> None:
         self._guarded = guarded
+
+    def keep(self) -> None:
+        """Until `wait`: what is given back half would be left behind."""
+        self._keeping, self._guarded = True, None
+
+    def wait(self) -> None:
+        """It is waited again. Raises Interrupted where a signal was kept."""
+        self._keeping = False
+        if self._kept:
+            self._interrupt(self._kept)
 
     def __enter__(self) -> Signals:
         for each in _PASSED_ON:
@@ -203,6 +214,12 @@ class Signals:
         if self._guarded is not None:
             self.passed = number
             self._guarded.signal(number)
-        elif not self._interrupted:
+        elif self._keeping:
+            self._kept = self._kept or number
+        else:
+            self._interrupt(number)
+
+    def _interrupt(self, number: int) -> None:
+        if not self._interrupted:
             self._interrupted = True
             raise Interrupted(number)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.between import between
 from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
 
 LEADS = 'echo "$GEMOT_LOCK_KEY $GEMOT_LOCK_FENCE" >> led; exec sleep 600'
@@ -119,6 +120,23 @@ def test_a_command_that_ends_is_run_again_and_once_with_once(gemot: Shell, tmp_p
     fences = [int(line) for line in (tmp_path / "led").read_text().split()]
     assert fences == sorted(set(fences))
     assert gemot("kv", "get", "-keys", "jobs/ends").out == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_the_lead_is_given_back_ends_it_with_the_lead_given_back(
+    gemot: Shell, tmp_path: Path, number: signal.Signals
+) -> None:
+    def signal_between(method: str, target: str) -> None:
+        if method == "PUT" and "release=" in target:
+            runs.send_signal(number)
+
+    with (
+        between(gemot.address, signal_between) as address,
+        gemot.running("election", "run", "jobs/given", "true", GEMOT_HTTP_ADDR=address) as runs,
+    ):
+        assert runs.wait(PATIENCE_S) == 128 + number
+    assert gemot("kv", "get", "-keys", "jobs/given").out == ""
+    assert gemot.told == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
