@@ -8,7 +8,11 @@ import time
 
 
 class Notifier:
-    """Tells the service manager how the agent is. Without one, every call does nothing."""
+    """Tells the service manager how the agent is. Without one, every call does nothing.
+
+    No call waits: a manager that does not read, so that its queue is full, must not stop the agent. What it
+    did not take is told with a later call, the newest of each kind.
+    """
 
     def __init__(self, path: str, watchdog_us: int = 0) -> None:
         # A name that begins with "@" is in the abstract namespace, spelled with a leading NUL.
@@ -16,6 +20,8 @@ class Notifier:
         self.watchdog_s = watchdog_us / 2_000_000
         """How often `alive` is to be called: twice within the manager's patience; 0 for never."""
         self._status = ""
+        self._untold: dict[str, str] = {}
+        """By the name of the variable, in the order in which they are to be told."""
 
     @classmethod
     def from_environment(cls) -> Notifier:
@@ -26,31 +32,43 @@ class Notifier:
         return cls(path, int(watchdog) if mine and watchdog.isdecimal() else 0)
 
     def ready(self) -> None:
-        self._send("READY=1")
+        self._tell("READY=1")
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it. The time lets the manager tell this one from earlier ones."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        self._send("STOPPING=1")
+        self._tell("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """A line for `systemctl status`; sent only when it changes."""
+        """A line for `systemctl status`; told only when it changes."""
         if text != self._status:
             self._status = text
-            self._send(f"STATUS={text}".replace("\n", " "))
+            self._tell(f"STATUS={text}".replace("\n", " "))
+        else:
+            self._tell_rest()
 
     def alive(self) -> None:
-        self._send("WATCHDOG=1")
+        self._tell("WATCHDOG=1")
 
-    def _send(self, text: str) -> None:
-        if not self._path:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.connect(self._path)
-                sock.sendall(text.encode())
-        except OSError:
-            # A manager that does not listen must not stop the agent.
-            return
+    def _tell(self, text: str) -> None:
+        if self._path:
+            kind = text.partition("=")[0]
+            self._untold.pop(kind, None)
+            self._untold[kind] = text
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        while self._untold:
+            kind, text = next(iter(self._untold.items()))
+            try:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                    sock.setblocking(False)
+                    sock.connect(self._path)
+                    sock.send(text.encode())
+            except BlockingIOError:
+                return
+            except OSError:
+                pass  # there is nobody who could listen
+            del self._untold[kind]

@@ -37,6 +37,29 @@ def test_a_reload_tells_its_time(manager: socket.socket) -> None:
     assert text.startswith("RELOADING=1\nMONOTONIC_USEC=")
 
 
+def test_a_manager_that_does_not_read_holds_nothing_up_and_is_told_the_newest_later(
+    manager: socket.socket,
+) -> None:
+    notifier = Notifier(manager.getsockname())
+    queue = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) + 1
+    for _ in range(2 * queue):
+        notifier.alive()  # blocked for good, were it to wait
+    notifier.ready()
+    notifier.status("an old one")
+    notifier.reloading()
+    notifier.ready()
+    notifier.status("the newest")
+    taken = [manager.recv(1024).decode() for _ in range(queue)]
+    assert taken == ["WATCHDOG=1"] * queue
+    notifier.status("the newest")
+    heard = [manager.recv(1024).decode().partition("\n")[0] for _ in range(4)]
+    manager.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        manager.recv(1024)
+    manager.close()
+    assert heard == ["WATCHDOG=1", "RELOADING=1", "READY=1", "STATUS=the newest"]
+
+
 def test_without_a_manager_nothing_happens(tmp_path: Path) -> None:
     Notifier("").ready()
     Notifier(str(tmp_path / "nobody")).alive()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from support.as_unit import read_unit
 
@@ -24,20 +25,28 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Inbox:
-    """$NOTIFY_SOCKET: keeps what was sent and who sent it. Under /run, as systemd's own."""
+    """$NOTIFY_SOCKET: keeps what was sent and who sent it. Under /run, as systemd's own.
+
+    It is read all the time, by a thread, as systemd does: a socket takes no more than a few unread.
+    """
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gemot-test-", dir="/run")
         os.chmod(self._folder.name, 0o755)
         self.path = f"{self._folder.name}/notify"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._socket.bind(self.path)
         os.chmod(self.path, 0o777)
+        self._messages: SimpleQueue[tuple[list[str], set[int]]] = SimpleQueue()
+        self._reading = threading.Thread(target=self._read, name="inbox", daemon=True)
+        self._reading.start()
         self.heard: list[str] = []
         self.senders: set[int] = set()
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RD)
+        self._reading.join()
         self._socket.close()
         self._folder.cleanup()
 
@@ -50,12 +59,21 @@ class Inbox:
 
     def listen(self, timeout_s: float) -> bool:
         """Take one message, if one comes in time."""
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        try:
+            lines, senders = self._messages.get(timeout=timeout_s)
+        except Empty:
             return False
-        data, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
-        self.senders |= {_CREDENTIALS.unpack(content)[0] for _, _, content in ancillary}
-        self.heard += data.decode().splitlines()
+        self.heard += lines
+        self.senders |= senders
         return True
+
+    def _read(self) -> None:
+        while True:
+            data, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+            if not data:
+                return
+            senders = {_CREDENTIALS.unpack(content)[0] for _, _, content in ancillary}
+            self._messages.put((data.decode().splitlines(), senders))
 
 
 class Service:
