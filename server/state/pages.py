@@ -65,7 +65,7 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
     """Every row (key, modify index, row) under a prefix that no mask hides, by key.
 
     The statements are those of a range without an end and of one with. Raises Busy if more changed meanwhile
-    than the change table keeps.
+    than the change table keeps, and TooLarge for a list that is longer than any answer.
     """
     began_at = reading.meta.index
     found: list[Row] = []
@@ -82,11 +82,8 @@ def visible(reading: Reading, transaction: Renewable, prefix: bytes, open_end: s
 
 def _page(reading: Reading, start: bytes, end: bytes | None, open_end: str, closed: str) -> list[Row]:
     if end is None:
-        rows: list[Row] = reading.cursor.execute(open_end, (start, PAGE_ROWS)).fetchall()
-    else:
-        rows = reading.cursor.execute(closed, (start, end, PAGE_ROWS)).fetchall()
-    reading.read += len(rows)
-    return rows
+        return reading.take(reading.cursor.execute(open_end, (start, PAGE_ROWS)))
+    return reading.take(reading.cursor.execute(closed, (start, end, PAGE_ROWS)))
 
 
 def _put_right(reading: Reading, found: list[Row], prefix: bytes, began_at: int) -> list[Row]:

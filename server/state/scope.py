@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple, Protocol
 
+from gemot.server.model.errors import TooLarge
 from gemot.server.state import digest
 from gemot.server.state.masks import Masks
 from gemot.server.state.meta import Meta
@@ -27,6 +28,9 @@ TOMBSTONES_A_ROW = 16
 
 LONG_BYTES = 1 << 20
 """So much of rows may be read where a limit of rows holds too."""
+
+MAX_READ_BYTES = 64 << 20
+"""So much where none holds: more no answer can have (`rpc/frame.py`)."""
 
 _FEW_ROWS = 16
 _MORE_ROWS = 64
@@ -92,15 +96,13 @@ class Reading:
 
     def rows(self, statement: str, bindings: tuple[Any, ...] = (), wanted: int = -1) -> list[Any]:
         """Every row of a select that ends in `limit ?`, or the first `wanted`. Raises LongList when they pass
-        this one's limit.
+        this one's limit, and TooLarge as `take` does.
 
         What decides is how many rows are read, and how long they are, not how many of them are shown: that
         is what takes time. Each row's last column is the long one.
         """
         if self.limit < 0:
-            every: list[Any] = self.cursor.execute(statement, (*bindings, wanted)).fetchall()
-            self.read += len(every)
-            return every
+            return self.take(self.cursor.execute(statement, (*bindings, wanted)))
         most = self.limit - self.read + 1
         few = most if wanted < 0 else min(wanted, most)
         rows = iter(self.cursor.execute(statement, (*bindings, few)))
@@ -109,7 +111,7 @@ class Reading:
         while len(step) >= _FEW_ROWS:
             self._bytes += sum(map(len, map(_last, step)))
             if self._bytes > LONG_BYTES:
-                self.cursor.execute("select 1").fetchall()  # ends the one before it
+                self._end_select()
                 raise LongList
             step = list(islice(rows, _MORE_ROWS))
             found += step
@@ -117,6 +119,26 @@ class Reading:
             raise LongList
         self.read += len(found)
         return found
+
+    def take(self, rows: Iterable[Any]) -> list[Any]:
+        """Every row of a select. Raises TooLarge when they, and those before them, take too much."""
+        found: list[Any] = []
+        rows = iter(rows)
+        while step := list(islice(rows, _MORE_ROWS)):
+            found += step
+            self._bytes += sum(map(len, map(_last, step)))
+            if self._bytes > MAX_READ_BYTES:
+                self._end_select()
+                raise TooLarge(
+                    f"what was asked for takes more than {MAX_READ_BYTES} bytes: ask for a part of it, or, "
+                    "if it is keys, in pages (?limit=)"
+                )
+        self.read += len(found)
+        return found
+
+    def _end_select(self) -> None:
+        """The one under way would hold on to its transaction."""
+        self.cursor.execute("select 1").fetchall()
 
     def count(self, rows: int) -> None:
         """So many were read one by one. Raises LongList when they pass this one's limit."""

@@ -48,10 +48,7 @@ from gemot.server.model.txn import (
 from gemot.server.state import catalog, digest, health, kv
 from gemot.server.state.latest import note_transaction
 from gemot.server.state.permission import NOTHING, Names, Operation, lacks, of_op, readable
-from gemot.server.state.scope import Allowed, Reading, Writing
-
-MAX_READ_BYTES = 64 << 20
-"""What one that only reads may find: each of its operations may be a list of all there is."""
+from gemot.server.state.scope import MAX_READ_BYTES, Allowed, Reading, Writing
 
 MOST_CHANGES = 10_000
 MOST_SCANNED = 100_000
@@ -95,7 +92,14 @@ def read(reading: Reading, query: ReadTxn) -> tuple[TxnAnswer, int]:
     if not all(map(reads, query.ops)):
         raise BadRequest("a transaction that is read holds an operation that writes")
     found = _Found(MAX_READ_BYTES)
-    look = _Look(reading, found, reading.allowed, lambda prefix: kv.entries_of_one_state(reading, prefix))
+
+    def tree(prefix: bytes) -> list[KvEntry] | None:
+        try:
+            return kv.entries_of_one_state(reading, prefix)
+        except TooLarge:
+            return None
+
+    look = _Look(reading, found, reading.allowed, tree)
     answer = _try_all(query.ops, found, look, NOTHING, look.at)
     return answer, max(reading.meta.index, 1)
 

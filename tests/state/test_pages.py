@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import pytest
 from support.one_state import OneState
 
 from gemot.server.model.command import Command
-from gemot.server.model.errors import Busy
-from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvKeys, KvList, KvPurge, KvSet
+from gemot.server.model.errors import Busy, TooLarge
+from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvKeys, KvList, KvListPage, KvPurge, KvSet
 from gemot.server.model.query import Query
+from gemot.server.model.txn import KvOp, ReadTxn
 from gemot.server.model.upkeep import ReapTombstones, TrimChanges
-from gemot.server.state import pages
+from gemot.server.rpc.frame import MAX_ANSWER_BYTES
+from gemot.server.state import pages, scope
 
 PAGE = 3
 
@@ -107,6 +109,32 @@ def test_changes_that_were_trimmed_before_do_no_harm(one: OneState) -> None:
     one.apply(TrimChanges(one.index - 1))
     found, _ = read_between(one, KvList(b""), lambda: None)
     assert (found.value, found.index) == one.read(KvList(b""))
+
+
+def test_a_list_that_no_answer_could_have_is_refused_before_it_is_read(
+    one: OneState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scope.MAX_READ_BYTES <= MAX_ANSWER_BYTES
+    one.apply(*(KvSet(b"a/%03d" % n, bytes(1_000)) for n in range(300)), KvSet(b"b/1", bytes(1_000)))
+    monkeypatch.setattr(scope, "MAX_READ_BYTES", 90_000)
+    decoded: list[bytes] = []
+    whole = scope.Reading.take
+
+    def take(reading: scope.Reading, rows: Iterable[Any]) -> list[Any]:
+        return whole(reading, (decoded.append(row[0]) or row for row in rows))
+
+    monkeypatch.setattr(scope.Reading, "take", take)
+    for query in (KvList(b""), KvList(b"a/"), KvList(b"a/0")):
+        with pytest.raises(TooLarge, match=r"more than 90000 bytes: ask for a part of it, or.*\?limit="):
+            one.read_elsewhere(query)
+        assert len(decoded) < 150
+        decoded.clear()
+    assert len(one.read_elsewhere(KvList(b"a/01")).value) == 10
+    assert len(one.read_elsewhere(KvKeys(b"")).value) == 301
+    assert len(one.read_elsewhere(KvListPage(b"", b"", 60)).value.entries) == 60
+    trees = ReadTxn((KvOp("get-tree", b"a/00"), KvOp("get-tree", b"a/"), KvOp("get", b"b/1")))
+    errors = one.read_elsewhere(trees).value.errors
+    assert [(error.op, "read less in it" in error.what) for error in errors] == [(1, True), (2, True)]
 
 
 @pytest.mark.parametrize("seed", range(40))
