@@ -18,7 +18,7 @@ MEMBERS ?= 100
 WATCHERS ?= 1000
 DELIVERIES ?= 1000000
 
-.PHONY: run venv dev test test-processes test-others lint types bench bench-tools failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover patroni
+.PHONY: run venv dev test test-processes test-others test-computed lint types bench bench-tools failover cluster sim mutants model links chaos tools clients crash-points mixed gossip-sim gossip-fuzz gossip-fuzz-live gossip-hosts watchers lock-set lock-set-live handover patroni
 
 run: venv
 	$(BIN)/gemot agent -dev -hint
@@ -44,18 +44,23 @@ lint: dev
 types: dev
 	$(BIN)/mypy
 
-# Two halves at a time: what mostly waits for processes, and what mostly computes.
+COMPUTED = tests/simulation tests/storage tests/state tests/mutants
+
 # Compiled first: where PYTHONDONTWRITEBYTECODE is set, as in many a container, each of the hundreds of programs
-# that the tests start would else compile it all anew.
+# that the tests start would else compile it all anew. Then three parts at a time: two that mostly wait for
+# processes, and one that computes in the time which they leave.
 test: dev tools
 	$(BIN)/python -m compileall -q agent checks dns server
-	$(MAKE) --no-print-directory -j 2 test-processes test-others
+	$(MAKE) --no-print-directory -j 3 test-processes test-others test-computed
 
 test-processes:
 	$(BIN)/pytest -q --durations=25 tests/cluster
 
 test-others:
-	$(BIN)/pytest -q --durations=25 --ignore tests/cluster
+	$(BIN)/pytest -q --durations=25 $(addprefix --ignore ,tests/cluster $(COMPUTED))
+
+test-computed:
+	nice -n 10 $(BIN)/pytest -q --durations=25 $(COMPUTED)
 
 sim: dev
 	$(BIN)/python tests/simulation/run.py --seeds $(SEEDS) --from $(FROM)
