@@ -149,7 +149,11 @@ def delete(connection: Connection, key: str, recurse: bool, cas: bool, modify_in
 @client_options
 @read_options
 def export(connection: Connection, read: dict[str, Any], prefix: str) -> None:
-    """Print every key that begins with PREFIX as JSON, for `gemot kv import`."""
+    """Print every key that begins with PREFIX as JSON, for `gemot kv import`.
+
+    More than 64 MiB is not exported at once: give longer prefixes, one after the other. All there is, the
+    catalog too, is kept by `gemot snapshot save`.
+    """
     rows = [
         {
             "key": entry.key,
