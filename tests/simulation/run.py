@@ -376,8 +376,9 @@ class Run:
         # Chance of its own: what is looked at changes nothing of the run.
         self._sample = self.kv.check_black_box(Random(self.seed), self.operator.restores())
         self._watched = self.kv.check_watches() + sum(getattr(f, "heard", 0) for f in self.families)
-        # A wiped voter stays out for as long as its old id has a vote.
-        self.core = [node for node in self.core if self._may_serve(node)]
+        # A wiped voter stays out for as long as its old id has a vote; and whose disk failed it in the calm,
+        # by what was done to it before, may have lost what nobody can tell.
+        self.core = [node for node in self.core if self._may_serve(node) and not node.gone]
         self._settle()
         self.invariants.after_event(None)
         self._check_one_state()
