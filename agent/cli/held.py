@@ -176,7 +176,7 @@ class Interrupted(BaseException):
 
 class Signals:
     """While it is waited a signal ends the wait, once: what follows tidies up. Then they are the
-    command's."""
+    command's, and while what was held is given back they are kept."""
 
     def __init__(self) -> None:
         self.passed = 0

@@ -179,9 +179,7 @@ class LockSet:
             for number in range(SETS * HOLDERS):
                 self._begin(f"sets/{number % SETS}")
             over_s, most_s = began + seconds, began + max(seconds, MOST_S)
-            while time.monotonic() < over_s or (
-                time.monotonic() < most_s and (self._stops < stops or (stops and not self._recorder.shows_it))
-            ):
+            while time.monotonic() < over_s or (self._lacks(stops) and time.monotonic() < most_s):
                 self._recorder.hear(0.05)
                 self._stop_armed()
                 self._undo(time.monotonic())
@@ -210,6 +208,9 @@ class LockSet:
     @property
     def _stops(self) -> int:
         return min(self._faults.get(f"stop before {way}", 0) for way in WAYS)
+
+    def _lacks(self, stops: int) -> bool:
+        return bool(stops) and (self._stops < stops or not self._recorder.shows_it)
 
     def _stop_armed(self) -> None:
         stopped = {name for _, what, name in self._later if what == "go-on"}

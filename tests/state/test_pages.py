@@ -117,18 +117,18 @@ def test_a_list_that_no_answer_could_have_is_refused_before_it_is_read(
     assert scope.MAX_READ_BYTES <= MAX_ANSWER_BYTES
     one.apply(*(KvSet(b"a/%03d" % n, bytes(1_000)) for n in range(300)), KvSet(b"b/1", bytes(1_000)))
     monkeypatch.setattr(scope, "MAX_READ_BYTES", 90_000)
-    decoded: list[bytes] = []
+    taken: list[bytes] = []
     whole = scope.Reading.take
 
     def take(reading: scope.Reading, rows: Iterable[Any]) -> list[Any]:
-        return whole(reading, (decoded.append(row[0]) or row for row in rows))
+        return whole(reading, (taken.append(row[0]) or row for row in rows))
 
     monkeypatch.setattr(scope.Reading, "take", take)
     for query in (KvList(b""), KvList(b"a/"), KvList(b"a/0")):
         with pytest.raises(TooLarge, match=r"more than 90000 bytes: ask for a part of it, or.*\?limit="):
             one.read_elsewhere(query)
-        assert len(decoded) < 150
-        decoded.clear()
+        assert len(taken) < 150
+        taken.clear()
     assert len(one.read_elsewhere(KvList(b"a/01")).value) == 10
     assert len(one.read_elsewhere(KvKeys(b"")).value) == 301
     assert len(one.read_elsewhere(KvListPage(b"", b"", 60)).value.entries) == 60
