@@ -9,6 +9,7 @@ end in time is cut, and the output says so.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import Any
 
@@ -44,7 +45,14 @@ async def probe(definition: CheckDefinition) -> Outcome:
     except aiohttp.ClientConnectorError as error:
         return _failed(definition, f"dial tcp {error.host}:{error.port}: {reason(error.os_error)}")
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return _failed(definition, str(error) or type(error).__name__)
+        return _failed(definition, _broken(error))
+
+
+def _broken(error: Exception) -> str:
+    """What ended an exchange that had begun: in words of the system, but for TLS, which has its own."""
+    if isinstance(error, OSError) and error.errno and error.strerror == os.strerror(error.errno):
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
 
 
 def _failed(definition: CheckDefinition, why: str) -> Outcome:

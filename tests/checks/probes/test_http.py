@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -201,6 +203,16 @@ def test_nobody_there_is_critical_and_says_so() -> None:
     assert outcome == Outcome(
         "critical", 'Get "http://127.0.0.1:1/health": dial tcp 127.0.0.1:1: connect: connection refused'
     )
+
+
+def test_a_server_that_is_killed_while_it_answers_is_critical_and_its_end_is_told_in_words() -> None:
+    async def die(head: bytes, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # its close is a reset
+        writer.transport.abort()
+
+    outcome, server = ask(die)
+    assert outcome == Outcome("critical", f'Get "{server.url}/health": connection reset by peer')
 
 
 def test_a_redirect_to_the_same_place_is_followed() -> None:
