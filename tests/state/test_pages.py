@@ -131,6 +131,13 @@ def test_a_list_that_no_answer_could_have_is_refused_before_it_is_read(
         taken.clear()
     assert len(one.read_elsewhere(KvList(b"a/01")).value) == 10
     assert len(one.read_elsewhere(KvKeys(b"")).value) == 301
+    monkeypatch.setattr(scope, "MAX_READ_BYTES", 1_503)  # what is read of keys alone is as long as they are
+    assert len(one.read_elsewhere(KvKeys(b"", b"/")).value) == 2
+    one.apply(KvSet(b"b/02", b""))
+    for keys in (KvKeys(b""), KvKeys(b"", b"/")):
+        with pytest.raises(TooLarge, match="more than 1503 bytes"):
+            one.read_elsewhere(keys)
+    monkeypatch.setattr(scope, "MAX_READ_BYTES", 90_000)
     assert len(one.read_elsewhere(KvListPage(b"", b"", 60)).value.entries) == 60
     trees = ReadTxn((KvOp("get-tree", b"a/00"), KvOp("get-tree", b"a/"), KvOp("get", b"b/1")))
     errors = one.read_elsewhere(trees).value.errors
