@@ -34,13 +34,17 @@ FREES = (KvDelete, KvDeletePrefix, Deregister, DestroySession, RenewSession)
 """What callers may still ask for: it leaves less than there was, or, a renewal, no more, and without it every
 lock would be lost. The leader's chores are never refused."""
 
-LEAST_BYTES = 256 << 20
+MIB = 1 << 20
+LEAST_BYTES = 256 * MIB
 LEAST_SHARE = 8
 """The least reserve, and the share of a small disk that it takes at most."""
 
 SPREAD = 8
 LOOKS = 3
 """Looks for which it is counted against a server of a release that does not say what it had applied."""
+
+WORTH_TELLING = MIB // 20
+"""What is being written is told of from here on: below, it would read 0.0 MiB."""
 
 LOOKS_KEPT = 60
 """For so many at most against any: who is further behind takes a snapshot, and Raft sees to its pace."""
@@ -97,6 +101,14 @@ class _Charge(msgspec.Struct, gc=False):
     index: int = -1
 
 
+class _Shortage(msgspec.Struct, frozen=True):
+    """Whose room decides, as it was weighed; `unseen` is what was accepted and not in what it measured."""
+
+    name: str
+    room: Room
+    unseen: int
+
+
 class SpaceConfig(msgspec.Struct, frozen=True):
     """Bytes: the reserve wanted (-1: worked out, 0: none), and of a log segment."""
 
@@ -128,7 +140,7 @@ class Space:
         self._rooms: dict[str, tuple[str, Room]] = {}
         self._margin = ENOUGH
         self._charges: deque[_Charge] = deque([_Charge()], maxlen=LOOKS_KEPT)
-        self._tightest = me.id
+        self._short = _Shortage(me.name, Room(), 0)
         self._refusing = False
         self.refused = 0
 
@@ -159,11 +171,14 @@ class Space:
         margins = [-ENOUGH if id in away else self._margin_of(id) for id in voters]
         reached = quorum.reached(margins) if margins else ENOUGH
         # A quorum that is not there at all is no matter of space.
-        self._margin = min(self._margin_of(self._me.id), reached if reached > -ENOUGH else ENOUGH)
-        known = [id for id in dict.fromkeys((self._me.id, *voters)) if id not in away]
-        self._tightest = min(known, key=self._margin_of)
-        again = self._room(self._tightest)[1].reserve // AGAIN_SHARE if self._refusing else 0
-        self._refusing = self._margin < again
+        own = self._margin_of(self._me.id)
+        self._margin = min(own, reached if reached > -ENOUGH else ENOUGH)
+        # A full follower that the others do without is not what has to be mended.
+        known = [self._me.id] if own == self._margin else [id for id in voters if id not in away]
+        tightest = min(known, key=self._margin_of)
+        name, room = self._room(tightest)
+        self._short = _Shortage(name, room, self._unseen(room))
+        self._refusing = self._margin < (room.reserve // AGAIN_SHARE if self._refusing else 0)
 
     def _close_charge(self) -> None:
         # A write accepted just before this look may not be in the log yet: by the next one it is.
@@ -197,7 +212,7 @@ class Space:
             return None
         self._refusing = True
         self.refused += 1
-        return Busy(self.told)
+        return Busy(self._words(size))
 
     @property
     def fits_snapshot(self) -> bool:
@@ -208,17 +223,20 @@ class Space:
     @property
     def told(self) -> str:
         """What is wrong and what helps, for people; "" while writes are taken."""
-        if not self._refusing:
-            return ""
-        name, kept = self._room(self._tightest)
-        storing = self._unseen(kept)
-        also = f", {_mib(storing)} more may be needed for what was just written" if storing else ""
+        return self._words(0) if self._refusing else ""
+
+    def _words(self, size: int) -> str:
+        """`size` is what the write that is refused may take. The figures are those that were weighed."""
+        short = self._short
+        writing = short.unseen + self._charges[-1].size + size
+        also = f", {_mib(writing)} more may be needed for what is being written" * (writing >= WORTH_TELLING)
         return (
-            f"No space: {name} has {_mib(kept.free)} left on its disk and keeps {_mib(kept.reserve)} "
-            f"in reserve{also} (limits.disk_reserve_bytes) for deletes, leaves and repair: only these are "
-            "accepted. Make room where its data_dir is: writes go on by themselves then"
+            f"No space: {short.name} has {_mib(short.room.free)} left on its disk and keeps "
+            f"{_mib(short.room.reserve)} in reserve{also} (limits.disk_reserve_bytes) for deletes, leaves "
+            "and repair: only these are accepted. Make room where its data_dir is: writes go on by "
+            "themselves then"
         )
 
 
 def _mib(size: int) -> str:
-    return f"{max(size, 0) / (1 << 20):.1f} MiB"
+    return f"{max(size, 0) / MIB:.1f} MiB"

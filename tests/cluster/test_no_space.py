@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,9 @@ PATIENCE_S = 30.0
 
 DISK_MIB = 160
 VALUE_BYTES = 256 << 10
+ITS_OWN = "2.0 MiB"
+"""What a value may take, by `server/space.py`."""
+
 CONFIG = {"raft_snapshot_threshold": 64, "raft_trailing_logs": 16}
 
 
@@ -61,6 +65,22 @@ class Stage:
         with closing(self.web.connect()) as connection:
             Kv(connection).put(f"fill/{number}", value)
         self.written[f"fill/{number}"] = hashlib.sha256(value).hexdigest()
+
+    def fill(self) -> Refused:
+        """Write until a disk is full by all that was written: what is still to be stored is told as well."""
+        for number in range(2_000):
+            try:
+                self.put(number)
+            except Refused as refused:
+                if f"reserve, {ITS_OWN} more may be needed" in str(refused):
+                    return refused
+                time.sleep(0.05)
+        raise AssertionError("the disk never was too small")
+
+    def takes_another(self) -> bool:
+        """As large as the others: a small one may be taken while servers are still busy storing those."""
+        self.put(9_999)
+        return True
 
     def check(self) -> None:
         with closing(self.cluster.leader().connect()) as connection:
@@ -101,10 +121,10 @@ def refusal(agent: Agent, path: str) -> Refused | None:
 
 
 def answer(agent: Agent, path: str) -> tuple[int, str | None, str | None]:
-    """Status, Retry-After and X-Gemot-Outcome of a small write."""
+    """Status, Retry-After and X-Gemot-Outcome of a write as large as the others."""
     connection = http.client.HTTPConnection(agent.http, timeout=PATIENCE_S)
     with closing(connection):
-        connection.request("PUT", f"/v1/kv/{path}", body=b"1")
+        connection.request("PUT", f"/v1/kv/{path}", body=bytes(VALUE_BYTES))
         response = connection.getresponse()
         return response.status, response.getheader("Retry-After"), response.getheader("X-Gemot-Outcome")
 
@@ -113,14 +133,7 @@ def test_a_disk_that_fills_up_ends_the_writing_and_no_server(stage: Stage) -> No
     """What fills the disk are the writes themselves, as fast as they are taken."""
     for server in stage.cluster.servers:
         leave_free(server, 90)
-    refused = None
-    for number in range(2_000):
-        try:
-            stage.put(number)
-        except Refused as error:
-            refused = error
-            break
-    assert refused is not None, "the disk never was too small"
+    refused = stage.fill()
     assert refused.status == 503
     assert "No space: srv" in str(refused)
     assert "limits.disk_reserve_bytes" in str(refused)
@@ -131,7 +144,7 @@ def test_a_disk_that_fills_up_ends_the_writing_and_no_server(stage: Stage) -> No
 def test_meanwhile_deletes_go_through_and_new_writes_say_when_to_ask_again(stage: Stage) -> None:
     first = sorted(stage.written)[0]
     for agent in (stage.web, stage.cluster.leader()):
-        assert answer(agent, "small") == (503, "1", "not-done")
+        assert answer(agent, "another") == (503, "1", "not-done")
     with closing(stage.web.connect()) as connection:
         Kv(connection).delete(first)
     del stage.written[first]
@@ -148,10 +161,9 @@ def test_meanwhile_deletes_go_through_and_new_writes_say_when_to_ask_again(stage
 def test_with_room_again_writes_go_on_by_themselves_and_all_is_there(stage: Stage) -> None:
     for server in stage.cluster.servers:
         give_back(server)
-    wait_for(lambda: refusal(stage.web, "small") is None, PATIENCE_S, "a write", stage.cluster.servers)
-    stage.put(9_999)
+    wait_for(stage.takes_another, PATIENCE_S, "a write", stage.cluster.servers)
     stage.check()
-    assert stage.cluster.leader().stats()["consul"]["space"] == ""
+    wait_for(lambda: stage.cluster.leader().stats()["consul"]["space"] == "", PATIENCE_S, "room everywhere")
 
 
 def test_two_followers_without_room_stop_the_writes_though_the_leader_has_some(stage: Stage) -> None:

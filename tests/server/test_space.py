@@ -121,6 +121,39 @@ def test_one_follower_without_room_stops_nobody_two_of_three_do() -> None:
     assert "srv" in scene.refused()
 
 
+def test_a_full_follower_that_the_others_do_without_is_not_named_for_a_full_leader() -> None:
+    scene = Scene()
+    scene.other(2, 0)
+    scene.own(MIB)
+    scene.look()
+    assert scene.refused().startswith("No space: srv1 has 1.0 MiB left")
+    scene.other(3, 2 * MIB)
+    scene.look()
+    assert scene.refused().startswith("No space: srv1 has 1.0 MiB left")
+    scene.own(ROOMY[0])
+    scene.look()
+    assert scene.refused().startswith("No space: srv2 has 0.0 MiB left")
+    scene.other(2, ROOMY[0])
+    scene.look()
+    assert not scene.refused()
+
+
+def test_the_figures_it_tells_are_those_that_were_weighed_and_they_add_up() -> None:
+    """Not what came in since: or it would say that there is no space and name plenty."""
+    scene = Scene()
+    scene.own(110 * MIB)
+    scene.look()
+    assert not scene.refused(KvSet(b"k", bytes(MIB)))
+    for number in (1, 2, 3):
+        scene.other(number, 900 * MIB)
+    told = scene.refused(KvSet(b"k", bytes(MIB)))
+    assert told.startswith(
+        "No space: srv1 has 110.0 MiB left on its disk and keeps 100.0 MiB in reserve, 16.0 MiB"
+    )
+    assert "more may be needed for what is being written" in told
+    assert "8.0 MiB more may be needed" in scene.space.told
+
+
 def test_a_silent_voter_cannot_store_what_another_has_no_room_for() -> None:
     scene = Scene()
     scene.silent = ("id3",)
