@@ -72,8 +72,9 @@ class Stage:
         return found
 
     def _server(self, role: str) -> Seat:
+        self.cluster.until(lambda: self.cluster.leader() is not None, "a leader")
         leader = self.cluster.leader()
-        assert leader is not None, "there is one when all is whole"
+        assert leader is not None, "there was one a moment ago"
         if role == "leader":
             return leader
         return self.random.choice([server for server in self.cluster.servers if server is not leader])

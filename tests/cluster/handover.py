@@ -58,7 +58,8 @@ class HandOver(msgspec.Struct, frozen=True):
 class Lane:
     """One lock: who holds it, and who waits."""
 
-    def __init__(self, number: int, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, number: int, cluster: Cluster, folder: Path, ttl_s: float) -> None:
+        self._ttl_s = ttl_s
         self._prefix = f"lanes/{number}"
         self._hosts = cluster.clients
         self._folder = folder / f"lane{number}"
@@ -78,16 +79,14 @@ class Lane:
             before = getattr(self, "holder", None)
             agent = self._hosts[before is not None and before.agent is self._hosts[0]]
         return Holder(
-            agent=agent, folder=self._folder, name=str(self._begun), prefix=self._prefix, ttl_s=TTL_S
+            agent=agent, folder=self._folder, name=str(self._begun), prefix=self._prefix, ttl_s=self._ttl_s
         )
 
-    def settle(self) -> None:
-        """One is inside, and another one waits."""
-        self.end_those_before()
-        wait_for(self._settled, PATIENCE_S, "a holder and a waiter", self._hosts)
+    def settled(self) -> bool:
+        """Is one inside, while another one waits?
 
-    def _settled(self) -> bool:
-        """On a busy host a lock may be lost without a fault, and a lease be over before the command began."""
+        On a busy host a lock may be lost without a fault, and a lease be over before the command began.
+        """
         self.holder.look()
         if self.waiter is not None and self.waiter.look():
             self._move()
@@ -156,10 +155,12 @@ class Lane:
 
 
 class Campaign:
-    def __init__(self, cluster: Cluster, folder: Path, *, lanes: int, seed: int) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, *, lanes: int, seed: int, ttl_s: float = TTL_S
+    ) -> None:
         self._cluster = cluster
         self._chance = random.Random(seed)
-        self._lanes = [Lane(number, cluster, folder) for number in range(lanes)]
+        self._lanes = [Lane(number, cluster, folder, ttl_s) for number in range(lanes)]
         self.done: list[HandOver] = []
 
     @property
@@ -175,11 +176,16 @@ class Campaign:
         try:
             while len(self.done) < kills:
                 for lane in self._lanes:
-                    lane.settle()
+                    lane.end_those_before()
+                wait_for(self._settled, PATIENCE_S, "a holder and a waiter in each", self._cluster.agents)
                 self._turn(kinds)
         finally:
             for lane in self._lanes:
                 lane.end()
+
+    def _settled(self) -> bool:
+        """All at once: one that was a moment ago may have lost its lock since."""
+        return all([lane.settled() for lane in self._lanes])
 
     def _turn(self, wanted: Sequence[str]) -> None:
         kinds = list(wanted) or [self._chance.choice(KINDS) for _ in self._lanes]

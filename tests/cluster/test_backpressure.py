@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 from support.cluster import Agent, Cluster, wait_for
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
+
+HOLD = {"performance": {"rpc_hold_timeout": "15s"}}
+"""All that is offered is to be there before the first of it is given up."""
 
 HELD_MIB = 64
 VALUE_BYTES = 512 << 10
@@ -29,12 +32,12 @@ class Alone:
     """One server of three, and a client agent that knows no other."""
 
     def __init__(self, folder: Path) -> None:
-        self.cluster = Cluster(folder, clients=1)
+        self.cluster = Cluster(folder, clients=1, config=HOLD)
         self.web = self.cluster.clients[0]
 
     def start(self) -> None:
         self.cluster.start()
-        assert self.web.put("/v1/kv/before", b"1") is True
+        wait_for(lambda: self.web.put("/v1/kv/before", b"1"), PATIENCE_S, "a write", self.cluster.agents)
         leader = self.cluster.leader()
         dead = [s for s in self.cluster.servers if s is not leader]
         for server in dead:
@@ -77,6 +80,10 @@ def test_more_than_is_held_is_refused_with_503_and_when_to_ask_again(alone: Alon
     assert set(statuses) == {500, 503}, statuses
     assert statuses[500] * VALUE_BYTES <= HELD_MIB << 20
     for status, again, outcome, text in told:
+        if asked == "a client agent" and outcome == "unknown":
+            # Its clock began before the server's: on a busy machine it may not await the server's answer.
+            assert text.startswith("Outcome unknown: the server did not answer this write in time"), text
+            continue
         assert outcome == "not-done", text
         if status == 503:
             assert again == "1"

@@ -19,6 +19,8 @@ from gemot.agent.client.kv import Kv
 
 CLIENTS = 20
 KILLS = 5
+PATIENCE_S = 90.0
+"""Bound of every wait: only a hang reaches it."""
 
 
 class Writer(threading.Thread):
@@ -76,7 +78,9 @@ def _hammer(cluster: Cluster, kills: int) -> list[Writer]:
         leader.kill()
         _wait_progress(writers, cluster)
         leader.start()
-        wait_for(lambda started=leader: started.stats(), 20, "the killed server answers", cluster.servers)
+        wait_for(
+            lambda started=leader: started.stats(), PATIENCE_S, "the killed server answers", cluster.servers
+        )
     _wait_progress(writers, cluster)
     for server in cluster.servers:
         server.kill()
@@ -95,7 +99,7 @@ def _wait_progress(writers: list[Writer], cluster: Cluster) -> None:
         assert not errors, errors
         return sum(w.acknowledged for w in writers) >= goal
 
-    wait_for(reached, 60, "writes go on", cluster.servers)
+    wait_for(reached, PATIENCE_S, "writes go on", cluster.servers)
 
 
 def _verify(cluster: Cluster, writers: list[Writer]) -> None:
@@ -127,7 +131,7 @@ def test_no_acknowledged_write_is_lost_and_none_is_applied_twice(tmp_path: Path)
             server.start()
         cluster.leader()
         _verify(cluster, writers)
-        hashes = wait_for(lambda: _hashes(cluster), 20, "all servers at one index", cluster.servers)
+        hashes = wait_for(lambda: _hashes(cluster), PATIENCE_S, "all servers at one index", cluster.servers)
         assert len(hashes) == 1, f"the servers hold different states: {hashes}"
     finally:
         cluster.stop()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.cluster import Agent, Cluster, wait_for
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 ALIVE = 1
 
 

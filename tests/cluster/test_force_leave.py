@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ import pytest
 from support.cluster import Agent, Cluster, wait_for
 from support.dev_agent import Ended, Shell
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 QUICK = {"probe_interval": "300ms", "probe_timeout": "150ms", "gossip_interval": "50ms"}
 ALIVE, LEFT, FAILED = 1, 3, 4
 
@@ -84,9 +85,10 @@ def test_one_that_is_alive_is_refused_wherever_it_is_asked(stage: Stage) -> None
     for asked in (stage.cluster.servers[0], stage.cluster.clients[1], stage.web):
         done = stage.gemot(asked, "force-leave", stage.web.name)
         assert done.code == 1
-        assert "web1 is alive (it gossips), and would come straight back" in done.err
+        # As a rule "it gossips"; if it stood still for two seconds, "a server has a connection to it".
+        assert re.search(r"web1 is alive \(.*\), and would come straight back", done.err), done.err
         assert "gemot leave" in done.err
-    assert stage.all_hold(stage.web, ALIVE)
+    stage.await_all(stage.web, ALIVE)
 
 
 @pytest.mark.parametrize("name", ["nobody", "web1.dc1", "a b", "ä", "x" * 300])
@@ -165,7 +167,7 @@ def test_without_a_quorum_nothing_is_changed(stage: Stage) -> None:
         stage.await_all(server, FAILED)
     done = stage.gemot(stage.web, "force-leave", stopped[0].name)
     assert done.code == 1
-    assert "No cluster leader" in done.err or "without " in done.err
+    assert any(why in done.err for why in ("No cluster leader", "without ", "No known server answers"))
     assert stage.all_hold(stopped[0], FAILED)
     for server in stopped:
         server.start()
@@ -208,7 +210,6 @@ def test_a_client_that_asks_for_it_is_forgotten_by_itself_and_its_node_goes(stag
     stage.whole()
     stage.until(lambda: brief.name in nodes(stage.agents[0]), "its node")
     brief.kill()
-    stage.await_all(brief, FAILED)
     stage.await_all(brief, None)
     stage.until(lambda: brief.name not in nodes(stage.agents[0]), "its node is gone")
 

@@ -19,7 +19,10 @@ from support.cluster import Agent, Cluster, wait_for
 
 from gemot.agent.client.connection import ClientError
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
+NO_FAILURE_S = 3.0
+"""A pause to which every member answers in time: a probe's interval and the least suspicion are longer."""
+
 ALIVE, LEFT, FAILED = 1, 3, 4
 
 
@@ -91,13 +94,25 @@ def test_metrics_tell_how_many_members_there_are_and_what_was_dropped(stage: Sta
 
 def test_a_pause_of_two_seconds_is_no_failure(stage: Stage) -> None:
     """Of a client agent and of the leader; whoever paused takes nobody else for failed either."""
+    for victim in ("a client", "the leader"):
+        assert any(unharmed(stage, victim) for _ in range(5)), "this machine makes no pause as short as that"
+
+
+def unharmed(stage: Stage, victim: str) -> bool:
+    """Whether it paused so shortly that nobody may take it for failed; then nobody has."""
+    stage.await_whole()
+    paused = stage.web if victim == "a client" else stage.cluster.leader()
     before = {agent.name: failures(agent) for agent in stage.cluster.agents}
-    for paused in (stage.web, stage.cluster.leader()):
-        paused.signal(signal.SIGSTOP)
-        time.sleep(2.0)
-        paused.signal(signal.SIGCONT)
-        stage.await_whole()
+    began = time.monotonic()
+    paused.signal(signal.SIGSTOP)
+    time.sleep(2.0)
+    paused.signal(signal.SIGCONT)
+    took_s = time.monotonic() - began
+    stage.await_whole()
+    if took_s >= NO_FAILURE_S:
+        return False
     assert {agent.name: failures(agent) for agent in stage.cluster.agents} == before
+    return True
 
 
 def failures(agent: Agent) -> list[str]:
@@ -106,12 +121,13 @@ def failures(agent: Agent) -> list[str]:
 
 def test_a_good_bye_is_no_failure_and_takes_the_node_out(stage: Stage) -> None:
     gone = stage.cluster.clients[2]
-    with closing(gone.connect()) as connection:
+    before = failures(stage.cluster.servers[0])
+    with closing(gone.connect(timeout_s=PATIENCE_S)) as connection:
         connection.request("PUT", "/v1/agent/leave")
     gone.wait()
     stage.until(lambda: stage.all_hold(gone, LEFT), "it has left in every list")
     assert gone.name not in [row["Node"] for row in stage.cluster.servers[0].get("/v1/catalog/nodes")]
-    assert gone.name not in failures(stage.cluster.servers[0])
+    assert failures(stage.cluster.servers[0]) == before
     gone.start()
     stage.await_whole()
 

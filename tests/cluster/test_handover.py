@@ -8,6 +8,9 @@ import pytest
 from cluster.handover import Campaign, HandOver
 from support.session_cluster import session_cluster
 
+TTL_S = 4.0
+"""Long enough that a lock is seldom lost without a fault, on a busy machine too."""
+
 KINDS = ("kill", "stop", "host")
 
 
@@ -15,7 +18,7 @@ KINDS = ("kill", "stop", "host")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     folder: Path = tmp_path_factory.mktemp("handover")
     with session_cluster(folder / "cluster") as cluster:
-        campaign = Campaign(cluster, folder, lanes=len(KINDS), seed=1)
+        campaign = Campaign(cluster, folder, lanes=len(KINDS), seed=1, ttl_s=TTL_S)
         campaign.run(2 * len(KINDS), kinds=KINDS)
     return campaign
 

@@ -11,7 +11,7 @@ from support.cluster import PYTHON, Agent, Cluster, wait_for
 
 from gemot.agent.client.connection import ClientError
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_server_that_a_client_is_told_of_joins_and_votes(cluster: Cluster) -> 
     fourth.write_config(bootstrap_expect=0)
     _start(cluster, *cluster.agents)
     _join(founders[0], founders[1], client)
-    wait_for(lambda: founders[0].get("/v1/status/leader"), PATIENCE_S, "a leader", cluster.agents)
+    wait_for(lambda: founders[0].get("/v1/status/leader") or None, PATIENCE_S, "a leader", cluster.agents)
     assert "no server met has one" in fourth.stats()["tier"]["waiting"]
     _join(client, fourth)
     wait_for(lambda: "srv3" in _voters(founders[0]), PATIENCE_S, "its vote", cluster.agents)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from gemot.agent.client.kv import Kv
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
 
 DISK_MIB = 160
@@ -31,7 +32,11 @@ VALUE_BYTES = 256 << 10
 ITS_OWN = "2.0 MiB"
 """What a value may take, by `server/space.py`."""
 
-CONFIG = {"raft_snapshot_threshold": 64, "raft_trailing_logs": 16}
+CONFIG = {
+    "raft_snapshot_threshold": 64,
+    "raft_trailing_logs": 16,
+    "performance": {"raft_multiplier": 3},  # the leader stays, though it stands still for a second or two
+}
 
 
 class Stage:
@@ -42,6 +47,7 @@ class Stage:
         self.web = self.cluster.clients[0]
         self.disks: list[Path] = []
         self.written: dict[str, str] = {}
+        self.unsure: set[str] = set()
 
     def start(self) -> None:
         for server in self.cluster.servers:
@@ -61,10 +67,17 @@ class Stage:
 
     def put(self, number: int) -> None:
         """Write one value through the client agent, and note it once it is acknowledged."""
-        value = os.urandom(VALUE_BYTES)
-        with closing(self.web.connect()) as connection:
-            Kv(connection).put(f"fill/{number}", value)
-        self.written[f"fill/{number}"] = hashlib.sha256(value).hexdigest()
+        key, value = f"fill/{number}", os.urandom(VALUE_BYTES)
+        self.unsure.add(key)
+        try:
+            with closing(self.web.connect()) as connection:
+                Kv(connection).put(key, value)
+        except Refused as refused:
+            if refused.undone:
+                self.unsure.discard(key)
+            raise
+        self.unsure.discard(key)
+        self.written[key] = hashlib.sha256(value).hexdigest()
 
     def fill(self) -> Refused:
         """Write until a disk is full by all that was written: what is still to be stored is told as well."""
@@ -85,7 +98,8 @@ class Stage:
     def check(self) -> None:
         with closing(self.cluster.leader().connect()) as connection:
             rows = Kv(connection).tree("fill/", consistent=True)
-        assert {row.key: hashlib.sha256(row.value).hexdigest() for row in rows} == self.written
+        found = {row.key: hashlib.sha256(row.value).hexdigest() for row in rows}
+        assert {key: value for key, value in found.items() if key not in self.unsure} == self.written
 
 
 def leave_free(server: Agent, mib: int) -> None:
@@ -172,9 +186,9 @@ def test_two_followers_without_room_stop_the_writes_though_the_leader_has_some(s
     leave_free(others[0], 4)
     assert refusal(stage.web, "one") is None, "two of three can store it"
     leave_free(others[1], 4)
-    refused = wait_for(lambda: refusal(stage.web, "two"), PATIENCE_S, "a refusal", stage.cluster.servers)
-    assert f"No space: {others[0].name} has" in str(refused) or f"No space: {others[1].name} has" in str(
-        refused
+    told = re.compile(f"No space: ({others[0].name}|{others[1].name}) has")
+    wait_for(
+        lambda: told.search(str(refusal(stage.web, "two"))), PATIENCE_S, "a refusal", stage.cluster.servers
     )
     give_back(others[0])
     wait_for(lambda: refusal(stage.web, "two") is None, PATIENCE_S, "a write", stage.cluster.servers)

@@ -23,8 +23,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def begin(agent: Agent, folder: Path, key: str, script: str) -> subprocess.Popen[bytes]:
-    flags = ["-ttl=2s", f"-http-addr={agent.http}"]
+def begin(agent: Agent, folder: Path, key: str, script: str, *, ttl: str = "60s") -> subprocess.Popen[bytes]:
+    flags = [f"-ttl={ttl}", f"-http-addr={agent.http}"]
     asked = [*PROGRAM, "once", *flags, key, "sh", "-c", script]
     return subprocess.Popen(asked, cwd=folder, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -37,7 +37,7 @@ def test_on_every_host_at_once_it_is_run_once(cluster: Cluster, tmp_path: Path) 
 
 def test_after_a_host_that_failed_it_is_run_by_the_next(cluster: Cluster, tmp_path: Path) -> None:
     first, second = cluster.clients
-    dies = begin(first, tmp_path, "dies", "echo $GEMOT_LOCK_FENCE >> began; exec sleep 600")
+    dies = begin(first, tmp_path, "dies", "echo $GEMOT_LOCK_FENCE >> began; exec sleep 600", ttl="2s")
     follows = None
     try:
         wait_for((tmp_path / "began").exists, PATIENCE_S, "the first", cluster.agents)

@@ -16,7 +16,7 @@ from gemot.agent.client.agents import Agents
 from gemot.agent.client.events import Change, Snapshot
 from gemot.agent.client.stream import Stream
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from gemot.agent.client.connection import ClientError
 from gemot.agent.gossip.keyring import Key
 from gemot.agent.gossip.remembered import FILE
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 KEY = Key(bytes(range(32))).text
 
 

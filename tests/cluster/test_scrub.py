@@ -16,7 +16,7 @@ from support.cluster import Agent, Cluster, wait_for
 
 from gemot.agent.client.kv import Kv
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
 
 GEMOT = str(Path(__file__).parents[2] / ".venv" / "bin" / "gemot")
@@ -116,7 +116,7 @@ def test_a_damaged_state_ends_the_process_and_a_start_builds_it_again(stage: Sta
     said = stage.server.log.read_text()
     assert "does not fit its checksum: stopped, so that nothing damaged is served" in said
     stage.server.start()
-    wait_for(lambda: stage.server.get("/v1/status/leader"), PATIENCE_S, "a leader", [stage.server])
+    wait_for(lambda: stage.server.get("/v1/status/leader") or None, PATIENCE_S, "a leader", [stage.server])
     assert "a damaged page was met" in stage.server.log.read_text()
     stage.whole()
     wait_for(lambda: "no damage" in last_scrub(stage.server), PATIENCE_S, "a whole pass", [stage.server])

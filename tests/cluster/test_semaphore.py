@@ -28,10 +28,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 class Holder:
     """A `gemot semaphore -n 2` on one host, and the command under it."""
 
-    def __init__(self, agent: Agent, folder: Path, prefix: str, name: str, *, before: str = "") -> None:
+    def __init__(
+        self, agent: Agent, folder: Path, prefix: str, name: str, *, before: str = "", ttl: str = "3s"
+    ) -> None:
         self.told = folder / f"{name}.told"
         self._folder = folder
-        flags = ["-verbose", "-n=2", "-ttl=3s", f"-http-addr={agent.http}"]
+        flags = ["-verbose", "-n=2", f"-ttl={ttl}", f"-http-addr={agent.http}"]
         with self.told.open("wb") as told:
             self.process = subprocess.Popen(
                 [*PROGRAM, "semaphore", *flags, prefix, "sh", "-c", before + INSIDE],
@@ -73,7 +75,8 @@ def test_a_third_is_in_only_when_one_of_two_is_out(
     prefix = f"slots/{how}{len(before)}"
     holders = [Holder(first, tmp_path, prefix, "one", before=before)]
     try:
-        holders.append(Holder(second, tmp_path, prefix, "two"))
+        # It is to stay inside, though somebody stands still for a second or two.
+        holders.append(Holder(second, tmp_path, prefix, "two", ttl="60s"))
         one, two = holders
         wait_for(lambda: one.is_inside() and two.is_inside(), PATIENCE_S, "two of them", cluster.agents)
         third = Holder(second, tmp_path, prefix, "three")

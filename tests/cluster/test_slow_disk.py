@@ -13,7 +13,7 @@ from support.cluster import Agent, Cluster, wait_for
 
 from gemot.agent.client.connection import ClientError
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
 
 

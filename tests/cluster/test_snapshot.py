@@ -151,11 +151,12 @@ def _kill_at(cluster: Cluster, path: Path, moment: str) -> None:
     _fill(client, 60)
     archive = save(client, path)
     put(client, "late")
-    victim = next(s for s in cluster.servers if s is not cluster.leader())
+    leader = cluster.leader()
+    victim = next(s for s in cluster.servers if s is not leader)
     raft = victim.directory / "data/raft"
     signs = {"it begins": "*", "it is staged": "restore/*.state", "it is put in place": "snap/*"}
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(restore, cluster.leader(), archive)
+        running = pool.submit(restore, leader, archive)
         wait_for(lambda: running.done() or any(raft.glob(signs[moment])), 30, moment, cluster.servers)
         victim.kill()
         done = running.result(60)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support.cluster import Agent, Cluster, wait_for
 
-from gemot.agent.client.connection import Refused, Reply
+from gemot.agent.client.connection import ClientError, Refused, Reply
 
 PATIENCE_S = 90.0
 PAIR = ("pair/a", "pair/b", "pair/c")
@@ -104,7 +104,7 @@ def test_readers_see_all_of_a_transaction_or_nothing_while_its_leader_is_killed(
         while not stop.is_set():
             number += 1
             ops = [key("set", each, str(number)) for each in PAIR]
-            with suppress(Refused, OSError):
+            with suppress(ClientError, OSError):
                 if number % 2:
                     txn(writer, *ops, key("get", "none"))
                     broken.append("one that cannot be done was")
@@ -113,7 +113,7 @@ def test_readers_see_all_of_a_transaction_or_nothing_while_its_leader_is_killed(
 
     def read(agent: Agent, **params: str) -> None:
         while not stop.is_set():
-            with suppress(Refused, OSError):
+            with suppress(ClientError, OSError):
                 for rows in (
                     agent.get("/v1/kv/pair/", recurse="", **params),
                     [

@@ -17,7 +17,7 @@ def test_watchers_that_lose_their_agents_and_leaders_are_told_each_change_once(t
     try:
         cluster.start()
         run = Watching(cluster, watchers=40, seed=1, between_kills_s=2.0)
-        found = uvloop.run(run.run(deliveries=2_000, seconds=60.0, kills=2))
+        found = uvloop.run(run.run(deliveries=2_000, seconds=600.0, kills=2))
     finally:
         cluster.stop()
     assert found == []

@@ -89,7 +89,7 @@ class Agent:
         assert self._process is not None, f"{self.name} does not run"
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 20.0) -> int:
+    def wait(self, timeout_s: float = 90.0) -> int:
         assert self._process is not None
         code = self._process.wait(timeout_s)
         self._process = None
@@ -195,9 +195,12 @@ class Cluster:
         self.clients = self.agents[servers:]
 
     def start(self) -> None:
+        """Until the servers have a leader, and all answer."""
         for agent in self.agents:
             agent.start()
         self.leader()
+        for agent in self.clients:
+            wait_for(lambda agent=agent: agent.get("/v1/agent/self"), 90.0, f"{agent.name} answers", [agent])
 
     def stop(self) -> None:
         """End what still runs, kindly first; who was stopped goes on for that."""
@@ -212,7 +215,7 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     agent.kill()
 
-    def leader(self, timeout_s: float = 30.0) -> Agent:
+    def leader(self, timeout_s: float = 90.0) -> Agent:
         """The server that leads, once every running server agrees on it."""
 
         def agreed() -> Agent | None:

@@ -115,7 +115,7 @@ class WebServer:
             "name": "web answers",
             "http": f"http://{self.address}/health",
             "interval": "1s",
-            "timeout": "1s",
+            "timeout": "10s",
         }
         return {"name": "web", "port": self.port, "checks": [check]} | changes
 
