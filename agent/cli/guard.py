@@ -8,8 +8,8 @@ together with `gemot lock`: then only the fence is left.
 
 Run by its path, with the standard library alone, so that it starts within milliseconds: `guard.py ORDERS
 REPORTS TERM_S KILL_S COMMAND...`: two file descriptors, two times of the boot clock. Orders are lines: `until
-TERM_S KILL_S`, `stop GRACE_S`, `signal NUMBER`. Reports are `started PID`, `failed WHY`, and `ended CODE
-0|1`, where 1 says that it had to stop the command.
+TERM_S KILL_S`, `stop GRACE_S`, `signal NUMBER`. Reports are `started PID`, then `failed WHY` where that could
+not become the command, and `ended CODE 0|1`, where 1 says that it had to stop the command.
 """
 
 from __future__ import annotations
@@ -80,17 +80,23 @@ class Guard:
             self._report(f"ended {-signal.SIGTERM} 1")
             return
         try:
-            child = subprocess.Popen(command, process_group=0)
+            child = subprocess.Popen(command, process_group=0, preexec_fn=self._begin)
         except (OSError, ValueError) as error:
             self._report(
                 f"failed cannot be run: {(error.strerror if isinstance(error, OSError) else None) or error}"
             )
             return
-        self._report(f"started {child.pid}")
         self._await_end(child.pid)
         # It is not reaped yet, so its group's number is not another's.
         _send(child.pid, signal.SIGKILL)
         self._report(f"ended {child.wait()} {int(self._plan.stopping)}")
+
+    def _begin(self) -> None:
+        """In the child, just before it becomes the command.
+
+        So there is no moment in which this guard may be killed while nobody knows what it has started.
+        """
+        self._report(f"started {os.getpid()}")
 
     def _await_end(self, pid: int) -> None:
         ended, poll = os.pidfd_open(pid), select.poll()

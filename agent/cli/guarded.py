@@ -84,7 +84,7 @@ class Guarded:
                 if word == "started":
                     self._group = int(rest)
                 elif word == "failed":
-                    ending = Ending(1, False, rest)
+                    ending, self._group = Ending(1, False, rest), 0
                 elif word == "ended":
                     code, stopped = rest.split()
                     ending, self._group = Ending(int(code), stopped == "1", ""), 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.dev_agent import until
 
-from gemot.agent.cli.guard import LOOK_S, Plan
-from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE
+from gemot.agent.cli import guard
+from gemot.agent.cli.guard import LOOK_S, Plan, now
+from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE, Guarded
 from gemot.agent.client.lease import END_SHARE, RENEW_SHARE
 
 TOLD = (signal.SIGTERM, signal.SIGCONT)
@@ -85,3 +89,42 @@ def test_whatever_it_is_told_it_kills_by_the_last_deadline_it_took(
             assert signal.SIGKILL in sent
     assert sent in ([], [*TOLD], [*TOLD, *KILLED], [*KILLED])
     assert plan.stopping == bool(sent)
+
+
+KILLED_AT_ONCE = """
+import os, runpy, signal, subprocess
+
+whole = subprocess.Popen
+
+
+def begin(*words, **how):
+    child = whole(*words, **how)
+    with open({pid!r}, "w") as file:
+        file.write(str(child.pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+subprocess.Popen = begin
+runpy.run_path({guard!r}, run_name="__main__")
+"""
+
+
+def test_a_command_that_was_just_started_ends_with_its_guard_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard is killed before it comes to anything else."""
+    script, pid = tmp_path / "guard.py", tmp_path / "pid"
+    script.write_text(KILLED_AT_ONCE.format(pid=str(pid), guard=guard.__file__))
+    monkeypatch.setattr(guard, "__file__", str(script))
+    guarded = Guarded(ttl_s=600.0)
+    guarded.start(["sleep", "600"], environ=os.environ, confirmed_s=now(), pass_stdin=False)
+    assert guarded.wait().problem == "its guard was killed, and it was killed for that"
+    until(lambda: not runs(int(pid.read_text())), "the end of the command")
+    guarded.close()
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # a zombie has none
+    except OSError:
+        return False
