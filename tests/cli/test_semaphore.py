@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,11 +38,16 @@ def test_a_lock_with_n_is_a_semaphore_and_one_more_waits(gemot: Shell, tmp_path:
         other.running("semaphore", "-n", "2", "jobs/n", "sh", "-c", "echo > up; exec sleep 600") as second,
     ):
         until(lambda: (tmp_path / "up").exists() and (other.folder / "up").exists(), "both")
-        third = Shell(gemot.address, tmp_path)
-        done = third("lock", "-verbose", "-n=2", "-try=300ms", "jobs/n", "true")
+        third = Shell(gemot.address, tmp_path / "third")
+        third.folder.mkdir()
+        done = third("lock", "-n=2", "-try=300ms", "jobs/n", "true")
         assert done.code == 1
-        assert "waiting: all 2 slots of jobs/n/.lock are taken" in done.err
         assert "jobs/n/.lock: not had within 0.3 s" in done.err
+        with third.running("lock", "-verbose", "-n=2", "jobs/n", "touch", "inside") as waiting:
+            until(lambda: "waiting: all 2 slots of jobs/n/.lock are taken" in third.told, "the wait")
+            waiting.terminate()
+            assert waiting.wait(PATIENCE_S) == 128 + signal.SIGTERM
+        assert not (third.folder / "inside").exists()
         refused = third("semaphore", "-n=3", "jobs/n", "true")
         assert refused.code == 1
         assert "jobs/n/.lock has 2 slots, not 3: all who use it give the same number" in refused.err
@@ -53,7 +59,7 @@ def test_a_lock_with_n_is_a_semaphore_and_one_more_waits(gemot: Shell, tmp_path:
 
 def test_a_slot_that_is_lost_stops_the_command(gemot: Shell, tmp_path: Path) -> None:
     script = "echo $GEMOT_LOCK_SESSION > up; exec sleep 600"
-    with gemot.running("semaphore", "-n=2", "-ttl=2s", "jobs/lost", "sh", "-c", script) as holder:
+    with gemot.running("semaphore", "-n=2", "jobs/lost", "sh", "-c", script) as holder:
         until(lambda: (tmp_path / "up").exists() and (tmp_path / "up").read_text(), "the command")
         gemot("kv", "delete", "jobs/lost/.lock")
         assert holder.wait(PATIENCE_S) == 75

@@ -55,7 +55,7 @@ def test_a_template_given_by_a_flag_is_rendered(gemot: Shell, tmp_path: Path) ->
 
 def test_what_is_missing_is_named_at_the_timeout(gemot: Shell, tmp_path: Path) -> None:
     out = define(tmp_path, "tpl/never")
-    done = gemot("template", "render", "-config-dir=config", "-timeout=300ms")
+    done = gemot("template", "render", "-config-dir=config", "-timeout=3s")
     assert done.code == 1
     assert "key tpl/never (it does not exist)" in done.err
     assert not out.exists()

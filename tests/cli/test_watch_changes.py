@@ -22,9 +22,10 @@ STATE = "-state-file=kept"
 
 def recorder(folder: Path, code: int = 0) -> str:
     """A program that appends its standard input to a file, and ends with `code`."""
-    program = folder / "record"
-    program.write_text(f"#!/bin/sh\ncat >> runs\nexit {code}\n")
-    program.chmod(0o755)
+    program, beside = folder / "record", folder / "record.new"
+    beside.write_text(f"#!/bin/sh\ncat >> runs\nexit {code}\n")
+    beside.chmod(0o755)
+    os.replace(beside, program)  # the one before may be at work
     return str(program)
 
 
@@ -144,7 +145,7 @@ def test_a_start_by_changes_goes_on_with_each_one(gemot: Shell, tmp_path: Path) 
 def test_what_failed_is_run_again_until_it_ends_well(gemot: Shell, tmp_path: Path) -> None:
     gemot("kv", "put", "again", "1")
     with gemot.running("watch", "-type=key", "-key=again", "-retry", STATE, recorder(tmp_path, code=3)):
-        until(lambda: len(told(tmp_path)) == 2, "the second try")
+        until(lambda: len(told(tmp_path)) >= 2, "the second try")
         recorder(tmp_path)
         until(lambda: json.loads((tmp_path / "kept").read_text())["Told"], "that it is kept")
     assert {text(run) for run in told(tmp_path)} == {"1"}
