@@ -19,6 +19,9 @@ from gemot.agent.client.events import Bookmark, Change, Op, Snapshot, WatchEnded
 from gemot.agent.client.mirror import Changed, Mirror
 from gemot.agent.client.sse import TooLong
 
+MOMENT_S = 2.0
+"""How long some tests let a silence last. What is not silent has to answer within it."""
+
 PATIENCE_S = 60.0
 Followed = tuple[Stream, list[ClientError], list[float]]
 
@@ -75,9 +78,9 @@ def test_nothing_for_so_long_is_a_broken_connection() -> None:
 
         @run
         async def _() -> None:
-            async with stream(agent.address, patience_s=0.2) as (events, broke, _):
+            async with stream(agent.address, patience_s=MOMENT_S) as (events, broke, _):
                 assert [(await anext(events)).index for _ in range(2)] == [3, 4]
-                assert "nothing came for 0.2 s" in str(broke[0])
+                assert f"nothing came for {MOMENT_S:g} s" in str(broke[0])
 
 
 def test_an_agent_that_takes_the_question_and_never_answers_is_left_for_the_next() -> None:
@@ -85,7 +88,7 @@ def test_an_agent_that_takes_the_question_and_never_answers_is_left_for_the_next
 
         @run
         async def _() -> None:
-            async with stream(mute.address, other.address, patience_s=0.2) as (events, broke, _):
+            async with stream(mute.address, other.address, patience_s=MOMENT_S) as (events, broke, _):
                 assert (await anext(events)).index == 3
                 assert f"no answer from the agent at {mute.address}" in str(broke[0])
 

@@ -255,10 +255,15 @@ def test_every_metric_of_the_table_is_fed_on_a_server_and_none_is_beside_it(tmp_
         until(agent, all_fed, "every metric")
         until(agent, lambda: figures(agent)["gemot_template_writes_total"] == 1, "the rendered template")
         until(agent, lambda: figures(agent)["gemot_raft_leader_changes_total"] == 1, "the leader counted")
+
+        def all_applied() -> bool:
+            now = figures(agent)
+            return now["gemot_raft_applied_index"] == now["gemot_raft_last_log_index"] > 0
+
+        until(agent, all_applied, "the end of its own entries")
         now = figures(agent)
         assert now["gemot_raft_is_leader"] == now["gemot_cluster_reachable"] == now["gemot_servers"] == 1
         assert now["gemot_services"] == now["gemot_checks critical"] == 1
-        assert now["gemot_raft_applied_index"] == now["gemot_raft_last_log_index"] > 0
         assert now["gemot_templates up_to_date"] == 1
         assert now["gemot_http_connections"] >= 1
         assert now["gemot_raft_log_syncs_total"] > 0

@@ -100,7 +100,7 @@ def test_a_session_outlives_its_ttl_and_ends_when_it_is_ended(address: str) -> N
 
 
 def test_a_session_that_is_gone_is_lost_with_the_next_renewal(address: str) -> None:
-    with session(address, ttl_s=2.0) as mine:
+    with session(address, ttl_s=TTL_S) as mine:
         mine.begin()
         put(address, f"/v1/session/destroy/{mine.id}")
         assert mine.wait(60.0).startswith("the session is gone")
@@ -168,21 +168,31 @@ def test_each_acquisition_has_a_greater_fence_and_a_session_of_its_own(address: 
 
 
 def test_who_does_not_get_it_in_time_leaves_nothing(address: str) -> None:
-    told: list[str] = []
-    with lock(address, "busy") as mine, mine, lock(address, "busy", tell=told.append) as other:
+    with lock(address, "busy") as mine, mine, lock(address, "busy") as other:
         assert other.acquire(0.3) is None
         assert not other.held
         assert keys(address, "busy/") == ["busy/.lock"]
         assert listed(address) == [mine.session]
-    assert any(f"process {os.getpid()} on" in text for text in told)
 
 
-def waiter(address: str, prefix: str, got: list[int], n: int = 0) -> threading.Thread:
+def waiter(address: str, prefix: str, got: list[int], n: int = 0, **more: Any) -> threading.Thread:
     def wait() -> None:
-        with lock(address, prefix) as mine, mine:
+        with lock(address, prefix, **more) as mine, mine:
             got.append(n or mine.fence)
 
     return in_thread(wait)
+
+
+def test_who_waits_is_told_who_has_it(address: str) -> None:
+    told: list[str] = []
+    got: list[int] = []
+    with lock(address, "asked") as mine, mine:
+        waiting = waiter(address, "asked", got, tell=told.append)
+        has = f"asked/.lock is held by process {os.getpid()} on {socket.gethostname()!r}"
+        until(lambda: f"waiting: {has}" in told, "that it waits")
+        assert got == []
+    waiting.join(30)
+    assert len(got) == 1
 
 
 def test_waiters_get_it_in_the_order_they_came(address: str) -> None:
@@ -200,7 +210,7 @@ def test_waiters_get_it_in_the_order_they_came(address: str) -> None:
 def test_a_waiter_who_is_gone_is_in_nobodys_way(address: str) -> None:
     got: list[int] = []
     with lock(address, "gone") as mine, mine:
-        asked = b'{"Behavior":"delete","TTL":"1s","LockDelay":"0s"}'
+        asked = b'{"Behavior":"delete","TTL":"5s","LockDelay":"0s"}'
         dead = put(address, "/v1/session/create", asked).json()["ID"]
         put(address, f"/v1/kv/gone/.queue/{dead}", acquire=dead)
         put(address, "/v1/kv/gone/.queue/nobodys")
@@ -292,7 +302,7 @@ def test_a_callback_that_fails_ends_neither_the_watch_nor_the_renewals(
         told.append("seen" if len(news) == 1 else "followed")
         raise RuntimeError("a mistake of the caller")
 
-    with lock(address, "mistaken", ttl_s=1.5, seen=failing) as mine:
+    with lock(address, "mistaken", ttl_s=6.0, seen=failing) as mine:
         mine.acquire()
         with pytest.raises(RuntimeError):
             mine.follow(failing)
@@ -306,7 +316,7 @@ def test_a_callback_that_fails_ends_neither_the_watch_nor_the_renewals(
 
 def test_a_lock_delay_is_waited_for(address: str) -> None:
     told: list[str] = []
-    with lock(address, "delayed", lock_delay_s=2) as lost, lock(address, "delayed", tell=told.append) as mine:
+    with lock(address, "delayed", lock_delay_s=5) as lost, lock(address, "delayed", tell=told.append) as mine:
         before = lost.acquire()
         put(address, f"/v1/session/destroy/{lost.session}")
         with mine:

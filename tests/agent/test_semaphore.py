@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from support.dev_agent import await_sessions, dev_agent
+from support.dev_agent import await_sessions, dev_agent, until
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import Connection, Refused, Reply
@@ -125,9 +125,13 @@ def test_as_many_as_the_limit_are_in_and_nothing_is_left(address: str) -> None:
         assert set(keys(address, "two/")) == {"two/.lock", first.guard, second.guard}
         with slot(address, "two", 2, tell=told.append) as third:
             assert third.acquire(0.3) is None
+            waiting = threading.Thread(target=third.acquire, daemon=True)
+            waiting.start()
+            until(lambda: told, "that it waits")
             assert told == ["waiting: all 2 slots of two/.lock are taken"]
             assert first.release()
-            assert third.acquire(30) is not None
+            waiting.join(30)
+            assert third.held
             assert stored(address, "two")["Holders"] == {second.session: True, third.session: True}
     assert keys(address, "two/") == []
 

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from support.dev_agent import dev_agent
+from support.dev_agent import await_sessions, dev_agent
 from support.scripted_agent import BROKEN, HEAD, STAY, change, event, scripted, snapshot
 
 from gemot.agent.client.agents import Agents
@@ -15,6 +15,9 @@ from gemot.agent.client.connection import ClientError, Connection, NotAnAgent, R
 from gemot.agent.client.events import Bookmark, Change, Op, Snapshot, WatchEnded
 from gemot.agent.client.sse import TooLong
 from gemot.agent.client.stream import Stream
+
+MOMENT_S = 2.0
+"""How long some tests let a silence last. What is not silent has to answer within it."""
 
 
 @contextmanager
@@ -49,17 +52,17 @@ def test_it_goes_on_behind_what_it_handed_out_whatever_broke(broken: bytes, why:
 def test_nothing_for_so_long_is_a_broken_connection() -> None:
     with (
         scripted(HEAD + snapshot(3) + STAY, HEAD + change(4, "a", 4) + STAY) as agent,
-        stream(agent.address, patience_s=0.2) as (events, broke, _),
+        stream(agent.address, patience_s=MOMENT_S) as (events, broke, _),
     ):
         assert [next(events).index for _ in range(2)] == [3, 4]
-        assert "nothing came for 0.2 s" in str(broke[0])
+        assert f"nothing came for {MOMENT_S:g} s" in str(broke[0])
 
 
 def test_an_agent_that_takes_the_question_and_never_answers_is_left_for_the_next() -> None:
     with (
         scripted(STAY) as mute,
         scripted(HEAD + snapshot(3) + STAY) as other,
-        stream(mute.address, other.address, patience_s=0.2) as (events, broke, _),
+        stream(mute.address, other.address, patience_s=MOMENT_S) as (events, broke, _),
     ):
         assert next(events).index == 3
         assert f"no answer from the agent at {mute.address}" in str(broke[0])
@@ -177,6 +180,7 @@ def test_delays_grow_up_to_half_a_minute_and_begin_anew_after_an_event() -> None
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with dev_agent(tmp_path_factory.mktemp("agent")) as address:
+        await_sessions(address)  # its own node is in the catalog then
         yield address
 
 

@@ -93,7 +93,10 @@ class ScriptedAgent:
     def _answer(self, connection: socket.socket, script: bytes) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            head += connection.recv(65536)
+            if not (piece := connection.recv(65536)):
+                connection.close()
+                return  # it has hung up before it asked
+            head += piece
         self.asked.append(head.decode("latin-1"))
         try:
             connection.sendall(script.removesuffix(STAY))
