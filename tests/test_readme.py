@@ -28,7 +28,7 @@ BIN = str(Path(sys.executable).parent)
 
 # A probe under way when the web server is killed says this instead, until the status changes again.
 REFUSED = "dial tcp 127.0.0.5:8000: connect: connection refused"
-CUT_OFF = re.compile(r"connection reset by peer$|Server disconnected$", re.MULTILINE)
+CUT_OFF = re.compile(r"connection reset by peer$|Server disconnected$|timed out after \S+$", re.MULTILINE)
 
 _BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```(sh|text)\n(.*?)```|<!-- (press enter) -->\n", re.DOTALL)
 

@@ -139,12 +139,12 @@ def test_a_reader_that_goes_while_it_waits_for_its_turn_leaves_nothing_behind() 
 
 
 def test_servers_that_say_nothing_do_not_keep_the_turn_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys_module, "READ_S", 0.01)
-
     async def work(scene: Scene) -> None:
         scene.hold_back()
         silent = [scene.reader(f"t{n}") for n in range(2 * PREFIXES_AT_ONCE)]
-        outcomes = await asyncio.gather(*silent, return_exceptions=True)
+        with monkeypatch.context() as short:
+            short.setattr(keys_module, "READ_S", 0.01)
+            outcomes = await asyncio.gather(*silent, return_exceptions=True)
         assert all("have not said in time" in str(outcome) for outcome in outcomes)
         scene.servers.query = scene._query  # type: ignore[method-assign]
         await scene.reader("later")

@@ -310,11 +310,11 @@ def test_history_that_goes_away_while_the_servers_are_is_told_and_all_is_told_an
 def test_without_servers_a_reader_is_refused_in_time_or_told_how_old_it_may_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gemot.agent.feeds.feeds.BEGIN_S", 0.01)
-
     async def work(scene: Scene) -> None:
         first = aiter(await scene.reader())
         await anext(first)
+        # From now on nobody answers; until then the servers had to.
+        monkeypatch.setattr("gemot.agent.feeds.feeds.BEGIN_S", 0.01)
         scene.servers.query = lambda query, options: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
         with pytest.raises(Unavailable, match="try again"):
             await scene.reader(key=b"other")

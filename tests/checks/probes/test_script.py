@@ -16,6 +16,9 @@ from gemot.checks.probes import script
 from gemot.checks.probes.script import probe
 from gemot.checks.status import Outcome
 
+SOON_S = 3.0
+"""A timeout that is waited for. Within it the program has to be up, and to have written."""
+
 
 def define(*args: str, timeout_s: float = 20.0, limit: int = 4096, local: bool = True) -> CheckDefinition:
     return CheckDefinition(
@@ -78,8 +81,8 @@ def test_a_script_that_came_over_the_api_is_never_run(tmp_path: Path) -> None:
 
 
 def test_a_timeout_is_critical_and_shows_what_was_said_so_far() -> None:
-    outcome = run(define("sh", "-c", "echo so far; sleep 600", timeout_s=0.3))
-    assert outcome == Outcome("critical", "Timed out (0.3s) running check\n\nso far\n")
+    outcome = run(define("sh", "-c", "echo so far; sleep 600", timeout_s=SOON_S))
+    assert outcome == Outcome("critical", f"Timed out ({SOON_S:g}s) running check\n\nso far\n")
 
 
 def test_a_child_that_ignores_term_ends_with_its_group(
@@ -90,8 +93,8 @@ def test_a_child_that_ignores_term_ends_with_its_group(
     text = f'trap "" TERM; (trap "" TERM; exec sleep 600) & echo $! > {pids}; echo $$ >> {pids}; wait'
 
     async def work() -> None:
-        outcome = await probe(define("sh", "-c", text, timeout_s=0.5))
-        assert outcome.output.startswith("Timed out (0.5s)")
+        outcome = await probe(define("sh", "-c", text, timeout_s=SOON_S))
+        assert outcome.output.startswith(f"Timed out ({SOON_S:g}s)")
         for pid in map(int, pids.read_text().split()):
             await until(lambda pid=pid: not is_running(pid))
 
@@ -103,7 +106,7 @@ def test_a_child_that_ignores_term_ends_even_when_its_program_is_gone(tmp_path: 
     text = f'(trap "" TERM; exec sleep 600) & echo $! > {pid_file}; wait'
 
     async def work() -> None:
-        await probe(define("sh", "-c", text, timeout_s=0.5))
+        await probe(define("sh", "-c", text, timeout_s=SOON_S))
         await until(lambda: not is_running(int(pid_file.read_text())))
 
     asyncio.run(work())
