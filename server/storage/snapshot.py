@@ -56,10 +56,15 @@ class _OnlyFormat(msgspec.Struct, frozen=True):
 class Snapshots:
     """The snapshots of one server. Open it with `Snapshots.open`."""
 
-    def __init__(self, *, disk: Disk, directory: str, manifests: dict[int, Manifest]) -> None:
+    def __init__(
+        self, *, disk: Disk, directory: str, manifests: dict[int, Manifest], left_out: frozenset[int]
+    ) -> None:
         self._disk = disk
         self._directory = directory
         self._manifests = manifests
+        self._left_out = left_out
+        """Of which nothing but files is there: they go once a good one is newer."""
+
         self._verified: frozenset[int] = frozenset()
 
     @classmethod
@@ -81,7 +86,8 @@ class Snapshots:
         for name in names:
             if name.endswith(".snap") and f"{name[:-5]}.json" not in names:
                 disk.remove(f"{directory}/{name}")
-        return cls(disk=disk, directory=directory, manifests=good)
+        left_out = frozenset(manifests.keys() - good.keys())
+        return cls(disk=disk, directory=directory, manifests=good, left_out=left_out)
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -93,7 +99,7 @@ class Snapshots:
         return tuple(self._manifests[index].meta for index in sorted(self._manifests))
 
     def path(self, meta: SnapshotMeta) -> str:
-        return f"{self._directory}/{meta.index:020d}.snap"
+        return self._file(meta.index, "snap")
 
     def manifest(self, meta: SnapshotMeta) -> Manifest:
         manifest = self._manifests.get(meta.index)
@@ -194,6 +200,7 @@ class Snapshots:
         self._disk.rename(f"{stem}.json.tmp", f"{stem}.json")
         self._disk.sync_dir(self._directory)
         self._manifests = {**self._manifests, meta.index: manifest}
+        self._left_out -= {meta.index}
         self._verified = self._verified | {meta.index}
         self._prune()
 
@@ -210,13 +217,20 @@ class Snapshots:
                 good.append(index)
             elif good:
                 self._drop(index)
+        for index in sorted(self._left_out):
+            if good and index < good[0]:
+                self._drop(index)
 
     def _drop(self, index: int) -> None:
-        path = self.path(self._manifests[index].meta)
         self._manifests = {i: m for i, m in self._manifests.items() if i != index}
-        self._disk.remove(f"{path.removesuffix('.snap')}.json")
+        self._left_out -= {index}
+        self._disk.remove(self._file(index, "json"))
         self._disk.sync_dir(self._directory)
-        self._disk.remove(path)
+        if self._disk.exists(copy := self._file(index, "snap")):
+            self._disk.remove(copy)
+
+    def _file(self, index: int, kind: str) -> str:
+        return f"{self._directory}/{index:020d}.{kind}"
 
 
 class Receiver:

@@ -101,6 +101,35 @@ def test_a_copy_that_is_missing_or_short_is_no_snapshot() -> None:
     assert Snapshots.open(disk, _SNAP).newest() is None
 
 
+@pytest.mark.parametrize("hurt", ["manifest", "copy", "no copy"])
+def test_the_files_of_one_that_was_left_out_go_once_a_good_one_is_newer(hurt: str) -> None:
+    """Else they lie there for ever: room that is lost, and damage that nobody reads."""
+    disk, snapshots = _taken(10, 20)
+    copy = snapshots.path(_meta(20))
+    if hurt == "manifest":
+        _put(disk, copy.replace(".snap", ".json"), b"{}")
+    elif hurt == "copy":
+        disk.damage(copy, lambda content: content.__delitem__(slice(100, None)))
+    else:
+        disk.remove(copy)
+    snapshots = Snapshots.open(disk, _SNAP)
+    assert snapshots.all() == (_meta(10),)
+    _make(disk, snapshots, 15)
+    assert any("20" in name for name in disk.listdir(_SNAP)), "none that is newer is whole"
+    _make(disk, snapshots, 30)
+    assert disk.listdir(_SNAP) == [f"{n:020d}.{kind}" for n in (15, 30) for kind in ("json", "snap")]
+    assert all(map(snapshots.verify, snapshots.all()))
+
+
+def test_one_that_was_left_out_is_made_anew_at_the_same_entry() -> None:
+    disk, snapshots = _taken(10)
+    _put(disk, snapshots.path(_meta(10)).replace(".snap", ".json"), b"{}")
+    snapshots = Snapshots.open(disk, _SNAP)
+    _make(disk, snapshots, 10)
+    _make(disk, snapshots, 20)
+    assert Snapshots.open(disk, _SNAP).all() == (_meta(10), _meta(20))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_crash_at_any_operation_leaves_the_older_snapshot_or_both(seed: int) -> None:
     stop, done = 0, False
