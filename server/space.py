@@ -43,15 +43,15 @@ SPREAD = 8
 LOOKS = 3
 """Looks for which it is counted against a server of a release that does not say what it had applied."""
 
-WORTH_TELLING = MIB // 20
-"""What is being written is told of from here on: below, it would read 0.0 MiB."""
-
 LOOKS_KEPT = 60
 """For so many at most against any: who is further behind takes a snapshot, and Raft sees to its pace."""
 
 ENOUGH = 1 << 62
 AGAIN_SHARE = 16
 """Once refused, writes go on when there is so much of the reserve more: or it would flicker."""
+
+WORTH_TELLING = MIB // 20
+"""What is being written is told of from here on: below, it would read 0.0 MiB."""
 
 
 class Room(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -56,15 +56,10 @@ class _OnlyFormat(msgspec.Struct, frozen=True):
 class Snapshots:
     """The snapshots of one server. Open it with `Snapshots.open`."""
 
-    def __init__(
-        self, *, disk: Disk, directory: str, manifests: dict[int, Manifest], left_out: frozenset[int]
-    ) -> None:
+    def __init__(self, *, disk: Disk, directory: str, manifests: dict[int, Manifest]) -> None:
         self._disk = disk
         self._directory = directory
         self._manifests = manifests
-        self._left_out = left_out
-        """Of which nothing but files is there: they go once a good one is newer."""
-
         self._verified: frozenset[int] = frozenset()
 
     @classmethod
@@ -80,14 +75,12 @@ class Snapshots:
             if name.endswith(".tmp"):
                 disk.remove(f"{directory}/{name}")
         disk.sync_dir(directory)
-        found = {int(m[1]): f"{directory}/{m[0]}" for m in map(_NAME.fullmatch, names) if m}
-        manifests = {index: _read_manifest(disk, path, index) for index, path in found.items()}
-        good = {index: m for index, m in manifests.items() if m is not None}
+        read = {i: _read_manifest(disk, f"{directory}/{i:020d}.json", i) for i in _indexes(names)}
+        good = {index: manifest for index, manifest in read.items() if manifest is not None}
         for name in names:
             if name.endswith(".snap") and f"{name[:-5]}.json" not in names:
                 disk.remove(f"{directory}/{name}")
-        left_out = frozenset(manifests.keys() - good.keys())
-        return cls(disk=disk, directory=directory, manifests=good, left_out=left_out)
+        return cls(disk=disk, directory=directory, manifests=good)
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -200,7 +193,6 @@ class Snapshots:
         self._disk.rename(f"{stem}.json.tmp", f"{stem}.json")
         self._disk.sync_dir(self._directory)
         self._manifests = {**self._manifests, meta.index: manifest}
-        self._left_out -= {meta.index}
         self._verified = self._verified | {meta.index}
         self._prune()
 
@@ -217,13 +209,12 @@ class Snapshots:
                 good.append(index)
             elif good:
                 self._drop(index)
-        for index in sorted(self._left_out):
-            if good and index < good[0]:
-                self._drop(index)
+        for index in _indexes(self._disk.listdir(self._directory)):
+            if index not in self._manifests and good and index < good[0]:
+                self._drop(index)  # a start left it out: nothing but its files was there
 
     def _drop(self, index: int) -> None:
         self._manifests = {i: m for i, m in self._manifests.items() if i != index}
-        self._left_out -= {index}
         self._disk.remove(self._file(index, "json"))
         self._disk.sync_dir(self._directory)
         if self._disk.exists(copy := self._file(index, "snap")):
@@ -274,6 +265,11 @@ class Receiver:
         self._file.close()
         if self._disk.exists(self._path):
             self._disk.remove(self._path)
+
+
+def _indexes(names: list[str]) -> list[int]:
+    """Of the manifests among these names."""
+    return [int(m[1]) for m in map(_NAME.fullmatch, names) if m]
 
 
 def hash_file(disk: Disk, path: str) -> tuple[int, str]:

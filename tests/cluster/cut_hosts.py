@@ -72,9 +72,15 @@ class Stage:
         return found
 
     def _server(self, role: str) -> Seat:
-        self.cluster.until(lambda: self.cluster.leader() is not None, "a leader")
-        leader = self.cluster.leader()
-        assert leader is not None, "there was one a moment ago"
+        leader: Seat | None = None
+
+        def known() -> bool:
+            nonlocal leader
+            leader = self.cluster.leader()
+            return leader is not None
+
+        self.cluster.until(known, "a leader")
+        assert leader is not None
         if role == "leader":
             return leader
         return self.random.choice([server for server in self.cluster.servers if server is not leader])

@@ -20,9 +20,6 @@ from gemot.agent.client.kv import Kv
 PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
 
-HOLD = {"performance": {"rpc_hold_timeout": "60s"}}
-"""A write is held that long while nobody leads, where none may fail on however slow a machine."""
-
 MULTIPLIER = 5
 ELECTION_S = 0.9 * MULTIPLIER
 """The least that an election takes by time-out alone: whoever is faster was handed the leadership."""
@@ -100,7 +97,6 @@ def _progress(loads: list[Load], cluster: Cluster, more: int = 30) -> None:
     wait_for(reached, PATIENCE_S, "writes go on", cluster.agents)
 
 
-@pytest.mark.parametrize("cluster", [HOLD], indirect=True, ids=["held"])
 def test_a_rolling_restart_of_all_servers_fails_no_write_and_loses_none(cluster: Cluster) -> None:
     """The load goes through the client agent, which stays; one server after the other is restarted."""
     loads = [Load(cluster.clients[0], str(n)) for n in range(4)]
@@ -115,6 +111,7 @@ def test_a_rolling_restart_of_all_servers_fails_no_write_and_loses_none(cluster:
         _progress(loads, cluster)
     for load in loads:
         load.end()
+    # By the product's own clock: one that nobody took within `rpc_hold_timeout` has failed.
     assert [failure for load in loads for failure in load.failed] == []
     longest = max(load.longest_s for load in loads)
     print(f"longest write during a rolling restart: {longest * 1000:.0f} ms")
@@ -137,7 +134,7 @@ def test_a_server_that_is_stopped_hands_over_first_and_within_ten_seconds(cluste
         leader.signal(number)
         code = leader.wait()
         if number == signal.SIGTERM:
-            assert code == 0
+            assert code == 0, "by its own clock: who has not stopped in order within ten seconds ends with 1"
             print(f"SIGTERM to exit: {time.monotonic() - began:.2f} s")
         _progress([load], cluster)
         load.end()

@@ -22,6 +22,9 @@ from gemot.agent.client.connection import ClientError, Connection
 SUPPORT = Path(__file__).parent
 PYTHON = sys.executable
 
+PATIENCE_S = 90.0
+"""Bound of every wait: only a hang reaches it."""
+
 
 class Agent:
     """One agent process and the way to it."""
@@ -89,7 +92,7 @@ class Agent:
         assert self._process is not None, f"{self.name} does not run"
         self._process.send_signal(number)
 
-    def wait(self, timeout_s: float = 90.0) -> int:
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
         assert self._process is not None
         code = self._process.wait(timeout_s)
         self._process = None
@@ -200,7 +203,9 @@ class Cluster:
             agent.start()
         self.leader()
         for agent in self.clients:
-            wait_for(lambda agent=agent: agent.get("/v1/agent/self"), 90.0, f"{agent.name} answers", [agent])
+            wait_for(
+                lambda agent=agent: agent.get("/v1/agent/self"), PATIENCE_S, f"{agent.name} answers", [agent]
+            )
 
     def stop(self) -> None:
         """End what still runs, kindly first; who was stopped goes on for that."""
@@ -215,7 +220,7 @@ class Cluster:
                 except subprocess.TimeoutExpired:
                     agent.kill()
 
-    def leader(self, timeout_s: float = 90.0) -> Agent:
+    def leader(self, timeout_s: float = PATIENCE_S) -> Agent:
         """The server that leads, once every running server agrees on it."""
 
         def agreed() -> Agent | None:

@@ -36,6 +36,7 @@ NGINX_PORT = 8080
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 30.0
 """An agent cuts itself off after 10 s at most: one that still runs then hangs."""
+
 LOOK_EVERY_S = 0.2
 
 
