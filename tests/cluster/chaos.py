@@ -46,6 +46,8 @@ from gemot.agent.client.kv import Kv
 
 SERVERS = 5
 SETTLE_S = 180.0
+LATE_S = 60.0
+"""A wipe waits for the voters, and all faults after it come so much later at most."""
 
 
 class Result(msgspec.Struct):
@@ -132,7 +134,7 @@ class Chaos:
             )
             for thread in (*self._clients, *self._watchers, self._operator, nemesis):
                 thread.start()
-            nemesis.join(seconds)
+            nemesis.join(seconds + LATE_S)
             ended, back_s = self._come_back(nemesis, began + seconds)
             return self._judge(nemesis, began, ended, back_s)
         except AssertionError as error:

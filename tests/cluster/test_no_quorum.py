@@ -20,8 +20,8 @@ from support.cluster import Agent, Cluster, wait_for
 PATIENCE_S = 90.0
 """Bound of every wait: only a hang reaches it."""
 
-SOON_S = 4.0
-"""An answer that waits for nothing takes a fraction of a second; one that waits for a leader, 7 s."""
+SOON_S = 7.0
+"""What waits for a leader takes so long at least, and an answer that waits for nothing, much less."""
 
 GEMOT = str(Path(__file__).parents[2] / ".venv" / "bin" / "gemot")
 REFUSED = r"{host}:{port} (refused|closed by the peer) \d+ s ago"
@@ -42,6 +42,18 @@ class Told:
         )
         self.took_s = time.monotonic() - began
         self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+
+def told_soon(agent: Agent, *words: str) -> Told:
+    """What is printed by a command that waits for nobody: one that does takes as long each time."""
+    tries: list[float] = []
+    for _ in range(5):
+        told = Told(agent, *words)
+        assert told.code == 0, told.err
+        if told.took_s < SOON_S:
+            return told
+        tries.append(told.took_s)
+    raise AssertionError(f"{' '.join(words)} waits: {tries} s")
 
 
 class Stage:
@@ -92,9 +104,7 @@ def test_status_says_at_once_what_is_waited_for(stage: Stage, asked: str) -> Non
 
     def says() -> bool:
         """An agent that stands still for a second is told of as one that does not answer."""
-        told = Told(agent, "status")
-        assert told.code == 0, told.err
-        assert told.took_s < SOON_S
+        told = told_soon(agent, "status")
         waits = f"\nWaiting  Waiting for quorum: have 1 of 3 ({stage.left.name}); " in told.out
         each = all(re.search(refused, told.out) for refused in stage.refused(*stage.dead))
         return "\nLeader   none\n" in told.out and waits and each
@@ -124,9 +134,7 @@ def test_without_a_leader_too_the_list_of_members_is_of_now(stage: Stage, asked:
 )
 def test_an_explanation_says_how_old_it_is(stage: Stage, words: tuple[str, ...]) -> None:
     def old() -> bool:
-        told = Told(stage.web, *words)
-        assert told.code == 0, told.err
-        assert told.took_s < SOON_S
+        told = told_soon(stage.web, *words)
         return re.search(r" as of \d+ s ago, when a leader was heard last", told.out) is not None
 
     # A template's values pass for present for a few seconds, as those of DNS and cached reads do.
@@ -136,8 +144,20 @@ def test_an_explanation_says_how_old_it_is(stage: Stage, words: tuple[str, ...])
 UNANSWERED = "Outcome unknown: the server did not answer this write in time"
 """A client agent's clock runs from earlier on than its server's: on a busy machine it may be the first."""
 
-HELD_S = 10.0
-"""A write or read without a leader is held for 7 s. Hold times that add up come to 11 s and more."""
+HELD_S = 11.0
+"""A write or read without a leader is held for 7 s. Hold times that add up come to so long at least."""
+
+
+def told_after_one_hold(agent: Agent, *words: str) -> Told:
+    """What a call prints that nobody carries out; where hold times add up it is late each time."""
+    tries: list[float] = []
+    for _ in range(5):
+        told = Told(agent, *words)
+        assert told.code == 1
+        if UNANSWERED not in told.err and told.took_s < HELD_S:
+            return told
+        tries.append(told.took_s)
+    raise AssertionError(f"{' '.join(words)} is held more than once: {tries} s")
 
 
 @pytest.mark.parametrize("words", [("kv", "put", "a", "1"), ("kv", "get", "a")], ids=["write", "read"])
@@ -147,9 +167,7 @@ def test_a_call_ends_at_the_hold_time_and_says_what_is_so(
 ) -> None:
     """A write that was held all the time is called what it is: surely not done."""
     agent = stage.web if asked == "a client agent" else stage.left
-    told = next(told for told in (Told(agent, *words) for _ in range(5)) if UNANSWERED not in told.err)
-    assert told.code == 1
-    assert told.took_s < HELD_S
+    told = told_after_one_hold(agent, *words)
     waiting = f"Error: No cluster leader: waiting for quorum: have 1 of 3 ({stage.left.name}); "
     assert told.err.startswith(waiting), told.err
     assert told.err.endswith(". The write was surely not done\n") == ("put" in words), told.err
@@ -168,26 +186,20 @@ def test_without_any_server_status_says_at_once_what_each_address_answered(stage
         PATIENCE_S,
         "tries",
     )
-    told = Told(stage.web, "status")
-    assert told.code == 0, told.err
-    assert told.took_s < SOON_S
+    told = told_soon(stage.web, "status")
     assert "\nLeader   unknown, no server answers\n" in told.out
     for one in every:
         assert re.search(one, told.out), told.out
 
     def all_failed() -> bool:
         """The agent knows it by itself, and says so as soon."""
-        told = Told(stage.web, "status")
-        assert told.took_s < SOON_S
-        failed = re.findall(r"^(\S+) .* failed ", told.out, re.MULTILINE)
+        failed = re.findall(r"^(\S+) .* failed ", told_soon(stage.web, "status").out, re.MULTILINE)
         return sorted(failed) == sorted(server.name for server in stage.cluster.servers)
 
     wait_for(all_failed, PATIENCE_S, "every server as failed")
 
 
 def test_without_any_server_a_write_says_which_addresses_were_tried(stage: Stage) -> None:
-    told = Told(stage.web, "kv", "put", "a", "1")
-    assert told.code == 1
-    assert told.took_s < HELD_S
+    told = told_after_one_hold(stage.web, "kv", "put", "a", "1")
     assert told.err.startswith("Error: No known server answers: waiting for a server: "), told.err
     assert told.err.endswith(". The write was surely not done\n"), told.err

@@ -52,7 +52,7 @@ KINDS = (
 """Orders of an operator are given in the middle of another fault, half of the time."""
 
 NOT_WHOLE = "wipe passed over"
-WHOLE_S = 20.0
+WHOLE_S = 60.0
 """A disk is lost only while all servers vote and are well, which is waited for so long: what a majority loses
 is lost."""
 
