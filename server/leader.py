@@ -23,11 +23,6 @@ from gemot.server.state.store import State
 CLOCK_EVERY_MS = 1_000
 LEASES_EVERY_MS = 100
 EXPIRY_EVERY_MS = 100
-PURGE_ROWS = 500
-KEEP_CHANGES = 50_000
-"""Change rows kept for those who follow keys, and come back."""
-
-TRIM_STEP = 10_000
 TOMBSTONE_KEEP_MS = 15 * 60_000
 TOMBSTONE_STEP_MS = 30_000
 RETRY_KEEP_MS = 10 * 60_000
@@ -126,13 +121,12 @@ class Leader:
             self._propose(ExpireKeys(due))
 
     def _purge(self) -> None:
-        if self._state.masked_rows_left():
-            self._propose(KvPurge(PURGE_ROWS))
+        if KvPurge not in self._under_way and (rows := self._state.purge_due()):
+            self._propose(KvPurge(rows))
 
     def _trim(self) -> None:
-        oldest, newest = self._state.change_range()
-        if newest - oldest > KEEP_CHANGES + TRIM_STEP:
-            self._propose(TrimChanges(newest - KEEP_CHANGES))
+        if TrimChanges not in self._under_way and (through := self._state.changes_due()):
+            self._propose(TrimChanges(through))
 
     def _trim_history(self) -> None:
         if self._history is not None and (command := self._history.due()) is not None:
@@ -166,11 +160,14 @@ class Leader:
     def _ended(self, kind: type) -> Callable[[Applied | GemotError], None]:
         def ended(result: Applied | GemotError) -> None:
             self._under_way.pop(kind, None)
-            if kind is EndLeases and isinstance(result, Applied):
+            if not isinstance(result, Applied) or not result.value:
+                return
+            # There may be more: the next look need not wait.
+            if kind is EndLeases:
                 self.timed_out += int(result.value)
-            if kind is ExpireKeys and isinstance(result, Applied):
+                self._due["leases"] = 0
+            elif kind is ExpireKeys:
                 self.expired += int(result.value)
-                if result.value:  # there may be more: the next look need not wait
-                    self._due["expiry"] = 0
+                self._due["expiry"] = 0
 
         return ended

@@ -10,6 +10,7 @@ from typing import get_args
 
 import msgspec
 import pytest
+from support.change_rows import ends
 from support.one_state import OneState
 
 from gemot.server.model.catalog import Node, Register
@@ -60,7 +61,7 @@ def test_entries_of_the_core_move_the_applied_index_and_nothing_else(one: OneSta
     assert (noop.index, noop.result, noop.touched) == (1, Applied(1, True), ())
     assert (voters.index, voters.touched) == (2, ())
     assert one.state.applied_index == 2
-    assert one.state.change_range() == (0, 0)
+    assert ends(one) == (0, 0)
 
 
 def test_voters_set_by_hand_begin_an_epoch_with_indexes_above_all_that_lost_servers_told(
@@ -155,7 +156,7 @@ def test_a_disk_that_fails_during_a_batch_leaves_the_state_as_it_was(
     monkeypatch.undo()
     assert (one.state.applied_index, one.state.state_hash) == (1, before)
     assert one.value(KvGet(b"b")) is None
-    assert one.state.change_range() == (1, 1)
+    assert ends(one) == (1, 1)
 
 
 @pytest.mark.parametrize("index", [2**31, 2**53 - 2, 2**62])
@@ -165,4 +166,4 @@ def test_large_indexes_are_kept_exactly(one: OneState, index: int) -> None:
     one.machine.apply([_set(index + 1, b"a"), _set(index + 2, b"b")])
     assert one.value(KvGet(b"b")).modify_index == one.at(KvGet(b"b")) == index + 2
     assert one.at(KvList(b"")) == index + 2
-    assert one.state.change_range() == (index + 1, index + 2)
+    assert ends(one) == (index + 1, index + 2)

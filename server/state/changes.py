@@ -25,6 +25,16 @@ from gemot.server.state.permission import Operation
 from gemot.server.state.scope import ChangeRow, Reading, Writing
 from gemot.server.state.tables import Cursor
 
+KEEP_INDEXES = 50_000
+KEEP_ROWS = 200_000
+KEEP_BYTES = 128 << 20
+"""What is kept for those who follow keys and come back: as much as none of the three bounds forbids."""
+
+STEP_INDEXES = 10_000
+STEP_ROWS = 10_000
+STEP_BYTES = 8 << 20
+"""So much beyond a bound before something goes; and bytes that go at once, but for an entry that has more."""
+
 TRIM_ROWS = 20_000
 """Change rows that one TrimChanges removes at most."""
 
@@ -34,6 +44,10 @@ TOLD_BYTES = 1 << 20
 
 _decode = msgspec.msgpack.Decoder(KvEntry).decode
 
+_OLDEST = """select idx, length(key) + coalesce(length(row), 0) from change where topic != 'trimmed'
+    order by idx, seq limit ?"""
+_SIZE = """select count(*), coalesce(sum(length(key) + coalesce(length(row), 0)), 0) from change
+    where topic != 'trimmed'"""
 _BEHIND = """select idx, seq, topic, key, op, row from change
     where idx > :after and topic = 'kv' and (
         key >= :low and (:high is null or key < :high)
@@ -41,15 +55,50 @@ _BEHIND = """select idx, seq, topic, key, op, row from change
     ) order by idx, seq"""
 
 
-def write(cursor: Cursor, changes: list[ChangeRow]) -> None:
+class Extent(msgspec.Struct, frozen=True):
+    """How much the table holds: its oldest and newest index (0: none), its rows and their bytes."""
+
+    oldest: int = 0
+    newest: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+def write(writing: Writing) -> None:
+    """The changes of the batch so far."""
+    changes = writing.changes
     if changes:
-        cursor.executemany("insert into change values (?, ?, ?, ?, ?, ?)", changes)
+        writing.cursor.executemany("insert into change values (?, ?, ?, ?, ?, ?)", changes)
+        size = sum(len(key) + len(row or b"") for _, _, _, key, _, row in changes)
+        writing.noted = (writing.noted[0] + len(changes), writing.noted[1] + size)
+
+
+def due(cursor: Cursor, extent: Extent) -> int:
+    """The index through which the oldest rows go now, as many as one entry takes; 0 if all may stay."""
+    through, rows_over, bytes_over = 0, 0, 0
+    if extent.newest - extent.oldest > KEEP_INDEXES + STEP_INDEXES:
+        through = extent.newest - KEEP_INDEXES
+    if extent.rows > KEEP_ROWS + STEP_ROWS:
+        rows_over = extent.rows - KEEP_ROWS
+    if extent.bytes > KEEP_BYTES + STEP_BYTES:
+        bytes_over = extent.bytes - KEEP_BYTES
+    if not (through or rows_over or bytes_over):
+        return 0
+    rows, size, whole = 0, 0, 0
+    for index, length in cursor.execute(_OLDEST, (TRIM_ROWS,)).fetchall():
+        if index != whole:
+            if index > through and rows >= rows_over and size >= bytes_over:
+                return max(through, whole)
+            if size >= STEP_BYTES:
+                return whole
+        rows, size, whole = rows + 1, size + length, index
+    return max(through, whole)
 
 
 def trim(writing: Writing, command: TrimChanges) -> bool:
     """TrimChanges: forget the oldest rows up to `through`, whole entries, a bounded number at a time."""
     cursor = writing.cursor
-    write(cursor, writing.changes)
+    write(writing)
     writing.changes.clear()
     after: int | None = cursor.execute(
         "select idx from change order by idx limit 1 offset ?", (TRIM_ROWS,)
@@ -57,10 +106,18 @@ def trim(writing: Writing, command: TrimChanges) -> bool:
     through = min(command.through, writing.index, *(() if after is None else (after,)))
     if through <= trimmed_to(cursor):
         return True
+    rows, size = cursor.execute(f"{_SIZE} and idx <= ?", (through,)).fetchall()[0]
+    writing.noted = (writing.noted[0] - rows, writing.noted[1] - size)
     cursor.execute("delete from change where idx <= ?", (through,))
     cursor.execute("insert into change values (?, 0, 'trimmed', x'', 'delete', null)", (through,))
     writing.ends_moved = True
     return True
+
+
+def extent(cursor: Cursor) -> Extent:
+    """Every row is looked at."""
+    rows, size = cursor.execute(_SIZE).fetchall()[0]
+    return Extent(*indexes(cursor), rows, size)
 
 
 def indexes(cursor: Cursor) -> tuple[int, int]:
@@ -87,6 +144,8 @@ def told(reading: Reading, query: KvChanges) -> tuple[Told, int]:
         return Told([], present), min(after, max(present, 1))
     if _is_gone(reading, query):
         return Told([], present, compacted=True), present
+    if not query.prefix and kv.newest_of(reading, query.key) <= after:
+        return Told([], present), max(after, 1)  # without a look at all that others changed meanwhile
     taken, more = _behind(reading, query)
     if not taken:
         return Told([], present), max(after, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import LEAST_TTL_MS, MAX_TTL_MS, KvEntry
 from gemot.server.state import digest
-from gemot.server.state.scope import Reading, Writing
+from gemot.server.state.scope import STEP_BYTES, Reading, Writing
 from gemot.server.state.tables import Cursor
 
 LATE_SHARE = 16
@@ -18,10 +18,11 @@ LEAST_LATE_MS = 250
 no less than a leap of the leader's clock may add to cluster time (`server/clock.py`)."""
 
 MOST_KEYS = 512
-"""Keys that one `ExpireKeys` looks at."""
+"""Keys that one `ExpireKeys` looks at; fewer where they take more than STEP_BYTES."""
 
 _EXPIRY = b"expiry"
-_DUE = """select expiry.key, coalesce(modify_index, 0) from expiry left join kv on kv.key = expiry.key
+_DUE = """select expiry.key, coalesce(modify_index, 0), coalesce(length(row), 0)
+    from expiry left join kv on kv.key = expiry.key
     where {} order by epoch, deadline_ms, expiry.key limit ?"""
 
 
@@ -59,12 +60,19 @@ def deadline(cursor: Cursor, key: bytes) -> tuple[int, int] | None:
 def due(cursor: Cursor, epoch: int, time_ms: int) -> tuple[tuple[bytes, int], ...]:
     """Keys that are over by that cluster time, or were written in another epoch: (key, modify index).
 
-    As many as one entry takes (`MOST_KEYS`), the oldest first.
+    As many as one entry takes, the oldest first.
     """
-    rows: list[tuple[bytes, int]] = []
+    rows: list[tuple[bytes, int, int]] = []
     for where, bindings in (("epoch < ?", (epoch,)), ("epoch = ? and deadline_ms <= ?", (epoch, time_ms))):
         rows += cursor.execute(_DUE.format(where), (*bindings, MOST_KEYS - len(rows))).fetchall()
-    return tuple(rows)
+    found: list[tuple[bytes, int]] = []
+    size = 0
+    for key, modify_index, length in rows:
+        size += length
+        if found and size > STEP_BYTES:
+            break
+        found.append((key, modify_index))
+    return tuple(found)
 
 
 def exist(cursor: Cursor) -> bool:

@@ -32,16 +32,20 @@ from gemot.server.model.session import Session
 from gemot.server.model.upkeep import ReapTombstones
 from gemot.server.state import digest, expiry, history, locks, pages, paging
 from gemot.server.state.latest import note_expiry
-from gemot.server.state.masks import RangeEnd
+from gemot.server.state.masks import Masks, RangeEnd
 from gemot.server.state.names import cut_name, end_of_prefix
 from gemot.server.state.permission import Operation
-from gemot.server.state.scope import Reading, Writing
+from gemot.server.state.scope import STEP_BYTES, Reading, Writing
+from gemot.server.state.tables import Cursor
 
 REAP_ROWS = 10_000
 """Tombstones that one ReapTombstones removes at most."""
 
 REAP_WITH_DELETE = 2
 """Overdue tombstones that each delete removes on its way, so that no load piles them up."""
+
+PURGE_ROWS = 500
+"""Rows that one KvPurge looks at, where they are short."""
 
 _TABLE = b"kv"
 _TOMBSTONE = b"tombstone"
@@ -57,7 +61,11 @@ _FROM = "select key, modify_index, row from kv where key >= ? order by key limit
 _RANGE = "select key, modify_index, row from kv where key >= ? and key < ? order by key limit ?"
 _KEYS_FROM = "select key, modify_index, key from kv where key >= ? order by key limit ?"
 _KEYS_RANGE = "select key, modify_index, key from kv where key >= ? and key < ? order by key limit ?"
+_SIZES_FROM = "select length(row) from kv where key >= ? order by key limit ?"
+_SIZES_RANGE = "select length(row) from kv where key >= ? and key < ? order by key limit ?"
 _BURIED_FROM = "select count(*) from (select 1 from tombstone where key >= ? limit ?)"
+_NEWEST_FROM = "select max(modify_index), count(*) from kv where key >= ?"
+_NEWEST_RANGE = "select max(modify_index), count(*) from kv where key >= ? and key < ?"
 _BURIED_RANGE = "select count(*) from (select 1 from tombstone where key >= ? and key < ? limit ?)"
 _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
 
@@ -266,7 +274,7 @@ def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
     prefix = command.prefix
     for key in writing.changed("kv", prefix):
         delete_key(writing, KvDelete(key))
-    if next(_visible_keys(writing, prefix), None) is None:
+    if not _is_any_visible(writing, prefix):
         return True
     index = writing.index
     before = writing.cursor.execute("select prefix, idx, resume from mask where prefix = ?", (prefix,)).get
@@ -281,6 +289,21 @@ def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
     writing.touched.append(("kv-prefix", prefix))
     writing.meta.kv_index = index
     return True
+
+
+def _is_any_visible(writing: Writing, prefix: bytes) -> bool:
+    """Of a range that was deleted and is not purged yet SQLite says sooner that all of it is hidden."""
+    if (above := writing.masks.hides_all_below(prefix)) is not None:
+        end = end_of_prefix(prefix)
+        if end is None:
+            found = writing.cursor.execute(_NEWEST_FROM, (prefix,)).fetchall()
+        else:
+            found = writing.cursor.execute(_NEWEST_RANGE, (prefix, end)).fetchall()
+        newest, count = found[0]
+        if (newest or 0) < above:
+            writing.scanned += count
+            return False
+    return next(_visible_keys(writing, prefix), None) is not None
 
 
 def _visible_keys(writing: Writing, prefix: bytes) -> Iterator[bytes]:
@@ -317,10 +340,31 @@ def entries_in(writing: Writing, prefix: bytes, limit_bytes: int) -> list[KvEntr
     return found
 
 
+def purge_due(cursor: Cursor, masks: Masks) -> int:
+    """How many rows the next KvPurge is to look at, fewer where they are long; 0 if nothing is hidden."""
+    looked_at = size = 0
+    for prefix, _ in masks.by_age():
+        start: bytes = cursor.execute("select resume from mask where prefix = ?", (prefix,)).get
+        end, limit = end_of_prefix(prefix), PURGE_ROWS - looked_at
+        if end is None:
+            rows = cursor.execute(_SIZES_FROM, (start, limit)).fetchall()
+        else:
+            rows = cursor.execute(_SIZES_RANGE, (start, end, limit)).fetchall()
+        for (length,) in rows:
+            looked_at, size = looked_at + 1, size + length
+            if size >= STEP_BYTES:
+                return looked_at
+        looked_at += not rows
+        if looked_at >= PURGE_ROWS:
+            break
+    return PURGE_ROWS if looked_at else 0
+
+
 def purge(writing: Writing, command: KvPurge) -> int:
     """KvPurge: look at up to `limit` rows of the oldest masks and remove the hidden ones.
 
-    Returns how many deleted ranges are not purged yet. Nobody sees a difference: no index moves.
+    Returns how many deleted ranges are not purged yet. Nobody sees a difference: no index moves. (A
+    transaction may: what is hidden counts among the keys that it may look through, until it is gone.)
     """
     limit = command.limit
     while limit > 0 and (mask := writing.masks.unfinished()) is not None:

@@ -22,6 +22,8 @@ FORGET_ROWS = 500
 """Lock delays that one entry forgets at most."""
 
 _HELD = b"held"
+_HOW_MANY = """select count(*), coalesce(sum(length(row)), 0) from held left join kv on kv.key = held.key
+    where session = ?"""
 _DELAY = b"lock_delay"
 
 
@@ -53,8 +55,9 @@ def held_at_most(cursor: Cursor, node: str) -> bool:
     return cursor.execute(statement, (node, MAX_HELD - 1)).get is not None
 
 
-def how_many(cursor: Cursor, session: str) -> int:
-    found: int = cursor.execute("select count(*) from held where session = ?", (session,)).get
+def how_many(cursor: Cursor, session: str) -> tuple[int, int]:
+    """How many keys a session holds, and the bytes of their rows."""
+    found: tuple[int, int] = cursor.execute(_HOW_MANY, (session,)).get
     return found
 
 

@@ -8,6 +8,7 @@ key at which purging goes on, or None when nothing is left to purge.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Masks:
     changes: who undoes rows knows by it whether to `load` anew. `_ends` has every range delete whose hidden
     rows may still be here, also those in whose place a newer mask of the same prefix has come (table
     `range_end`), each prefix's in their order, so that one among thousands is found at once; none where no
-    history is kept.
+    history is kept. `_hiding` is in the order of the indexes.
     """
 
     __slots__ = ("_all", "_ends", "_hiding", "changes", "hiding")
@@ -48,7 +49,7 @@ class Masks:
     def load(self, cursor: Cursor) -> None:
         self._all = Prefixes()
         self._hiding = Prefixes()
-        rows = cursor.execute("select prefix, idx, resume is not null from mask").fetchall()
+        rows = cursor.execute("select prefix, idx, resume is not null from mask order by idx").fetchall()
         for prefix, index, unfinished in rows:
             self._all.put(prefix, index)
             if unfinished:
@@ -61,6 +62,8 @@ class Masks:
 
     def put(self, prefix: bytes, index: int) -> None:
         self._all.put(prefix, index)
+        if prefix in self._hiding:
+            self._hiding.pop(prefix)  # it is the newest now
         self._hiding.put(prefix, index)
         self.hiding = len(self._hiding)
         self.changes += 1
@@ -108,10 +111,15 @@ class Masks:
         """Those rows (key, modify index, row), all under `prefix`, that no mask hides."""
         if not self.hiding:
             return rows
-        above = max(self._hiding.covering(prefix), default=0)
-        if not any(index > above for index in self._hiding.under(prefix)):
+        if (above := self.hides_all_below(prefix)) is not None:
             return [row for row in rows if row[1] >= above]
         return [row for row in rows if not self.hides(row[0], row[1])]
+
+    def hides_all_below(self, prefix: bytes) -> int | None:
+        """Under this prefix what is older than this index is hidden, and nothing else; None if the masks do
+        not agree so well."""
+        above = max(self._hiding.covering(prefix), default=0)
+        return None if any(index > above for index in self._hiding.under(prefix)) else above
 
     def index_over(self, prefix: bytes) -> int:
         """The newest range delete that may have taken a key under `prefix`; 0 if there is none."""
@@ -121,12 +129,18 @@ class Masks:
         """The newest range delete that may have taken this key; 0 if there is none."""
         return max(self._all.covering(key), default=0) if self._all else 0
 
+    def by_age(self) -> Iterator[tuple[bytes, int]]:
+        """Every mask that may have rows left to purge, oldest first; those of one entry in any order."""
+        return self._hiding.items()
+
     def unfinished(self) -> tuple[bytes, int] | None:
-        """The oldest mask that has rows left to purge."""
-        if not self.hiding:
-            return None
-        index, prefix = min((index, prefix) for prefix, index in self._hiding.items())
-        return prefix, index
+        """The oldest mask that has rows left to purge; of those of one entry the first by prefix."""
+        oldest: tuple[bytes, int] | None = None
+        for prefix, index in self.by_age():
+            if oldest is not None and index != oldest[1]:
+                break
+            oldest = min(oldest or (prefix, index), (prefix, index))
+        return oldest
 
     def finished_through(self, index: int) -> list[tuple[bytes, int]]:
         """Masks with nothing left to hide and an index at or below `index`, oldest first."""

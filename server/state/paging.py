@@ -124,20 +124,23 @@ def _page_of_names(reading: Reading, query: KvKeysPage) -> KeyPage:
     end, names = end_of_prefix(prefix), list[bytes]()
     start: bytes | None = _behind(prefix, query.after)
     if query.after.startswith(prefix):
-        start = _behind_name(cut_name(query.after, len(prefix), separator), query.after, separator)
+        start = _behind_name(query.after, len(prefix), separator)
     while start is not None and (rows := _visible(reading, prefix, start, end, 1, _KEYS, "list")):
         key = rows[0][0]
         if len(names) == query.limit:
             return KeyPage(names, names[-1])
-        name = cut_name(key, len(prefix), separator)
-        names.append(name)
-        start = _behind_name(name, key, separator)
+        names.append(cut_name(key, len(prefix), separator))
+        start = _behind_name(key, len(prefix), separator)
     return KeyPage(names)
 
 
-def _behind_name(name: bytes, key: bytes, separator: bytes) -> bytes | None:
-    """Where what has another name begins; None if nothing can."""
-    return end_of_prefix(name) if name.endswith(separator) else key + b"\0"
+def _behind_name(key: bytes, cut_from: int, separator: bytes) -> bytes | None:
+    """Where what has another name than this key begins; None if nothing can.
+
+    A separator within the prefix cuts nothing: under `a/` the key `a/` is a name, and not that of all others.
+    """
+    at = key.find(separator, cut_from)
+    return key + b"\0" if at < 0 else end_of_prefix(key[: at + len(separator)])
 
 
 READERS: dict[type, Callable[[Reading, Any], tuple[Any, int]]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -17,6 +17,7 @@ class Prefixes(Generic[T]):
         self._count_by_length: dict[int, int] = {}
         self._lengths: tuple[int, ...] = ()
         self._sorted: list[bytes] | None = None
+        """From the first question for them on: most of these dicts are never asked."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -32,7 +33,8 @@ class Prefixes(Generic[T]):
 
     def put(self, prefix: bytes, value: T) -> None:
         if prefix not in self._values:
-            self._sorted = None
+            if self._sorted is not None:
+                insort(self._sorted, prefix)
             length = len(prefix)
             self._count_by_length[length] = self._count_by_length.get(length, 0) + 1
             if self._count_by_length[length] == 1:
@@ -41,7 +43,8 @@ class Prefixes(Generic[T]):
 
     def pop(self, prefix: bytes) -> None:
         del self._values[prefix]
-        self._sorted = None
+        if self._sorted is not None:
+            del self._sorted[bisect_left(self._sorted, prefix)]
         length = len(prefix)
         self._count_by_length[length] -= 1
         if not self._count_by_length[length]:

@@ -32,6 +32,10 @@ LONG_BYTES = 1 << 20
 MAX_READ_BYTES = 64 << 20
 """So much where none holds: more no answer can have (`rpc/frame.py`)."""
 
+STEP_BYTES = 1 << 20
+"""Of rows that one entry of the upkeep rewrites or removes, but for its first: servers do nothing else for
+some 30 ms."""
+
 _FEW_ROWS = 16
 _MORE_ROWS = 64
 _last = itemgetter(-1)
@@ -178,9 +182,10 @@ class Writing:
     """The state during one batch of entries; `enter` begins the next entry.
 
     Rules read rows and write them by `cursor`, tell what they touched, and move `meta`. A rule that may
-    refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest
-    tombstone or change row may be another one now, `buried` how many tombstones are more. `scanned` counts
-    the keys that this entry looked through. `accessor` and `at_ms` say who wrote it and at what wall time.
+    refuse after it has written is run under `kept`/`undo`. `ends_moved` says that the oldest tombstone or
+    change row may be another one now, `buried` how many tombstones are more, `noted` how many change rows,
+    and of how many bytes. `scanned` counts the keys that this entry looked through. `accessor` and `at_ms`
+    say who wrote it and at what wall time.
     """
 
     __slots__ = (
@@ -194,6 +199,7 @@ class Writing:
         "index",
         "masks",
         "meta",
+        "noted",
         "scanned",
         "time_ms",
         "touched",
@@ -211,6 +217,7 @@ class Writing:
         self.changes: list[ChangeRow] = []
         self.ends_moved = False
         self.buried = 0
+        self.noted = (0, 0)
         self.scanned = 0
         self._seq = 0
 

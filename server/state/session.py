@@ -33,7 +33,7 @@ from gemot.server.state import kv, locks
 from gemot.server.state.latest import forget_sessions, sessions_index, touch_sessions
 from gemot.server.state.names import fold, topic_key
 from gemot.server.state.permission import Operation
-from gemot.server.state.scope import Reading, Writing
+from gemot.server.state.scope import STEP_BYTES, Reading, Writing
 from gemot.server.state.tables import Cursor
 
 DUE_SHARE = 4
@@ -44,7 +44,8 @@ MAX_OF_NODE = 4_096
 """Sessions of one node: when it fails, all end in one entry."""
 
 MOST_WORK = 512
-"""Sessions and held keys that one `EndLeases` ends, but for its first."""
+"""Sessions and held keys that one `EndLeases` ends, but for its first; fewer where they take more than
+STEP_BYTES."""
 
 MAX_ID = 64
 MAX_NAME = 1_024
@@ -220,17 +221,18 @@ def _touch(writing: Writing, session: Session) -> None:
 def due(cursor: Cursor, epoch: int, time_ms: int) -> tuple[tuple[str, int], ...]:
     """Leases that are over by that cluster time, or were given in another epoch: (id, generation).
 
-    As many as one entry may end (`MOST_WORK`), the oldest first.
+    As many as one entry may end, the oldest first.
     """
     rows: list[tuple[bytes]] = []
     for where, bindings in (("epoch < ?", (epoch,)), ("epoch = ? and deadline_ms <= ?", (epoch, time_ms))):
         statement = f"select row from lease where {where} order by epoch, deadline_ms, id limit ?"
         rows += cursor.execute(statement, (*bindings, MOST_WORK - len(rows))).fetchall()
     found: list[tuple[str, int]] = []
-    work = 0
+    work = size = 0
     for lease in [_decode_lease(row) for (row,) in rows]:
-        work += 1 + locks.how_many(cursor, lease.session)
-        if found and work > MOST_WORK:
+        held, length = locks.how_many(cursor, lease.session)
+        work, size = work + 1 + held, size + length
+        if found and (work > MOST_WORK or size > STEP_BYTES):
             break
         found.append((lease.session, lease.generation))
     return tuple(found)

@@ -86,7 +86,7 @@ class State:
         self._authorizer = authorizer
         self._meta = Meta()
         self._masks = Masks()
-        self._changes = (0, 0)
+        self._changes = changes.Extent()
         self._oldest_tombstone = 0
         self._unsettled: Writing | None = None
         self._buried = 0
@@ -102,6 +102,7 @@ class State:
             self._masks.load(cursor)
             self.retries.load(cursor)
             self._look_at_ends(cursor)
+            self._changes = changes.extent(cursor)
             self._buried = cursor.execute("select count(*) from tombstone").get
 
     # -- where it stands ---------------------------------------------------------------------------
@@ -297,9 +298,12 @@ class State:
             statement = "select 1 from latest where kind = ? and name = ''"
             return self._file.cursor.execute(statement, (feature,)).get is not None
 
-    def masked_rows_left(self) -> bool:
-        """Are there rows that a range delete hid and that are not purged yet?"""
-        return self._masks.hiding > 0
+    def purge_due(self) -> int:
+        """How many rows one entry is to look through for what range deletes hid; 0 if they hide nothing."""
+        if not self._masks.hiding:
+            return 0
+        with self._file.explained:
+            return kv.purge_due(self._file.cursor, self._masks)
 
     def oldest_tombstone(self) -> int:
         """The lowest index of a tombstone or purged mask; 0 if there is none."""
@@ -322,9 +326,15 @@ class State:
             found = history.oldest(self._file.cursor)
         return found is not None and (found[0] <= self._meta.history_from or found[1] < before_ms)
 
-    def change_range(self) -> tuple[int, int]:
-        """The oldest and newest index in the change table; (0, 0) when it is empty."""
+    @property
+    def changes(self) -> changes.Extent:
+        """How much the change table holds."""
         return self._changes
+
+    def changes_due(self) -> int:
+        """The index through which changes are to go, for one entry; 0 if all may stay."""
+        with self._file.explained:
+            return changes.due(self._file.cursor, self._changes)
 
     def newest_checkpoint_hash(self) -> tuple[int, bytes]:
         """The newest noted state hash and its index; (0, b"") before the first."""
@@ -370,13 +380,12 @@ class State:
     def _commit(self, writing: Writing) -> None:
         cursor = writing.cursor
         with self._file.explained:
-            changes.write(cursor, writing.changes)
+            changes.write(writing)
             self.retries.flush(cursor)
             self._meta.save(cursor)
+            self._note_changes(writing)
             if writing.ends_moved:
                 self._look_at_ends(cursor)
-            elif writing.changes:
-                self._changes = (self._changes[0] or writing.changes[0][0], writing.changes[-1][0])
         self._file.commit()
         self._buried += writing.buried
 
@@ -390,8 +399,16 @@ class State:
     def explained(self) -> AbstractContextManager[None]:
         return self._file.explained
 
+    def _note_changes(self, writing: Writing) -> None:
+        oldest, newest = self._changes.oldest, self._changes.newest
+        if writing.ends_moved:
+            oldest, newest = changes.indexes(writing.cursor)
+        elif writing.changes:
+            oldest, newest = oldest or writing.changes[0][0], writing.changes[-1][0]
+        rows, size = writing.noted
+        self._changes = changes.Extent(oldest, newest, self._changes.rows + rows, self._changes.bytes + size)
+
     def _look_at_ends(self, cursor: Cursor) -> None:
-        self._changes = changes.indexes(cursor)
         self._oldest_tombstone = cursor.execute("select min(idx) from tombstone").get or 0
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.change_rows import ends
 from support.one_state import OneState
 from support.virtual import VirtualTimer
 
 from gemot.server.leader import (
     CLOCK_EVERY_MS,
     EXPIRY_EVERY_MS,
-    KEEP_CHANGES,
     LEASES_EVERY_MS,
     TOMBSTONE_KEEP_MS,
     TOMBSTONE_STEP_MS,
-    TRIM_STEP,
     Leader,
 )
 from gemot.server.model.catalog import Node, Register
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.kv import ExpireKeys, KvDelete, KvDeletePrefix, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.session import CreateSession, EndLeases, Session, Sessions
+from gemot.server.model.txn import KvOp, Txn
 from gemot.server.model.upkeep import ReapTombstones, Tick, TrimChanges
+from gemot.server.state import changes
+from gemot.server.state.changes import KEEP_INDEXES, STEP_INDEXES
 from gemot.server.state.expiry import MOST_KEYS
+from gemot.server.state.scope import STEP_BYTES
 
 
 class Scene:
@@ -126,7 +130,7 @@ def test_what_a_range_delete_hid_is_purged_to_the_end(scene: Scene) -> None:
     assert scene.one.value(KvList(b"")) == []
     scene.leader.on_leadership(True)
     rounds = 0
-    while scene.one.state.masked_rows_left():
+    while scene.one.state.purge_due():
         scene.pass_ms(100)
         assert scene.kinds() == [KvPurge]
         scene.apply_all()
@@ -150,17 +154,16 @@ def test_tombstones_go_after_their_time_and_not_before(scene: Scene) -> None:
 def test_changes_go_when_there_are_many_and_the_newest_stay(scene: Scene) -> None:
     scene.one.apply(KvSet(b"a", b""))
     scene.leader.on_leadership(True)
-    scene.one.skip(KEEP_CHANGES)
+    scene.one.skip(KEEP_INDEXES)
     scene.one.apply(KvSet(b"b", b""))
     scene.pass_ms(1_000)
     assert TrimChanges not in scene.kinds()
-    scene.one.skip(TRIM_STEP)
+    scene.one.skip(STEP_INDEXES)
     scene.one.apply(KvSet(b"c", b""))
     scene.pass_ms(1_000)
     assert TrimChanges in scene.kinds()
     scene.apply_all()
-    kept, _ = scene.one.state.change_range()
-    assert kept == KEEP_CHANGES + 2, "what was told of b is still to be had"
+    assert scene.one.state.changes.oldest == KEEP_INDEXES + 2, "what was told of b is still to be had"
 
 
 def test_a_deposed_leader_stops_and_a_new_term_begins_afresh(scene: Scene) -> None:
@@ -235,3 +238,92 @@ def test_of_many_keys_that_are_over_at_once_each_tick_deletes_as_many_as_an_entr
         assert len(scene.one.value(KvKeys(b""))) == left * MOST_KEYS
         scene.pass_ms(50, every_ms=50)
         scene.apply_all()
+
+
+# -- long values -----------------------------------------------------------------------------------
+
+LONG = b"x" * 300_000
+AT_ONCE = STEP_BYTES // len(LONG) + 1
+"""So many of them take as much as one entry of the upkeep is to."""
+
+
+def test_of_long_values_a_purge_looks_at_few_and_all_go(scene: Scene) -> None:
+    scene.one.apply(*(KvSet(b"k%02d" % n, LONG) for n in range(10)))
+    scene.one.apply(*(KvDeletePrefix(b"k%02d" % n) for n in range(5)), KvDeletePrefix(b"k"))
+    scene.leader.on_leadership(True)
+    count = "select count(*) from kv"
+    left = [10]
+    while scene.one.state.purge_due():
+        scene.pass_ms(50)
+        assert scene.kinds() == [KvPurge]
+        scene.apply_all()
+        left.append(scene.one.file.cursor.execute(count).get)
+    assert left[-1] == 0
+    assert all(before - after <= AT_ONCE for before, after in pairwise(left))
+    assert len(left) < 8
+
+
+def test_of_long_values_few_expire_in_one_entry_and_all_by_and_by(scene: Scene) -> None:
+    scene.one.apply(*(KvSet(b"k%d" % n, LONG, ttl_ms=1_000) for n in range(9)))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(2_000)
+    scene.one.time_ms = scene.cluster_time_ms()
+    expired: list[int] = []
+    while scene.one.value(KvKeys(b"")):
+        expired += [len(command.keys) for command, _ in scene.proposed if isinstance(command, ExpireKeys)]
+        scene.apply_all()
+        scene.pass_ms(50)
+    assert expired == [AT_ONCE - 1] * 3
+
+
+def test_of_sessions_that_hold_long_values_few_end_in_one_entry_and_the_next_at_once(scene: Scene) -> None:
+    scene.one.apply(Register(Node("web1", "10.0.0.1")))
+    for id in range(8):
+        scene.one.apply(CreateSession(Session(f"s{id}", "web1", ttl_ms=1_000)))
+        scene.one.apply(KvSet(b"k%d" % id, LONG, acquire=f"s{id}"))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(2_000)
+    scene.one.time_ms = scene.cluster_time_ms()
+    ended: list[int] = []
+    for _ in range(3):
+        ended += [len(command.leases) for command, _ in scene.proposed if isinstance(command, EndLeases)]
+        scene.apply_all()
+        scene.pass_ms(50, every_ms=50)
+    assert ended == [AT_ONCE - 1, AT_ONCE - 1, 2]
+    assert scene.leader.timed_out == 8
+    assert scene.one.value(Sessions()) == []
+
+
+@pytest.mark.parametrize("bound", ["ROWS", "BYTES"])
+def test_changes_are_bounded_in_rows_and_bytes_however_few_indexes(
+    scene: Scene, bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes in one entry is bounded too; the newest are kept."""
+    monkeypatch.setattr(changes, f"KEEP_{bound}", {"ROWS": 5, "BYTES": 5 * len(LONG)}[bound])
+    monkeypatch.setattr(changes, f"STEP_{bound}", {"ROWS": 2, "BYTES": 2 * len(LONG)}[bound])
+    scene.one.apply(*(KvSet(b"a", LONG[n:]) for n in range(20)))
+    scene.leader.on_leadership(True)
+    trims = 0
+    for _ in range(20):
+        scene.pass_ms(50)
+        trims += TrimChanges in scene.kinds()
+        scene.apply_all()
+    assert trims > 3 if bound == "BYTES" else trims == 1
+    oldest, newest = ends(scene.one)
+    assert newest == 20
+    assert 5 <= newest - oldest + 1 <= 6
+    scene.one.apply(KvSet(b"b", b""))
+    scene.pass_ms(1_000)
+    assert scene.proposed == [], "a little more is no reason"
+
+
+def test_one_entry_of_many_changes_goes_as_a_whole(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "KEEP_ROWS", 5)
+    monkeypatch.setattr(changes, "STEP_ROWS", 1)
+    ops = tuple(KvOp("set", b"k%d" % n, b"") for n in range(20))
+    scene.one.apply(Txn(ops))
+    scene.one.apply(KvSet(b"a", b""), KvSet(b"b", b""))
+    scene.leader.on_leadership(True)
+    scene.pass_ms(1_000)
+    scene.apply_all()
+    assert ends(scene.one) == (2, 3)

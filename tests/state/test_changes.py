@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.change_rows import changes_after
+from support.change_rows import changes_after, ends
 from support.one_state import OneState
 
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvSet
@@ -36,20 +36,20 @@ def test_each_change_is_told_once_with_its_row(one: OneState) -> None:
     assert rows[1][5] is not None
     assert msgspec.msgpack.decode(rows[1][5], type=KvEntry) == KvEntry(b"a", b"2", 0, 0, "", 1, 3)
     assert changes_after(one.state, 3, 2) == rows[2:4]
-    assert one.state.change_range() == (1, 6)
+    assert ends(one) == (1, 6)
 
 
 def test_trimming_takes_the_old_end_and_keeps_what_came_in_the_same_batch(one: OneState) -> None:
     one.apply(*(KvSet(b"%d" % n, b"") for n in range(10)))
     one.apply(KvSet(b"x", b""), TrimChanges(5), KvSet(b"y", b""))
     assert [row[0] for row in changes_after(one.state, 0, 100)] == [6, 7, 8, 9, 10, 11, 13]
-    assert one.state.change_range() == (6, 13)
+    assert ends(one) == (6, 13)
     one.reopen()
-    assert one.state.change_range() == (6, 13)
+    assert ends(one) == (6, 13)
     one.apply(TrimChanges(10**9))
-    assert one.state.change_range() == (0, 0)
+    assert ends(one) == (0, 0)
     one.apply(KvSet(b"z", b""))
-    assert one.state.change_range() == (15, 15)
+    assert ends(one) == (15, 15)
     assert one.value(KvGet(b"x")) is not None
 
 
@@ -57,7 +57,7 @@ def test_one_trim_removes_a_bounded_number_of_rows(one: OneState, monkeypatch: p
     monkeypatch.setattr(changes, "TRIM_ROWS", 4)
     one.apply(*(KvSet(b"%d" % n, b"") for n in range(10)))
     one.apply(TrimChanges(10))
-    assert one.state.change_range() == (6, 10)
+    assert ends(one) == (6, 10)
 
 
 def test_changes_survive_a_snapshot(one: OneState, tmp_path: Path) -> None:
@@ -68,4 +68,4 @@ def test_changes_survive_a_snapshot(one: OneState, tmp_path: Path) -> None:
     one.file.install(tmp_path / "copy")
     one.state.reload()
     assert changes_after(one.state, 0, 10) == before
-    assert one.state.change_range() == (1, 2)
+    assert ends(one) == (1, 2)

@@ -96,9 +96,9 @@ def test_it_goes_with_the_old_name_of_a_renamed_node(one: OneState) -> None:
 def test_nothing_else_moves(one: OneState) -> None:
     """Who follows nodes, services or the change table is not told where hosts stand."""
     queries: list[Query] = [Nodes(), ServiceNodes("web"), HealthService("web"), HealthState("any")]
-    before = [one.read(query) for query in queries], one.state.change_range()
+    before = [one.read(query) for query in queries], one.state.changes
     assert set(one.touched(places(n1=1))) == {("coordinates", b""), ("coordinate", b"n1")}
-    assert ([one.read(query) for query in queries], one.state.change_range()) == before
+    assert ([one.read(query) for query in queries], one.state.changes) == before
 
 
 @pytest.mark.parametrize(

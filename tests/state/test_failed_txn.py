@@ -135,7 +135,7 @@ def test_a_tree_deleted_in_vain_hides_nothing(one: OneState) -> None:
     before = everything(one)
     assert whats(txn(one, KvOp("delete-tree", b""), KvOp("get", b"k"))) == [(1, 'key "k" doesn\'t exist')]
     assert everything(one) == before
-    assert not one.state.masked_rows_left()
+    assert not one.state.purge_due()
     one.reopen()
     assert everything(one) == before
 

@@ -202,7 +202,7 @@ def test_a_range_delete_hides_its_keys_at_once_and_is_one_row(one: OneState) -> 
     assert one.value(KvKeys(b"")) == [b"b"]
     assert one.value(KvGet(b"a/3")) is None
     assert one.file.cursor.execute("select count(*) from kv").get == 21
-    assert one.state.masked_rows_left()
+    assert one.state.purge_due()
 
 
 def test_a_key_written_again_after_a_range_delete_is_new(one: OneState) -> None:
@@ -218,12 +218,29 @@ def test_a_delete_of_a_hidden_key_is_no_change(one: OneState) -> None:
     assert one.touched(KvDeletePrefix(b"a")) == ()
 
 
+@pytest.mark.parametrize("narrower", [(), (b"a/1",)], ids=["one mask", "a narrower one within"])
+def test_a_range_that_is_hidden_already_is_looked_through_and_not_deleted_again(
+    one: OneState, narrower: tuple[bytes, ...]
+) -> None:
+    """What is counted of it is a rule of transactions, however it is found."""
+    one.apply(*(KvSet(b"a/%03d" % n, b"x") for n in range(200)), KvDeletePrefix(b"a/"))
+    one.apply(*(KvSet(prefix, b"x") for prefix in narrower), *map(KvDeletePrefix, narrower))
+    with one.state.batch() as writing:
+        writing.enter(one.index + 1)
+        assert kv.delete_prefix(writing, KvDeletePrefix(b"a/"))
+        assert writing.scanned == 200 + len(narrower)
+        assert writing.changes == []
+        assert kv.delete_prefix(writing, KvDeletePrefix(b""))
+    one.apply(KvSet(b"a/150", b"x"))
+    assert one.touched(KvDeletePrefix(b"a/15")) == (("kv-prefix", b"a/15"),)
+
+
 def test_purging_goes_in_bounded_steps_and_nobody_sees_it(one: OneState) -> None:
     one.apply(*(KvSet(b"a/%03d" % n, b"x") for n in range(50)), KvDeletePrefix(b"a/"))
     one.apply(KvSet(b"a/007", b"again"), KvSet(b"a/049", b"again"))
     seen = [one.read(q) for q in (KvList(b"a/"), KvList(b""), KvGet(b"a/001"))]
     steps, rows = 0, 52
-    while one.state.masked_rows_left():
+    while one.state.purge_due():
         (outcome,) = one.apply(KvPurge(10))
         steps += 1
         left = one.file.cursor.execute("select count(*) from kv").get
@@ -243,7 +260,7 @@ def test_purging_goes_on_where_it_was_after_a_restart(one: OneState) -> None:
     assert one.result(KvPurge(10)) == 1
     assert one.result(KvPurge(100)) == 0
     assert one.file.cursor.execute("select count(*) from kv").get == 0
-    assert not one.state.masked_rows_left()
+    assert not one.state.purge_due()
 
 
 def test_a_range_deleted_anew_while_it_is_purged_is_purged_anew(one: OneState) -> None:

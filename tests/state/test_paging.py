@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.naive_state import NaiveState
 from support.one_state import OneState
@@ -55,6 +55,8 @@ def pages(one: OneState, first: KvListPage | KvKeysPage) -> list[Any]:
         after = page.next
 
 
+@example({b"a/", b"a/b", b"a/c/d", b"a/e"}, b"a/", b"/", b"a/", 2)
+@example({b"a:", b"a::b", b"a:::c"}, b"a:", b"::", b"", 1)
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     st.sets(KEYS, max_size=12), st.one_of(st.just(b""), KEYS), st.sampled_from([b"", b"/", b"ab", b"\xff"]),

@@ -223,8 +223,8 @@ def reaping_takes_the_index_back(patch: Patch) -> None:
 @bug(38, tests=("tests/server/test_leader.py",), simulated=False)
 def changes_are_trimmed_at_once(patch: Patch) -> None:
     """The change table keeps nothing for those who come back."""
-    patch.setattr(leader, "KEEP_CHANGES", 0)
-    patch.setattr(leader, "TRIM_STEP", 0)
+    patch.setattr(changes, "KEEP_INDEXES", 0)
+    patch.setattr(changes, "STEP_INDEXES", 0)
 
 
 @bug(38, tests=(PAGES,), simulated=False)

@@ -24,7 +24,6 @@ from simulation.witness import Seen, Violation
 from simulation.world import World
 
 from gemot.agent.feeds import feed
-from gemot.server import leader
 from gemot.server.model.changes import KvChanges
 from gemot.server.model.command import Command
 from gemot.server.model.errors import GemotError
@@ -66,13 +65,13 @@ AWAY_US = 2_000_000
 @contextmanager
 def told_at_once(told: Told) -> Iterator[None]:
     """The limits of the change table as they are drawn, not as servers have them; readers one by one."""
-    before = changes.TOLD_ROWS, leader.KEEP_CHANGES, leader.TRIM_STEP, feed.WAKE_SLICE
-    changes.TOLD_ROWS, leader.KEEP_CHANGES, leader.TRIM_STEP = told.rows, told.kept, told.step
+    before = changes.TOLD_ROWS, changes.KEEP_INDEXES, changes.STEP_INDEXES, feed.WAKE_SLICE
+    changes.TOLD_ROWS, changes.KEEP_INDEXES, changes.STEP_INDEXES = told.rows, told.kept, told.step
     feed.WAKE_SLICE = 1
     try:
         yield
     finally:
-        changes.TOLD_ROWS, leader.KEEP_CHANGES, leader.TRIM_STEP, feed.WAKE_SLICE = before
+        changes.TOLD_ROWS, changes.KEEP_INDEXES, changes.STEP_INDEXES, feed.WAKE_SLICE = before
 
 
 class PushFamily:
