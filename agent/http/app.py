@@ -124,7 +124,7 @@ class App:
         if handler is None:
             return self._refuse(_wrong_method(route, method), method, target)
         token = _read_token(found.query, headers)
-        request = Request(method, rest, found.query, headers, b"", token, remote)
+        request = Request(method, rest, found.query, headers, b"", token, remote, route=route.path)
         ignored = method == "GET" or not route.max_body
         limit = _DROPPED_BODY_BYTES if ignored else route.max_body
         return Call(route, handler, request, limit, "" if ignored else route.limit_name, perf_counter())

@@ -34,7 +34,8 @@ Permission = Literal[
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request. `path` is the raw path's part behind the route's, decoded once, as bytes.
+    """One request. `path` is the raw path's part behind the route's, decoded once, as bytes; `route` is the
+    route's own.
 
     `query` keeps order and doubles: (name, value) pairs, decoded once. `headers` has lower-case names.
     `stream` has the body in pieces where the route is `streamed`; `body` is empty then. It raises BadRequest
@@ -50,6 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     token: str
     remote: str
     stream: AsyncIterator[bytes] | None = None
+    route: str = ""
 
 
 class Pushed(Protocol):

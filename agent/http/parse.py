@@ -167,8 +167,10 @@ def idempotency_key(request: Request) -> IdempotencyKey | None:
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY or not key.isascii():
         raise BadRequest(f"Idempotency-Key must be 1 to {MAX_IDEMPOTENCY_KEY} ASCII characters")
     asked = hashlib.sha256()
-    query = sorted(pair for pair in request.query if pair[0] not in ("token", "pretty"))
-    for piece in (request.method.encode(), request.path, repr(query).encode(), request.body):
+    # In their order: of two with one name the first counts.
+    query = [pair for pair in request.query if pair[0] not in ("token", "pretty")]
+    whole = request.route.encode() + request.path
+    for piece in (request.method.encode(), whole, repr(query).encode(), request.body):
         asked.update(len(piece).to_bytes(8, "big"))
         asked.update(piece)
     return IdempotencyKey(key, asked.digest())

@@ -335,3 +335,17 @@ def test_a_read_that_times_out_gives_the_present_answer_with_its_index() -> None
             assert reply.headers["x-consul-index"] == index
 
     run(work())
+
+
+def test_one_idempotency_key_for_another_endpoint_is_refused_rather_than_answered() -> None:
+    async def work() -> None:
+        async with api_agent() as (agent, _):
+            named = {"Idempotency-Key": "once"}
+            body = {"Node": "n1", "Address": "10.0.0.1"}
+            assert (await put(agent, "/v1/catalog/register", body, **named)).status == 200
+            for path in ("/v1/catalog/deregister", "/v1/session/create"):
+                assert (await put(agent, path, body, **named)).status == 422
+            again = await put(agent, "/v1/catalog/register", body, **named)
+            assert (again.status, again.body) == (200, b"true")
+
+    run(work())

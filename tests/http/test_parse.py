@@ -170,6 +170,26 @@ def test_an_idempotency_key_is_bound_to_all_that_is_asked() -> None:
     assert parse.idempotency_key(ask()) is None
 
 
+def test_an_idempotency_key_is_bound_to_method_path_route_and_the_order_of_the_query() -> None:
+    def body_hash(method: str = "PUT", route: str = "/v1/kv/", path: bytes = b"k", query: str = "") -> bytes:
+        pairs = read_query(query) if query else ()
+        asked = Request(method, path, pairs, {"idempotency-key": "once"}, b"", "", "127.0.0.1", route=route)
+        named = parse.idempotency_key(asked)
+        assert named is not None
+        return named.body_hash
+
+    assert body_hash() == body_hash()
+    hashes = [
+        body_hash(),
+        body_hash(method="DELETE"),
+        body_hash(path=b"l"),
+        body_hash(route="/v1/session/destroy/"),
+        body_hash(query="flags=1&flags=2"),
+        body_hash(query="flags=2&flags=1"),
+    ]
+    assert len(set(hashes)) == len(hashes)
+
+
 @pytest.mark.parametrize("key", ["", "k" * 256, "schlüssel"])
 def test_a_bad_idempotency_key_is_refused(key: str) -> None:
     with pytest.raises(BadRequest, match="1 to 255 ASCII"):
