@@ -7,6 +7,7 @@ all its readers. It keeps no queue for any of them.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Awaitable, Callable
 from itertools import islice
@@ -19,6 +20,8 @@ from gemot.agent.feeds.snapshot import MOST_KEPT_BYTES, Snapshot
 from gemot.agent.feeds.turns import Turns
 from gemot.agent.feeds.wire import Place
 from gemot.server.model.errors import Busy, GemotError
+
+log = logging.getLogger("gemot.agent")
 
 MOST_ITEM_BYTES = 64 << 20
 """What one feed may hold."""
@@ -158,6 +161,12 @@ class Feed:
             self.ring.begin(self.place.index)
         self._weigh()
         self._wake()
+
+    def crash(self) -> None:
+        """As `fail`, from within an `except`, of an error that is our own: a source that ended without a word
+        would leave its readers to wait for ever."""
+        log.exception("Watch ended: its source failed inside")
+        self.fail(GemotError("Internal error: it is in the log of this agent"))
 
     def set(self, key: bytes, item: bytes) -> None:
         if self.failure is not None:

@@ -35,7 +35,6 @@ class FiredEvents:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._feed.begin(self._kept(), Place(1, self._epoch))
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def stop(self) -> None:
@@ -54,6 +53,7 @@ class FiredEvents:
     async def _run(self) -> None:
         feed = self._feed
         try:
+            feed.begin(self._kept(), Place(1, self._epoch))
             while True:
                 await self._events.wait()
                 kept = self._kept()
@@ -63,6 +63,8 @@ class FiredEvents:
                     feed.change(Place(feed.place.index + 1, self._epoch), [wire.set_item(key, item)])
         except GemotError as error:
             feed.fail(error)
+        except Exception:
+            feed.crash()
 
     def _kept(self) -> dict[bytes, bytes]:
         return {each.event.id.encode(): self._shown(each) for each in self._events.list(self._name)}

@@ -119,6 +119,9 @@ class Keys:
             except GemotError as error:
                 self._feed.fail(error)
                 return
+            except Exception:
+                self._feed.crash()
+                return
 
     async def _begin(self, why: str) -> None:
         """Read what there is: linearizable, and as of an index from which changes are followed.

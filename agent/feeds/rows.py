@@ -58,6 +58,12 @@ class Rows:
         return None
 
     def _on_answer(self, answer: Answer) -> None:
+        try:
+            self._tell(answer)
+        except Exception:
+            self._feed.crash()
+
+    def _tell(self, answer: Answer) -> None:
         feed, place = self._feed, Place(answer.index, answer.epoch)
         items = self._items(answer.value)
         if not feed.has_begun:

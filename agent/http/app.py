@@ -236,9 +236,13 @@ def _read_token(query: tuple[tuple[str, str], ...], headers: dict[str, str]) -> 
     for name, value in query:
         if name == "token" and value:
             return value
-    token = headers.get("x-consul-token", "")
+    name, token = "X-Consul-Token", headers.get("x-consul-token", "")
     if not token:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
-            token = given.strip()
+            name, token = "Authorization", given.strip()
+    try:
+        token.encode()  # bytes that are not UTF-8 came as surrogate escapes: no message to a server has those
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"the token in the header {name} is not valid UTF-8") from error
     return token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
@@ -11,15 +12,22 @@ from support.http_agent import PATIENCE_S, Connection, HttpAgent, run, serving
 from support.http_families import FACTS
 from support.local_servers import LocalServers, local_servers
 
-from gemot.agent.http import catalog, health, kv, session, status
+from gemot.agent.feeds.feeds import Feeds
+from gemot.agent.http import catalog, health, kv, session, status, watch
 from gemot.agent.http.transport import Limits
+from gemot.agent.user_events import UserEvents
+from gemot.agent.views import Views
+from gemot.server.model.command import Command, IdempotencyKey
+from gemot.server.model.query import Answer, Applied, Options, Query
+from gemot.server.rpc.message import Apply, Ask, Numbered, encode
 
 PUT = b"PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\n"
 REGISTER = b"PUT /v1/catalog/register HTTP/1.1\r\nHost: x\r\n"
+BAD_TOKEN = b"X-Consul-Token: \xff\xfe\r\n"
 
 
-def get(target: bytes) -> bytes:
-    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+def get(target: bytes, headers: bytes = b"") -> bytes:
+    return b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n"
 
 
 def begin(body: bytes) -> bytes:
@@ -147,6 +155,11 @@ INPUTS: list[tuple[str, bytes, int, str]] = [
         400,
         "255",
     ),
+    ("idempotency key not utf-8", PUT + b"Idempotency-Key: \xff\r\nContent-Length: 0\r\n\r\n", 400, "ASCII"),
+    ("token not utf-8", PUT + BAD_TOKEN + b"Content-Length: 0\r\n\r\n", 400, "X-Consul-Token"),
+    ("token not utf-8 in a read", get(b"/v1/kv/k", BAD_TOKEN), 400, "X-Consul-Token"),
+    ("token not utf-8 in a watch", get(b"/v1/gemot/watch?key=k", BAD_TOKEN), 400, "X-Consul-Token"),
+    ("bearer not utf-8", get(b"/v1/kv/k", b"Authorization: Bearer \xe9\r\n"), 400, "Authorization"),
     (
         "cache-control broken",
         b"GET /v1/kv/k HTTP/1.1\r\nHost: x\r\nCache-Control: max-age=x\r\n\r\n",
@@ -172,9 +185,16 @@ TORN = [
 
 @contextlib.asynccontextmanager
 async def under_attack(limits: Limits | None = None) -> AsyncIterator[tuple[HttpAgent, LocalServers]]:
-    """All families over a real state with one key, which must be the same afterwards."""
+    """All families over a real state with one key, which must be the same afterwards.
+
+    What is asked goes through the encoder of RPC, as on a client agent.
+    """
     with local_servers() as servers:
+        _encode_calls(servers)
+        views, feeds = Views(servers=servers, limit=10), Feeds(now=lambda: 0.0)
+        events = UserEvents(node="n1", services=dict, now_s=lambda: 0.0, gossip=None)
         routes = [
+            *watch.routes(feeds=feeds, servers=servers, views=views, events=events, datacenter="dc1"),
             *kv.routes(servers=servers),
             *catalog.routes(servers=servers, datacenter="dc1"),
             *health.routes(servers=servers, datacenter="dc1"),
@@ -188,6 +208,24 @@ async def under_attack(limits: Limits | None = None) -> AsyncIterator[tuple[Http
             reply = await agent.ask("GET", "/v1/kv/k?raw")
             assert (reply.status, reply.body) == (200, b"before")
             assert servers.content == before
+        feeds.stop()
+        views.stop()
+
+
+def _encode_calls(servers: LocalServers) -> None:
+    apply, query = servers.apply, servers.query
+
+    def encoded_apply(
+        command: Command, *, token: str = "", key: IdempotencyKey | None = None
+    ) -> asyncio.Future[Applied]:
+        encode(Numbered(1, Apply(command, token, key, 0)))
+        return apply(command, token=token, key=key)
+
+    def encoded_query(asked: Query, options: Options) -> asyncio.Future[Answer]:
+        encode(Numbered(1, Ask(asked, options, 0)))
+        return query(asked, options)
+
+    servers.apply, servers.query = encoded_apply, encoded_query  # type: ignore[method-assign]
 
 
 async def hostile(agent: HttpAgent, data: bytes, wanted: int, word: str) -> None:
