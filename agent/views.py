@@ -93,10 +93,18 @@ class Views:
         view.used_at = self._now()
         return view.answer
 
-    def watch(self, query: Query, callback: Callable[[Answer], None]) -> Subscription:
-        """Call `callback` with the present answer if there is one, then on each change, until cancelled."""
+    def watch(
+        self,
+        query: Query,
+        callback: Callable[[Answer], None],
+        on_same: Callable[[Answer], None] | None = None,
+    ) -> Subscription:
+        """Call `callback` with the present answer if there is one, then on each change, until cancelled.
+
+        `on_same` is told an answer with the same value as the one before, at a newer index.
+        """
         view = self._view(query)
-        watcher = _Watcher(view, callback, self._now)
+        watcher = _Watcher(view, callback, on_same, self._now)
         view.watchers[watcher] = None
         if view.answer is not None:
             watcher.tell(view.answer)
@@ -248,6 +256,8 @@ class _View:
         if known is not None and answer.value == known.value:
             if answer.index > known.index:
                 self.answer = answer
+                for watcher in list(self.watchers):
+                    watcher.tell_same(answer)
             return
         self.answer = answer
         for waiter in list(self.waiters):
@@ -267,16 +277,30 @@ class _View:
 class _Watcher:
     """One callback on one view; the `Subscription` its owner holds."""
 
-    def __init__(self, view: _View, callback: Callable[[Answer], None], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        view: _View,
+        callback: Callable[[Answer], None],
+        on_same: Callable[[Answer], None] | None,
+        now: Callable[[], float],
+    ) -> None:
         self._view = view
         self._callback = callback
+        self._on_same = on_same
         self._now = now
 
     def tell(self, answer: Answer) -> None:
+        self._call(self._callback, answer)
+
+    def tell_same(self, answer: Answer) -> None:
+        if self._on_same is not None:
+            self._call(self._on_same, answer)
+
+    def _call(self, callback: Callable[[Answer], None], answer: Answer) -> None:
         if self not in self._view.watchers:
             return  # cancelled by a callback that ran before this one
         try:
-            self._callback(answer)
+            callback(answer)
         except Exception:
             _log.exception("views: a watcher of %s failed; the others go on", self._view.query)
 

@@ -134,6 +134,8 @@ class Feed:
 
     def advance(self, place: Place) -> None:
         """Nothing happened up to there."""
+        if self.failure is not None:
+            return
         self.place = place
         self._sending.outdate()
         self._weigh()

@@ -22,7 +22,9 @@ Items = Callable[[Any], Mapping[bytes, bytes]]
 
 
 class Views(Protocol):
-    def watch(self, query: Query, callback: Callable[[Answer], None]) -> Subscription: ...
+    def watch(
+        self, query: Query, callback: Callable[[Answer], None], on_same: Callable[[Answer], None]
+    ) -> Subscription: ...
 
     def age_s(self, query: Query) -> float: ...
 
@@ -39,7 +41,7 @@ class Rows:
 
     def start(self) -> None:
         try:
-            self._watching = self._views.watch(self._query, self._on_answer)
+            self._watching = self._views.watch(self._query, self._on_answer, self._on_same)
         except GemotError as error:
             self._feed.fail(error)
 
@@ -72,6 +74,16 @@ class Rows:
             feed.begin(dict(items), place, feed.other_epoch)
         elif changes := self._differences(items):
             feed.change(place, changes)
+        elif place.index > feed.place.index:
+            feed.advance(place)
+
+    def _on_same(self, answer: Answer) -> None:
+        """Nothing differs, but it is known how far: who comes from another agent has been told that index."""
+        feed, place = self._feed, Place(answer.index, answer.epoch)
+        if place.epoch == feed.place.epoch and place.index >= feed.place.index:
+            feed.advance(place)
+        else:
+            self._on_answer(answer)
 
     def _differences(self, items: Mapping[bytes, bytes]) -> list[bytes]:
         """How these differ from the feed's, which they become."""

@@ -271,3 +271,15 @@ def test_after_stop_nothing_is_told_waits_end_and_use_is_refused() -> None:
             bench.views.get(A)
 
     run(scene)
+
+
+def test_who_asks_for_it_is_told_of_a_newer_index_of_the_same_value() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.views.watch(A, bench.hear("changes"))
+        bench.views.watch(A, bench.hear("all"), bench.hear("same"))
+        bench.servers.tell(A, "x", 7)
+        bench.servers.tell(A, "x", 9)
+        bench.servers.tell(A, "x", 9)
+        assert bench.heard == [("changes", 7), ("all", 7), ("same", 9)]
+
+    run(scene)
