@@ -52,6 +52,12 @@ class Call(msgspec.Struct, frozen=True):
     limit_name: str
     started_s: float
 
+    @property
+    def waits(self) -> bool:
+        """Is it a blocking read? Who asks one and goes wants no answer any more."""
+        query = self.request.query
+        return bool(query) and self.request.method == "GET" and any(n in ("index", "hash") for n, _ in query)
+
 
 class App:
     """All routes of an agent.

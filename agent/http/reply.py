@@ -80,6 +80,10 @@ class Reply:
         self._streams = streams
         self._request: BaseRequest | None = None
 
+    @property
+    def is_stream(self) -> bool:
+        return not isinstance(self._response.body, bytes)
+
     async def prepare(self, request: BaseRequest) -> None:
         self._request = request
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from gemot.agent.http.app import Call
@@ -178,6 +178,9 @@ class HttpTransport:
         call = self._app.open(message.method, message.path, headers, remote)
         if isinstance(call, Response):
             return self._reply(call, keep and request._payload.is_eof())
+        if call.waits:
+            assert isinstance(request.protocol, _Connection)
+            request.protocol.may_last()
         body = b""
         if call.route.streamed and message.method != "GET":
             return await self._serve_stream(request, call, headers, keep)
@@ -284,11 +287,11 @@ def _first_wins(items: Any) -> dict[str, str]:
 
 
 class _Connection(RequestHandler):
-    """One connection. A subclass, because aiohttp offers no other way to count connections, to time heads
-    and to word the errors of its parser.
+    """One connection. A subclass, because aiohttp offers no other way to count connections, to time heads,
+    to answer who sends no more, and to word the errors of its parser.
     """
 
-    __slots__ = ("_head_timer", "_owner", "_peer")
+    __slots__ = ("_answered", "_half_closed", "_head_timer", "_last_body", "_lasts", "_owner", "_peer")
 
     def __init__(self, manager: web.Server, *, owner: HttpTransport, **limits: Any) -> None:
         super().__init__(
@@ -303,6 +306,10 @@ class _Connection(RequestHandler):
         self._owner = owner
         self._peer: str | None = None
         self._head_timer: asyncio.TimerHandle | None = None
+        self._answered = 0
+        self._lasts = False
+        self._last_body: StreamReader = EMPTY_PAYLOAD
+        self._half_closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -323,6 +330,8 @@ class _Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._messages:
+            self._last_body = self._messages[-1][1]
         # Waiting for a request, bytes came, and still none: its head is only partly here.
         if self._waiter is not None and not self._messages:
             if self._head_timer is None:
@@ -330,6 +339,30 @@ class _Connection(RequestHandler):
                 self._head_timer = self._loop.call_later(delay, self._head_late)
         elif self._head_timer is not None:
             self._disarm()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more (`nc -N`), or is gone. What it has asked in whole is answered still, and a
+        write done; but not what may last for ever. TLS has no half of a connection."""
+        over_tls = self.transport is None or self.transport.get_extra_info("sslcontext") is not None
+        owes = self._request_count > self._answered and self._last_body.is_eof()
+        self._half_closed = owes and not over_tls and not self._lasts
+        return self._half_closed
+
+    def may_last(self) -> None:
+        """A blocking read or a stream is begun: it ends with its reader."""
+        self._lasts = True
+        if self._half_closed:
+            self.force_close()
+
+    async def finish_response(self, request: web.BaseRequest, resp: Any, start_time: float | None) -> Any:
+        if isinstance(resp, Reply) and resp.is_stream:
+            self.may_last()
+        finished = await super().finish_response(request, resp, start_time)
+        self._answered += 1
+        self._lasts = False
+        if self._half_closed and self._request_count == self._answered:
+            self._close = True
+        return finished
 
     def _disarm(self) -> None:
         if self._head_timer is not None:

@@ -68,6 +68,7 @@ class Parked:
 
 
 REQUEST = b"GET /parked HTTP/1.1\r\nHost: x\r\n\r\n"
+BLOCKING = b"GET /parked?index=1 HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 def test_every_response_has_the_headers_that_are_always_on(run: Run) -> None:
@@ -338,11 +339,66 @@ def test_a_client_that_goes_away_takes_its_wait_with_it(run: Run) -> None:
         parked = Parked()
         async with serving([route("/parked", parked)]) as agent:
             connection = await agent.connect()
-            connection.send(REQUEST)
+            connection.send(BLOCKING)
             await until(lambda: parked.waiting)
             await connection.close()
             await until(lambda: parked.ended)
             assert parked.ended == ["cancelled"]
+
+    run(work())
+
+
+def test_a_client_that_sends_no_more_is_answered_what_it_asked_and_then_closed(run: Run) -> None:
+    async def work() -> None:
+        parked = Parked()
+        async with serving([ECHO, route("/parked", parked), route("/write", parked, method="PUT")]) as agent:
+            both = await agent.connect()
+            both.send(REQUEST + b"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+            write = await agent.connect()
+            write.send(b"PUT /write HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            at_once = await agent.connect()
+            at_once.send(b"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nyo")
+            for connection in (both, write, at_once):
+                connection.send_no_more()
+            assert (await at_once.reply()).body == b"yo"
+            await until(lambda: parked.waiting == 2)
+            parked.release.set()
+            for connection, bodies in ((both, [b"released", b"hi"]), (write, [b"released"])):
+                assert [(await connection.reply()).body for _ in bodies] == bodies
+            for connection in (both, write, at_once):
+                assert await connection.ended()
+            assert parked.ended == ["released", "released"]
+
+    run(work())
+
+
+def test_who_sends_no_more_has_neither_a_blocking_read_nor_a_stream_nor_half_a_request(run: Run) -> None:
+    async def work() -> None:
+        parked = Parked()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"tick"
+            await asyncio.Event().wait()
+
+        stream = route("/stream", lambda request: Response(body=pieces()))
+        async with serving([ECHO, route("/parked", parked), stream]) as agent:
+            for asked in (
+                BLOCKING,
+                b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n",
+                b"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh",
+                b"GET /echo HTTP",
+                b"",
+            ):
+                for pause in (False, True):
+                    connection = await agent.connect()
+                    connection.send(asked)
+                    if pause:
+                        await asyncio.sleep(0.02)
+                    connection.send_no_more()
+                    while not await connection.ended():
+                        pass
+            assert "released" not in parked.ended
+            await until(lambda: agent.transport.connections == 0)
 
     run(work())
 

@@ -48,6 +48,10 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def send_no_more(self) -> None:
+        """Close this half of the connection."""
+        self._writer.write_eof()
+
     async def drain(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
             await self._writer.drain()
