@@ -46,6 +46,16 @@ def what(reply: Reply) -> list[tuple[int, str]]:
 # -- answers ---------------------------------------------------------------------------------------
 
 
+def test_line_breaks_in_base64_are_read_over() -> None:
+    async def work() -> None:
+        async with session_agent() as (agent, _):
+            wrapped = {"KV": {"Verb": "set", "Key": "k", "Value": "\r\nb25l\nIGxp\r\nbm\rU=\n"}}
+            assert (await ask(agent, wrapped)).status == 200
+            assert (await agent.ask("GET", "/v1/kv/k?raw")).body == b"one line"
+
+    run(work())
+
+
 def test_what_was_done_is_told_without_values_and_what_was_read_with_them() -> None:
     async def work() -> None:
         async with session_agent() as (agent, _):
