@@ -71,8 +71,9 @@ def command(
 
     Op is set or delete; Old or New is null where there is nothing. Of keys each change is told, of all else
     how it is: quick changes may come as one. Where an agent does not know each change any more, that is said
-    on standard error, and what differs is told. Keys of instances and checks are "node/id"; of -type=node
-    they are "node", "service/id" and "check/id", and checks are told by -changes and -f alone.
+    on standard error, and what differs is told. Keys of instances and checks are "node/id", a "/" in the
+    node's name as %2F (and its "%" as %25); of -type=node they are "node", "service/id" and "check/id", and
+    checks are told by -changes and -f alone.
 
     Of events (gemot event) COMMAND gets those that the agent still has when it begins, a list that may be
     empty, and from then on the new ones alone.

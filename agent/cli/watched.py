@@ -11,6 +11,7 @@ import msgspec
 
 from gemot.agent.client.connection import NotAnAgent
 from gemot.agent.client.path import escape
+from gemot.agent.feeds.wire import key_on
 
 TYPES = ("key", "keyprefix", "service", "services", "nodes", "checks", "event", "node", "session")
 _NEEDS = {"key": "key", "keyprefix": "prefix", "service": "service", "node": "node", "session": "session"}
@@ -117,10 +118,10 @@ def _node_items(value: Any) -> dict[str, Any]:
 _ITEMS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "key": _by(lambda each: each["Key"]),
     "keyprefix": _by(lambda each: each["Key"]),
-    "service": _by(lambda each: f"{each['Node']['Node']}/{each['Service']['ID']}"),
+    "service": _by(lambda each: key_on(each["Node"]["Node"], each["Service"]["ID"])),
     "services": lambda value: dict(value.items()),
     "nodes": _by(lambda each: each["Node"]),
-    "checks": _by(lambda each: f"{each['Node']}/{each['CheckID']}"),
+    "checks": _by(lambda each: key_on(each["Node"], each["CheckID"])),
     "event": _by(lambda each: each["ID"]),
     "node": _node_items,
     "session": _by(lambda each: each["ID"]),

@@ -87,6 +87,12 @@ def comment(text: str) -> bytes:
     return b": %b\n\n" % text.encode()
 
 
+def key_on(node: str, id: str) -> str:
+    """The key of an instance or a check, which no other node's has: a "/" in the node's name would look like
+    the one behind it."""
+    return f"{node.replace('%', '%25').replace('/', '%2F')}/{id}"
+
+
 def text(key: bytes) -> bytes:
     """A key as JSON; bytes that are not UTF-8 show as U+FFFD."""
     return _encode(key.decode("utf-8", "replace"))

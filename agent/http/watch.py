@@ -18,7 +18,7 @@ from gemot.agent.feeds.feeds import Feeds, SourceOf
 from gemot.agent.feeds.fired import OTHER_AGENT, Events, FiredEvents
 from gemot.agent.feeds.keys import Keys
 from gemot.agent.feeds.rows import Items, Rows, Views
-from gemot.agent.feeds.wire import Place, read_place
+from gemot.agent.feeds.wire import Place, key_on, read_place
 from gemot.agent.gossip.events import Fired
 from gemot.agent.http import event, parse, render
 from gemot.agent.http.message import Request, Response, Route
@@ -148,11 +148,11 @@ def _rows(request: Request, kind: str, name: str) -> tuple[Query, Items]:
 
 
 def _instances(value: list[Instance]) -> dict[bytes, bytes]:
-    return {_of(each.node.node, each.service.id): _json(render.instance(each)) for each in value}
+    return {key_on(each.node.node, each.service.id).encode(): _json(render.instance(each)) for each in value}
 
 
 def _checks(value: list[Check]) -> dict[bytes, bytes]:
-    return {_of(each.node, each.check_id): _json(render.check(each)) for each in value}
+    return {key_on(each.node, each.check_id).encode(): _json(render.check(each)) for each in value}
 
 
 def _node(value: NodeDetail | None) -> dict[bytes, bytes]:
@@ -177,10 +177,6 @@ def _services(value: dict[str, list[str]]) -> dict[bytes, bytes]:
 
 def _fired(fired: Fired) -> bytes:
     return _json(event.shown(fired.event, fired.time))
-
-
-def _of(node: str, id: str) -> bytes:
-    return f"{node}/{id}".encode()
 
 
 def _json(value: Any) -> bytes:

@@ -13,6 +13,7 @@ from support.http_families import api_agent
 from support.local_servers import LocalServers
 from support.sessions import made, session_agent
 
+from gemot.agent.cli.watched import locate
 from gemot.agent.feeds import feed as feed_module
 from gemot.agent.feeds.ring import Ring
 from gemot.server.model.catalog import Deregister, Node, Register, Service
@@ -197,6 +198,26 @@ def test_hostile_names_are_followed_like_others() -> None:
                 await followed.next()
                 await set_(servers, name.encode())
                 assert (await followed.next()).changes == [("set", name)]
+
+    run(work())
+
+
+def test_instances_and_checks_have_keys_of_their_own_whatever_names_they_have() -> None:
+    pairs = [("a/b", "c"), ("a", "b/c"), ("a%2Fb", "c"), ("n-1.x", "web:1%")]
+
+    async def work() -> None:
+        async with api_agent() as (agent, servers):
+            for node, id in pairs:
+                check = Check(node, id, id, "passing", service_id=id)
+                await servers.apply(Register(Node(node, "10.0.0.1"), (Service(id, "web"),), (check,)))
+            for query in ("service=web", "checks=web"):
+                snapshot = await (await follow(agent, query)).next()
+                told = {each["Key"]: each["Item"] for each in snapshot.data["Items"]}
+                assert set(told) == {"a%2Fb/c", "a/b/c", "a%252Fb/c", "n-1.x/web:1%"}
+                kind, _, name = query.partition("=")
+                asked = locate(kind, {"service": name, "tag": (), "passingonly": None, "state": ""})
+                shown = (await agent.ask("GET", asked.path)).json
+                assert asked.items(shown) == told, "gemot watch has them so where it asks by itself"
 
     run(work())
 
