@@ -12,10 +12,11 @@ from gemot.agent.http import fence, listing, page, parse, render
 from gemot.agent.http.message import Request, Response, Route
 from gemot.agent.servers import Servers
 from gemot.server.model.command import IdempotencyKey
-from gemot.server.model.errors import BadRequest
+from gemot.server.model.errors import BadRequest, GemotError
 from gemot.server.model.kv import (
     KvDelete,
     KvDeletePrefix,
+    KvEntry,
     KvGet,
     KvKeys,
     KvKeysPage,
@@ -23,12 +24,14 @@ from gemot.server.model.kv import (
     KvListPage,
     KvSet,
 )
+from gemot.server.model.query import Options
 from gemot.server.model.txn import CheckFence, FoundKey, Txn, as_op, decode
 
 DEFAULT_MAX_VALUE_BYTES = 512 * 1024
 EXPIRES_IN = "X-Gemot-Expires-In"
-"""Of a key with a TTL: what is left of it when it is read, all of it when it was written. What knows no TTL
-writes a key that stays, and does not say this."""
+"""Of a key with a TTL: what is left of it when it is read, all of it when it was written; where the write
+was perhaps an earlier one (`Idempotency-Key`), what is left of that. What knows no TTL writes a key that
+stays, and does not say this."""
 
 FENCE = "X-Gemot-Fence"
 """Of a lock that was acquired: greater than that of every acquisition of this key before it."""
@@ -159,7 +162,7 @@ class _Kv:
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
         if applied.value:
-            headers.update(_expiry(command))
+            headers.update(await self._expiry(request, command, named))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
 
     async def _write_guarded(
@@ -180,14 +183,26 @@ class _Kv:
             if acquires and isinstance(found, FoundKey):
                 headers[FENCE] = str(found.row.fence)
         if not answer.errors:
-            headers.update(_expiry(command))
+            headers.update(await self._expiry(request, command, named))
         return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
 
+    async def _expiry(
+        self, request: Request, command: KvSet | KvDelete | KvDeletePrefix, named: IdempotencyKey | None
+    ) -> dict[str, str]:
+        if not isinstance(command, KvSet) or not command.ttl_ms:
+            return {}
+        # Under a caller's own name this may be the answer to an earlier request: its TTL has begun.
+        left_ms = command.ttl_ms if named is None else await self._left_ms(command, request.token)
+        return {EXPIRES_IN: render.duration(left_ms)}
 
-def _expiry(command: KvSet | KvDelete | KvDeletePrefix) -> dict[str, str]:
-    if not isinstance(command, KvSet) or not command.ttl_ms:
-        return {}
-    return {EXPIRES_IN: render.duration(command.ttl_ms)}
+    async def _left_ms(self, command: KvSet, token: str) -> int:
+        """What is surely left of a TTL: 0 as well where it cannot be learned."""
+        try:
+            answer = await self._servers.query(KvGet(command.key), Options(token=token))
+        except GemotError:
+            return 0
+        entry: KvEntry | None = answer.value
+        return max(0, min(command.ttl_ms, entry.remaining_ms)) if entry is not None and entry.ttl_ms else 0
 
 
 def _session_in(request: Request, name: str) -> str | None:

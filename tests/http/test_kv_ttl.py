@@ -141,10 +141,13 @@ def test_a_name_of_a_write_is_bound_to_its_ttl() -> None:
             assert (await agent.ask("PUT", "/v1/kv/a?ttl=30s", b"v", named)).status == 200
             await expire(servers, 20_000)
             again = await agent.ask("PUT", "/v1/kv/a?ttl=30s", b"v", named)
-            assert again.body == b"true"
+            assert (again.body, again.headers[LEFT]) == (b"true", "10s")
             left = (await agent.ask("GET", "/v1/kv/a")).headers[LEFT]
             assert left == "10s", "a second try of one write does not begin it anew"
             assert (await agent.ask("PUT", "/v1/kv/a?ttl=31s", b"v", named)).status == 422
+            await expire(servers, 40_000)
+            late = await agent.ask("PUT", "/v1/kv/a?ttl=30s", b"v", named)
+            assert (late.body, late.headers[LEFT]) == (b"true", "0s"), "it was done, and is over"
             assert [each for each in servers.applied if isinstance(each, KvSet)]
 
     run(work())
