@@ -189,7 +189,8 @@ class _Catalog:
     async def _write(self, request: Request, command: words.Register | words.Deregister) -> Response:
         key = parse.idempotency_key(request)
         applied = await self._servers.apply(command, token=request.token, key=key)
-        return render.json_response(request, bool(applied.value), headers=render.write_headers(applied))
+        headers = render.write_headers(applied, key)
+        return render.json_response(request, bool(applied.value), headers=headers)
 
 
 def to_register(body: RegisterBody, *, datacenter: str) -> words.Register:

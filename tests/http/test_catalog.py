@@ -347,5 +347,6 @@ def test_one_idempotency_key_for_another_endpoint_is_refused_rather_than_answere
                 assert (await put(agent, path, body, **named)).status == 422
             again = await put(agent, "/v1/catalog/register", body, **named)
             assert (again.status, again.body) == (200, b"true")
+            assert again.headers["x-gemot-idempotency-key"] == "once"
 
     run(work())
