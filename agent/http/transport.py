@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 _STOPPING = b"This agent is stopping"
 _NOT_HTTP = b"Bad Request: this is not valid HTTP/1.1"
+_TOO_MANY_HEADERS = "Too many headers received"
+"""In aiohttp's words: of this it has no class."""
+
 _SLOW_HEAD = b"the request's head did not arrive in time"
 
 
@@ -388,7 +391,7 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> Any:
         """The answer to what is not HTTP, in our headers (aiohttp's own would quote the request)."""
-        if status == 400 and isinstance(exc, LineTooLong):
+        if status == 400 and (isinstance(exc, LineTooLong) or message == _TOO_MANY_HEADERS):
             limits = self._owner.limits
             text = (
                 f"the request's head is too large: the limits are {limits.max_line_bytes} bytes for the "
