@@ -68,7 +68,7 @@ def read_guard(request: Request) -> CheckFence | None:
     except RuleFailed as error:
         raise BadRequest(f"?fence= must be a number from 1 to {MAX_FENCE}, not {text:.64}") from error
     session = parse.session_id(parse.first(request, "session") or "")
-    return CheckFence(parse.check_key(lock.encode()), fence, session)
+    return CheckFence(parse.check_key(lock.encode("utf-8", "surrogateescape")), fence, session)
 
 
 def checked(fence: int, name: str) -> int:

@@ -97,7 +97,7 @@ def read_query(query: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-_KEYS = frozenset(("after", "key", "prefix"))
+_KEYS = frozenset(("after", "key", "lock", "prefix"))
 """Parameters that are keys, which may be any bytes: those that are not UTF-8 as surrogate escapes."""
 
 

@@ -124,6 +124,25 @@ def test_what_the_write_itself_gets_wrong_is_told_as_without_a_guard() -> None:
     run(work())
 
 
+def test_a_lock_may_be_on_a_key_of_any_bytes() -> None:
+    async def work() -> None:
+        async with session_agent() as (agent, _):
+            id = await made(agent, LockDelay="0s")
+            taken = await agent.ask("PUT", f"/v1/kv/a%ff?acquire={id}", b"")
+            fence = int(taken.headers["x-gemot-fence"])
+            asked = f"lock=a%ff&fence={fence}"
+            assert (await agent.ask("PUT", f"/v1/kv/k?{asked}", b"1")).headers[CHECKED] == str(fence)
+            assert (await agent.ask("GET", f"/v1/gemot/fence/check?{asked}")).status == 200
+            lost = await agent.ask("PUT", f"/v1/kv/k?lock=a%fe&fence={fence}", b"2")
+            assert (lost.status, lost.text) == (
+                409,
+                f'failed fence check for key "a\ufffd": nobody holds it, fence {fence} is lost',
+            )
+            assert (await agent.ask("GET", "/v1/kv/k?raw")).body == b"1"
+
+    run(work())
+
+
 def test_a_named_one_is_answered_as_before_though_its_lock_is_lost_by_then() -> None:
     async def work() -> None:
         async with _held() as (agent, _, id, fence):
@@ -152,7 +171,7 @@ def test_a_named_one_is_answered_as_before_though_its_lock_is_lost_by_then() -> 
         ("lock=a&fence=x", 400, "?fence= must be a number"),
         ("lock=a&fence=9223372036854775808", 400, "fence must be a number"),
         ("lock=a&fence=" + "9" * 5_000, 400, "?fence= must be a number"),
-        ("lock=a%ff&fence=3", 400, "not valid UTF-8"),
+        ("lock=a&fence=3&session=%ff", 400, "not valid UTF-8"),
         ("lock=" + "a" * 4097 + "&fence=3", 413, "The key is 4097 bytes long"),
         ("lock=a&fence=3&session=" + "a" * 256, 413, "The session's id has 256 characters"),
     ],
