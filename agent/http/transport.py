@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _STOPPING = b"This agent is stopping"
 _NOT_HTTP = b"Bad Request: this is not valid HTTP/1.1"
+_UNKNOWN_CODING = b"Transfer-Encoding: chunked alone is understood here: send the body as it is"
 _TOO_MANY_HEADERS = "Too many headers received"
 """In aiohttp's words: of this it has no class."""
 
@@ -175,6 +176,8 @@ class HttpTransport:
         headers = {name.lower(): value for name, value in message.headers.items()}
         if len(headers) != len(message.headers):
             headers = _first_wins(message.headers.items())
+        if headers.get("transfer-encoding", "chunked").lower() != "chunked":
+            return self.refuse(Response(status=501, body=_UNKNOWN_CODING))
         peer = request._transport_peername
         remote = peer[0] if isinstance(peer, tuple) else ""
         keep = not message.should_close and not self._stopping

@@ -65,6 +65,12 @@ INPUTS: list[tuple[str, bytes, int, str]] = [
     ("length of an exabyte", PUT + b"Content-Length: 1152921504606846976\r\n\r\n", 413, "max size: 524288"),
     ("length just over", PUT + b"Content-Length: 524289\r\n\r\n", 413, "max size: 524288"),
     ("unknown coding", PUT + b"Transfer-Encoding: bogus\r\n\r\nabc", 400, "not valid HTTP"),
+    (
+        "coding within chunks",
+        PUT + b"Transfer-Encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        501,
+        "chunked alone",
+    ),
     ("bad chunk size", PUT + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, ""),
     ("huge chunk size", PUT + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", 400, ""),
     ("chunk without end", PUT + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", 400, ""),
