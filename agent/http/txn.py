@@ -103,6 +103,8 @@ class _Txn:
     async def put(self, request: Request) -> Response:
         options = parse.read_options(request, datacenter=self._reader.datacenter)
         ops = self._reader.read(request.body)
+        if nameless := _without_key(ops):
+            return await _shown(request, ops, words.TxnAnswer((), nameless), {})
         if all(map(words.reads, ops)):
             options = msgspec.structs.replace(options, index=0, wait_ms=0)
             answer = await self._servers.query(words.ReadTxn(ops), options)
@@ -168,8 +170,6 @@ class Reader:
                 raise BadRequest(f"a Resource has 1 to {words.MAX_RESOURCE_BYTES} bytes, not {len(resource)}")
             return words.FenceGuard(resource, fence.checked(body.fence, "Fence"))
         key = parse.check_key(_bytes_of(body.key, "Key"))
-        if not key and body.verb not in _TREES:
-            raise BadRequest("Must provide key")
         session = parse.session_id(body.session)
         if body.verb == "check-fence":
             return words.CheckFence(key, fence.checked(body.fence, "Fence"), session)
@@ -225,6 +225,16 @@ def _kind_of(raw: object) -> tuple[str, Any]:
     if len(given) != 1:
         raise BadRequest(f"want exactly one of {', '.join(KINDS)}, found {len(given)}")
     return given[0]
+
+
+def _without_key(ops: tuple[words.TxnOp, ...]) -> tuple[words.TxnError, ...]:
+    """Those that lack the key they need. Consul tells all of these at once, and does nothing then."""
+    return tuple(
+        words.TxnError(number, "Must provide key")
+        for number, op in enumerate(ops)
+        if (isinstance(op, words.CheckFence) and not op.key)
+        or (isinstance(op, words.KvOp) and not op.key and op.verb not in _TREES)
+    )
 
 
 def _check_verb(kind: str, verb: str, known: Sequence[str]) -> Any:

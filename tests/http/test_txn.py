@@ -46,6 +46,22 @@ def what(reply: Reply) -> list[tuple[int, str]]:
 # -- answers ---------------------------------------------------------------------------------------
 
 
+def test_each_operation_that_lacks_its_key_is_told_and_nothing_is_done() -> None:
+    async def work() -> None:
+        async with session_agent() as (agent, _):
+            alone = await agent.ask("PUT", "/v1/txn", b'[{"KV":{"Verb":"get","Key":""}}]')
+            assert alone.body == b'{"Results":null,"Errors":[{"OpIndex":0,"What":"Must provide key"}]}'
+            fence = key("check-fence", "", Fence=1)
+            many = await ask(
+                agent, key("set"), key("set", ""), key("delete-tree", ""), fence, key("lock", "")
+            )
+            assert what(many) == [(number, "Must provide key") for number in (1, 3, 4)]
+            assert (await agent.ask("GET", "/v1/kv/k")).status == 404
+            assert (await ask(agent, key("get-tree", ""))).status == 200
+
+    run(work())
+
+
 def test_line_breaks_in_base64_are_read_over() -> None:
     async def work() -> None:
         async with session_agent() as (agent, _):
@@ -323,7 +339,6 @@ def test_as_many_operations_are_taken_as_are_configured_for_reads_and_writes_ali
         (b'[{"KV":{"Verb":"eat","Key":"k"}}]', 'unknown KV verb "eat", want one of set, cas, lock'),
         (b'[{"KV":{"Key":"k"}}]', 'unknown KV verb ""'),
         (b'[{"Node":{"Verb":"lock"}}]', 'unknown Node verb "lock"'),
-        (b'[{"KV":{"Verb":"set","Key":""}}]', "Must provide key"),
         (b'[{"KV":{"Verb":"set","Key":"k","Value":"?"}}]', 'Value of key "k" is not base64'),
         (b'[{"KV":{"Verb":"set","Key":"k","Value":"MQ"}}]', "is not base64"),
         (b'[{"KV":{"Verb":"set","Key":"k","Value":"\xc3\xa4"}}]', "is not base64"),
