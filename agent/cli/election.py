@@ -85,9 +85,10 @@ def run(connection: Connection, words: tuple[str, ...], make_job: Any, **flags: 
 
     COMMAND is run, and ended in time, as by gemot lock, with the same in its environment: GEMOT_LOCK_KEY is
     KEY, and GEMOT_LOCK_FENCE the fence of this term, greater than that of any leader before. Asked to resign
-    (gemot election resign), COMMAND gets SIGTERM, SIGKILL at 0.75 of the TTL after the last renewal, and the
-    lead is given back once it is gone. It goes on until a signal ends it: signals are passed on to COMMAND,
-    and after SIGINT, SIGTERM or SIGQUIT, or one that COMMAND ended by, there is no other campaign.
+    (gemot election resign), COMMAND gets SIGTERM, SIGKILL at 0.75 of the TTL after the last renewal (a -ttl
+    above 70s counts as 70s, as by gemot lock), and the lead is given back once it is gone. It goes on until
+    a signal ends it: signals are passed on to COMMAND, and after SIGINT, SIGTERM or SIGQUIT, or one that
+    COMMAND ended by, there is no other campaign.
 
     \b
     Exit codes:

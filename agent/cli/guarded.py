@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gemot.agent.cli import guard
+from gemot.agent.client.lease import trusted_s
 
 TERM_SHARE = 0.6
-"""Of the TTL after the last confirmed renewal was sent, when the command is told to stop."""
+"""Of the TTL (`trusted_s`) after the last confirmed renewal was sent, when the command is told to stop."""
 
 KILL_SHARE = 0.75
 """When it is killed: nothing of it may run at 0.8, where the lease counts as lost."""
@@ -28,6 +29,11 @@ class Ending(NamedTuple):
     code: int
     stopped: bool
     problem: str
+
+
+def deadlines(ttl_s: float, confirmed_s: float) -> tuple[float, float]:
+    """When the command is told to stop, and when it is killed, if no other renewal is confirmed."""
+    return confirmed_s + trusted_s(ttl_s) * TERM_SHARE, confirmed_s + trusted_s(ttl_s) * KILL_SHARE
 
 
 class Guarded:
@@ -49,7 +55,7 @@ class Guarded:
     ) -> None:
         """Raises OSError where the guard itself cannot be started."""
         ends = (str(self._orders_end), str(self._reports_end))
-        times = [repr(each) for each in self._times(confirmed_s)]
+        times = [repr(each) for each in deadlines(self._ttl_s, confirmed_s)]
         try:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, *ends, *times, *command],
@@ -65,11 +71,12 @@ class Guarded:
 
     def renewed(self, confirmed_s: float) -> None:
         """A renewal that was sent then is confirmed."""
-        self._order("until {!r} {!r}".format(*self._times(confirmed_s)))
+        self._order("until {!r} {!r}".format(*deadlines(self._ttl_s, confirmed_s)))
 
     def stop(self, *, soon: bool = True) -> None:
         """The command is told to stop, and killed soon after, for the lock is lost; else at the deadline."""
-        self._order(f"stop {(KILL_SHARE - TERM_SHARE) * self._ttl_s if soon else self._ttl_s!r}")
+        term_s, kill_s = deadlines(self._ttl_s, 0.0)
+        self._order(f"stop {kill_s - term_s if soon else kill_s!r}")
 
     def signal(self, number: int) -> None:
         """Pass it to the command's group."""
@@ -105,9 +112,6 @@ class Guarded:
             self.wait()
             self._guard.wait()
         os.close(self._reports)
-
-    def _times(self, confirmed_s: float) -> tuple[float, float]:
-        return confirmed_s + self._ttl_s * TERM_SHARE, confirmed_s + self._ttl_s * KILL_SHARE
 
     def _order(self, line: str) -> None:
         with self._lock:

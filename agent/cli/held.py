@@ -65,7 +65,10 @@ def job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @click.option(
-        "--ttl", default="15s", metavar="DURATION", help="How long what is held outlives this host (15s)."
+        "--ttl",
+        default="15s",
+        metavar="DURATION",
+        help="How long what is held outlives this host (15s). To COMMAND it counts as 70s at most.",
     )
     @click.option("--pass-stdin", is_flag=True, help="Hand standard input, a file or a pipe, to COMMAND.")
     @click.option("--shell", is_flag=True, help="Run COMMAND, one text, by /bin/sh.")

@@ -65,6 +65,11 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, holde
     helps on a host that sleeps: what wakes up there may write once more. Where that must not be, pass the
     fence along with each write, and have what is written to refuse a smaller one than it has seen.
 
+    A session can end before its TTL (it is destroyed, its host is found dead), and the lock passes a minute
+    after that at the latest. So a -ttl above 70s counts as 70s for all of this: renewals each 23 s, SIGTERM
+    42 s after the last and SIGKILL after 52.5. That the lock stays taken for longer when this host is gone
+    is what such a -ttl is for.
+
     With -n above 1 it is a semaphore, and not this lock: see gemot semaphore. All who use it give the same -n
     and the same -ttl.
 

@@ -59,7 +59,8 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, **fla
 
     KEY is written under the fence of the lock: by whoever held it all the time, or by nobody. So COMMAND is
     never run by two at once, nor after KEY is there. It can be run again where a host fails between its end
-    and the record: COMMAND has to bear that. It has the same in its environment as by gemot lock.
+    and the record: COMMAND has to bear that. It has the same in its environment as by gemot lock, and is
+    ended in time as there: a -ttl above 70s counts as 70s for that.
 
     \b
     Exit codes:

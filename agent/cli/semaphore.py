@@ -42,7 +42,8 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, limit
     slot that is free goes to whoever is there first. With -n 1 it is a semaphore with one slot, which is not
     what gemot lock takes.
 
-    COMMAND is run, and ended in time, as by gemot lock; the same is in its environment. GEMOT_LOCK_KEY is
+    COMMAND is run, and ended in time, as by gemot lock, where a -ttl above 70s counts as 70s; who waits takes
+    out a dead holder after the whole -ttl. The same is in COMMAND's environment. GEMOT_LOCK_KEY is
     this holder's own key there, PREFIX/SESSION, and GEMOT_LOCK_FENCE the fence of that key: a write of a key
     with ?lock=$GEMOT_LOCK_KEY&fence=$GEMOT_LOCK_FENCE is done only while the slot is held, so that a host
     that slept writes no more. As a number the fence orders nothing: N holders have one each, side by side.

@@ -57,7 +57,8 @@ class Hold(Held[Session]):
         """`name` and `ttl_s` are the session's. `tell` is told what is waited for.
 
         `lock_delay_s` is how long nobody gets what the session held after it ended with it: by default its
-        TTL, a minute at most, by when a holder whose session was destroyed has heard of it. `seen` is handed
+        TTL, a minute at most, by when a holder whose session was destroyed has heard of it, or takes it for
+        lost without that (`lease.py`); with a shorter one two may believe that they hold it. `seen` is handed
         the entry that is held, in a thread, each time it changes while it is; what it raises is logged,
         and the watch goes on.
         """

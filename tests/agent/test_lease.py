@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemot.agent.client.agents import Agents
+from gemot.agent.client.connection import CannotConnect, Reply
+from gemot.agent.client.hold import Hold
 from gemot.agent.client.lease import ANSWER_SHARE, END_SHARE, RENEW_SHARE, Lease
-from gemot.agent.client.lock import Waiter, ahead_of
+from gemot.agent.client.lock import Lock, Waiter, ahead_of
+from gemot.agent.client.session import MAX_LOCK_DELAY_S
 
 TTL_S = 15.0
 SERVERS_SHARE = 1.25
@@ -75,6 +81,34 @@ def test_an_agent_that_hangs_leaves_time_for_another() -> None:
     assert RENEW_SHARE + 2 * ANSWER_SHARE < END_SHARE
     assert lease.patience_s(5.0) == TTL_S * ANSWER_SHARE
     assert lease.patience_s(11.9) == pytest.approx(0.1)
+
+
+@given(st.floats(1.0, 86_400.0))
+def test_no_session_that_is_ended_is_believed_in_until_what_it_held_can_pass(ttl_s: float) -> None:
+    """It is destroyed in the moment after a renewal, and nobody tells: no agent answers any more."""
+    delay_s = min(ttl_s, MAX_LOCK_DELAY_S)
+    lease = Lease(ttl_s, 100.0)
+    assert lease.lost(100.0 + 0.95 * delay_s)
+    assert lease.next_s() < 100.0 + 0.4 * delay_s, "one renewal can fail"
+
+
+def test_a_hold_asks_for_the_lock_delay_that_this_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def request(self: Agents, method: str, path: str, *, body: bytes = b"", **_: object) -> Reply:
+        asked.append(json.loads(body))
+        raise CannotConnect("that is all")
+
+    monkeypatch.setattr(Agents, "request", request)
+    for ttl_s in (10.0, 60.0, 61.0, 600.0):
+        with pytest.raises(CannotConnect):
+            Hold(Agents(), Lock("jobs/long"), ttl_s=ttl_s).acquire()
+    assert [(each["TTL"], each["LockDelay"]) for each in asked] == [
+        ("10s", "10s"),
+        ("60s", "60s"),
+        ("61s", "60s"),
+        ("600s", "60s"),
+    ]
 
 
 renewals = st.lists(

@@ -13,8 +13,9 @@ from support.dev_agent import until
 
 from gemot.agent.cli import guard
 from gemot.agent.cli.guard import LOOK_S, Plan, now
-from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE, Guarded
-from gemot.agent.client.lease import END_SHARE, RENEW_SHARE
+from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE, Guarded, deadlines
+from gemot.agent.client.lease import END_SHARE, RENEW_SHARE, Lease
+from gemot.agent.client.session import MAX_LOCK_DELAY_S
 
 TOLD = (signal.SIGTERM, signal.SIGCONT)
 KILLED = (signal.SIGKILL,)
@@ -22,6 +23,15 @@ KILLED = (signal.SIGKILL,)
 
 def test_the_command_is_told_after_the_renewal_was_due_and_dead_before_the_lease_is_lost() -> None:
     assert RENEW_SHARE < TERM_SHARE < KILL_SHARE < END_SHARE
+
+
+@given(st.floats(1.0, 86_400.0))
+def test_the_command_is_dead_before_what_an_ended_session_held_can_pass(ttl_s: float) -> None:
+    """Also where the session is destroyed in the moment after a renewal, and nobody tells."""
+    lease = Lease(ttl_s, 100.0)
+    term_s, kill_s = deadlines(ttl_s, 100.0)
+    assert lease.next_s() < term_s < kill_s < lease.end_s
+    assert kill_s < 100.0 + 0.95 * min(ttl_s, MAX_LOCK_DELAY_S)
 
 
 @pytest.mark.parametrize(
