@@ -31,17 +31,20 @@ class Plan:
     def __init__(self, term_s: float, kill_s: float) -> None:
         self._term_s = term_s
         self._kill_s = kill_s
+        self._over = False
         self.stopping = False
+        """The command was told to stop, or killed."""
         self._killed = False
 
     def until(self, term_s: float, kill_s: float) -> None:
-        """A later deadline. An earlier one is old news, and after SIGTERM there is no way back."""
-        if not self.stopping:
+        """A later deadline. An earlier one is old news, and from a stop or SIGTERM there is no way back."""
+        if not self._over and not self.stopping:
             self._term_s = max(self._term_s, term_s)
             self._kill_s = max(self._kill_s, kill_s)
 
     def stop(self, now_s: float, grace_s: float) -> None:
-        """Tell it now, and kill it so much later; the deadline stays where it was."""
+        """Tell it now, and kill it so much later; the deadline stays where it is from then on."""
+        self._over = True
         self._term_s = min(self._term_s, now_s)
         self._kill_s = min(self._kill_s, now_s + grace_s)
 

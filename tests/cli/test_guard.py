@@ -64,6 +64,14 @@ def test_a_stop_is_now_and_no_grace_goes_beyond_the_deadline() -> None:
     assert (plan.step(5.0), plan.step(11.9), plan.step(12.0)) == (TOLD, (), KILLED)
 
 
+def test_a_renewal_that_is_told_after_a_stop_moves_nothing() -> None:
+    """Two threads tell of them: the older news may come last, and both be read at once."""
+    plan = Plan(10.0, 12.0)
+    plan.stop(5.0, 1.0)
+    plan.until(11.0, 13.0)
+    assert (plan.step(5.0), plan.step(5.9), plan.step(6.0)) == (TOLD, (), KILLED)
+
+
 def test_it_looks_often_enough_for_a_host_that_slept() -> None:
     plan = Plan(1000.0, 1200.0)
     assert plan.wait_s(0.0) == LOOK_S
@@ -87,13 +95,15 @@ def test_whatever_it_is_told_it_kills_by_the_last_deadline_it_took(
     course: list[tuple[str, float, float, float]],
 ) -> None:
     now_s, plan, deadline_s, sent = 0.0, Plan(10.0, 12.0), 12.0, list[signal.Signals]()
+    stopped = False
     for word, passed_s, ahead_s, grace_s in course:
         now_s += passed_s
         if word == "until":
             plan.until(now_s + ahead_s, now_s + ahead_s + 2)
-            deadline_s = max(deadline_s, now_s + ahead_s + 2)
+            deadline_s = deadline_s if stopped else max(deadline_s, now_s + ahead_s + 2)
         elif word == "stop":
             plan.stop(now_s, grace_s)
+            stopped, deadline_s = True, min(deadline_s, now_s + grace_s)
         sent += plan.step(now_s)
         if now_s >= deadline_s:
             assert signal.SIGKILL in sent
