@@ -56,6 +56,8 @@ class Guarded:
         """Raises OSError where the guard itself cannot be started."""
         ends = (str(self._orders_end), str(self._reports_end))
         times = [repr(each) for each in deadlines(self._ttl_s, confirmed_s)]
+        # The guard begins with them blocked, and lets them in once it survives them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, guard.SURVIVED)
         try:
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", guard.__file__, *ends, *times, *command],
@@ -66,6 +68,7 @@ class Guarded:
                 process_group=0,
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             os.close(self._orders_end)
             os.close(self._reports_end)
 

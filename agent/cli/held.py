@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 
+from gemot.agent.cli.guard import SURVIVED
 from gemot.agent.cli.guarded import Ending, Guarded
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.session import boot_clock
@@ -24,15 +25,6 @@ LOST = 75
 """The exit code that says: what was held was lost while the command ran."""
 
 CHILD_FAILED = 2
-
-_PASSED_ON = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -204,7 +196,7 @@ class Signals:
             self._interrupt(self._kept)
 
     def __enter__(self) -> Signals:
-        for each in _PASSED_ON:
+        for each in SURVIVED:
             if signal.getsignal(each) != signal.SIG_IGN:  # as under nohup
                 self._before[each] = signal.signal(each, self._handle)
         return self

@@ -13,7 +13,7 @@ from support.dev_agent import until
 
 from gemot.agent.cli import guard
 from gemot.agent.cli.guard import LOOK_S, Plan, now
-from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE, Guarded, deadlines
+from gemot.agent.cli.guarded import KILL_SHARE, TERM_SHARE, Ending, Guarded, deadlines
 from gemot.agent.client.lease import END_SHARE, RENEW_SHARE, Lease
 from gemot.agent.client.session import MAX_LOCK_DELAY_S
 
@@ -70,6 +70,21 @@ def test_a_renewal_that_is_told_after_a_stop_moves_nothing() -> None:
     plan.stop(5.0, 1.0)
     plan.until(11.0, 13.0)
     assert (plan.step(5.0), plan.step(5.9), plan.step(6.0)) == (TOLD, (), KILLED)
+
+
+def test_a_signal_to_the_guard_is_passed_on_unless_it_came_to_all() -> None:
+    plan = Plan(10.0, 12.0)
+    plan.asked(1.0)
+    assert (plan.step(1.0), plan.wait_s(1.9)) == ((), pytest.approx(0.1))
+    assert (plan.step(2.0), plan.step(2.1), plan.stopping) == (TOLD, (), False)
+    plan.asked(3.0)
+    plan.passed(3.1)
+    plan.asked(3.2)
+    assert plan.step(9.0) == ()
+    plan.until(20.0, 22.0)
+    assert (plan.step(19.0), plan.step(20.0)) == ((), TOLD), "the command has all its time"
+    plan.asked(20.1)
+    assert (plan.step(21.2), plan.step(22.0)) == ((), KILLED)
 
 
 def test_it_looks_often_enough_for_a_host_that_slept() -> None:
@@ -141,6 +156,27 @@ def test_a_command_that_was_just_started_ends_with_its_guard_too(
     assert guarded.wait().problem == "its guard was killed, and it was killed for that"
     until(lambda: not runs(int(pid.read_text())), "the end of the command")
     guarded.close()
+
+
+ENDED_AT_ONCE = """
+import os, runpy, signal
+
+os.kill(os.getpid(), signal.SIGTERM)
+runpy.run_path({guard!r}, run_name="__main__")
+"""
+
+
+def test_a_signal_before_the_guard_is_there_reaches_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "guard.py"
+    script.write_text(ENDED_AT_ONCE.format(guard=guard.__file__))
+    monkeypatch.setattr(guard, "__file__", str(script))
+    guarded = Guarded(ttl_s=600.0)
+    guarded.start(["sleep", "600"], environ=os.environ, confirmed_s=now(), pass_stdin=False)
+    assert guarded.wait() == Ending(-signal.SIGTERM, False, "")
+    guarded.close()
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def runs(pid: int) -> bool:

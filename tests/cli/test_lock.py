@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell, dev_agent, until
 
+from gemot.agent.cli.guard import SURVIVED
 from gemot.agent.client.lock import LOCK_FLAGS
 
 
@@ -185,6 +186,48 @@ def test_signals_are_passed_to_the_command_and_its_own_end_counts(gemot: Shell, 
         holder.send_signal(signal.SIGTERM)
         assert holder.wait(PATIENCE_S) == 0
     assert lines(tmp_path) == ["up", "hup", "term"]
+
+
+CLEANS_UP = """
+clean() {
+    trap "" TERM
+    echo term >> told
+    while [ ! -e go ]; do sleep 0.02; done
+    echo clean >> told
+    exit 0
+}
+trap clean TERM
+echo $$ $PPID > pid
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("to", ["all", "guard"])
+def test_a_command_has_its_time_to_end_when_a_signal_comes_to_its_guard_too(
+    gemot: Shell, tmp_path: Path, to: str
+) -> None:
+    """As a service manager stops a unit: each of its processes gets SIGTERM."""
+    prefix = f"jobs/unit-{to}"
+    with gemot.running("lock", "-ttl=60s", "-child-exit-code", prefix, "sh", "-c", CLEANS_UP) as holder:
+        until(lambda: lines(tmp_path, "pid"), "the command")
+        pid, guard = map(int, lines(tmp_path, "pid")[0].split())
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(guard, number)
+        for each in (holder.pid, guard, pid) if to == "all" else (guard,):
+            os.kill(each, signal.SIGTERM)
+        until(lambda: lines(tmp_path) == ["term"], "the signal")
+        assert get(gemot.address, f"kv/{prefix}/.lock"), "it is held until the command has ended"
+        (tmp_path / "go").touch()
+        assert holder.wait(PATIENCE_S) == 0
+    assert lines(tmp_path) == ["term", "clean"]
+    assert "gemot lock" not in gemot.told
+
+
+def test_signals_are_to_the_command_as_to_any_program(gemot: Shell) -> None:
+    done = gemot("lock", "jobs/mask", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+    told = {name: int(mask, 16) for name, mask in (line.split(":") for line in done.out.splitlines())}
+    ignored = sum(1 << (each - 1) for each in SURVIVED if signal.getsignal(each) == signal.SIG_IGN)
+    assert told == {"SigBlk": 0, "SigIgn": ignored}
 
 
 @pytest.mark.parametrize("how", ["destroyed", "deleted"])
