@@ -190,8 +190,8 @@ class Signals:
         self._keeping, self._guarded = True, None
 
     def wait(self) -> None:
-        """It is waited again. Raises Interrupted where a signal was kept."""
-        self._keeping = False
+        """It is waited again, for no command. Raises Interrupted where a signal was kept."""
+        self._keeping, self._guarded = False, None
         if self._kept:
             self._interrupt(self._kept)
 

@@ -68,8 +68,8 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, **fla
       1    it is not done here: another is at it (-no-wait, -try), KEY is something else's, or COMMAND could
            not be run
       2    COMMAND failed, now or, with -record-failure, before
-      75   the lock was lost while COMMAND ran: it may be done, and there is no record, or it is not known
-           whether there is one (the message says which)
+      75   the lock was lost while COMMAND ran, or a signal came between its end and the record: it may be
+           done, and there is no record, or it is not known whether there is one (the message says which)
       128+N  ended by signal N: it waited no longer, or COMMAND ended by it
     """
     example = "gemot once db/migrated-7 ./migrate 7"
@@ -100,7 +100,7 @@ def _under_lock(
             if (before := once.done()) is not None:
                 return _told(job, once.key, before)
             ending, why = run_held(hold, job, signals, environ={})
-            return _end(once, hold, job, ending, why, signals.passed, record_failure=record_failure)
+            return _end(once, hold, job, ending, why, signals, record_failure=record_failure)
         except Interrupted as interrupted:
             return 128 + interrupted.number
         finally:
@@ -109,19 +109,27 @@ def _under_lock(
 
 
 def _end(
-    once: Once, hold: Hold, job: Job, ending: Ending, why: str, passed: int, *, record_failure: bool
+    once: Once, hold: Hold, job: Job, ending: Ending, why: str, signals: Signals, *, record_failure: bool
 ) -> int:
-    """The exit code, once the record is written if there is to be one."""
-    code = code_of(job, hold.key, ending, why, passed, child_exit_code=True)
+    """The exit code, once the record is written if there is to be one, or a signal ended the try."""
+    code = code_of(job, hold.key, ending, why, signals.passed, child_exit_code=True)
     if code == LOST:
         job.warn(f"{once.key}: there is no record: it may be run again")
         return code
     if code and not (record_failure and code == CHILD_FAILED):
         return code
     try:
+        signals.wait()
         once.record(hold, ending.code if ending.code >= 0 else 128 - ending.code)
+        signals.keep()
     except LockLost as error:
         job.warn(f"{job.child[0]} has run, but {error}")
+        return LOST
+    except Interrupted as interrupted:
+        told = (
+            f"signal {interrupted.number} came before it was recorded; whether there is a record is not known"
+        )
+        job.warn(f"{job.child[0]} has run, but {told}: look at {once.key} before a new run")
         return LOST
     return code
 

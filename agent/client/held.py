@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from gemot.agent.client.entry import Entry
+from gemot.agent.client.lease import ANSWER_SHARE, trusted_s
 from gemot.agent.client.recipe import LockLost, Recipe
 from gemot.agent.client.session import MAX_LOCK_DELAY_S
+
+LEAST_S = 2.0
+"""However short the TTL is: an answer that takes so long may still come."""
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,11 @@ class Held(Generic[S]):
     def lost(self) -> str:
         """Why it is not held (any more); "" while it is. Asks nobody: cheap, and right without an agent."""
         return self._session.lost if self._session is not None else "it was not acquired"
+
+    @property
+    def patience_s(self) -> float:
+        """How long the answer to one question that is asked under it is waited for: as to a renewal."""
+        return max(LEAST_S, trusted_s(self._ttl_s) * ANSWER_SHARE)
 
     def check(self) -> int:
         """The fence. Raises LockLost."""

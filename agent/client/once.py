@@ -35,6 +35,9 @@ from gemot.agent.client.kv import Kv
 from gemot.agent.client.recipe import AGAIN_S, LockConflict, LockLost, Pause
 from gemot.agent.client.steps import KeySteps, drive
 
+FIND_S = 5.0
+"""How long it is looked for a record once the lock is lost: somebody waits to be told."""
+
 
 class Done(msgspec.Struct, frozen=True, rename="pascal"):
     """The record. `time` is the host's wall clock, UTC, for people."""
@@ -74,9 +77,9 @@ def key_of(key: str) -> str:
     return key
 
 
-def finding(key: str) -> KeySteps[Done | None]:
+def finding(key: str, within_s: float | None = None) -> KeySteps[Done | None]:
     """The steps of `Once.done`."""
-    entry: Entry | None = yield questions.get(key)
+    entry: Entry | None = yield questions.get(key).within(within_s)
     if entry is None:
         return None
     try:
@@ -88,14 +91,17 @@ def finding(key: str) -> KeySteps[Done | None]:
 
 
 def recording(key: str, hold: Held[Any], exit_code: int) -> KeySteps[Done]:
-    """The steps of `Once.record`."""
+    """The steps of `Once.record`: over soon after the lock is lost, also where an agent hangs."""
     done = Done(socket.gethostname(), os.getpid(), _now(), exit_code, hold.fence)
     value = json.dumps(msgspec.to_builtins(done)).encode()
     unsure = False
     while not (why := hold.lost):
         try:
-            written = yield questions.put(key, value, cas=0, lock=hold.guard, fence=hold.fence)
-            if written or (yield from finding(key)) == done:  # by a write whose answer did not arrive
+            put = questions.put(key, value, cas=0, lock=hold.guard, fence=hold.fence)
+            written = yield put.within(hold.patience_s)
+            if (
+                written or (yield from finding(key, hold.patience_s)) == done
+            ):  # by a write whose answer did not arrive
                 return done
             raise LockConflict(f"{key} was written meanwhile, by somebody who does not hold its lock")
         except ClientError as error:
@@ -115,7 +121,7 @@ def _found(key: str, done: Done, why: str, *, unsure: bool) -> KeySteps[Done]:
     `unsure`: a write was sent of which nobody knows whether it was done, or will be.
     """
     try:
-        there = yield from finding(key)
+        there = yield from finding(key, FIND_S)
     except ClientError as error:
         told = f"whether there is a record is not known ({error}): look at {key} before a new run"
         raise LockLost(f"{why}; {told}") from error

@@ -27,6 +27,8 @@ class Question(msgspec.Struct, Generic[T], frozen=True):
     """Raises NotAnAgent."""
 
     body: bytes | None = None
+    timeout_s: float | None = None
+    """How long the answer is waited for; None: as long as by default."""
 
     @property
     def ok(self) -> tuple[int, ...]:
@@ -34,7 +36,11 @@ class Question(msgspec.Struct, Generic[T], frozen=True):
 
     def sent(self) -> dict[str, Any]:
         """As a request takes it, beside method and path."""
-        return {"params": self.params, "body": self.body, "ok": self.ok}
+        return {"params": self.params, "body": self.body, "timeout_s": self.timeout_s, "ok": self.ok}
+
+    def within(self, timeout_s: float | None) -> Question[T]:
+        """The same, waited for so long."""
+        return msgspec.structs.replace(self, timeout_s=timeout_s)
 
 
 def get(key: str, **params: Any) -> Question[Entry | None]:

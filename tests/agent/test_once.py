@@ -15,8 +15,9 @@ from gemot.agent.client.connection import ClientError, Connection, ConnectionBro
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.lock import Lock
-from gemot.agent.client.once import Once
-from gemot.agent.client.recipe import LockLost
+from gemot.agent.client.once import FIND_S, Once, recording
+from gemot.agent.client.questions import Question
+from gemot.agent.client.recipe import LockLost, Pause
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ class Deaf:
 
     def __init__(self, hold: Hold) -> None:
         self.key, self.guard, self.fence = hold.key, hold.guard, hold.fence
+        self.patience_s = hold.patience_s
 
 
 def test_where_nobody_answers_it_is_not_said_that_there_is_no_record(address: str) -> None:
@@ -108,3 +110,28 @@ def test_where_nobody_answers_it_is_not_said_that_there_is_no_record(address: st
     assert isinstance(told.value, LockLost)
     with closing(Connection(address)) as connection:
         assert Once(Kv(connection), "once/dark").done() is not None
+
+
+def test_no_question_holds_it_up_for_long_after_the_lock_is_lost() -> None:
+    """Each is waited for as a renewal is, and the last, whose answer is for people, for a few seconds."""
+    with closing(Agents()) as agents:
+        hold = Hold(agents, Lock("once/slow"), ttl_s=60)
+        held = Held(hold)
+        steps = recording("once/slow", held, 0)  # type: ignore[arg-type]
+        for at in range(3):
+            asked = next(steps)
+            assert isinstance(asked, Question)
+            assert (asked.method, asked.timeout_s) == ("PUT", hold.patience_s)
+            assert hold.patience_s <= 60 / 6
+            if at == 2:
+                held.lost = "it is over"
+            assert isinstance(steps.throw(ConnectionBroke("timed out")), Pause)
+        asked = next(steps)
+        assert isinstance(asked, Question)
+        assert (asked.method, asked.timeout_s) == ("GET", FIND_S)
+        with pytest.raises(LockLost, match="whether there is a record is not known"):
+            steps.throw(ConnectionBroke("timed out"))
+
+
+class Held(Deaf):
+    """One that is held until the test says otherwise."""

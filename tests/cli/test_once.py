@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.between import between
 from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
 
 
@@ -108,6 +109,29 @@ def test_without_the_lock_no_record_is_written(gemot: Shell, tmp_path: Path, end
     assert done.code == 75
     assert "there is no record: it may be run again" in done.err
     assert keys(gemot, key) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_command_ends_the_wait_for_the_record(
+    gemot: Shell, number: signal.Signals
+) -> None:
+    """The agent writes it, and its answer does not come."""
+    key = f"done/signal-{number}"
+
+    def signal_and_hang(method: str, target: str) -> None:
+        if method == "PUT" and f"/v1/kv/{key}?" in target:
+            runs.send_signal(number)
+            runs.wait(PATIENCE_S)
+
+    with (
+        between(gemot.address, signal_and_hang) as address,
+        gemot.running("once", "-ttl=60s", key, "echo", "ran", GEMOT_HTTP_ADDR=address) as runs,
+    ):
+        assert runs.wait(PATIENCE_S) == 75
+    assert gemot.shown == "ran\n"
+    why = f"signal {number} came before it was recorded; whether there is a record is not known"
+    assert gemot.told == f"gemot once: echo has run, but {why}: look at {key} before a new run\n"
+    assert keys(gemot, key) == [key]
 
 
 @pytest.mark.parametrize("value", ["mine", "7", "{}", '{"Host": 1}', ""])
