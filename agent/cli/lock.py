@@ -107,6 +107,7 @@ def run_under(recipe: Recipe, connection: Connection, job: Job, flags: dict[str,
         except Interrupted as interrupted:
             return 128 + interrupted.number
         finally:
+            signals.keep()
             held = hold.release()
             agents.close()
     if not held and not why:

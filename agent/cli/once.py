@@ -104,6 +104,7 @@ def _under_lock(
         except Interrupted as interrupted:
             return 128 + interrupted.number
         finally:
+            signals.keep()
             hold.release()
             agents.close()
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from support.between import between
@@ -132,6 +133,25 @@ def test_a_signal_after_the_command_ends_the_wait_for_the_record(
     why = f"signal {number} came before it was recorded; whether there is a record is not known"
     assert gemot.told == f"gemot once: echo has run, but {why}: look at {key} before a new run\n"
     assert keys(gemot, key) == [key]
+
+
+def test_a_signal_while_the_lock_is_given_back_leaves_nothing_behind(gemot: Shell) -> None:
+    """Another one has done it in the meantime."""
+    theirs = '{"Host": "other", "Pid": 1, "Time": "then", "ExitCode": 0, "Fence": 1}'
+
+    def done_meanwhile(method: str, target: str) -> None:
+        if method == "PUT" and "/.lock?acquire=" in unquote(target):
+            gemot("kv", "put", "done/given", theirs)
+        if method == "PUT" and "release=" in target:
+            runs.send_signal(signal.SIGTERM)
+
+    with (
+        between(gemot.address, done_meanwhile) as address,
+        gemot.running("once", "-verbose", "done/given", "echo", "ran", GEMOT_HTTP_ADDR=address) as runs,
+    ):
+        assert runs.wait(PATIENCE_S) == 0
+    assert (gemot.shown, gemot.told) == ("", "gemot once: done/given: was done by other at then\n")
+    assert keys(gemot, "done/given") == ["done/given"]
 
 
 @pytest.mark.parametrize("value", ["mine", "7", "{}", '{"Host": 1}', ""])
