@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 import click
 
 from gemot.agent.cli.flags_first import FlagsFirst
+from gemot.agent.cli.held import Interrupted
 from gemot.agent.cli.options import client_options, read_options
+from gemot.agent.cli.watch_command import run_command
 from gemot.agent.cli.watch_events import Inbox, events
 from gemot.agent.cli.watch_state import WatchState
 from gemot.agent.cli.watch_telling import MOST_GATHERED, Tell, Telling
@@ -62,8 +64,9 @@ def command(
       gemot watch -type=keyprefix -prefix=app/ -f
 
     COMMAND gets the JSON on standard input and the index in $CONSUL_INDEX, one run at a time. It is run
-    without a shell; what changes meanwhile is told in one run after it. It ends with Ctrl-C. While the agent
-    is away it waits, longer each time, up to 30 s, and goes on where it was.
+    without a shell, in a process group of its own; what changes meanwhile is told in one run after it. It
+    ends with Ctrl-C, or by SIGTERM; a COMMAND that runs then gets SIGTERM first, and SIGKILL after 5 s. While
+    the agent is away it waits, longer each time, up to 30 s, and goes on where it was.
 
     \b
     With -changes, and as lines with -f, the JSON is (at first, all that is there):
@@ -96,7 +99,12 @@ def command(
     what = {name: _plain(value) for name, value in given.items() if value}
     what |= {"type": kind, "changes": by_change}
     tell = _command(("/bin/sh", "-c", child[0]) if flags["shell"] else child) if child else _print
-    _run(connection, read, watched, WatchState(path, what), tell, by_change=by_change, flags=flags)
+    try:
+        _run(connection, read, watched, WatchState(path, what), tell, by_change=by_change, flags=flags)
+    except Interrupted as interrupted:
+        if interrupted.number != signal.SIGINT:
+            os.kill(os.getpid(), interrupted.number)  # of which it dies, as it does between two runs
+        return 128 + interrupted.number
     return 0
 
 
@@ -169,12 +177,12 @@ def _command(child: Sequence[str]) -> Tell:
         sys.stdout.flush()
         try:
             sent = f"{text}\n".encode("utf-8", "replace")
-            done = subprocess.run(child, input=sent, env=environ, check=False)
+            code = run_command(child, sent, environ)
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise click.ClickException(f"cannot run {child[0]}: {why}") from error
-        if done.returncode:
-            click.echo(f"gemot watch: {child[0]} ended with exit code {done.returncode}", err=True)
-        return done.returncode == 0
+        if code:
+            click.echo(f"gemot watch: {child[0]} ended with exit code {code}", err=True)
+        return code == 0
 
     return tell

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.dev_agent import PATIENCE_S, PROGRAM, Shell, dev_agent, free_ports, until
 
 from gemot.agent.client.watch import back_off_s, event_index
@@ -94,6 +95,39 @@ def test_ctrl_c_ends_a_watch_without_a_traceback(gemot: Shell, tmp_path: Path) -
         child.send_signal(signal.SIGINT)
         assert child.wait(PATIENCE_S) == 130
     assert "Traceback" not in gemot.told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_runs_ends_with_the_watch(
+    gemot: Shell, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It is asked first, and what it began ends with it, deaf or not."""
+    script = '(trap "" TERM; exec sleep 600) & echo $! > deaf; trap "echo term > told; exit 0" TERM\n'
+    script += "echo $$ > pid; while :; do sleep 0.05; done"
+    with gemot.running("watch", "-type=nodes", "sh", "-c", script) as watch:
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the command")
+        watch.send_signal(number)
+        assert watch.wait(PATIENCE_S) == (130 if number == signal.SIGINT else -number)
+    assert (tmp_path / "told").read_text() == "term\n"
+    for name in ("pid", "deaf"):
+        pid = int((tmp_path / name).read_text())
+        until(lambda pid=pid: not runs_still(pid), f"the end of {name}")
+
+
+def test_a_command_that_is_deaf_is_killed_with_the_watch(gemot: Shell, tmp_path: Path) -> None:
+    script = 'trap "" TERM; echo $$ > pid; while :; do sleep 0.05; done'
+    with gemot.running("watch", "-type=nodes", "sh", "-c", script) as watch:
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the command")
+        watch.terminate()
+        assert watch.wait(PATIENCE_S) == -signal.SIGTERM
+    until(lambda: not runs_still(int((tmp_path / "pid").read_text())), "the end of the command")
+
+
+def runs_still(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""  # a zombie has none
+    except OSError:
+        return False
 
 
 def test_a_watch_waits_for_an_agent_that_is_away(tmp_path: Path) -> None:
