@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import socket
 import ssl
 import threading
@@ -148,7 +149,11 @@ class Fences:
 
 
 class Connection:
-    """Keeps one connection open and dials it again when the agent closed it between requests."""
+    """Keeps one connection open and dials it again when the agent closed it between requests.
+
+    That is looked for before each request, so that a write does not go where nobody reads it: it cannot be
+    sent again, since nobody would know whether it was done. A read can, and is.
+    """
 
     def __init__(
         self, address: str = "", *, token: str = "", timeout_s: float = 60.0, slow: Slow | None = None
@@ -262,10 +267,12 @@ class Connection:
         headers: dict[str, str],
         timeout_s: float,
     ) -> Reply:
+        if self._http is not None and _is_over(self._http.sock):
+            self.close()
         fresh = self._http is None
         if self._http is None:
             self._http = self._dial(timeout_s)
-        elif self._http.sock is not None:
+        else:
             self._http.sock.settimeout(timeout_s)
         try:
             self._http.connect() if self._http.sock is None else None
@@ -306,6 +313,15 @@ class Connection:
 
     def _unreachable(self, error: OSError | UnicodeError) -> str:
         return unreachable(self.address, error)
+
+
+def _is_over(kept: socket.socket | None) -> bool:
+    """Of one without a request under way: whether the agent closed it, or says what nobody asked for."""
+    if kept is None:
+        return True
+    looked = select.poll()
+    looked.register(kept, select.POLLIN)
+    return bool(looked.poll(0))
 
 
 def split_address(address: str) -> tuple[str, str, int]:

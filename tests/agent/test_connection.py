@@ -1,0 +1,84 @@
+"""One connection to an agent that is kept from request to request, and what may happen to it in between."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from gemot.agent.client.connection import Connection
+from gemot.agent.client.kv import Kv
+
+PATIENCE_S = 30.0
+"""Bound of every wait: only a hang reaches it."""
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
+
+
+class Answering:
+    """Takes one connection after another, and answers the first request of each, none that comes after it."""
+
+    def __init__(self, address: str) -> None:
+        self.asked: list[bytes] = []
+        self.accepted: list[socket.socket] = []
+        if address.startswith("/"):
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(address)
+            self._listener.listen()
+            self.address = f"unix://{address}"
+        else:
+            self._listener = socket.create_server((address, 0))
+            self.address = f"{address}:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.accepted.append(self._listener.accept()[0])
+                self.asked.append(self.accepted[-1].recv(1 << 16).split(b" HTTP/")[0])
+                self.accepted[-1].sendall(ANSWER)
+
+    def __enter__(self) -> Answering:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        for each in (self._listener, *self.accepted):
+            each.close()
+
+
+@pytest.fixture(params=["inet", "unix"])
+def agent(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Answering]:
+    with Answering("127.0.0.1" if request.param == "inet" else str(tmp_path / "socket")) as agent:
+        yield agent
+
+
+def await_news(connection: Connection) -> None:
+    """Until what the agent did to the connection has arrived here."""
+    assert connection._http is not None
+    assert select.select([connection._http.sock], [], [], PATIENCE_S)[0]
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+@pytest.mark.parametrize("how", ["closed", "stray bytes"])
+def test_a_connection_that_ended_while_it_was_idle_is_dialled_anew(
+    agent: Answering, method: str, how: str
+) -> None:
+    """An agent closes those that were idle for five minutes, and all of them where it is restarted."""
+    with closing(Connection(agent.address, timeout_s=PATIENCE_S)) as connection:
+        assert Kv(connection).put("a", b"1")
+        if how == "closed":
+            agent.accepted[0].close()
+        else:
+            agent.accepted[0].sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        await_news(connection)
+        assert connection.request(method, "/v1/kv/a").json() is True
+    assert agent.asked == [b"PUT /v1/kv/a", f"{method} /v1/kv/a".encode()]
