@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -28,13 +29,13 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(http_addr: str, token: str, token_file: str, **rest: Any) -> Any:
         address, shown = http_addr or environment("HTTP_ADDR"), token_of(token, token_file)
-        connection = Connection(address, token=shown, slow=on_terminal(address, shown))
         try:
-            return command(connection=connection, **rest)
+            with contextlib.closing(
+                Connection(address, token=shown, slow=on_terminal(address, shown))
+            ) as connection:
+                return command(connection=connection, **rest)
         except ClientError as error:
             raise click.ClickException(str(error)) from error
-        finally:
-            connection.close()
 
     return wrapped
 
@@ -56,8 +57,8 @@ def environment(name: str) -> str:
 
 
 def token_of(token: str, token_file: str) -> str:
-    """The token of the flags, else of the environment, else ""."""
-    token = token or environment("HTTP_TOKEN")
+    """The token of the flags, else of the environment, else "". A line break at its end is not of it."""
+    token = token or environment("HTTP_TOKEN").removesuffix("\n")
     path = token_file or environment("HTTP_TOKEN_FILE")
     if token or not path:
         return token

@@ -25,7 +25,7 @@ class Agents:
     def __init__(
         self, addresses: str | Sequence[str] = "", *, token: str = "", slow: Slow | None = None
     ) -> None:
-        """With no address, the agent on this host. `slow` is as of a Connection."""
+        """With no address, the agent on this host. `slow` is as of a Connection, and so is what is raised."""
         self.addresses = (addresses,) if isinstance(addresses, str) else tuple(addresses) or ("",)
         self._token = token
         self._slow = slow

@@ -24,6 +24,9 @@ FENCE_CHECK = "/v1/gemot/fence/check"
 FENCE_CHECKED = "x-gemot-fence-checked"
 """The header that says of a write under a fence that its fence was looked at."""
 
+CANNOT_BE_SENT = "the request cannot be sent: a header of it has a value that no header can have"
+"""All that is told of it: what Python says quotes the value, which may be a secret."""
+
 Slow = Callable[[str, float, threading.Event], None]
 """Told the path, how many seconds the answer may take in all, and an event that is set when it is there."""
 
@@ -106,6 +109,15 @@ class Reply:
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 
 
+def check_token(token: str) -> None:
+    """Raises ClientError for one that no header carries as it is; what is wrong is told without the token."""
+    for place, one in enumerate(token, 1):
+        if not (one.isascii() and one.isprintable()):
+            what = "a line break" if one in "\r\n" else "not a printable ASCII character"
+            told = f"character {place} of {len(token)} is {what}"
+            raise ClientError(f"the token cannot be sent as the header X-Consul-Token: {told}")
+
+
 class Fences:
     """Whether what answers at an address knows fences: asked before the first write under one. Pure."""
 
@@ -158,7 +170,11 @@ class Connection:
     def __init__(
         self, address: str = "", *, token: str = "", timeout_s: float = 60.0, slow: Slow | None = None
     ) -> None:
-        """`slow` is called in a thread of its own when an answer is late that is not meant to be."""
+        """`slow` is called in a thread of its own when an answer is late that is not meant to be.
+
+        Raises ClientError for a token that cannot be sent.
+        """
+        check_token(token)
         self.slow = slow
         self.address = address or DEFAULT_ADDRESS
         self.token = token
@@ -239,9 +255,12 @@ class Connection:
         except OSError as error:
             connection.close()
             raise ConnectionBroke(f"no answer from the agent at {self.address}: {why(error)}") from error
-        except (http.client.HTTPException, ValueError) as error:
+        except http.client.HTTPException as error:
             connection.close()
             raise NotAnAgent(f"{self.address}: {error}") from error
+        except ValueError:
+            connection.close()
+            raise ClientError(CANNOT_BE_SENT) from None
 
     @contextlib.contextmanager
     def _told_when_slow(self, path: str, params: dict[str, Any] | None, within_s: float) -> Iterator[None]:
@@ -295,9 +314,9 @@ class Connection:
             raise ConnectionBroke(
                 f"{outcome(method)}no answer from the agent at {self.address}: {why(error)}"
             ) from error
-        except ValueError as error:  # a token with a line break, and the like
+        except ValueError:
             self.close()
-            raise ClientError(f"the request cannot be sent: {error}") from error
+            raise ClientError(CANNOT_BE_SENT) from None
 
     def _dial(self, timeout_s: float | None) -> http.client.HTTPConnection:
         if self.address.startswith("unix://"):

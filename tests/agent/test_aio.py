@@ -348,15 +348,6 @@ def test_a_write_that_was_sent_and_not_answered_in_time_may_be_done() -> None:
     asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
 
 
-def test_a_token_that_cannot_be_sent_is_told(address: str) -> None:
-    async def main() -> None:
-        async with Agents(address, token="a\r\nb") as agents:
-            with pytest.raises(ClientError, match="cannot be sent"):
-                await Kv(agents).get("x")
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize(
     ("answer", "error"),
     [

@@ -6,14 +6,17 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from gemot.agent.client.connection import Connection
+from gemot.agent.client.agents import Agents
+from gemot.agent.client.aio.agents import Agents as TaskAgents
+from gemot.agent.client.connection import ClientError, Connection
 from gemot.agent.client.kv import Kv
+from gemot.agent.client.stream import Stream
 
 PATIENCE_S = 30.0
 """Bound of every wait: only a hang reaches it."""
@@ -42,7 +45,8 @@ class Answering:
             while True:
                 self.accepted.append(self._listener.accept()[0])
                 self.asked.append(self.accepted[-1].recv(1 << 16).split(b" HTTP/")[0])
-                self.accepted[-1].sendall(ANSWER)
+                with contextlib.suppress(OSError):  # who closed it asked nothing
+                    self.accepted[-1].sendall(ANSWER)
 
     def __enter__(self) -> Answering:
         self._thread.start()
@@ -82,3 +86,34 @@ def test_a_connection_that_ended_while_it_was_idle_is_dialled_anew(
         await_news(connection)
         assert connection.request(method, "/v1/kv/a").json() is True
     assert agent.asked == [b"PUT /v1/kv/a", f"{method} /v1/kv/a".encode()]
+
+
+@pytest.mark.parametrize("form", [Connection, Agents, TaskAgents])
+@pytest.mark.parametrize(
+    "token", ["s3cr3t\n", "s3cr3t\n more", "s3cr3t\r\nb", "s3cr3t\0", "s3cr3té", "s3cr3t€"]
+)
+def test_a_token_that_no_header_carries_is_refused_at_once_and_not_told(
+    form: Callable[..., object], token: str
+) -> None:
+    with pytest.raises(
+        ClientError, match=r"cannot be sent as the header X-Consul-Token: character 7 "
+    ) as refused:
+        form("127.0.0.1:1", token=token)
+    assert "s3cr3t" not in str(refused.value)
+
+
+def test_a_header_that_cannot_be_sent_is_neither_told_nor_tried_again(agent: Answering) -> None:
+    """The place comes from a file that somebody may have edited."""
+
+    def never(delay_s: float) -> None:
+        raise AssertionError("it is tried again")
+
+    with closing(Connection(agent.address)) as connection:
+        with pytest.raises(ClientError, match="cannot be sent") as refused:
+            connection.request("PUT", "/v1/kv/a", headers={"X-Own": "s3cr3t\n"})
+        assert "s3cr3t" not in str(refused.value)
+        assert Kv(connection).put("a", b"1")
+    with closing(Agents(agent.address)) as agents:
+        with pytest.raises(ClientError, match="cannot be sent") as refused:
+            next(Stream(agents, {"key": "a"}, place="s3cr3t\n", sleep=never))
+        assert "s3cr3t" not in str(refused.value)

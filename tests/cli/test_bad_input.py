@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gemot.agent.cli.main import run
+from gemot.agent.cli.options import token_of
 
 NOBODY = "127.0.0.1:1"
 ERROR, CONFIGURATION = 1, 78
@@ -114,12 +115,26 @@ def test_every_fault_of_a_file_of_services_is_told(
     assert "services[1]: port: Invalid service port: 70000" in told
 
 
-def test_a_token_with_a_line_break_is_refused(
-    stranger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("line", ["members", "kv put x y", "watch -type=key -key=x", "lock x true"])
+def test_a_token_with_a_line_break_is_refused_and_not_told(
+    line: str, stranger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GEMOT_HTTP_TOKEN", "a\r\nb")
-    assert run(["members", f"-http-addr={stranger}"]) == 1
-    assert "cannot be sent" in capsys.readouterr().err
+    monkeypatch.setenv("GEMOT_HTTP_ADDR", stranger)
+    monkeypatch.setenv("GEMOT_HTTP_TOKEN", "s3cr3t\r\nhidden")
+    assert run(line.split()) == 1
+    told = capsys.readouterr().err
+    assert "the token cannot be sent as the header X-Consul-Token: character 7 of 14 is a line break" in told
+    assert "s3cr3t" not in told
+    assert "hidden" not in told
+
+
+def test_a_line_break_at_the_end_is_not_of_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is read from a file, so from the environment: often that is filled from one."""
+    monkeypatch.setenv("GEMOT_HTTP_TOKEN", "s3cr3t\n")
+    assert token_of("", "") == "s3cr3t"
+    monkeypatch.delenv("GEMOT_HTTP_TOKEN")
+    (tmp_path / "token").write_text("s3cr3t\n")
+    assert token_of("", str(tmp_path / "token")) == "s3cr3t"
 
 
 class _Stranger(http.server.BaseHTTPRequestHandler):

@@ -18,6 +18,7 @@ import yarl
 
 from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import (
+    CANNOT_BE_SENT,
     DEFAULT_ADDRESS,
     FENCE_CHECK,
     CannotConnect,
@@ -26,6 +27,7 @@ from gemot.agent.client.connection import (
     Fences,
     Refused,
     Reply,
+    check_token,
     outcome,
     split_address,
     target_of,
@@ -44,7 +46,11 @@ class Agents:
     """Whichever of these agents answers. For all tasks of one event loop; `async with` closes it."""
 
     def __init__(self, addresses: str | Sequence[str] = "", *, token: str = "") -> None:
-        """Each `host:port`, a URL or `unix:///path`; with none, the agent on this host."""
+        """Each `host:port`, a URL or `unix:///path`; with none, the agent on this host.
+
+        Raises ClientError for a token that cannot be sent.
+        """
+        check_token(token)
         given = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         self.addresses = tuple(address or DEFAULT_ADDRESS for address in given) or (DEFAULT_ADDRESS,)
         self._token = token
@@ -247,8 +253,8 @@ def _in_our_words(
             raise CannotConnect(unreachable(address, TimeoutError("timed out"))) from error
         told = why(error) if str(error) or timeout_s is None else f"none within {timeout_s:g} s"
         raise ConnectionBroke(f"{outcome(method)}no answer from the agent at {address}: {told}") from error
-    except ValueError as error:  # a token with a line break, and the like
-        raise ClientError(f"the request cannot be sent: {error}") from error
+    except ValueError:
+        raise ClientError(CANNOT_BE_SENT) from None
 
 
 async def _refusal(answer: aiohttp.ClientResponse) -> str:
