@@ -22,6 +22,9 @@ WAIT_S = 10.0
 SLACK_S = 5.0
 """How much later its answer may be."""
 
+LATE_S = 2.0
+"""How much later than the time of whoever asks: an answer that is on its way by then is worth hearing."""
+
 AGAIN_S = 0.5
 """Until the next try after an error that may pass."""
 
@@ -69,11 +72,12 @@ class Ask(msgspec.Struct, frozen=True):
         if self.once:
             return {"params": self.params, "body": self.body or None, "timeout_s": AGAIN_S, "ok": self.ok}
         if not self.after:
-            timeout_s = SLACK_S if self.method == "GET" else max(SLACK_S, ttl_s)
+            timeout_s = within(SLACK_S if self.method == "GET" else max(SLACK_S, ttl_s), left_s)
             return {"params": self.params, "body": self.body or None, "timeout_s": timeout_s, "ok": self.ok}
         wait_s = max(0.001, self.wait_s if left_s is None else min(self.wait_s, left_s))
         waits = {"index": self.after, "wait": f"{max(1, round(wait_s * 1000))}ms"}
-        return {"params": self.params | waits, "timeout_s": wait_s * 17 / 16 + SLACK_S, "ok": self.ok}
+        timeout_s = within(wait_s * 17 / 16 + SLACK_S, left_s)
+        return {"params": self.params | waits, "timeout_s": timeout_s, "ok": self.ok}
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -121,6 +125,11 @@ class Recipe(Protocol):
     def lost(self, session: str, rows: Sequence[Entry]) -> str:
         """By the answer to that read: why it is not this session's any more, "" if it is."""
         ...
+
+
+def within(timeout_s: float, left_s: float | None) -> float:
+    """How long an answer is waited for by who has so much time left, None for no end of it."""
+    return timeout_s if left_s is None else min(timeout_s, max(0.0, left_s) + LATE_S)
 
 
 def fence_of(reply: Reply) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, NotAnAgent, Refused, Reply
 from gemot.agent.client.lease import Lease
+from gemot.agent.client.recipe import within
 
 DEFAULT_TTL_S = 15.0
 DEFAULT_LOCK_DELAY_S = 15.0
@@ -26,7 +27,7 @@ LOOK_S = 0.25
 """Waits are cut into pieces of this length: a wait does not count the time that the host slept."""
 
 CREATE_S = 5.0
-"""How long the answer to the creation is waited for at least."""
+"""How long the answer to the creation is waited for at least by who has the time."""
 
 DESTROY_TRIES = 3
 DESTROY_S = 2.0
@@ -72,19 +73,22 @@ class Session:
         self._ended = False
         self._follower: Follower | None = None
 
-    def begin(self) -> None:
-        """Create it, and renew it from now on. Raises ClientError."""
+    def begin(self, left_s: float | None = None) -> None:
+        """Create it, and renew it from now on. Raises ClientError.
+
+        `left_s`: not much longer than that is the answer waited for. Without one the session may be there;
+        its TTL ends it.
+        """
         sent_s = self._clock()
         try:
-            self.id = self._create()
+            self.id = self._create(within(max(self.ttl_s, CREATE_S), left_s))
         except BaseException:
             self._agents.close()
             raise
         self._lease = Lease(self.ttl_s, sent_s)
         threading.Thread(target=self._keep, name="session", daemon=True).start()
 
-    def _create(self) -> str:
-        timeout_s = max(self.ttl_s, CREATE_S)
+    def _create(self, timeout_s: float) -> str:
         return created(
             self._agents.request("PUT", "/v1/session/create", body=self._asked, timeout_s=timeout_s)
         )

@@ -81,7 +81,7 @@ class Hold(Held[Session]):
         while first or until_s is None or self._clock() < until_s:
             session = self._new()
             try:
-                await session.begin()
+                await session.begin(None if until_s is None else until_s - self._clock())
             except ClientError as error:
                 if first or not passes(error):
                     raise

@@ -14,6 +14,7 @@ from gemot.agent.client.aio.agents import Agents
 from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import ClientError
 from gemot.agent.client.lease import Lease
+from gemot.agent.client.recipe import within
 from gemot.agent.client.session import (
     CREATE_S,
     DEFAULT_LOCK_DELAY_S,
@@ -52,9 +53,9 @@ class Session:
         self._over = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
-        """Create it, and renew it from now on. Raises ClientError."""
-        sent_s, timeout_s = self._clock(), max(self.ttl_s, CREATE_S)
+    async def begin(self, left_s: float | None = None) -> None:
+        """Create it, and renew it from now on. Raises ClientError. `left_s` is as in `client/session.py`."""
+        sent_s, timeout_s = self._clock(), within(max(self.ttl_s, CREATE_S), left_s)
         asked = self._agents.request("PUT", "/v1/session/create", body=self._asked, timeout_s=timeout_s)
         self.id = created(await asked)
         self._lease = Lease(self.ttl_s, sent_s)
