@@ -232,8 +232,12 @@ class Connection:
         """An answer read piece by piece, each within the time limit if there is one; the caller closes it."""
         connection = self._dial(timeout_s)
         sent = (headers or {}) | self._auth() | {"Connection": "close"}
-        with self._told_when_slow(path, params, timeout_s or 0.0):
-            response = self._begin(connection, target_of(path, params), sent)
+        try:
+            with self._told_when_slow(path, params, timeout_s or 0.0):
+                response = self._begin(connection, target_of(path, params), sent)
+        except BaseException:
+            connection.close()
+            raise
         if connection.sock is not None:  # kept for another request, which there will not be: the answer's
             connection.sock.close()
         if response.status != 200:
@@ -243,23 +247,19 @@ class Connection:
     def _begin(
         self, connection: http.client.HTTPConnection, target: str, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
-        """Ask on a fresh connection, which is closed where no answer begins."""
+        """Ask on a fresh connection."""
         try:
             connection.connect()
         except (OSError, UnicodeError) as error:
-            connection.close()
             raise CannotConnect(self._unreachable(error)) from error
         try:
             connection.request("GET", target, headers=headers)
             return connection.getresponse()
         except OSError as error:
-            connection.close()
             raise ConnectionBroke(f"no answer from the agent at {self.address}: {why(error)}") from error
         except http.client.HTTPException as error:
-            connection.close()
             raise NotAnAgent(f"{self.address}: {error}") from error
         except ValueError:
-            connection.close()
             raise ClientError(CANNOT_BE_SENT) from None
 
     @contextlib.contextmanager
@@ -286,6 +286,21 @@ class Connection:
         headers: dict[str, str],
         timeout_s: float,
     ) -> Reply:
+        """What ends it before its end, a signal as well, ends the connection: half an exchange is on it."""
+        try:
+            return self._asked(method, target, body, headers, timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def _asked(
+        self,
+        method: str,
+        target: str,
+        body: bytes | IO[bytes] | None,
+        headers: dict[str, str],
+        timeout_s: float,
+    ) -> Reply:
         if self._http is not None and _is_over(self._http.sock):
             self.close()
         fresh = self._http is None
@@ -294,28 +309,25 @@ class Connection:
         else:
             self._http.sock.settimeout(timeout_s)
         try:
-            self._http.connect() if self._http.sock is None else None
+            self._http.connect() if fresh else None
         except (OSError, UnicodeError) as error:
-            self.close()
             raise CannotConnect(self._unreachable(error)) from error
         try:
             self._http.request(method, target, body=body, headers=headers)
             response = self._http.getresponse()
             return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
-            self.close()
             if not fresh and method == "GET":
-                return self._exchange(method, target, body, headers, timeout_s)
+                self.close()
+                return self._asked(method, target, body, headers, timeout_s)
             raise ConnectionBroke(
                 f"{outcome(method)}the agent at {self.address} closed the connection: {why(error)}"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            self.close()
             raise ConnectionBroke(
                 f"{outcome(method)}no answer from the agent at {self.address}: {why(error)}"
             ) from error
         except ValueError:
-            self.close()
             raise ClientError(CANNOT_BE_SENT) from None
 
     def _dial(self, timeout_s: float | None) -> http.client.HTTPConnection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ class Answering:
 
     def __init__(self, address: str) -> None:
         self.asked: list[bytes] = []
+        self.instead: Callable[[], object] | None = None
+        """Done once, and no answer given."""
         self.accepted: list[socket.socket] = []
         if address.startswith("/"):
             self._listener = socket.socket(socket.AF_UNIX)
@@ -45,6 +48,10 @@ class Answering:
             while True:
                 self.accepted.append(self._listener.accept()[0])
                 self.asked.append(self.accepted[-1].recv(1 << 16).split(b" HTTP/")[0])
+                instead, self.instead = self.instead, None
+                if instead is not None:
+                    instead()
+                    continue
                 with contextlib.suppress(OSError):  # who closed it asked nothing
                     self.accepted[-1].sendall(ANSWER)
 
@@ -86,6 +93,35 @@ def test_a_connection_that_ended_while_it_was_idle_is_dialled_anew(
         await_news(connection)
         assert connection.request(method, "/v1/kv/a").json() is True
     assert agent.asked == [b"PUT /v1/kv/a", f"{method} /v1/kv/a".encode()]
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+def test_after_a_request_that_a_signal_interrupted_the_next_one_is_sent(
+    agent: Answering, method: str
+) -> None:
+    """Over a connection of its own: the answer to the first may still come over the other."""
+    interrupted = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    def send_signals() -> None:
+        """More than one: that which comes in the moment before it waits is seen only with the next."""
+        while not interrupted.wait(0.05):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    agent.instead = send_signals
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with closing(Connection(agent.address, timeout_s=PATIENCE_S)) as connection:
+            with pytest.raises(KeyboardInterrupt):
+                connection.request(method, "/v1/kv/a")
+            assert Kv(connection).put("b", b"1")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert agent.asked == [f"{method} /v1/kv/a".encode(), b"PUT /v1/kv/b"]
 
 
 @pytest.mark.parametrize("form", [Connection, Agents, TaskAgents])
