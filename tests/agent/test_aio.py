@@ -32,7 +32,8 @@ from gemot.agent.client.connection import (
 )
 from gemot.agent.client.election import Election, leader_of
 from gemot.agent.client.hold import Hold as ThreadHold
-from gemot.agent.client.lock import Lock
+from gemot.agent.client.kv import Kv as ThreadKv
+from gemot.agent.client.lock import LOCK_FLAGS, Lock
 from gemot.agent.client.recipe import LockConflict, LockLost, Recipe
 from gemot.agent.client.semaphore import Semaphore
 
@@ -60,6 +61,21 @@ def sessions(address: str) -> list[str]:
 async def eventually(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - what an agent comes to has no event here
         await asyncio.sleep(0.01)
+
+
+class Slow(Agents):
+    """What is deleted or destroyed is asked for only when somebody has heard of it."""
+
+    def __init__(self, address: str, at: str) -> None:
+        super().__init__(address)
+        self._slow = at
+        self.asked = asyncio.Event()
+
+    async def request(self, method: str, path: str, **asked: Any) -> Reply:
+        if self._slow in f"{method} {path}":
+            self.asked.set()
+            await asyncio.sleep(0.1)
+        return await super().request(method, path, **asked)
 
 
 def test_keys_are_as_with_the_other_client(address: str) -> None:
@@ -204,20 +220,6 @@ def test_a_wait_that_is_cancelled_leaves_nothing(address: str) -> None:
     "how", ["cancelled twice", "cancelled as its time is over", "cancelled as it is had"]
 )
 def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str, how: str) -> None:
-    class Slow(Agents):
-        """What is deleted or destroyed is asked for only when somebody has heard of it."""
-
-        def __init__(self, address: str, at: str) -> None:
-            super().__init__(address)
-            self._slow = at
-            self.asked = asyncio.Event()
-
-        async def request(self, method: str, path: str, **asked: Any) -> Reply:
-            if self._slow in f"{method} {path}":
-                self.asked.set()
-                await asyncio.sleep(0.1)
-            return await super().request(method, path, **asked)
-
     @with_agents(address)
     async def _(agents: Agents) -> None:
         key = how.replace(" ", "-")
@@ -244,6 +246,54 @@ def test_one_that_is_cancelled_as_it_ends_its_session_ends_it_first(address: str
                 await taking
             assert sessions(address) == others
             assert len(await Kv(agents).keys(f"{key}/")) == len(others)
+
+
+def free(address: str, key: str) -> bool:
+    """Whether the lock is had at once, without a lock delay."""
+    with closing(Connection(address)) as connection:
+        other = connection.request("PUT", "/v1/session/create").json()["ID"]
+        try:
+            return ThreadKv(connection).put(f"{key}/.lock", b"", acquire=other, flags=LOCK_FLAGS)
+        finally:
+            connection.request("PUT", f"/v1/session/destroy/{other}")
+
+
+RELEASE, DESTROY = "PUT /v1/kv/", "PUT /v1/session/destroy"
+
+
+@pytest.mark.parametrize("at", [RELEASE, DESTROY], ids=["giving back", "ending"])
+@pytest.mark.parametrize("how", ["cancelled", "cancelled twice", "its loop ends"])
+def test_what_is_given_back_is_free_though_that_is_interrupted(address: str, how: str, at: str) -> None:
+    """Whose session ends while it holds a lock leaves it to nobody for the lock delay.
+
+    `asyncio.run` cancels every task once the main one is done: what gives back is one of them.
+    """
+    key = f"interrupted-{how}-{at}".translate({ord(" "): "-", ord("/"): "-"})
+
+    async def work(taken: asyncio.Future[Slow]) -> None:
+        async with Slow(address, at) as agents:
+            hold = Hold(agents, Lock(key), lock_delay_s=30)
+            await hold.acquire()
+            agents.asked.clear()  # to take it is to write to the key as well
+            taken.set_result(agents)
+            await hold.release()
+
+    async def main() -> None:
+        taken: asyncio.Future[Slow] = asyncio.get_running_loop().create_future()
+        working = asyncio.create_task(work(taken))
+        await (await taken).asked.wait()
+        if how == "its loop ends":
+            return
+        working.cancel()
+        if how == "cancelled twice":
+            await asyncio.sleep(0)
+            working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_S))
+    assert sessions(address) == []
+    assert free(address, key)
 
 
 def test_what_is_closed_is_closed_though_it_is_cancelled(address: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
@@ -70,7 +71,7 @@ class Agents:
         self._closed = True
         sessions, self._http = list(self._http.values()), {}
         if sessions:
-            await to_its_end(_close(sessions))
+            await to_its_end(partial(_close, sessions))
 
     async def __aenter__(self) -> Agents:
         return self

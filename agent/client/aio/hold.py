@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gemot.agent.client.agents import passes
 from gemot.agent.client.aio.agents import Agents
+from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.aio.session import Session
 from gemot.agent.client.connection import ClientError, NotAnAgent
 from gemot.agent.client.entry import Entry, entries
@@ -105,14 +107,18 @@ class Hold(Held[Session]):
         return None
 
     async def release(self) -> bool:
-        """Give it back; False if it was lost before. The session is over then, or its TTL ends it."""
+        """Give it back; False if it was lost before. The session is over then, or its TTL ends it.
+
+        That takes some seconds at most, and is done to its end though it is cancelled meanwhile: what a
+        session holds when it ends is nobody's for the lock delay.
+        """
         session, self._session = self._session, None
         if session is None:
             return False
         if self._watching is not None:
             self._watching.cancel()
         try:
-            return not session.over and await self._give_back(session)
+            return not session.over and await to_its_end(partial(self._give_back, session))
         finally:
             await session.end()
 

@@ -107,7 +107,7 @@ class Session:
         self._over.set()
         if self._keeping is not None:
             self._keeping.cancel()
-        return await to_its_end(self._destroy()) if self.id else True
+        return await to_its_end(self._destroy) if self.id else True
 
     async def _destroy(self) -> bool:
         for _ in range(DESTROY_TRIES):
