@@ -66,6 +66,8 @@ def token_of(token: str, token_file: str) -> str:
         return Path(path).read_text().strip()
     except OSError as error:
         raise click.ClickException(f"-token-file: {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"-token-file: {path}: it is not UTF-8, as a token is") from error
 
 
 def columns(rows: list[list[str]]) -> str:

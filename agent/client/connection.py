@@ -362,7 +362,7 @@ def split_address(address: str) -> tuple[str, str, int]:
         host, port = url.hostname, url.port
     except ValueError as error:
         raise CannotConnect(f"{address!r} is no address: {error}") from error
-    if not host or url.scheme not in ("http", "https"):
+    if not host or not host.isprintable() or " " in host or url.scheme not in ("http", "https"):
         raise CannotConnect(f"{address!r} is no address: give host:port, a URL or unix:///path")
     return url.scheme, host, port or (8501 if url.scheme == "https" else 8500)
 

@@ -93,7 +93,7 @@ class Hold(Held[Session]):
         assert self._session is None, "it is acquired once before it is released"
         until_s = None if timeout_s is None else self._clock() + timeout_s
         session = self._new()
-        session.begin()
+        session.begin(timeout_s)
         while True:
             try:
                 self.fence = self._drive(self.recipe.take(session.id), session, until_s)
@@ -158,7 +158,7 @@ class Hold(Held[Session]):
         while until_s is None or self._clock() < until_s:
             session = self._new()
             try:
-                session.begin()
+                session.begin(None if until_s is None else until_s - self._clock())
                 return session
             except ClientError as error:
                 if not passes(error):

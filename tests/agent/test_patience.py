@@ -97,7 +97,7 @@ def session_by_thread(address: str) -> None:
         ThreadSession(agents, ttl_s=DAY_S).begin(LEFT_S)
 
 
-@pytest.mark.parametrize("form", [session_by_thread, acquired_by_task])
+@pytest.mark.parametrize("form", [session_by_thread, acquired_by_thread, acquired_by_task])
 def test_a_session_is_not_waited_for_beyond_the_time_that_is_left(
     mute: Mute, form: Callable[[str], object]
 ) -> None:

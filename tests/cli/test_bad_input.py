@@ -72,14 +72,17 @@ MISTAKES: dict[str, tuple[int, str]] = {
     "members -http-addr=127.0.0.1:99999": (ERROR, "is no address"),
     "members -http-addr=ftp://host": (ERROR, "is no address"),
     "members -http-addr=http://": (ERROR, "is no address"),
+    "members -http-addr=a\x01b": (ERROR, "is no address"),
     "members -http-addr=unix:///gone.sock": (ERROR, "cannot reach an agent at unix:///gone.sock"),
     "members -token-file=gone": (ERROR, "gone: No such file"),
+    "members -token-file=bytes": (ERROR, "bytes: it is not UTF-8"),
     "template render -template=a:b -http-addr=127.0.0.1:1": (ERROR, "127.0.0.1:1"),
     "template render -template=a:b -http-addr=127.0.0.1:99999": (ERROR, "is no address"),
 }
 
 FILES = {
     "bad.json": "{",
+    "bytes": "\udcff\n",
     "empty.json": "{}",
     "other.json": '{"node_name": "n"}',
     "web.json": '{"service": {"name": "web"}}',
@@ -95,7 +98,7 @@ def test_a_mistake_is_named_and_has_its_exit_code(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GEMOT_HTTP_ADDR", NOBODY)
     for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, errors="surrogateescape")
     code, words = MISTAKES[line]
     assert run(line.split()) == code
     told = capsys.readouterr()
