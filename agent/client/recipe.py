@@ -14,6 +14,7 @@ import msgspec
 
 from gemot.agent.client.connection import ClientError, Reply
 from gemot.agent.client.entry import Entry
+from gemot.agent.client.lease import trusted_s
 from gemot.agent.client.path import escape
 
 WAIT_S = 10.0
@@ -72,7 +73,7 @@ class Ask(msgspec.Struct, frozen=True):
         if self.once:
             return {"params": self.params, "body": self.body or None, "timeout_s": AGAIN_S, "ok": self.ok}
         if not self.after:
-            timeout_s = within(SLACK_S if self.method == "GET" else max(SLACK_S, ttl_s), left_s)
+            timeout_s = within(SLACK_S if self.method == "GET" else max(SLACK_S, trusted_s(ttl_s)), left_s)
             return {"params": self.params, "body": self.body or None, "timeout_s": timeout_s, "ok": self.ok}
         wait_s = max(0.001, self.wait_s if left_s is None else min(self.wait_s, left_s))
         waits = {"index": self.after, "wait": f"{max(1, round(wait_s * 1000))}ms"}

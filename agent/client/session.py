@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from gemot.agent.client.agents import Agents
 from gemot.agent.client.connection import ClientError, NotAnAgent, Refused, Reply
-from gemot.agent.client.lease import Lease
+from gemot.agent.client.lease import Lease, trusted_s
 from gemot.agent.client.recipe import within
 
 DEFAULT_TTL_S = 15.0
@@ -81,7 +81,7 @@ class Session:
         """
         sent_s = self._clock()
         try:
-            self.id = self._create(within(max(self.ttl_s, CREATE_S), left_s))
+            self.id = self._create(within(max(trusted_s(self.ttl_s), CREATE_S), left_s))
         except BaseException:
             self._agents.close()
             raise

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from gemot.agent.client.aio.agents import Agents
 from gemot.agent.client.aio.ending import to_its_end
 from gemot.agent.client.connection import ClientError
-from gemot.agent.client.lease import Lease
+from gemot.agent.client.lease import Lease, trusted_s
 from gemot.agent.client.recipe import within
 from gemot.agent.client.session import (
     CREATE_S,
@@ -55,7 +55,7 @@ class Session:
 
     async def begin(self, left_s: float | None = None) -> None:
         """Create it, and renew it from now on. Raises ClientError. `left_s` is as in `client/session.py`."""
-        sent_s, timeout_s = self._clock(), within(max(self.ttl_s, CREATE_S), left_s)
+        sent_s, timeout_s = self._clock(), within(max(trusted_s(self.ttl_s), CREATE_S), left_s)
         asked = self._agents.request("PUT", "/v1/session/create", body=self._asked, timeout_s=timeout_s)
         self.id = created(await asked)
         self._lease = Lease(self.ttl_s, sent_s)
