@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Protocol
 
 from gemot.agent.feeds import wire
+from gemot.agent.feeds.in_hand import SHORT_BYTES, InHand, Taker
 from gemot.agent.feeds.ring import Ring
 from gemot.agent.feeds.sending import Sending
 from gemot.agent.feeds.snapshot import MOST_KEPT_BYTES, Snapshot
@@ -72,7 +73,7 @@ class Feed:
         self.ring = Ring()
         self.held = 0
         """Bytes, about: the items, their snapshot if it is kept, the last events, and what is on its way: an
-        answer that is not yet items, snapshots that readers have not taken yet."""
+        answer that is not yet items, snapshots and pieces that readers have not taken yet."""
         self.turns = turns or Turns()
         self.queues = False
         """Does its beginning wait for those of others? Its source says so."""
@@ -85,6 +86,7 @@ class Feed:
         self.failure: GemotError | None = None
         self.has_begun = False
         self._sending = Sending(self.turns)
+        self._in_hand = InHand()
         self._arriving = 0
         self._weighed = weighed
         self._items: dict[bytes, bytes] = {}
@@ -251,6 +253,18 @@ class Feed:
         self._sending.close(snapshot)
         self._weigh()
 
+    def hand(self, taker: Taker, piece: bytes) -> None:
+        """It is being sent that piece, and says `taken` when it has it. Whoever does so quickly is not cut:
+        nothing else happens meanwhile."""
+        if len(piece) > SHORT_BYTES:
+            self._in_hand.count(piece)
+            self._weigh()
+            self._in_hand.give(taker, piece)
+
+    def taken(self, taker: Taker) -> None:
+        if self._in_hand.take_back(taker):
+            self._weigh()
+
     def forget(self) -> None:
         """Give up the last events. A reader that has not had them goes on like one that comes back."""
         if not self._due and self.failure is None:
@@ -260,6 +274,11 @@ class Feed:
     def cut_slow(self) -> None:
         """Have those come back that are still being sent how it was before."""
         self._sending.cut()
+        self._weigh()
+
+    def cut_waiting(self, excess: int) -> None:
+        """Have those come back whose connections are full for longest, until so much less is held."""
+        self._in_hand.cut(excess)
         self._weigh()
 
     async def begun(self) -> None:
@@ -299,7 +318,7 @@ class Feed:
         events = _weight(self.ring.size, self.ring.next - self.ring.first)
         coming = items + self._arriving
         before, grew = self.held, coming > self._items_held
-        self.held = coming + min(items, MOST_KEPT_BYTES) + events + self._sending.held
+        self.held = coming + min(items, MOST_KEPT_BYTES) + events + self._sending.held + self._in_hand.held
         self._items_held = coming
         return self._weighed is not None and self._weighed(self, self.held - before, grew)
 

@@ -151,6 +151,8 @@ class Feeds:
         self.held += more
         if not feed.held:
             self._ended.pop(feed, None)
+        elif self._feeds.get(what) is not feed:
+            self._ended[feed] = None
         if more <= 0 or self.held <= self._most_bytes or self._make_room(feed):
             return False
         if grew and self._feeds.get(what) is feed:
@@ -170,6 +172,9 @@ class Feeds:
         if self.held > self._most_bytes:
             for feed in [*self._ended, *self._feeds.values()]:
                 feed.cut_slow()
+        if self.held > self._most_bytes:
+            for feed in [*self._ended, *self._feeds.values()]:
+                feed.cut_waiting(self.held - self._most_bytes)
         return self.held <= self._most_bytes
 
     def _no_room(self) -> Busy:

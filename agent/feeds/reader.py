@@ -13,7 +13,6 @@ from contextlib import aclosing
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
-from gemot.agent.feeds.snapshot import PIECE_BYTES
 from gemot.agent.feeds.wire import Place
 from gemot.server.model.errors import Busy, GemotError, Unavailable
 
@@ -37,16 +36,38 @@ class Reader:
         self._begins = False
         """Is a snapshot to come next?"""
         self._write: Callable[[bytes], bool] | None = None
+        self._abort: Callable[[], None] | None = None
+        self._is_cut = False
 
-    def attach(self, write: Callable[[bytes], bool]) -> None:
-        """`write` sends a piece at once, or says False and does nothing where the connection is full."""
-        self._write = write
+    def attach(self, write: Callable[[bytes], bool], abort: Callable[[], None] | None = None) -> None:
+        """`write` sends a piece at once, or says False and does nothing where the connection is full or the
+        piece is long. `abort` ends the connection, and lets go of the piece that is being sent."""
+        self._write, self._abort = write, abort
+
+    def cut(self) -> None:
+        self._is_cut = True
+        if self._abort is not None:
+            self._abort()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Pieces that were not written at once, until the caller stops asking; or the feed fails: that is
-        told, and the end."""
+        told, and the end. A piece counts as held until the next one is asked for."""
         feed = self._feed
         feed.join()
+        try:
+            async with aclosing(self._pieces()) as pieces:
+                async for piece in pieces:
+                    feed.hand(self, piece)
+                    yield piece
+                    if self._is_cut:
+                        return  # it comes back
+                    feed.taken(self)
+        finally:
+            feed.taken(self)
+            feed.leave()
+
+    async def _pieces(self) -> AsyncGenerator[bytes]:
+        feed = self._feed
         try:
             yield wire.RETRY
             while feed.failure is None or self._position is not None:
@@ -69,8 +90,6 @@ class Reader:
             yield wire.comment(error.message)  # no `error`: it comes back
         except GemotError as error:
             yield wire.error(error.message)
-        finally:
-            feed.leave()
 
     def _take(self) -> bool:
         """Who waits has all before the news, so they may be written by whoever brings them."""
@@ -86,7 +105,7 @@ class Reader:
         """What the ring has from there on, not all at once: a slow reader holds it, beside the ring. Nothing,
         and no position, where it has gone on without us."""
         feed = self._feed
-        found = feed.ring.some(position, PIECE_BYTES)
+        found = feed.ring.some(position)
         if found is None:
             self._position = None
             begun_at, why = feed.anew
@@ -127,15 +146,13 @@ class Reader:
         feed = self._feed
         snapshot, standing = feed.open_snapshot(), feed.standing()
         self._position, self._place = feed.ring.next, feed.place
-        last = b""
         try:
             async for piece in snapshot.pieces():
-                if last:
-                    yield last
-                last = piece
-            if not snapshot.is_cut:
-                self._begins = False
-                yield last + standing
+                if piece.endswith(wire.SNAPSHOT_TAIL):
+                    self._begins = False
+                    yield piece + standing
+                elif piece:
+                    yield piece
         finally:
             feed.close_snapshot(snapshot)
 

@@ -13,6 +13,9 @@ MOST_EVENTS = 1_024
 MOST_BYTES = 4 << 20
 """The newest event stays, however long it is."""
 
+JOINED_BYTES = 1 << 16
+"""So much is copied at most, to give one reader short events in one piece. A long one is the same for all."""
+
 
 class Ring:
     """Positions count events from the feed's beginning; `next` is that of the one to come."""
@@ -58,27 +61,30 @@ class Ring:
         return self.next
 
     def since(self, position: int) -> bytes | None:
-        """All from there on, in one piece; None where some of it is gone."""
+        """All from there on, in one piece; None where some of it is gone, or it is long: see `some`."""
         skipped = position - self.first
         if skipped < 0:
             return None
         if skipped == len(self._events) - 1:
             return self._events[-1][1]
-        return b"".join([event for _, event in list(self._events)[skipped:]])
+        found = self.some(position)
+        return found[0] if found is not None and found[1] == self.next else None
 
-    def some(self, position: int, most_bytes: int) -> tuple[bytes, int, int] | None:
-        """What is there from there on, up to the event that makes it as much as that; the position behind
+    def some(self, position: int) -> tuple[bytes, int, int] | None:
+        """What is there from there on, as much as may be joined, or one event as it is; the position behind
         it, and the index (0 for nothing). None where some of it is gone."""
         skipped = position - self.first
         if skipped < 0:
             return None
         events, size, index = list[bytes](), 0, 0
         for at, event in islice(self._events, skipped, None):
-            events.append(event)
-            size, index = size + len(event), at
-            if size >= most_bytes:
+            size += len(event)
+            if events and size > JOINED_BYTES:
                 break
-        return b"".join(events), position + len(events), index
+            events.append(event)
+            index = at
+        piece = events[0] if len(events) == 1 else b"".join(events)
+        return piece, position + len(events), index
 
     def behind(self, index: int) -> int | None:
         """Where a reader goes on that has seen the state at `index`; None if not all since then is here."""

@@ -57,8 +57,9 @@ class Request(msgspec.Struct, frozen=True):
 class Pushed(Protocol):
     """A stream that can write a piece by itself, at once, while its reader waits for the next one."""
 
-    def attach(self, write: Callable[[bytes], bool]) -> None:
-        """`write` sends a piece, or says False and does nothing where the connection is full."""
+    def attach(self, write: Callable[[bytes], bool], abort: Callable[[], None]) -> None:
+        """`write` sends a piece, or says False and does nothing where the connection is full or the piece is
+        long. `abort` ends the connection at once: what it has not taken of a piece is let go."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

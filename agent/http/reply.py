@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp.web import BaseRequest
 
 from gemot.agent.http.message import Pushed, Response
+from gemot.agent.http.outflow import SLICE_BYTES, Outflow
 
 log = logging.getLogger(__name__)
 
@@ -67,17 +68,25 @@ class Heads:
 class Reply:
     """One response to one request; `keep_alive` says whether another request may follow.
 
-    `streams` holds the tasks that send a stream, for as long as they do: cancel one to cut it.
+    `streams` holds the tasks that send a stream, for as long as they do: cancel one to cut it. A client that
+    takes nothing of a whole body for `patience_s` is cut; a stream waits for its reader.
     """
 
     def __init__(
-        self, *, heads: Heads, response: Response, keep_alive: bool, streams: set[asyncio.Task[Any]]
+        self,
+        *,
+        heads: Heads,
+        response: Response,
+        keep_alive: bool,
+        streams: set[asyncio.Task[Any]],
+        patience_s: float,
     ) -> None:
         self.keep_alive = keep_alive
         self.status = response.status
         self._heads = heads
         self._response = response
         self._streams = streams
+        self._patience_s = patience_s
         self._request: BaseRequest | None = None
 
     @property
@@ -109,9 +118,13 @@ class Reply:
             head = self._heads.build(Response(status=500), f"Content-Length: {len(body)}\r\n")
         if request.method == "HEAD":
             body = b""
-        transport.write(_line(request) + head + body)
-        if len(body) > _SHORT_WRITE_BYTES:
-            await request.protocol._drain_helper()
+        head = _line(request) + head
+        if len(body) <= _SHORT_WRITE_BYTES and not request.protocol._paused:
+            transport.write(head + body)
+            return
+        out = Outflow(request, transport, patience_s=self._patience_s)
+        for piece in (head + body,) if len(body) <= SLICE_BYTES else (head, body):
+            await out.send(piece)
 
     async def _stream(
         self, request: BaseRequest, transport: Any, body: AsyncIterator[bytes] | Pushed
@@ -125,20 +138,14 @@ class Reply:
         self._streams.add(task)
         transport.write(_line(request) + self._heads.build(self._response, extra))
 
-        def write(piece: bytes) -> bool:
-            if request.protocol._paused or transport.is_closing():
-                return False
-            transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            return True
-
+        out = Outflow(request, transport, chunked=chunked)
         if not isinstance(body, AsyncIterator):
-            body.attach(write)
+            body.attach(out.send_now, transport.abort)
         pieces = aiter(body)
         try:
             async for piece in pieces:
                 if piece:
-                    transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-                    await request.protocol._drain_helper()
+                    await out.send(piece)
         except BaseException as error:
             transport.abort()
             if not isinstance(error, Exception):

@@ -160,7 +160,7 @@ class HttpTransport:
             del self._clients[remote]
 
     def refuse(self, response: Response) -> Reply:
-        return Reply(heads=self._heads, response=response, keep_alive=False, streams=self._reading)
+        return self._reply(response, False)
 
     def raw_refusal(self, response: Response) -> bytes:
         """A whole answer for a connection that has no request yet."""
@@ -235,7 +235,13 @@ class HttpTransport:
                 yield piece
 
     def _reply(self, response: Response, keep: bool) -> Reply:
-        return Reply(heads=self._heads, response=response, keep_alive=keep, streams=self._reading)
+        return Reply(
+            heads=self._heads,
+            response=response,
+            keep_alive=keep,
+            streams=self._reading,
+            patience_s=self.limits.body_timeout_s,
+        )
 
     async def _wait(self, given: Awaitable[Response], request: web.BaseRequest) -> Response:
         """The answer of a handler that waits; a read that waits when the agent stops ends with an error."""
