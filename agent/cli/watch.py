@@ -64,9 +64,10 @@ def command(
       gemot watch -type=keyprefix -prefix=app/ -f
 
     COMMAND gets the JSON on standard input and the index in $CONSUL_INDEX, one run at a time. It is run
-    without a shell, in a process group of its own; what changes meanwhile is told in one run after it. It
-    ends with Ctrl-C, or by SIGTERM; a COMMAND that runs then gets SIGTERM first, and SIGKILL after 5 s. While
-    the agent is away it waits, longer each time, up to 30 s, and goes on where it was.
+    without a shell, in a session of its own, so it cannot ask at a terminal; what changes meanwhile is told
+    in one run after it. It ends with Ctrl-C, or by SIGTERM; a COMMAND that runs then gets SIGTERM first, and
+    SIGKILL after 5 s. While the agent is away it waits, longer each time, up to 30 s, and goes on where it
+    was.
 
     \b
     With -changes, and as lines with -f, the JSON is (at first, all that is there):

@@ -57,7 +57,9 @@ class Session:
         behavior: str = "release",
         clock: Callable[[], float] = boot_clock,
     ) -> None:
-        """`ttl_s` is bounded by the agent, 10 s to a day by default; `lock_delay_s` is at most a minute.
+        """`ttl_s` is bounded by the agent, 10 s to a day by default; more than 70 s counts as 70 here
+        (`lease.py`). `lock_delay_s` is at most a minute: with one that is shorter than 0.8 of the TTL, what
+        it held may be another's before it is taken for lost here, if it is destroyed or its host fails.
 
         `behavior` is what its end does to keys it holds: "release" or "delete". With one agent the session
         ends as well when that agent's host is found dead; with several, by its TTL alone, since it is to

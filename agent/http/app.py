@@ -55,8 +55,8 @@ class Call(msgspec.Struct, frozen=True):
     @property
     def waits(self) -> bool:
         """Is it a blocking read? Who asks one and goes wants no answer any more."""
-        query = self.request.query
-        return bool(query) and self.request.method == "GET" and any(n in ("index", "hash") for n, _ in query)
+        query = self.request.query if self.request.method == "GET" else ()
+        return any(name in ("index", "hash") and value not in ("", "0") for name, value in query)
 
 
 class App:

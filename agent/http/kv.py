@@ -6,6 +6,7 @@ key, `limit` and `after` of lists (`page.py`), and headers that tell of them.
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlencode
 
 from gemot.agent.http import fence, listing, page, parse, render
@@ -32,6 +33,9 @@ EXPIRES_IN = "X-Gemot-Expires-In"
 """Of a key with a TTL: what is left of it when it is read, all of it when it was written; where the write
 was perhaps an earlier one (`Idempotency-Key`), what is left of that. What knows no TTL writes a key that
 stays, and does not say this."""
+
+_LEARN_S = 1.0
+"""How long a write that is done waits to learn that."""
 
 FENCE = "X-Gemot-Fence"
 """Of a lock that was acquired: greater than that of every acquisition of this key before it."""
@@ -162,7 +166,7 @@ class _Kv:
         if applied.value and isinstance(command, KvSet) and command.acquire is not None:
             headers[FENCE] = str(int(applied.value))
         if applied.value:
-            headers.update(await self._expiry(request, command, named))
+            headers.update(await self._expiry(request, command, named, applied.index))
         return render.json_bytes(request, _TRUE if applied.value else _FALSE, headers=headers)
 
     async def _write_guarded(
@@ -183,26 +187,34 @@ class _Kv:
             if acquires and isinstance(found, FoundKey):
                 headers[FENCE] = str(found.row.fence)
         if not answer.errors:
-            headers.update(await self._expiry(request, command, named))
+            headers.update(await self._expiry(request, command, named, applied.index))
         return render.json_bytes(request, _FALSE if answer.errors else _TRUE, headers=headers)
 
     async def _expiry(
-        self, request: Request, command: KvSet | KvDelete | KvDeletePrefix, named: IdempotencyKey | None
+        self,
+        request: Request,
+        command: KvSet | KvDelete | KvDeletePrefix,
+        named: IdempotencyKey | None,
+        index: int,
     ) -> dict[str, str]:
         if not isinstance(command, KvSet) or not command.ttl_ms:
             return {}
         # Under a caller's own name this may be the answer to an earlier request: its TTL has begun.
-        left_ms = command.ttl_ms if named is None else await self._left_ms(command, request.token)
-        return {EXPIRES_IN: render.duration(left_ms)}
+        left_ms = command.ttl_ms if named is None else await self._left_ms(command, index, request.token)
+        return {EXPIRES_IN: render.duration(left_ms)} if left_ms is not None else {}
 
-    async def _left_ms(self, command: KvSet, token: str) -> int:
-        """What is surely left of a TTL: 0 as well where it cannot be learned."""
+    async def _left_ms(self, command: KvSet, index: int, token: str) -> int | None:
+        """What is left of the TTL that was set at that index; 0 where the key is gone or another's since, and
+        None where that cannot be learned soon: the write is done, and its answer does not wait for it."""
         try:
-            answer = await self._servers.query(KvGet(command.key), Options(token=token))
-        except GemotError:
-            return 0
+            async with asyncio.timeout(_LEARN_S):
+                answer = await self._servers.query(KvGet(command.key), Options(token=token))
+        except (GemotError, TimeoutError):
+            return None
         entry: KvEntry | None = answer.value
-        return max(0, min(command.ttl_ms, entry.remaining_ms)) if entry is not None and entry.ttl_ms else 0
+        if entry is None or entry.modify_index > index:
+            return 0
+        return max(0, min(command.ttl_ms, entry.remaining_ms))
 
 
 def _session_in(request: Request, name: str) -> str | None:

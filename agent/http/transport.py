@@ -77,6 +77,7 @@ class HttpTransport:
         self._server: web.Server | None = None
         self._listeners: list[asyncio.Server] = []
         self._clients: Counter[str] = Counter()
+        self._leaving: Counter[str] = Counter()
         self.connections = 0
         self._reading: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -153,11 +154,18 @@ class HttpTransport:
             return f"more than {limits.max_connections} connections to this agent"
         return ""
 
-    def release(self, remote: str) -> None:
+    def let_go(self, remote: str) -> bool:
+        """A client that sends no more is owed an answer, or has given up: its connection is no longer among
+        those that it may have, but of as many others. False where there are too many of these."""
+        if remote and self._leaving[remote] >= self.limits.max_connections_per_client:
+            return False
+        _uncount(self._clients, remote)
+        self._leaving[remote] += 1
+        return True
+
+    def release(self, remote: str, *, was_let_go: bool = False) -> None:
         self.connections -= 1
-        self._clients[remote] -= 1
-        if self._clients[remote] <= 0:
-            del self._clients[remote]
+        _uncount(self._leaving if was_let_go else self._clients, remote)
 
     def refuse(self, response: Response) -> Reply:
         return self._reply(response, False)
@@ -298,6 +306,12 @@ def _first_wins(items: Any) -> dict[str, str]:
     return headers
 
 
+def _uncount(counts: Counter[str], remote: str) -> None:
+    counts[remote] -= 1
+    if counts[remote] <= 0:
+        del counts[remote]
+
+
 class _Connection(RequestHandler):
     """One connection. A subclass, because aiohttp offers no other way to count connections, to time heads,
     to answer who sends no more, and to word the errors of its parser.
@@ -335,7 +349,7 @@ class _Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._peer is not None:
-            self._owner.release(self._peer)
+            self._owner.release(self._peer, was_let_go=self._half_closed)
             self._peer = None
         self._disarm()
         super().connection_lost(exc)
@@ -357,7 +371,8 @@ class _Connection(RequestHandler):
         write done; but not what may last for ever. TLS has no half of a connection."""
         over_tls = self.transport is None or self.transport.get_extra_info("sslcontext") is not None
         owes = self._request_count > self._answered and self._last_body.is_eof()
-        self._half_closed = owes and not over_tls and not self._lasts
+        if owes and not over_tls and not self._lasts and self._peer is not None:
+            self._half_closed = self._half_closed or self._owner.let_go(self._peer)
         return self._half_closed
 
     def may_last(self) -> None:

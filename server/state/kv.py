@@ -64,8 +64,8 @@ _KEYS_RANGE = "select key, modify_index, key from kv where key >= ? and key < ? 
 _SIZES_FROM = "select length(row) from kv where key >= ? order by key limit ?"
 _SIZES_RANGE = "select length(row) from kv where key >= ? and key < ? order by key limit ?"
 _BURIED_FROM = "select count(*) from (select 1 from tombstone where key >= ? limit ?)"
-_NEWEST_FROM = "select max(modify_index), count(*) from kv where key >= ?"
-_NEWEST_RANGE = "select max(modify_index), count(*) from kv where key >= ? and key < ?"
+_ANY_NEWER = "select 1 from kv where key >= ? and {} and modify_index >= ? limit 1"
+_HOW_MANY = "select count(*) from kv where key >= ? and {}"
 _BURIED_RANGE = "select count(*) from (select 1 from tombstone where key >= ? and key < ? limit ?)"
 _PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
 
@@ -293,15 +293,11 @@ def delete_prefix(writing: Writing, command: KvDeletePrefix) -> bool:
 
 def _is_any_visible(writing: Writing, prefix: bytes) -> bool:
     """Of a range that was deleted and is not purged yet SQLite says sooner that all of it is hidden."""
-    if (above := writing.masks.hides_all_below(prefix)) is not None:
+    if above := writing.masks.hides_all_below(prefix):
         end = end_of_prefix(prefix)
-        if end is None:
-            found = writing.cursor.execute(_NEWEST_FROM, (prefix,)).fetchall()
-        else:
-            found = writing.cursor.execute(_NEWEST_RANGE, (prefix, end)).fetchall()
-        newest, count = found[0]
-        if (newest or 0) < above:
-            writing.scanned += count
+        bound, bindings = ("true", (prefix,)) if end is None else ("key < ?", (prefix, end))
+        if writing.cursor.execute(_ANY_NEWER.format(bound), (*bindings, above)).get is None:
+            writing.scanned += writing.cursor.execute(_HOW_MANY.format(bound), bindings).get
             return False
     return next(_visible_keys(writing, prefix), None) is not None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from operator import attrgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from gemot.server.state.prefixes import Prefixes
@@ -130,17 +131,13 @@ class Masks:
         return max(self._all.covering(key), default=0) if self._all else 0
 
     def by_age(self) -> Iterator[tuple[bytes, int]]:
-        """Every mask that may have rows left to purge, oldest first; those of one entry in any order."""
-        return self._hiding.items()
+        """Every mask that may have rows left to purge, oldest first; those of one entry by prefix."""
+        for _, of_one_entry in groupby(self._hiding.items(), key=itemgetter(1)):
+            yield from sorted(of_one_entry)
 
     def unfinished(self) -> tuple[bytes, int] | None:
-        """The oldest mask that has rows left to purge; of those of one entry the first by prefix."""
-        oldest: tuple[bytes, int] | None = None
-        for prefix, index in self.by_age():
-            if oldest is not None and index != oldest[1]:
-                break
-            oldest = min(oldest or (prefix, index), (prefix, index))
-        return oldest
+        """The first of them."""
+        return next(self.by_age(), None)
 
     def finished_through(self, index: int) -> list[tuple[bytes, int]]:
         """Masks with nothing left to hide and an index at or below `index`, oldest first."""

@@ -372,6 +372,32 @@ def test_a_client_that_sends_no_more_is_answered_what_it_asked_and_then_closed(r
     run(work())
 
 
+def test_who_gives_up_takes_no_connection_from_who_does_not(run: Run) -> None:
+    """They are answered still, unless they are very many: then they are cut."""
+
+    async def work() -> None:
+        parked = Parked()
+        served = [ECHO, route("/write", parked, method="PUT")]
+        async with serving(served, limits=Limits(max_connections_per_client=3)) as agent:
+            for number in range(1, 6):
+                gone = await agent.connect()
+                gone.send(b"PUT /write HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+                await until(lambda number=number: parked.waiting == number)
+                gone.send_no_more()
+                await until(lambda number=number: agent.transport.connections == min(number, 3))
+                await until(lambda number=number: agent.transport._leaving.total() == min(number, 3))
+            still = [await agent.connect() for _ in range(3)]
+            for connection in still:
+                connection.send(b"PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+                assert (await connection.reply()).body == b"hi"
+            await until(lambda: parked.ended == ["cancelled"] * 2)
+            parked.release.set()
+            await until(lambda: agent.transport.connections == 3)
+            assert not agent.transport._leaving
+
+    run(work())
+
+
 def test_who_sends_no_more_has_neither_a_blocking_read_nor_a_stream_nor_half_a_request(run: Run) -> None:
     async def work() -> None:
         parked = Parked()
@@ -397,8 +423,8 @@ def test_who_sends_no_more_has_neither_a_blocking_read_nor_a_stream_nor_half_a_r
                     connection.send_no_more()
                     while not await connection.ended():
                         pass
-            assert "released" not in parked.ended
             await until(lambda: agent.transport.connections == 0)
+            assert parked.ended == ["cancelled"] * parked.waiting
 
     run(work())
 

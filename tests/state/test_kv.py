@@ -235,6 +235,22 @@ def test_a_range_that_is_hidden_already_is_looked_through_and_not_deleted_again(
     assert one.touched(KvDeletePrefix(b"a/15")) == (("kv-prefix", b"a/15"),)
 
 
+def test_a_range_delete_costs_the_same_however_many_keys_are_to_be_seen(one: OneState) -> None:
+    one.apply(*(KvSet(b"a/%04d" % n, b"x") for n in range(3_000)), KvDeletePrefix(b"a/1"))
+    steps = 0
+
+    def step() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    one.file.cursor.connection.set_progress_handler(step, 50)
+    one.apply(KvDeletePrefix(b"a/2"), KvDeletePrefix(b"a/"))
+    one.file.cursor.connection.set_progress_handler(None)
+    assert one.value(KvKeys(b"")) == []
+    assert steps < 100, "in 50 steps of SQLite each: some 60 of them are as many as 3,000 rows"
+
+
 def test_purging_goes_in_bounded_steps_and_nobody_sees_it(one: OneState) -> None:
     one.apply(*(KvSet(b"a/%03d" % n, b"x") for n in range(50)), KvDeletePrefix(b"a/"))
     one.apply(KvSet(b"a/007", b"again"), KvSet(b"a/049", b"again"))
