@@ -83,6 +83,7 @@ class LocalState:
             discard_output=discard_output,
         )
         self._checks = self.check_states.by_id
+        self._without_service: list[CheckDefinition] = []
 
     # Reading.
 
@@ -135,14 +136,23 @@ class LocalState:
             self._put_service(registration, from_config=False)
         for definition in saved.checks:
             if definition.service_id and definition.service_id not in self._services:
+                self._without_service.append(definition)  # which may be one of a file
+            else:
+                self.check_states.put(definition)
+
+    def _take_back_checks(self) -> None:
+        """Those that were saved for services of configuration files, such as their maintenance."""
+        saved, self._without_service = self._without_service, []
+        for definition in saved:
+            if definition.service_id not in self._services:
                 _log.warning(
                     "local: check %s was saved for service %s, which is not registered any more: dropped",
                     definition.check_id,
                     definition.service_id,
                 )
                 self._store.remove_check(definition.check_id)
-                continue
-            self.check_states.put(definition)
+            elif definition.check_id not in self._checks:
+                self.check_states.put(definition)
 
     def reload(self, registrations: Iterable[Registration], checks: Iterable[CheckDefinition]) -> None:
         """Replace everything that came from configuration files; same ids keep their status.
@@ -164,6 +174,7 @@ class LocalState:
         for check in checks:
             self._store.remove_check(check.check_id)
             self.check_states.put(check)
+        self._take_back_checks()
         self.check_states.follow_aliases()
 
     def check_reload(

@@ -91,7 +91,8 @@ class Replica:
         self._timer = timer
         self._watcher: Watcher | None = None
         self._proposals: list[_Proposal] = []
-        self._waiters: dict[int, _Waiter] = {}
+        self._waiters: dict[int, list[_Waiter]] = {}
+        """By the index at which the entry was written: of as many terms as this server led and lost it in."""
         self._after_save: dict[int, tuple[tuple[str, Message], ...]] = {}
         self._commit = state.applied_index
         self._notices: list[tuple[str, Message]] = []
@@ -151,7 +152,8 @@ class Replica:
         if ok:
             self._commit = max(self._commit, meta.index)
             for index in [i for i in self._waiters if i <= meta.index]:
-                self._waiters.pop(index).done(_OUTCOME_IN_SNAPSHOT)
+                for waiter in self._waiters.pop(index):
+                    waiter.done(_OUTCOME_IN_SNAPSHOT)
             self._told().on_replaced()
         self._schedule()
 
@@ -283,19 +285,15 @@ class Replica:
             return
         term = self.raft.term
         for offset, proposal in enumerate(proposals):
-            self._supersede(first + offset)
-            self._waiters[first + offset] = _Waiter(term, proposal.done)
+            # That an older entry of ours has left this log does not say that it has left all others: who
+            # waits for that is answered once it is known which entry is committed there.
+            self._waiters.setdefault(first + offset, []).append(_Waiter(term, proposal.done))
 
     def _translate(self, refusal: Refused) -> NotLeader | Busy:
         """The core's refusal in the callers' words. A leader that hands over is as good as none."""
         if isinstance(refusal, NotLeading):
             return NotLeader(refusal.leader)
         return NotLeader("") if self.raft.status().handing_over_to else Busy(refusal.message)
-
-    def _supersede(self, index: int) -> None:
-        """A new entry of our own takes a place where an older waiter waits: its entry is gone."""
-        if (waiter := self._waiters.pop(index, None)) is not None:
-            waiter.done(NotLeader(self.raft.leader))
 
     def _carry_out(self, ready: Ready) -> None:
         if ready.commit > self._commit and not ready.token and ready.role == Role.LEADER:
@@ -352,11 +350,9 @@ class Replica:
         return True
 
     def _answer(self, term: int, outcome: Outcome) -> None:
-        waiter = self._waiters.pop(outcome.index, None)
-        if waiter is None:
-            return
-        # Another term's entry at our place: ours was never committed and never can be.
-        waiter.done(outcome.result if waiter.term == term else NotLeader(self.raft.leader))
+        for waiter in self._waiters.pop(outcome.index, ()):
+            # Another term's entry at our place: ours was never committed and never can be.
+            waiter.done(outcome.result if waiter.term == term else NotLeader(self.raft.leader))
 
     def _told(self) -> Watcher:
         assert self._watcher is not None, "start() comes first"

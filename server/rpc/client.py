@@ -179,9 +179,10 @@ class Link:
             if known is None:
                 return
             call, done = known
+            result = _decode(kind, call, returned.body)  # or the link ends, and with it this call too
             if kind in (Kind.REPLY, Kind.FAILURE):
                 del self._calls[returned.id]
-            done(_decode(kind, call, returned.body))
+            done(result)
         elif kind != Kind.PONG:
             raise PeerBroke(f"a {kind.name} frame is not for a client")
 

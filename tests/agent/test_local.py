@@ -321,8 +321,24 @@ def test_a_saved_check_without_its_service_is_dropped() -> None:
     store.services.clear()
     again = local_state(store)
     again.restore()
+    again.reload([], [])
     assert again.checks() == {}
     assert store.checks == {}
+
+
+def test_what_the_api_did_to_a_service_of_a_file_outlives_a_restart() -> None:
+    """Its maintenance too: else an upgrade would bring a host into service that somebody took out of it."""
+    store = MemoryStore()
+    local = local_state(store)
+    local.reload([configured("web", port=2)], [])
+    local.maintain_service("web", enable=True, reason="disk")
+    local.add_check(check("c", ServiceID="web"))
+    again = local_state(store)
+    again.restore()
+    again.reload([configured("web", port=2)], [])
+    assert again.checks().keys() == {"_service_maintenance:web", "c"}
+    assert again.checks()["_service_maintenance:web"].notes == "disk"
+    assert store.checks.keys() == again.checks().keys()
 
 
 def test_ids_that_the_catalog_takes_for_one_are_refused() -> None:

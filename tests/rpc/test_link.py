@@ -405,6 +405,17 @@ def test_a_broken_line_leaves_writes_unknown_and_all_else_surely_undone(call: Ca
     assert type(later[0]) is Unavailable, "what was never sent is surely undone"
 
 
+@pytest.mark.parametrize("call", [ASK, WRITE])
+def test_an_answer_that_cannot_be_read_ends_the_line_and_its_own_call_too(call: Call) -> None:
+    line = Line()
+    told = line.ask(call)
+    with pytest.raises(PeerBroke):
+        line.hear(Kind.REPLY, (line.last_id, "rubbish"))
+    assert told == []
+    line.link.on_closed("what srv1 says cannot be read")
+    assert [type(each) for each in told] == [OutcomeUnknown if call is WRITE else Unavailable]
+
+
 def test_a_ping_goes_out_each_second_however_busy_the_line_is() -> None:
     line = Line()
     for _ in range(5 * PING_EVERY_MS // 500):

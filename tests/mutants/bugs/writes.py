@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from mutants.bug import Patch, bug
@@ -37,7 +38,8 @@ def a_write_is_told_when_it_is_logged(patch: Patch) -> None:
         before = set(self._waiters)
         propose_all(self)
         for index in sorted(set(self._waiters) - before):
-            self._waiters.pop(index).done(Applied(index, True))
+            for waiter in self._waiters.pop(index):
+                waiter.done(Applied(index, True))
 
     patch.setattr(Replica, "_propose_all", propose_and_tell)
 
@@ -47,7 +49,7 @@ def anothers_entry_is_ones_own(patch: Patch) -> None:
     """A write is told to be done when any entry is applied at its index, whoever's it is."""
 
     def answer(self: Replica, term: int, outcome: Any) -> None:
-        if (waiter := self._waiters.pop(outcome.index, None)) is not None:
+        for waiter in self._waiters.pop(outcome.index, ()):
             waiter.done(outcome.result)
 
     patch.setattr(Replica, "_answer", answer)
@@ -63,7 +65,7 @@ def a_deposed_leader_says_not_done(patch: Patch) -> None:
         carry_out(self, ready)
         if led and ready.role != Role.LEADER:
             waiters, self._waiters = self._waiters, {}
-            for waiter in waiters.values():
+            for waiter in chain.from_iterable(waiters.values()):
                 waiter.done(NotLeader(""))
 
     patch.setattr(Replica, "_carry_out", carry_out_and_give_up)
