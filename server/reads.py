@@ -2,7 +2,8 @@
 
 The way of a blocking read: confirm that the state is fresh, join the group of those who ask the same,
 evaluate once for the whole group, answer whoever's index is passed, and look again whenever the watch
-hub wakes the group. A waiter joins before the state is read, so no change falls between.
+hub wakes the group. A waiter joins before the state is read, so no change falls between. Where a write wakes
+many groups they are evaluated in turn (`looks.py`); until its own, a group counts as not looked at since.
 
 A read that times out confirms again before it answers, so that even "nothing changed" is true.
 
@@ -20,6 +21,7 @@ import msgspec
 
 from gemot.server.confirm import Confirmations
 from gemot.server.lists import LongLists
+from gemot.server.looks import Looks
 from gemot.server.model.changes import KvChanges
 from gemot.server.model.errors import BadRequest, Busy, GemotError, StorageFailed, Unavailable
 from gemot.server.model.query import DEFAULT_WAIT_MS, MAX_WAIT_MS, Answer, Options, Query
@@ -88,10 +90,11 @@ class _Group:
     """All waiters of one query under one accessor: evaluated once, woken together.
 
     `long` says that its list was too long for the loop when it was looked at last. `contact` is what is told
-    of the leader by the long read under way: of the moment when it began.
+    of the leader by the long read under way: of the moment when it began. While it is due a look, it is known
+    that nothing of its changed from the last one to the index `quiet_to`.
     """
 
-    __slots__ = ("accessor", "began", "contact", "key", "long", "query", "topics", "waiters")
+    __slots__ = ("accessor", "began", "contact", "key", "long", "query", "quiet_to", "topics", "waiters")
 
     def __init__(self, query: Query, accessor: str, key: tuple[bytes, str]) -> None:
         self.query = query
@@ -102,6 +105,7 @@ class _Group:
         self.long = False
         self.began = 0
         self.contact = (False, 0)
+        self.quiet_to = 0
 
 
 class _Parked:
@@ -141,9 +145,10 @@ class Reads:
         self._max_wait_ms = max_wait_ms
         self._list_rows = list_rows
         self._lists: LongLists[_Group] = LongLists(reader=reader, begins=self._begins, found=self._found)
+        self._woken: Looks[_Group] = Looks(timer=timer, look=self._look_again)
+        self._parked: Looks[_Parked] = Looks(timer=timer, look=_ask_now)
         self._groups: dict[tuple[bytes, str], _Group] = {}
         self._subscriptions: dict[_Waiter, None] = {}
-        self._parked: dict[_Parked, None] = {}
         self._held = False
         self._told_to = state.index
         self._due: list[tuple[_Waiter, Answer | GemotError]] = []
@@ -209,24 +214,23 @@ class Reads:
     def on_applied(self, touched: list[Topic]) -> None:
         self._confirmations.on_applied()
         quiet_to, self._told_to = self._told_to, self._state.index
-        for group in self._hub.wake(touched):
-            self._evaluate(group, quiet_to=quiet_to)
+        self._wake(self._hub.wake(touched), quiet_to)
 
     def on_replaced(self) -> None:
         """The state was replaced by a snapshot: everyone looks again."""
         self._confirmations.on_applied()
         self._held = False
         self._told_to = self._state.index
-        for group in self._hub.wake_all():
-            self._evaluate(group)
-        for parked in list(self._parked):
-            if self._parked.pop(parked, _GONE) is not _GONE:
-                parked.cancel = parked.ask()
+        self._wake(self._hub.wake_all(), 0)
+        self._woken.resume()
+        self._parked.resume()
         self._lists.resume()
 
     def hold(self) -> None:
         """The state is going to be replaced: nothing reads it until `on_replaced`. Who asks now waits."""
         self._held = True
+        self._woken.hold()
+        self._parked.hold()
         self._lists.hold()
 
     def bookmark(self, word: Any) -> None:
@@ -234,7 +238,7 @@ class Reads:
         if self._due or self._held:
             return
         for waiter in list(self._subscriptions):
-            if not waiter.cancelled and not self._lists.owes(waiter.group):
+            if not (waiter.cancelled or waiter.group in self._woken or self._lists.owes(waiter.group)):
                 waiter.done(word)
 
     @property
@@ -289,10 +293,10 @@ class Reads:
             done(_too_many())
             return _nothing
         parked = _Parked(ask)
-        self._parked[parked] = None
+        self._parked.add([parked])
 
         def cancel() -> None:
-            self._parked.pop(parked, None)
+            self._parked.forget(parked)
             parked.cancel()
 
         return cancel
@@ -308,7 +312,9 @@ class Reads:
         group = waiter.group
         if waiter not in group.waiters:
             return
-        unread = group.long or self._lists.owes(group)
+        quiet_to = group.quiet_to if group in self._woken else self._told_to
+        if group.long or self._lists.owes(group):
+            quiet_to = 0
         self._leave(waiter)
         behind = self._state.index < options.index
         again = Options(
@@ -321,7 +327,7 @@ class Reads:
             if not waiter.cancelled:
                 waiter.done(result)
 
-        query = group.query if unread else _behind(group.query, self._told_to)
+        query = _behind(group.query, quiet_to)
         waiter.cancel_again = self._query(query, again, group.accessor, answered, floor=options.index)
 
     def _join(
@@ -351,12 +357,22 @@ class Reads:
 
     def _drop(self, group: _Group) -> None:
         """Nobody waits there. A group that is being read stays until it was: who asks again joins it."""
+        self._woken.forget(group)
         self._lists.forget(group)
         if not self._lists.is_out(group):
             self._hub.remove(group)
             del self._groups[group.key]
 
     # -- evaluating --------------------------------------------------------------------------------
+
+    def _wake(self, groups: list[_Group], quiet_to: int) -> None:
+        """They are due a look; what the first touch since the last one said of the time before it stands."""
+        for group in groups:
+            group.quiet_to = min(group.quiet_to, quiet_to) if group in self._woken else quiet_to
+        self._woken.add(groups)
+
+    def _look_again(self, group: _Group) -> None:
+        self._evaluate(group, quiet_to=group.quiet_to)
 
     def _look(self, query: Query, accessor: str) -> Answer | GemotError | None:
         """The state's answer or its refusal; None for a list that is too long to be read here.
@@ -447,6 +463,10 @@ def _raised(answer: Answer | GemotError, floor: int, applied: int) -> Answer | G
     if isinstance(answer, Answer) and answer.index < floor <= applied:
         return msgspec.structs.replace(answer, index=floor)
     return answer
+
+
+def _ask_now(parked: _Parked) -> None:
+    parked.cancel = parked.ask()
 
 
 _GONE: Any = object()

@@ -80,6 +80,14 @@ class VirtualTimer:
             self.run()
         self._now_ms = end
 
+    def be_late(self, ms: int) -> None:
+        """An event lasts so long: timers that ran out meanwhile come before what was to come soon."""
+        self._now_ms += ms
+        while self._later and self._later[0][0] <= self._now_ms:
+            _, number, callback = heapq.heappop(self._later)
+            if self._called_off.pop(number, False) is False:
+                callback()
+
     @property
     def timers(self) -> int:
         """Timers that still run."""
