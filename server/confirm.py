@@ -2,8 +2,11 @@
 
 Raft's read index (thesis 6.4) tells up to where a state must be applied before it may answer. While one
 ask is under way, new reads gather and share the next one. An ask that is refused, as it is while nobody
-leads, is made again at the next tick; one that stays unanswered is given up and made again, under a fresh id:
-a late answer to an old id must never serve a newer read (etcd #20418).
+leads, is made again at the next tick.
+
+One that stays unanswered may be lost, or its answer be late, and which of them nobody knows. So the next one
+leaves, under an id of its own, and asks for the reads of those before it as well: whichever answer comes
+serves all who had come when its ask left, and never a newer read (etcd #20418).
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from gemot.server.model.errors import Busy, NoLeader, Unavailable
 from gemot.server.ports import Random, Timer
 
 RESEND_MS = 300
+MAX_ASKS = 8
+"""Asks whose answers are still taken, at most; of more, the oldest is given up."""
+
 MAX_WAITING = 100_000
 """Reads waiting for a leader, at most; more are refused (`Busy`)."""
 
@@ -25,6 +31,13 @@ Done = Callable[[Unavailable | None], None]
 class _Waiting(msgspec.Struct, frozen=True):
     deadline_ms: int
     done: Done
+
+
+class _Ask(msgspec.Struct):
+    """`reads` came after the ask before this one had left; this one asks for those of that one as well."""
+
+    sent_ms: int
+    reads: list[_Waiting]
 
 
 class Confirmations:
@@ -49,9 +62,7 @@ class Confirmations:
         # A restarted server must not take an answer meant for its former self.
         self._next_id = random.randrange(1 << 60) + 1
         self._waiting: list[_Waiting] = []
-        self._asked: list[_Waiting] = []
-        self._asked_id = 0
-        self._asked_at_ms = 0
+        self._asks: dict[int, _Ask] = {}  # in the order they left; the first one has reads
         self._unapplied: list[tuple[int, list[_Waiting]]] = []
         self._unapplied_count = 0
         self._send_due = False
@@ -61,7 +72,8 @@ class Confirmations:
 
         A caller that has less time than this server would give says so in `hold_ms`.
         """
-        if len(self._waiting) + len(self._asked) + self._unapplied_count >= MAX_WAITING:
+        asked = sum(len(ask.reads) for ask in self._asks.values())
+        if len(self._waiting) + asked + self._unapplied_count >= MAX_WAITING:
             done(Busy(f"more than {MAX_WAITING} reads wait for a leader: ask again later"))
             return
         hold_ms = min(hold_ms, self._hold_ms) if hold_ms > 0 else self._hold_ms
@@ -70,17 +82,17 @@ class Confirmations:
 
     def on_answer(self, id: int, index: int) -> None:
         """The core's answer to an ask; index 0 means refused."""
-        if id != self._asked_id or not self._asked:
+        if id not in self._asks:
             return
-        asked, self._asked = self._asked, []
         if index == 0:
-            self._waiting = asked + self._waiting
+            self._give_up(id)
             return
+        served = self._served_by(id)
         if self._applied() >= index:
-            _tell(asked)
+            _tell(served)
         else:
-            self._unapplied.append((index, asked))
-            self._unapplied_count += len(asked)
+            self._unapplied.append((index, served))
+            self._unapplied_count += len(served)
         self._schedule()
 
     def on_applied(self) -> None:
@@ -91,12 +103,12 @@ class Confirmations:
             _tell(waiting)
 
     def on_tick(self) -> None:
-        """Give up an ask that got no answer, and every read whose time is over; ask for those that wait."""
+        """Give up every read whose time is over; ask for those that wait, and again where no answer came."""
         now = self._timer.now_ms()
-        if self._asked and now - self._asked_at_ms >= RESEND_MS:
-            self._waiting, self._asked = self._asked + self._waiting, []
         self._waiting = self._expire(self._waiting, now)
-        self._asked = self._expire(self._asked, now)
+        for ask in self._asks.values():
+            ask.reads = self._expire(ask.reads, now)
+        self._forget_idle()
         unapplied = [(index, self._expire(waiting, now)) for index, waiting in self._unapplied]
         self._unapplied = [(index, waiting) for index, waiting in unapplied if waiting]
         self._unapplied_count = sum(len(waiting) for _, waiting in self._unapplied)
@@ -111,20 +123,54 @@ class Confirmations:
             each.done(error)
         return [each for each in waiting if each.deadline_ms > now_ms]
 
+    def _served_by(self, id: int) -> list[_Waiting]:
+        """Take out the reads of this ask, those of the asks before it among them."""
+        served: list[_Waiting] = []
+        for each in [each for each in self._asks if each <= id]:
+            served += self._asks.pop(each).reads
+        self._forget_idle()
+        return served
+
+    def _give_up(self, id: int) -> None:
+        """This ask is not answered: its reads are in the one after it as well, or wait for a new one."""
+        reads = self._asks.pop(id).reads
+        after = next((ask for each, ask in self._asks.items() if each > id), None)
+        if after is None:
+            self._waiting = reads + self._waiting
+        else:
+            after.reads = reads + after.reads
+        self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        """Let go of the oldest asks as long as nobody waits for their answers."""
+        while self._asks:
+            oldest = next(iter(self._asks))
+            if self._asks[oldest].reads:
+                return
+            del self._asks[oldest]
+
     def _schedule(self) -> None:
-        if not self._send_due and self._waiting and not self._asked:
+        if not self._send_due and self._is_due():
             self._send_due = True
             self._timer.call_soon(self._send)
 
+    def _is_due(self) -> bool:
+        """Somebody waits for an ask: no other is under way, or the newest should have been answered."""
+        if not self._asks:
+            return bool(self._waiting)
+        newest = next(reversed(self._asks.values()))
+        return self._timer.now_ms() - newest.sent_ms >= RESEND_MS
+
     def _send(self) -> None:
         self._send_due = False
-        if self._asked or not self._waiting:
+        if not self._is_due():
             return
-        self._asked, self._waiting = self._waiting, []
-        self._asked_id = self._next_id
-        self._next_id += 1
-        self._asked_at_ms = self._timer.now_ms()
-        self._ask(self._asked_id)
+        if len(self._asks) == MAX_ASKS:
+            self._give_up(next(iter(self._asks)))
+        id, self._next_id = self._next_id, self._next_id + 1
+        self._asks[id] = _Ask(self._timer.now_ms(), self._waiting)
+        self._waiting = []
+        self._ask(id)
 
 
 def _tell(waiting: list[_Waiting]) -> None:

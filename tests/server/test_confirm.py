@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from support.virtual import VirtualTimer, chance
 
 from gemot.server import confirm as confirm_module
-from gemot.server.confirm import RESEND_MS, Confirmations
+from gemot.server.confirm import MAX_ASKS, RESEND_MS, Confirmations
 from gemot.server.model.errors import Busy, NoLeader, Unavailable
 
 HOLD_MS = 7_000
@@ -16,15 +18,20 @@ class Scene:
     def __init__(self) -> None:
         self.timer = VirtualTimer()
         self.asked: list[int] = []
+        self.on_ask: Callable[[int], None] = lambda id: None
         self.applied = 10
         self.confirmations = Confirmations(
-            ask=self.asked.append,
+            ask=self._ask,
             applied=lambda: self.applied,
             timer=self.timer,
             random=chance(),
             hold_ms=HOLD_MS,
             waiting=lambda: "Waiting for quorum: have 1 of 3 (srv1)",
         )
+
+    def _ask(self, id: int) -> None:
+        self.asked.append(id)
+        self.on_ask(id)
 
     def confirm(self, hold_ms: int = 0) -> list[Unavailable | None]:
         told: list[Unavailable | None] = []
@@ -95,19 +102,108 @@ def test_a_refused_ask_is_made_again_at_the_next_tick_under_a_new_id() -> None:
     assert told == [None]
 
 
-def test_an_answer_to_an_ask_that_was_given_up_serves_nobody() -> None:
+def test_a_late_answer_serves_the_reads_of_its_ask_and_none_that_came_later() -> None:
     """etcd #20418: a late answer to an old id must not confirm a newer read."""
     scene = Scene()
     first = scene.confirm()
     scene.timer.run()
+    second = scene.confirm()
     scene.pass_ms(RESEND_MS + 50)
     assert len(scene.asked) == 2
-    second = scene.confirm()
+    third = scene.confirm()
     scene.confirmations.on_answer(scene.asked[0], 10)
-    assert first == second == []
+    assert (first, second, third) == ([None], [], [])
     scene.confirmations.on_answer(scene.asked[1], 10)
+    assert (first, second, third) == ([None], [None], [])
+
+
+def test_the_answer_to_an_ask_made_again_serves_the_reads_of_the_first_one_too() -> None:
+    scene = Scene()
+    first = scene.confirm()
+    scene.pass_ms(RESEND_MS + 50)
+    second = scene.confirm()
+    scene.confirmations.on_answer(scene.asked[1], 10)
+    assert (first, second) == ([None], [])
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert (first, second) == ([None], []), "told once, and nobody by the ask that was overtaken"
+
+
+def test_an_ask_that_nobody_waits_for_any_more_holds_up_nobody() -> None:
+    scene = Scene()
+    scene.confirm()
+    scene.pass_ms(RESEND_MS + 50)
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    scene.confirm()
+    scene.timer.run()
+    assert len(scene.asked) == 3, "nobody waits for the second ask"
+
+
+@pytest.mark.parametrize("late_ms", [310, 900])
+def test_reads_are_served_where_every_answer_is_late(late_ms: int) -> None:
+    scene = Scene()
+
+    def answer_late(id: int) -> None:
+        scene.timer.call_after(late_ms, lambda: scene.confirmations.on_answer(id, 10))
+
+    scene.on_ask = answer_late
+    told = []
+    for _ in range(100):
+        told.append(scene.confirm())
+        scene.pass_ms(50)
+    scene.pass_ms(late_ms + RESEND_MS + 50)
+    assert told == [[None]] * 100
+
+
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_refusal_of_one_ask_leaves_its_reads_to_the_other(refused: int) -> None:
+    scene = Scene()
+    first = scene.confirm()
+    scene.pass_ms(RESEND_MS + 50)
+    scene.confirmations.on_answer(scene.asked[refused], 0)
+    assert first == []
+    scene.confirmations.on_answer(scene.asked[1 - refused], 10)
     assert first == [None]
-    assert second == []
+
+
+def test_reads_of_asks_that_are_all_refused_are_asked_for_anew_together() -> None:
+    scene = Scene()
+    told = [scene.confirm()]
+    scene.pass_ms(RESEND_MS + 50)
+    told.append(scene.confirm())
+    for id in list(scene.asked):
+        scene.confirmations.on_answer(id, 0)
+    scene.confirmations.on_tick()
+    scene.timer.run()
+    assert len(set(scene.asked)) == 3
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    scene.confirmations.on_answer(scene.asked[1], 10)
+    assert told == [[], []], "a refused ask is answered no more"
+    scene.confirmations.on_answer(scene.asked[2], 10)
+    assert told == [[None], [None]]
+
+
+def test_of_too_many_asks_the_oldest_is_given_up_and_its_reads_stay_in_the_others() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.pass_ms(RESEND_MS * MAX_ASKS + 50)
+    assert len(scene.asked) == len(set(scene.asked)) == MAX_ASKS + 1
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert told == []
+    scene.confirmations.on_answer(scene.asked[1], 10)
+    assert told == [None]
+
+
+def test_reads_whose_time_is_over_leave_no_ask_behind() -> None:
+    scene = Scene()
+    told = scene.confirm()
+    scene.pass_ms(HOLD_MS)
+    assert [type(error) for error in told] == [NoLeader]
+    asked = len(scene.asked)
+    scene.pass_ms(HOLD_MS)
+    assert len(scene.asked) == asked, "nobody is left to ask for"
+    for id in list(scene.asked):
+        scene.confirmations.on_answer(id, 10)
+    assert len(told) == 1, "told once"
 
 
 def test_two_starts_of_a_server_ask_under_different_ids() -> None:

@@ -29,11 +29,13 @@ def stale_read(patch: Patch) -> None:
 
 @bug(6, tests=(CONFIRM,))
 def a_read_id_is_used_again(patch: Patch) -> None:
-    """An ask that was given up is made again under its old id: a late answer to the first one serves it."""
+    """An ask is made again under its old id: a late answer to the first one serves who came since."""
     send = Confirmations._send
 
     def send_under_the_same(self: Confirmations) -> None:
         newest = self._next_id
+        for id in list(self._asks) if self._is_due() else ():
+            self._give_up(id)
         send(self)
         self._next_id = newest
 
@@ -53,8 +55,9 @@ def a_read_joins_an_ask_that_has_left(patch: Patch) -> None:
 
     def join(self: Confirmations, done: Any, *, hold_ms: int = 0) -> None:
         confirm(self, done, hold_ms=hold_ms)
-        if self._asked:
-            self._asked, self._waiting = self._asked + self._waiting, []
+        if self._asks:
+            newest = next(reversed(self._asks.values()))
+            newest.reads, self._waiting = newest.reads + self._waiting, []
 
     patch.setattr(Confirmations, "confirm", join)
 
@@ -64,9 +67,8 @@ def a_read_does_not_wait_for_the_state(patch: Patch) -> None:
     """A read is answered once its index is known, before the state has reached it."""
 
     def on_answer(self: Confirmations, id: int, index: int) -> None:
-        if index and id == self._asked_id:
-            asked, self._asked = self._asked, []
-            _tell(asked)
+        if index and id in self._asks:
+            _tell(self._served_by(id))
             self._schedule()
         else:
             answer(self, id, index)
