@@ -118,7 +118,12 @@ class Daemon:
         self._events.start()
         self._make_whereabouts()
         await self._tier.start()
-        self._views = Views(servers=self._tier.servers, limit=MAX_VIEWS)
+        self._views = Views(
+            servers=self._tier.servers,
+            limit=MAX_VIEWS,
+            hold_s=config.performance.rpc_hold_timeout_s,
+            unanswered=self._tier.unanswered,
+        )
         self._on_stop(_at_once(self._views.stop))
         self._start_local()
         self._metrics = Metrics()

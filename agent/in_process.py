@@ -44,8 +44,9 @@ class InProcessServers:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
-        subscription = _Local(self._server, self._loop, query, on_answer, on_bookmark)
+        subscription = _Local(self._server, self._loop, query, on_answer, on_bookmark, on_refusal)
         subscription.open()
         return subscription
 
@@ -98,12 +99,14 @@ class _Local:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None,
+        on_refusal: Callable[[GemotError], None] | None,
     ) -> None:
         self._server = server
         self._loop = loop
         self._query = query
         self._on_answer = on_answer
         self._on_bookmark = on_bookmark
+        self._on_refusal = on_refusal
         self._index = 0
         self._cancelled = False
         self._cancel: Callable[[], None] = lambda: None
@@ -121,6 +124,8 @@ class _Local:
             return
         if isinstance(event, GemotError):
             self._loop.call_later(REFUSED_AGAIN_S, self.open)
+            if self._on_refusal is not None:
+                self._on_refusal(event)
             return
         if isinstance(event, Answer):
             self._index = event.index

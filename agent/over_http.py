@@ -95,9 +95,10 @@ class OverHttp:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
         """As `Servers.subscribe`; a bookmark comes when a query ends with nothing new."""
-        subscription = _Subscription(self, query, on_answer, on_bookmark, self._retry_min_s)
+        subscription = _Subscription(self, query, on_answer, on_bookmark, on_refusal, self._retry_min_s)
         self._subscriptions.add(subscription)
         return subscription
 
@@ -171,12 +172,14 @@ class _Subscription:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None,
+        on_refusal: Callable[[GemotError], None] | None,
         retry_min_s: float,
     ) -> None:
         self._agent = agent
         self._query = query
         self._on_answer = on_answer
         self._on_bookmark = on_bookmark
+        self._on_refusal = on_refusal
         self._retry_min_s = retry_min_s
         self._failures = 0
         self._told: Answer | None = None
@@ -193,6 +196,8 @@ class _Subscription:
                 answer = await self._agent.ask(self._query, index)
             except GemotError as error:
                 index = 0  # whoever answers next may be another agent: take its state as it is
+                if self._on_refusal is not None:
+                    self._on_refusal(error)
                 await self._pause(error)
                 continue
             self._recovered()

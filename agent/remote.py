@@ -164,8 +164,9 @@ class RemoteServers:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
-        remote = _Remote(query, on_answer, on_bookmark, self)
+        remote = _Remote(query, on_answer, on_bookmark, on_refusal, self)
         self._subscriptions[remote] = None
         if self._dialler.ready:
             remote.open(self._dialler)
@@ -388,11 +389,13 @@ class _Remote:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None,
+        on_refusal: Callable[[GemotError], None] | None,
         servers: RemoteServers,
     ) -> None:
         self._query = query
         self._on_answer = on_answer
         self._on_bookmark = on_bookmark
+        self._on_refusal = on_refusal
         self._servers = servers
         self._index = 0
         self.is_open = False
@@ -416,6 +419,8 @@ class _Remote:
         if isinstance(event, GemotError):
             self.is_open = False
             self._servers.again_soon(self)
+            if self._on_refusal is not None:
+                self._on_refusal(event)
             return
         if isinstance(event, Answer):
             if event.index <= self._index:

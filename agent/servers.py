@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from gemot.server.model.command import Command, IdempotencyKey
 from gemot.server.model.coordinate import NodeCoordinate
+from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Answer, Applied, Options, Query
 from gemot.server.rpc.message import Call, Operate, Survey
 
@@ -39,6 +40,7 @@ class Servers(Protocol):
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
         """Call `on_answer` with the present answer, then once for each change of it, until cancelled.
 
@@ -46,7 +48,8 @@ class Servers(Protocol):
         servers and leaders, and never tells an older index after a newer one, unless the servers turn out
         to be another cluster (see `Tier.on_new_cluster`). `on_bookmark` is called
         about once a second while a server with a leader is connected: an Answer with value None, the
-        index up to which all was told, and the age of the leader's last contact.
+        index up to which all was told, and the age of the leader's last contact. `on_refusal` is called with
+        what a server refused the subscription with; it is asked again all the same.
         """
 
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:

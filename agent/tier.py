@@ -26,7 +26,7 @@ from gemot.agent.remote import RemoteServers
 from gemot.agent.sealing import Sealing
 from gemot.agent.servers import Servers
 from gemot.server.members import Standing
-from gemot.server.model.errors import NoLeader, NotLeader, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import NoLeader, NotLeader, OutcomeUnknown, Unavailable, unanswered
 from gemot.server.raft.types import Message
 from gemot.server.rpc.message import PROTOCOL_MAX, PROTOCOL_MIN, Call, Hello, Join, Joined, Member
 from gemot.server.runtime.connection import Listener, ListenerLimits
@@ -90,6 +90,9 @@ class Tier(Protocol):
 
     def waiting_for(self) -> str:
         """What keeps this agent from the servers, for people; "" when nothing does."""
+
+    def unanswered(self) -> Unavailable:
+        """What a read is told that was held in vain."""
 
 
 class ServerTier:
@@ -196,6 +199,9 @@ class ServerTier:
             return waiting  # of a cluster that has begun, the voters and not the joiners are waited for
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for, _unmet(self.rejoin))))
 
+    def unanswered(self) -> Unavailable:
+        return unanswered(self.waiting_for(), linked=True)
+
     def _joined(self, joined: Joined) -> None:
         server = self.node.server
         server.operator.joining.met(joined.servers, joined.cluster)
@@ -277,6 +283,9 @@ class ClientTier:
         if not waiting or self.remote.known():
             return waiting
         return "; ".join(filter(None, (waiting, self._joiner.waiting_for, _unmet(self.rejoin))))
+
+    def unanswered(self) -> Unavailable:
+        return unanswered(self.waiting_for(), linked=self.remote.connected_to is not None)
 
     def _heard(self, member: Member, standing: Standing) -> None:
         if standing == "alive" and member.role == "server":

@@ -16,13 +16,19 @@ from typing import Protocol
 import msgspec
 
 from gemot.agent.servers import Subscription
-from gemot.server.model.errors import Busy, GemotError, Unavailable
+from gemot.server.model.errors import Busy, GemotError, Unavailable, unanswered
 from gemot.server.model.query import Answer, Query
 
 IDLE_S = 600.0
 """A view nobody watched or asked for this long gives its subscription back."""
 
 SWEEP_S = 30.0
+
+HOLD_S = 7.0
+"""So long a first answer is waited for, by default: as long as other reads are held."""
+
+HOLD_MIN_S = 0.5
+"""Not less, as a server that is well needs time to answer too."""
 
 FRESH_S = 3.0
 """Bookmarks come each second; up to this long without one the age is still told as 0."""
@@ -34,6 +40,10 @@ _log = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
+def _in_vain() -> Unavailable:
+    return unanswered("", linked=False)
+
+
 class Upstream(Protocol):
     """What is needed of the servers: subscriptions (see `Servers.subscribe`)."""
 
@@ -42,6 +52,7 @@ class Upstream(Protocol):
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription: ...
 
 
@@ -50,6 +61,7 @@ class Views:
 
     `limit` bounds how many different queries are held. At the limit the idle view used longest ago makes
     room; when none is idle the caller gets `Busy`. `now` is a clock in seconds that never goes back.
+    `hold_s` bounds the wait for a first answer; `unanswered` is what any read is told that was held in vain.
     """
 
     def __init__(
@@ -59,11 +71,15 @@ class Views:
         limit: int,
         now: Callable[[], float] = time.monotonic,
         idle_s: float = IDLE_S,
+        hold_s: float = HOLD_S,
+        unanswered: Callable[[], Unavailable] = _in_vain,
     ) -> None:
         self._servers = servers
         self._limit = limit
         self._now = now
         self._idle_s = idle_s
+        self._hold_s = max(hold_s, HOLD_MIN_S)
+        self._unanswered = unanswered
         self._views: dict[bytes, _View] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -74,15 +90,19 @@ class Views:
     def get(self, query: Query) -> asyncio.Future[Answer]:
         """The present answer, or the first one when it comes. Cancelling the future stops the wait.
 
-        Raises Busy at the limit; what the servers refuse (BadRequest, Forbidden) is raised too.
+        Raises Busy at the limit; what the servers refuse (BadRequest, Forbidden) is raised too. The wait
+        fails with Unavailable at the end of the hold time; the view goes on, for who asks again.
         """
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
         view = self._view(query)
         if view.answer is not None:
             future.set_result(view.answer)
         else:
             view.waiters.add(future)
             future.add_done_callback(view.waiters.discard)
+            over = loop.call_later(self._hold_s, self._give_up, view, future)
+            future.add_done_callback(lambda _: over.cancel())
         return future
 
     def peek(self, query: Query) -> Answer | None:
@@ -142,6 +162,12 @@ class Views:
         for key in list(self._views):
             self._drop(key)
 
+    def _give_up(self, view: _View, future: asyncio.Future[Answer]) -> None:
+        if not future.done():
+            # A refusal of another kind is that a link broke: what is waited for now says more.
+            error = view.refusal if isinstance(view.refusal, Busy) else self._unanswered()
+            future.set_exception(error)
+
     def _view(self, query: Query) -> _View:
         if self._stopped:
             raise Unavailable("This agent is stopping: it takes no new reads of its views.")
@@ -195,6 +221,7 @@ class _View:
         self.answer: Answer | None = None
         self.watchers: dict[_Watcher, None] = {}
         self.waiters: set[asyncio.Future[Answer]] = set()
+        self.refusal: Unavailable | None = None
         self.used_at = now()
         self.heard_at = now()
         self._now = now
@@ -211,7 +238,7 @@ class _View:
         """Subscribe. While the servers are unavailable, try again later; other refusals are raised."""
         self._reopening = None
         try:
-            upstream = servers.subscribe(self.query, self._on_answer, self._on_bookmark)
+            upstream = servers.subscribe(self.query, self._on_answer, self._on_bookmark, self._on_refusal)
         except Unavailable as error:
             self._reopen_later(servers, error)
             return
@@ -241,9 +268,7 @@ class _View:
             self.open(servers)
         except GemotError as error:
             _log.warning("views: %s cannot be watched: %s", self.query, error)
-            for waiter in list(self.waiters):
-                if not waiter.done():
-                    waiter.set_exception(error)
+            self._on_refusal(error)
             self._reopen_later(servers, error)
 
     def _on_answer(self, answer: Answer) -> None:
@@ -265,6 +290,17 @@ class _View:
                 waiter.set_result(answer)
         for watcher in list(self.watchers):
             watcher.tell(answer)
+
+    def _on_refusal(self, error: GemotError) -> None:
+        """It is asked again. Who waits for a first answer waits on only where that may help."""
+        if self._closed:
+            return
+        if isinstance(error, Unavailable):
+            self.refusal = error
+            return
+        for waiter in list(self.waiters):
+            if not waiter.done():
+                waiter.set_exception(error)
 
     def _on_bookmark(self, bookmark: Answer) -> None:
         if bookmark.known_leader:

@@ -131,6 +131,15 @@ def waited_for(waiting: str) -> str:
     return waiting[:1].lower() + waiting[1:]
 
 
+def unanswered(waiting: str, *, linked: bool) -> Unavailable:
+    """What a read is told that was held in vain; `linked` if a server is there, which then has no leader."""
+    if not waiting:
+        return Unavailable("No known server answers in time")
+    if linked:
+        return NoLeader.because(waiting)
+    return Unavailable(f"No known server answers: {waited_for(waiting)}")
+
+
 class WireError(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An error as it travels."""
 

@@ -169,6 +169,17 @@ def test_a_blocking_read_waits_as_long_as_the_configuration_says(tmp_path: Path)
                 assert int(after) >= int(index)
 
 
+def test_a_first_cached_read_is_held_and_fails_as_any_other(tmp_path: Path) -> None:
+    why = "No known server answers: waiting for servers: none is known yet"
+    more = {"data_dir": str(tmp_path / "data"), "performance": {"rpc_hold_timeout": "1s"}}
+    with ended(an_agent(tmp_path, program=CLIENT, **more)) as agent:
+        agent.start()
+        until(agent, lambda: agent.get("/v1/agent/self"), "it answers")
+        for cached in ("", "?cached", "?cached"):
+            status, _, text = ask(agent, "GET", f"/v1/health/service/web{cached}")
+            assert (status, text[: len(why)]) == (500, why)
+
+
 def test_output_of_checks_registered_over_http_is_cut_where_the_configuration_says(tmp_path: Path) -> None:
     with running(tmp_path, check_output_max_size=16) as agent:
         agent.put("/v1/agent/check/register", {"Name": "c", "TTL": "10m"})

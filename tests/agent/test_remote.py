@@ -20,7 +20,14 @@ from gemot.server.model.catalog import Node as Host
 from gemot.server.model.catalog import NodeInfo, Register
 from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
-from gemot.server.model.errors import GemotError, OutcomeForgotten, OutcomeUnknown, RuleFailed, Unavailable
+from gemot.server.model.errors import (
+    GemotError,
+    OutcomeForgotten,
+    OutcomeUnknown,
+    RuleFailed,
+    TooLarge,
+    Unavailable,
+)
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Answer, Applied, Options
 from gemot.server.model.upkeep import PruneRetries
@@ -61,6 +68,7 @@ class Face:
         self.knows_leader = False
         self.features = FEATURES
         self.lose: Callable[[Call], bool] = lambda call: False
+        self.refuses: GemotError | None = None
 
     async def start(self) -> None:
         await self.listener.start()
@@ -76,6 +84,9 @@ class Face:
         self.asked.append(call)
         if isinstance(call, Status):
             reply(TierStatus(self.member if self.knows_leader else None, (), {}))
+            return lambda: None
+        if isinstance(call, Subscribe) and self.refuses is not None:
+            reply(self.refuses)
             return lambda: None
         if self.lose(call):
             # It is done, and the connection breaks before the answer is out.
@@ -289,6 +300,22 @@ def test_a_subscription_goes_on_from_its_index_through_every_loss(tmp_path: Path
             await scene.set(b"after")
             await scene.remote.query(KEY, Options())
             assert len(told) == count
+
+    run_uvloop(work())
+
+
+def test_who_subscribes_is_told_of_a_refusal_and_goes_on_when_it_is_over(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, faces=1) as scene:
+            await scene.ready()
+            scene.faces[0].refuses = TooLarge("more than 64 MiB")
+            told: list[Answer] = []
+            refused: list[GemotError] = []
+            scene.remote.subscribe(KEY, told.append, None, refused.append)
+            await until(lambda: len(refused) == 2)
+            assert [str(error) for error in refused] == ["more than 64 MiB"] * 2
+            scene.faces[0].refuses = None
+            await until(lambda: told != [])
 
     run_uvloop(work())
 

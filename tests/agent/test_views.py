@@ -9,9 +9,9 @@ import pytest
 from support.fed_servers import FedServers
 
 from gemot.agent.servers import Subscription
-from gemot.agent.views import FRESH_S, Views
+from gemot.agent.views import FRESH_S, HOLD_MIN_S, HOLD_S, Views
 from gemot.server.model.catalog import HealthService, Nodes
-from gemot.server.model.errors import Busy, Forbidden, Unavailable
+from gemot.server.model.errors import Busy, Forbidden, TooLarge, Unavailable, unanswered
 from gemot.server.model.kv import KvGet, KvKeys, KvList
 from gemot.server.model.query import Answer, Query
 
@@ -27,19 +27,27 @@ class Clock:
 
 
 class Bench:
-    def __init__(self, limit: int = 10) -> None:
+    def __init__(self, limit: int = 10, hold_s: float = HOLD_S) -> None:
         self.servers = FedServers()
         self.clock = Clock()
-        self.views = Views(servers=self.servers, limit=limit, now=self.clock, idle_s=60)
+        self.waiting, self.linked = "", False
+        self.views = Views(
+            servers=self.servers,
+            limit=limit,
+            now=self.clock,
+            idle_s=60,
+            hold_s=hold_s,
+            unanswered=lambda: unanswered(self.waiting, linked=self.linked),
+        )
         self.heard: list[tuple[str, int]] = []
 
     def hear(self, name: str) -> Callable[[Answer], None]:
         return lambda answer: self.heard.append((name, answer.index))
 
 
-def run(scene: Callable[[Bench], Awaitable[None]], limit: int = 10) -> None:
+def run(scene: Callable[[Bench], Awaitable[None]], limit: int = 10, hold_s: float = HOLD_S) -> None:
     async def act() -> None:
-        bench = Bench(limit)
+        bench = Bench(limit, hold_s)
         try:
             await asyncio.wait_for(scene(bench), 10)
         finally:
@@ -256,6 +264,61 @@ def test_a_subscription_that_is_unavailable_at_first_is_opened_later() -> None:
         assert (await waiting).index == 4
 
     run(scene)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "linked", "told"),
+    [
+        (
+            "Waiting for servers: none is known yet",
+            False,
+            "No known server answers: waiting for servers: none",
+        ),
+        ("Waiting for servers: have 1 of 3", True, "No cluster leader: waiting for servers: have 1 of 3"),
+        ("", True, "No known server answers in time"),
+    ],
+)
+def test_a_first_answer_is_waited_for_as_long_as_reads_are_held(
+    waiting: str, linked: bool, told: str
+) -> None:
+    async def scene(bench: Bench) -> None:
+        bench.waiting, bench.linked = waiting, linked
+        with pytest.raises(Unavailable, match=f"^{told}"):
+            await bench.views.get(A)
+        again = bench.views.get(A)
+        assert bench.servers.subscribed == [A], "the view goes on"
+        bench.servers.tell(A, "x", 4)
+        assert (await again).index == 4
+        await asyncio.sleep(HOLD_MIN_S + 0.1)
+        assert (await bench.views.get(A)).index == 4, "what is held is told, however old"
+
+    run(scene, hold_s=0.0)
+
+
+def test_a_refusal_for_good_is_told_to_those_who_wait_for_a_first_answer() -> None:
+    async def scene(bench: Bench) -> None:
+        waiting = [bench.views.get(A), bench.views.get(A)]
+        bench.servers.refuse(TooLarge("more than 64 MiB"))
+        for each in waiting:
+            with pytest.raises(TooLarge, match="64 MiB"):
+                await each
+        bench.servers.tell(A, "x", 4)
+        bench.servers.refuse(TooLarge("more than 64 MiB"))
+        assert (await bench.views.get(A)).index == 4
+
+    run(scene)
+
+
+def test_a_refusal_that_may_pass_is_waited_out_and_told_at_the_end_of_the_hold_time() -> None:
+    async def scene(bench: Bench) -> None:
+        passes, stays = bench.views.get(A), bench.views.get(B)
+        bench.servers.refuse(Busy("100000 subscriptions: no more are taken"))
+        bench.servers.tell(A, "x", 4)
+        assert (await passes).index == 4
+        with pytest.raises(Busy, match="no more are taken"):
+            await stays
+
+    run(scene, hold_s=0.0)
 
 
 def test_after_stop_nothing_is_told_waits_end_and_use_is_refused() -> None:

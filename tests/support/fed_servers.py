@@ -40,6 +40,12 @@ class FedServers:
             if subscription.on_bookmark is not None:
                 subscription.on_bookmark(bookmark)
 
+    def refuse(self, error: GemotError) -> None:
+        """Every subscription is refused with this, once; it stays, as one that is asked for again does."""
+        for subscription in list(self.open):
+            if subscription.on_refusal is not None:
+                subscription.on_refusal(error)
+
     def watched(self) -> list[Query]:
         """What is subscribed now."""
         return [subscription.query for subscription in self.open]
@@ -49,11 +55,12 @@ class FedServers:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
         if self.refusal is not None:
             raise self.refusal
         self.subscribed.append(query)
-        subscription = FedSubscription(self, query, on_answer, on_bookmark)
+        subscription = FedSubscription(self, query, on_answer, on_bookmark, on_refusal)
         self.open.append(subscription)
         answer = self.answers.get(_key(query))
         if answer is not None:
@@ -88,11 +95,13 @@ class FedSubscription:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None,
+        on_refusal: Callable[[GemotError], None] | None,
     ) -> None:
         self.query = query
         self.key = _key(query)
         self.on_answer = on_answer
         self.on_bookmark = on_bookmark
+        self.on_refusal = on_refusal
         self._servers = servers
 
     def cancel(self) -> None:

@@ -150,9 +150,13 @@ class LocalServers:
         query: Query,
         on_answer: Callable[[Answer], None],
         on_bookmark: Callable[[Answer], None] | None = None,
+        on_refusal: Callable[[GemotError], None] | None = None,
     ) -> Subscription:
         def told(event: Any) -> None:
-            deliver(event, on_answer, on_bookmark)
+            if not isinstance(event, GemotError):
+                deliver(event, on_answer, on_bookmark)
+            elif on_refusal is not None:
+                on_refusal(event)
 
         return _Subscribed(self._reads.subscribe(query, "", 0, told))
 
