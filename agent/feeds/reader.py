@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from types import AsyncGeneratorType
+from typing import cast
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.feed import Feed
@@ -54,15 +56,17 @@ class Reader:
         told, and the end. A piece counts as held until the next one is asked for."""
         feed = self._feed
         feed.join()
+        pieces = cast(AsyncGeneratorType[bytes, None], self._pieces())
         try:
-            async with aclosing(self._pieces()) as pieces:
-                async for piece in pieces:
-                    feed.hand(self, piece)
-                    yield piece
-                    if self._is_cut:
-                        return  # it comes back
-                    feed.taken(self)
+            async for piece in pieces:
+                feed.hand(self, piece)
+                yield piece
+                if self._is_cut:
+                    return  # it comes back
+                feed.taken(self)
         finally:
+            if not pieces.ag_running:  # as it is where the loop went away under what waits in it
+                await pieces.aclose()
             feed.taken(self)
             feed.leave()
 
