@@ -42,7 +42,7 @@ SURVIVED = (
 )
 """By this process; `gemot lock` passes them on to the command."""
 
-_TOLD = (signal.SIGTERM, signal.SIGCONT)
+TOLD = (signal.SIGTERM, signal.SIGCONT)
 """A command that is stopped does not hear the first without the second."""
 
 
@@ -90,10 +90,10 @@ class Plan:
             return (signal.SIGKILL,)
         if now_s >= self._term_s and not self.stopping:
             self.stopping = True
-            return _TOLD
+            return TOLD
         if now_s >= self._ask_s:
             self._ask_s = float("inf")
-            return () if self.stopping else _TOLD
+            return () if self.stopping else TOLD
         return ()
 
     def wait_s(self, now_s: float) -> float:
@@ -130,7 +130,7 @@ class Guard:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SURVIVED)
         self._await_end(child.pid)
         # It is not reaped yet, so its group's number is not another's.
-        _send(child.pid, signal.SIGKILL)
+        send(child.pid, signal.SIGKILL)
         self._report(f"ended {child.wait()} {int(self._plan.stopping)}")
 
     def _survive(self) -> list[signal.Signals]:
@@ -163,7 +163,7 @@ class Guard:
         poll.register(self._orders, select.POLLIN)
         while True:
             for number in self._plan.step(now()):
-                _send(pid, number)
+                send(pid, number)
             ready = dict(poll.poll(self._plan.wait_s(now()) * 1000 + 1))
             if ended in ready:
                 os.close(ended)
@@ -183,7 +183,7 @@ class Guard:
             elif word == "stop":
                 self._plan.stop(now(), float(numbers[0]))
             elif word == "signal":
-                _send(pid, int(numbers[0]))
+                send(pid, int(numbers[0]))
                 if int(numbers[0]) == signal.SIGTERM:
                     self._plan.passed(now())
         return bool(read)
@@ -195,7 +195,7 @@ class Guard:
             pass  # nobody is there to read it
 
 
-def _send(group: int, number: int) -> None:
+def send(group: int, number: int) -> None:
     try:
         os.killpg(group, number)
     except OSError:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from gemot.agent.cli.guard import TOLD, send
 from gemot.agent.cli.held import Signals
 
 GRACE_S = 5.0
@@ -52,15 +53,8 @@ def run_command(child: Sequence[str], sent: bytes, environ: Mapping[str, str]) -
 
 def _end(group: int, ended: int) -> bool:
     """Is it gone? It is not reaped before the last signal, so its group's number is not another's."""
-    for number in (signal.SIGTERM, signal.SIGCONT):
-        _send(group, number)
+    for number in TOLD:
+        send(group, number)
     select.select([ended], [], [], GRACE_S)
-    _send(group, signal.SIGKILL)
+    send(group, signal.SIGKILL)
     return bool(select.select([ended], [], [], KILLED_S)[0])
-
-
-def _send(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
-    except OSError:
-        pass  # it is gone, or another user's

@@ -48,7 +48,7 @@ def test_a_command_that_ends_by_the_same_signal_keeps_no_watch_from_its_end(
 def test_one_that_may_not_be_ended_is_told_of_and_holds_nothing_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(watch_command, "_send", lambda group, number: None)
+    monkeypatch.setattr(watch_command, "send", lambda group, number: None)
     monkeypatch.setattr(watch_command, "GRACE_S", 0.1)
     monkeypatch.setattr(watch_command, "KILLED_S", 0.1)
     file = tmp_path / "pid"

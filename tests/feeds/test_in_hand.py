@@ -7,34 +7,14 @@ from typing import Any
 
 from support.followed import events_in
 from support.http_agent import run
+from support.told_source import Told
 
-from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.feeds import Feeds
 from gemot.agent.feeds.reader import Reader
 from gemot.agent.feeds.wire import Place
 
 LONG = 1 << 20
 EVENT = b'{"Op":"set","Key":"k","Item":"%b"}' % (b"v" * LONG)
-
-
-class _Told:
-    """A source that begins at once; the test tells the rest."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def start(self) -> None:
-        self._feed.begin({}, Place(1, 0))
-
-    def stop(self) -> None: ...
-
-    def begin_anew(self) -> None: ...
-
-    def contact(self) -> tuple[bool, int]:
-        return True, 0
-
-    async def history(self, _place: Place) -> None:
-        return None
 
 
 class _Slow:
@@ -59,7 +39,7 @@ class _Slow:
 
 
 async def _slow(feeds: Feeds) -> _Slow:
-    slow = _Slow(await feeds.follow("k", _Told, None))
+    slow = _Slow(await feeds.follow("k", Told, None))
     await slow.begin()
     return slow
 

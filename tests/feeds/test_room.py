@@ -11,6 +11,7 @@ import pytest
 from support.followed import Followed
 from support.http_agent import run
 from support.local_servers import LocalServers, local_servers
+from support.told_source import Told
 
 from gemot.agent.feeds.feed import Feed
 from gemot.agent.feeds.feeds import Feeds
@@ -175,31 +176,11 @@ def test_a_feed_tells_what_it_holds_with_every_step() -> None:
     assert sum(told) == feed.held == told[0]
 
 
-class _Told:
-    """A source that begins at once; the test tells the rest."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-
-    def start(self) -> None:
-        self._feed.begin({}, Place(1, 0))
-
-    def stop(self) -> None: ...
-
-    def begin_anew(self) -> None: ...
-
-    def contact(self) -> tuple[bool, int]:
-        return True, 0
-
-    async def history(self, _place: Place) -> None:
-        return None
-
-
 def test_making_room_finds_nothing_that_was_not_weighed() -> None:
     """A snapshot is outdated where nothing happens but an index, and holds more from then on."""
 
     async def work(room: Room) -> None:
-        readers = [aiter(await room.feeds.follow(name, _Told, None)) for name in "ba"]
+        readers = [aiter(await room.feeds.follow(name, Told, None)) for name in "ba"]
         followed, left = (room.feeds._feeds[name] for name in "ba")
         await anext(readers[0])
         followed.items = {b"k%d" % n: b'"%b"' % bytes(100_000) for n in range(9)}
