@@ -152,7 +152,7 @@ class Run:
             ]
         self.actors = [actor for family in self.families for actor in family.actors(self.nodes)]
         self.armed: dict[str, str] = {}
-        self.old_metas: dict[str, bytes] = {}
+        self.old_metas: dict[str, list[bytes]] = {}
         self.calm = False
         self._overs: dict[int, Callable[[], None]] = {}
         self._next_over = 0
@@ -292,8 +292,9 @@ class Run:
             for name in ("meta-a", "meta-b"):
                 path = f"{node.directory}/{name}"
                 inode = node.lossy.find(path)
-                if inode is not None and inode.durable and self.random.random() < 0.3:
-                    self.old_metas[path] = bytes(inode.durable)
+                if inode is not None and inode.durable:
+                    known = self.old_metas.setdefault(path, [])
+                    known += [bytes(inode.durable)] if bytes(inode.durable) not in known else []
         self.world.at(3 * SECOND_US, "vote files are copied", self._keep_metas)
 
     def _effect(self, index: int, command: object, result: object) -> None:

@@ -28,8 +28,8 @@ class Scene(Protocol):
     armed: dict[str, str]
     """Long work (install, snapshot, checkpoint) and the fault that strikes when it is next under way."""
 
-    old_metas: dict[str, bytes]
-    """Vote files as they once were, by path."""
+    old_metas: dict[str, list[bytes]]
+    """All that vote files were found to be so far, by path."""
 
     spares: list[Node]
     """Servers that may still join."""

@@ -91,8 +91,17 @@ def test_every_damage_of_a_disk_came_to_an_end_that_is_known(report: Report) -> 
 
 
 def test_every_kind_of_fault_struck(report: Report) -> None:
+    """The rarest meet nobody whom they may strike in one set of seeds of a hundred: those are aimed at."""
     assert len(FAULTS) >= 40
-    assert [name for name in KNOWN if name not in report.totals.fired] == []
+    missed = [name for name in KNOWN if name not in report.totals.fired]
+    assert len(missed) <= 2
+    assert [name for name in missed if not _strikes(name)] == []
+
+
+def _strikes(fault: str) -> bool:
+    process = _run("--seeds", str(MOST), "--faults", fault, "--json")
+    aimed = msgspec.json.decode(_finish(process, MOST).splitlines()[-1], type=Report)
+    return aimed.failed == [] and aimed.totals.fired.get(fault, 0) > 0
 
 
 def test_each_operation_met_each_group_of_faults(report: Report) -> None:

@@ -26,8 +26,12 @@ ROOM = (0.3, 0.7, 1.1, 2.0)
 TRIES = 60
 
 
+def _victims(scene: Scene) -> list[Node]:
+    return [node for node in scene.nodes if scene.atlas.may_damage(node) and not node.paused]
+
+
 def _victim(scene: Scene) -> Node | None:
-    candidates = [node for node in scene.nodes if scene.atlas.may_damage(node) and not node.paused]
+    candidates = _victims(scene)
     return scene.random.choice(candidates) if candidates else None
 
 
@@ -145,13 +149,12 @@ def flip_wal(scene: Scene) -> None:
 
 def stale_meta(scene: Scene) -> None:
     """One copy of the vote file is as it was some while ago."""
-    node = _victim(scene)
-    if node is None:
+    copies = [(node, path, old) for node in _victims(scene) for path, old in _former_metas(scene, node)]
+    if not copies:
         return
-    path = f"{node.directory}/{scene.random.choice(['meta-a', 'meta-b'])}"
-    old, inode = scene.old_metas.get(path), node.lossy.find(path)
-    if old is None or inode is None or old == bytes(inode.durable):
-        return
+    node, path, old = scene.random.choice(copies)
+    inode = node.lossy.find(path)
+    assert inode is not None
 
     def go_back(content: bytearray) -> None:
         content[:] = old
@@ -160,6 +163,18 @@ def stale_meta(scene: Scene) -> None:
     node.lossy.damage(path, go_back)
     scene.ledger.note(node, "stale-meta", path, [inode.alter(before, 0)])
     _damaged(scene, node, "stale-meta")
+
+
+def _former_metas(scene: Scene, node: Node) -> list[tuple[str, bytes]]:
+    """Its copies of the vote file that once were otherwise than they are, and how they were."""
+    paths = [f"{node.directory}/{name}" for name in ("meta-a", "meta-b")]
+    return [
+        (path, old)
+        for path in paths
+        if (inode := node.lossy.find(path)) is not None
+        for old in scene.old_metas.get(path, ())
+        if old != bytes(inode.durable)
+    ]
 
 
 def _bend(scene: Scene, kind: str, part: str) -> None:
