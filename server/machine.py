@@ -33,7 +33,18 @@ from gemot.server.model.upkeep import (
 )
 from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.raft.voters import by_hand
-from gemot.server.state import autopilot, catalog, changes, coordinate, history, kv, restore, session, txn
+from gemot.server.state import (
+    autopilot,
+    catalog,
+    changes,
+    coordinate,
+    history,
+    kv,
+    restore,
+    session,
+    tombstones,
+    txn,
+)
 from gemot.server.state.permission import ALLOW_ALL, Authorizer, operations, require
 from gemot.server.state.scope import Writing
 from gemot.server.state.store import State, compare_hash
@@ -76,7 +87,7 @@ class Machine:
             Deregister: catalog.deregister,
             Tick: _tick,
             TrimChanges: changes.trim,
-            ReapTombstones: kv.reap,
+            ReapTombstones: tombstones.reap,
             PruneRetries: state.retries.prune,
             VerifyState: compare_hash,
             SetAutopilot: autopilot.set_config,

@@ -29,8 +29,7 @@ from gemot.server.model.kv import (
 )
 from gemot.server.model.restore import MOST_EPOCH
 from gemot.server.model.session import Session
-from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import digest, expiry, history, locks, pages, paging
+from gemot.server.state import digest, expiry, history, locks, pages, paging, tombstones
 from gemot.server.state.latest import note_expiry
 from gemot.server.state.masks import Masks, RangeEnd
 from gemot.server.state.names import cut_name, end_of_prefix
@@ -38,17 +37,10 @@ from gemot.server.state.permission import Operation
 from gemot.server.state.scope import STEP_BYTES, Reading, Writing
 from gemot.server.state.tables import Cursor
 
-REAP_ROWS = 10_000
-"""Tombstones that one ReapTombstones removes at most."""
-
-REAP_WITH_DELETE = 2
-"""Overdue tombstones that each delete removes on its way, so that no load piles them up."""
-
 PURGE_ROWS = 500
 """Rows that one KvPurge looks at, where they are short."""
 
 _TABLE = b"kv"
-_TOMBSTONE = b"tombstone"
 _MASK = b"mask"
 _encoded = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(KvEntry).decode
@@ -63,11 +55,8 @@ _KEYS_FROM = "select key, modify_index, key from kv where key >= ? order by key 
 _KEYS_RANGE = "select key, modify_index, key from kv where key >= ? and key < ? order by key limit ?"
 _SIZES_FROM = "select length(row) from kv where key >= ? order by key limit ?"
 _SIZES_RANGE = "select length(row) from kv where key >= ? and key < ? order by key limit ?"
-_BURIED_FROM = "select count(*) from (select 1 from tombstone where key >= ? limit ?)"
 _ANY_NEWER = "select 1 from kv where key >= ? and {} and modify_index >= ? limit 1"
 _HOW_MANY = "select count(*) from kv where key >= ? and {}"
-_BURIED_RANGE = "select count(*) from (select 1 from tombstone where key >= ? and key < ? limit ?)"
-_PUT_TOMBSTONE = "insert into tombstone values (?, ?) on conflict (key) do update set idx = excluded.idx"
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -239,12 +228,10 @@ def _remove(writing: Writing, old: KvEntry, stored: bytes) -> None:
         locks.unhold(writing, old.session, old.key)
     if old.ttl_ms:
         expiry.forget(writing, old.key)
-    _bury(writing, old.key)
+    tombstones.bury(writing, old.key)
     writing.record("kv", old.key, "delete", None)
     writing.touched.append(("kv", old.key))
     writing.meta.kv_index = writing.index
-    if writing.meta.reaped_index:
-        _reap(writing, writing.meta.reaped_index, REAP_WITH_DELETE)
 
 
 def expire_keys(writing: Writing, command: ExpireKeys) -> int:
@@ -392,52 +379,6 @@ def _purge_mask(writing: Writing, prefix: bytes, index: int, limit: int) -> int:
     return max(1, len(rows))
 
 
-def reap(writing: Writing, command: ReapTombstones) -> bool:
-    """ReapTombstones: from now on no prefix answers with less than `through`.
-
-    What makes that hold is the remembered index; the rows behind it are merely room to be won back, so
-    one command removes a bounded number of them.
-    """
-    through = min(command.through, writing.index)
-    _reap(writing, through, REAP_ROWS)
-    for prefix, index in writing.masks.finished_through(through):
-        writing.cursor.execute("delete from mask where prefix = ?", (prefix,))
-        writing.meta.rows_sum -= digest.of_values(_MASK, prefix, index, None)
-        writing.masks.forget(prefix)
-        writing.meta.reaped_index = max(writing.meta.reaped_index, index)
-    return True
-
-
-def _reap(writing: Writing, through: int, limit: int) -> None:
-    """Remove the oldest tombstones up to `through`, at most `limit`, and remember the highest due."""
-    rows = writing.cursor.execute(
-        "select key, idx from tombstone where idx <= ? order by idx limit ?", (through, limit)
-    ).fetchall()
-    for key, index in rows:
-        writing.cursor.execute("delete from tombstone where key = ?", (key,))
-        writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, index)
-    writing.buried -= len(rows)
-    if rows:
-        writing.ends_moved = True
-        # All due tombstones count as reaped at once, the ones beyond the limit too.
-        newest: int | None = writing.cursor.execute(
-            "select max(idx) from tombstone where idx <= ?", (through,)
-        ).get
-        writing.meta.reaped_index = max(writing.meta.reaped_index, rows[-1][1], newest or 0)
-
-
-def _bury(writing: Writing, key: bytes) -> None:
-    """Leave a tombstone, so that those who watch a prefix see the delete in its index."""
-    before: int | None = writing.cursor.execute("select idx from tombstone where key = ?", (key,)).get
-    if before is not None:
-        writing.meta.rows_sum -= digest.of_values(_TOMBSTONE, key, before)
-    else:
-        writing.buried += 1
-    writing.cursor.execute(_PUT_TOMBSTONE, (key, writing.index))
-    writing.ends_moved = True
-    writing.meta.rows_sum += digest.of_values(_TOMBSTONE, key, writing.index)
-
-
 # -- queries ---------------------------------------------------------------------------------------
 
 
@@ -454,8 +395,7 @@ def newest_of(reading: Reading, key: bytes) -> int:
     entry = entry_in(reading, key)
     if entry is not None:
         return entry.modify_index
-    buried: int | None = reading.cursor.execute("select idx from tombstone where key = ?", (key,)).get
-    return max(buried or 0, reading.masks.index_on(key), reading.meta.reaped_index)
+    return max(tombstones.of(reading.cursor, key), reading.masks.index_on(key), reading.meta.reaped_index)
 
 
 def list_entries(reading: Reading, query: KvList) -> tuple[list[KvEntry], int]:
@@ -521,15 +461,8 @@ def _prefix_index(reading: Reading, prefix: bytes, rows: list[tuple[bytes, int, 
     meta = reading.meta
     if not prefix:
         return max(meta.kv_index, 1)
-    end = end_of_prefix(prefix)
-    if end is None:
-        reading.look_through_tombstones(_BURIED_FROM, (prefix,))
-        buried = reading.cursor.execute("select max(idx) from tombstone where key >= ?", (prefix,)).get
-    else:
-        reading.look_through_tombstones(_BURIED_RANGE, (prefix, end))
-        statement = "select max(idx) from tombstone where key >= ? and key < ?"
-        buried = reading.cursor.execute(statement, (prefix, end)).get
-    newest = max(max((row[1] for row in rows), default=0), buried or 0, reading.masks.index_over(prefix))
+    buried = tombstones.newest_under(reading, prefix)
+    newest = max(max((row[1] for row in rows), default=0), buried, reading.masks.index_over(prefix))
     return max(newest or meta.kv_index, meta.reaped_index, 1)
 
 

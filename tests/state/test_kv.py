@@ -13,7 +13,7 @@ from gemot.server.model.errors import RuleFailed
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvEntry, KvGet, KvKeys, KvList, KvPurge, KvSet
 from gemot.server.model.session import CreateSession, Session
 from gemot.server.model.upkeep import ReapTombstones
-from gemot.server.state import kv
+from gemot.server.state import kv, tombstones
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def test_a_mask_is_reaped_only_when_it_hides_nothing_any_more(one: OneState) -> 
 def test_tombstones_that_one_reap_could_not_remove_go_with_later_deletes(
     one: OneState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kv, "REAP_ROWS", 3)
+    monkeypatch.setattr(tombstones, "REAP_ROWS", 3)
     for n in range(10):
         one.apply(KvSet(b"%d" % n, b""), KvDelete(b"%d" % n))
     newest = one.index

@@ -22,7 +22,7 @@ from gemot.server.model.health import Check
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvPurge, KvSet
 from gemot.server.model.upkeep import PruneRetries, ReapTombstones, Tick, TrimChanges
 from gemot.server.raft.types import Entry, EntryKind
-from gemot.server.state import changes, kv
+from gemot.server.state import changes, tombstones
 from gemot.server.state.meta import MARK_EVERY
 from gemot.server.state.retries import KEEP_MS
 
@@ -85,7 +85,7 @@ def test_the_bounds_of_slices_are_seen_in_nothing(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "TRIM_ROWS", 20)
-    monkeypatch.setattr(kv, "REAP_ROWS", 3)
+    monkeypatch.setattr(tombstones, "REAP_ROWS", 3)
     draw = random.Random(seed)
     before = [Entry(1, index, EntryKind.NOOP, b"") for index in range(1, MARK_EVERY - ENTRIES // 2)]
     found = []

@@ -15,7 +15,7 @@ from gemot.server.model.command import IdempotencyKey, RetryId, decode
 from gemot.server.model.errors import GemotError
 from gemot.server.model.query import Applied
 from gemot.server.raft.types import Entry, EntryKind
-from gemot.server.state import changes, kv, retries
+from gemot.server.state import changes, retries, tombstones
 from gemot.server.state.meta import Meta
 from gemot.server.state.retries import Retries
 from gemot.server.state.scope import Writing
@@ -204,20 +204,20 @@ def a_key_names_any_request(patch: Patch) -> None:
 @bug(38, tests=(KV,))
 def deletes_leave_no_trace(patch: Patch) -> None:
     """A deleted key leaves nothing behind by which the index of its prefix would go on."""
-    patch.setattr(kv, "_bury", lambda writing, key: None)
+    patch.setattr(tombstones, "bury", lambda writing, key: None)
 
 
 @bug(38, tests=(KV,))
 def reaping_takes_the_index_back(patch: Patch) -> None:
     """When old tombstones go, nobody remembers up to which index they were."""
-    reap = kv._reap
+    reap = tombstones._remove
 
     def reap_and_forget(writing: Writing, through: int, limit: int) -> None:
         kept = writing.meta.reaped_index
         reap(writing, through, limit)
         writing.meta.reaped_index = kept
 
-    patch.setattr(kv, "_reap", reap_and_forget)
+    patch.setattr(tombstones, "_remove", reap_and_forget)
 
 
 @bug(38, tests=("tests/server/test_leader.py",), simulated=False)
