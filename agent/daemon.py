@@ -53,7 +53,7 @@ from gemot.server.model.errors import BadRequest, GemotError
 from gemot.server.runtime.timer import Ticker
 from gemot.server.storage.disk import Disk
 from gemot.server.storage.realdisk import RealDisk
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 
 log = logging.getLogger("gemot.agent")
 

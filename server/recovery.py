@@ -31,8 +31,9 @@ from gemot.server.storage.durable import DurableLog
 from gemot.server.storage.log import SegmentLog
 from gemot.server.storage.meta import Meta, MetaFile
 from gemot.server.storage.snapshot import Snapshots
+from gemot.server.storage.sqlite import CHECKSUM_VFS, damage_note
 from gemot.server.storage.standing import examine
-from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES, StateFile, damage_note
+from gemot.server.storage.statefile import WAL_LIMIT_BYTES, StateFile
 
 
 class DataConfig(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ from gemot.agent.logs import Followers, setup
 from gemot.agent.notify import Notifier
 from gemot.server.model.errors import BadRequest, Corrupt, DiskFailed, GemotError, RuleFailed
 from gemot.server.storage.disk import Disk
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 
 log = logging.getLogger("gemot.agent")
 

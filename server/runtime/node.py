@@ -33,7 +33,8 @@ from gemot.server.state.permission import ALLOW_ALL
 from gemot.server.status import STALLED
 from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.disk import Disk
-from gemot.server.storage.statefile import CHECKSUM_VFS, WAL_LIMIT_BYTES
+from gemot.server.storage.sqlite import CHECKSUM_VFS
+from gemot.server.storage.statefile import WAL_LIMIT_BYTES
 
 log = logging.getLogger("gemot.server")
 

@@ -15,8 +15,8 @@ from gemot.server.model.errors import DiskFailed, StorageFailed
 from gemot.server.model.kv import KvEntry
 from gemot.server.storage.archive import Head, Unpacker, as_damaged, as_refused
 from gemot.server.storage.disk import Disk
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 from gemot.server.storage.standing import examine, opened
-from gemot.server.storage.statefile import CHECKSUM_VFS
 
 KINDS: tuple[tuple[str, str, str], ...] = (
     ("KVS", "kv", "length(row)"),

@@ -22,7 +22,8 @@ from gemot.server.state.meta import Meta
 from gemot.server.state.restore import Placement
 from gemot.server.state.retries import Retries
 from gemot.server.state.tables import FORMAT, MIGRATIONS
-from gemot.server.storage.statefile import StateFile, explain, transaction
+from gemot.server.storage.sqlite import explain
+from gemot.server.storage.statefile import StateFile, transaction
 
 _ROWS = 500
 

@@ -27,7 +27,7 @@ from gemot.server.model.session import Lease, Session
 from gemot.server.state import digest
 from gemot.server.state.retries import Retries
 from gemot.server.state.tables import APPLICATION_ID, FORMAT, MIGRATIONS, RESTORE_FORMAT, SINCE
-from gemot.server.storage.statefile import CHECKSUM_VFS, explain, load_checksums
+from gemot.server.storage.sqlite import CHECKSUM_VFS, explain, load_checksums
 
 _WORDS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     "kv": msgspec.msgpack.Decoder(KvEntry),

@@ -1,8 +1,7 @@
 """The state file: one SQLite database in WAL mode, with a checksum in every page.
 
-What it is: connections, transactions, checkpoints, copies, and the one place where SQLite's errors become
-ours. What it is not: it knows no row but the applied index and term (`state/tables.py` has the schema,
-`state/` the rules).
+What it is: connections, transactions, checkpoints and copies. What it is not: it knows no row but the applied
+index and term (`state/tables.py` has the schema, `state/` the rules).
 
 What survives what:
 - A commit (`synchronous=NORMAL`) is not synced. The Raft log holds every entry until the state that has
@@ -16,9 +15,6 @@ What survives what:
   be completed from the log beside it; if that log is damaged too, the pages do not fit each other though
   each is whole. So they do not where the disk lost a write or put it in a wrong place. Therefore the opener
   verifies the state (`State.verify`).
-
-Versions of SQLite from 3.7.0 to 3.51.2 are refused: a race of two connections could reset a log that was
-still needed (sqlite.org/wal.html, "The WAL-reset bug").
 """
 
 from __future__ import annotations
@@ -28,21 +24,24 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 import apsw
-import apsw.sqlite_extra
 
 from gemot.server.model.errors import Corrupt, DiskFailed, StorageFailed
 from gemot.server.state.tables import APPLICATION_ID, APPLIED, FORMAT, MIGRATIONS
+from gemot.server.storage.sqlite import (
+    CHECKSUM_VFS,
+    Explained,
+    damage_note,
+    load_checksums,
+    refuse_old_sqlite,
+)
 
-CHECKSUM_VFS = "cksmvfs"
 CHECKSUM_BYTES = 8
 PAGE_BYTES = 4096
 WAL_LIMIT_BYTES = 256 << 20
 _FRAME_BYTES = PAGE_BYTES + 24
-_FIXED_IN = 3_051_003
 _CHECKPOINT_PASSES = 5
 _BUSY_MS = 1_000
 _READS = 50
@@ -82,7 +81,7 @@ class StateFile:
         self._wal_pages = 0
         self._moved_pages = 0
         self._restart_at_pages = self._wal_limit_pages // 4
-        self.explained = _Explained(path, damage_note(path))
+        self.explained = Explained(path, damage_note(path))
         """Context in which an error of SQLite leaves as DiskFailed or Corrupt.
 
         What is Corrupt is noted beside the file: a page that is bad need not be read at the next opening, and
@@ -298,7 +297,7 @@ class StateFile:
 
     def check(self, path: Path) -> tuple[int, int]:
         """Read every page of a copy; its applied index and term. For any thread. Raises Corrupt."""
-        with _Explained(path):
+        with Explained(path):
             connection = self._connect_alone(path)
             try:
                 self._validate(connection, path)
@@ -484,71 +483,16 @@ def _closing_on_failure(connection: apsw.Connection) -> Iterator[None]:
         raise
 
 
-class _Explained:
-    """Turns SQLite's errors into ours; what is no matter of the disk goes through as it is."""
-
-    __slots__ = ("_note", "_path")
-
-    def __init__(self, path: Path, note: Path | None = None) -> None:
-        self._path = path
-        self._note = note
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, apsw.Error) and (ours := explain(error, self._path)) is not None:
-            if self._note is not None and isinstance(ours, Corrupt):
-                with contextlib.suppress(OSError):
-                    self._note.touch()
-            raise ours from error
-
-
-def damage_note(path: Path) -> Path:
-    """The empty file whose presence says that a damaged page was met in the state file `path`."""
-    return path.with_name(path.name + ".damaged")
-
-
 def applied_of(path: Path, *, vfs: str = CHECKSUM_VFS) -> tuple[int, int]:
     """Applied index and term of a state file that nobody has open. Changes nothing; raises StorageFailed."""
     load_checksums()
-    with _Explained(path):
+    with Explained(path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
         try:
             index, term = connection.execute(APPLIED).get
             return index, term
         finally:
             connection.close()
-
-
-def explain(error: apsw.Error, path: Path) -> StorageFailed | None:
-    """What an error of SQLite means for the node, or None if it is a mistake in our own SQL."""
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return Corrupt(f"the state file {path} is damaged: {error}")
-    if isinstance(error, apsw.IOError):
-        if getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_DATA:
-            return Corrupt(f"a page of the state file {path} does not fit its checksum")
-        return DiskFailed(f"reading or writing the state file {path} failed: {error}")
-    if isinstance(error, apsw.FullError):
-        return DiskFailed(f"no space is left for the state file {path}: {error}")
-    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
-        return DiskFailed(f"the state file {path} cannot be opened for writing: {error}")
-    if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return DiskFailed(f"the state file {path} is locked by another process: {error}")
-    return None
-
-
-def refuse_old_sqlite(version: str) -> None:
-    """Raise StorageFailed for a SQLite whose WAL can lose commits. `version` as "3.51.3"."""
-    parts = [int(part) for part in version.split(".")] + [0, 0]
-    number = parts[0] * 1_000_000 + parts[1] * 1_000 + parts[2]
-    if number < _FIXED_IN:
-        raise StorageFailed(
-            f"SQLite {version} can lose commits (the WAL-reset bug of 3.7.0 to 3.51.2): "
-            "install apsw 3.51.3 or newer"
-        )
 
 
 def sync_directory(path: Path) -> None:
@@ -558,9 +502,3 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def load_checksums() -> None:
-    """Register cksumvfs, over whatever VFS is the default now. Once a process."""
-    if CHECKSUM_VFS not in apsw.vfs_names():
-        apsw.sqlite_extra.load(apsw.Connection(":memory:"), "cksumvfs")

@@ -38,7 +38,8 @@ from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.durable import Save
 from gemot.server.storage.realdisk import RealDisk
 from gemot.server.storage.snapshot import Snapshots
-from gemot.server.storage.statefile import CHECKSUM_VFS, StateFile
+from gemot.server.storage.sqlite import CHECKSUM_VFS
+from gemot.server.storage.statefile import StateFile
 
 VOTERS = ("a", "b", "c")
 ME = "a" * 36

@@ -19,7 +19,7 @@ from gemot.server.raft.types import SnapshotMeta
 from gemot.server.recovery import Opened
 from gemot.server.state.restore import Placement
 from gemot.server.storage.blobs import BlobReceiver, Blobs, Export
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 
 if TYPE_CHECKING:
     from simulation.node import Node

@@ -21,7 +21,7 @@ from gemot.server.model.kv import KvDelete, KvSet
 from gemot.server.storage.archive import MAGIC, Head, Unpacker
 from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.realdisk import RealDisk
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 
 
 @pytest.fixture

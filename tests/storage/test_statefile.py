@@ -23,7 +23,8 @@ from gemot.server.raft.types import Entry, EntryKind
 from gemot.server.state.store import State
 from gemot.server.state.tables import FORMAT
 from gemot.server.storage import statefile
-from gemot.server.storage.statefile import PAGE_BYTES, StateFile, refuse_old_sqlite
+from gemot.server.storage.sqlite import refuse_old_sqlite
+from gemot.server.storage.statefile import PAGE_BYTES, StateFile
 
 
 def _entry(index: int, key: bytes = b"", value: bytes = b"v" * 300) -> Entry:

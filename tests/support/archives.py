@@ -14,7 +14,7 @@ from support.one_state import OneState
 from gemot.server.storage.archive import MAGIC, Head
 from gemot.server.storage.blobs import Blobs
 from gemot.server.storage.realdisk import RealDisk
-from gemot.server.storage.statefile import CHECKSUM_VFS
+from gemot.server.storage.sqlite import CHECKSUM_VFS
 
 
 def blobs_at(folder: Path) -> Blobs:
