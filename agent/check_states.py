@@ -14,11 +14,15 @@ from gemot.agent.saved import Store, TtlState
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_expired
 from gemot.server.model.errors import NotFound, RuleFailed
+from gemot.server.model.health import Check
 from gemot.server.state.names import fold
 
 
 class CheckState:
-    """One check. `output_due_s` counts while it is among the deferred ones."""
+    """One check. `output_due_s` counts while it is among the deferred ones.
+
+    `restored` says that it was registered before a restart, and that nothing was heard of it since.
+    """
 
     def __init__(self, definition: CheckDefinition) -> None:
         self.definition = definition
@@ -27,6 +31,7 @@ class CheckState:
         self.critical_since_s: float | None = None
         self.ttl_ends_s: float | None = None
         self.output_due_s = 0.0
+        self.restored = False
 
 
 class CheckStates:
@@ -60,6 +65,7 @@ class CheckStates:
         self._by_id: dict[str, CheckState] = {}
         self._spelled: dict[str, str] = {}
         self._ttls: dict[str, TtlState] = {}
+        self._restoring = False
         self._aliases: set[str] = set()
         self._deferred: set[str] = set()
 
@@ -88,8 +94,16 @@ class CheckStates:
         self._discard_output = discard_output
 
     def restore(self, ttls: Mapping[str, TtlState]) -> None:
-        """What was pushed before a restart: a check that is put takes back its own."""
+        """From here on checks are put that were registered before a restart; a TTL takes back its own."""
         self._ttls = dict(ttls)
+        self._restoring = True
+
+    def end_restore(self) -> None:
+        """From here on checks that are put are new ones. What is left of TTLs is of checks that are gone."""
+        for check_id in self._ttls:
+            self._store.remove_ttl(check_id)
+        self._ttls.clear()
+        self._restoring = False
 
     def known(self, check_id: str) -> CheckState:
         """Raises NotFound."""
@@ -108,39 +122,54 @@ class CheckStates:
             self._restart_ttl(before)
             return
         record = CheckState(definition)
+        taken_back = before is None and self._take_back_ttl(record)
         if before is not None:
             record.status, record.output = before.status, before.output
-            record.critical_since_s = before.critical_since_s
+            record.critical_since_s, record.restored = before.critical_since_s, before.restored
+            self._forget_kind(before)
         else:
-            self._take_back_ttl(record)
+            record.restored = self._restoring and not taken_back and definition.type != "maintenance"
         if record.status == "critical" and record.critical_since_s is None:
             record.critical_since_s = self._now()
-        self._forget_kind(check_id)
         self._by_id[check_id] = record
         self._spelled[fold(check_id)] = check_id
         if definition.type == "alias":
             self._aliases.add(check_id)
         self._outbox.check_changed(check_id)
-        if record.ttl_ends_s is None:
+        if not taken_back:
             self._restart_ttl(record)
         self._tell("check", check_id)
 
     def drop(self, check_id: str) -> None:
         record = self._by_id.pop(check_id)
         del self._spelled[fold(check_id)]
-        self._forget_kind(check_id)
+        self._forget_kind(record)
         self._outbox.check_gone(check_id, record.definition.service_id)
         self._store.remove_check(check_id)
-        if record.definition.type == "ttl":
-            self._ttls.pop(check_id, None)
-            self._store.remove_ttl(check_id)
         self._tell("check", check_id)
 
-    def _forget_kind(self, check_id: str) -> None:
+    def _forget_kind(self, record: CheckState) -> None:
+        check_id = record.definition.check_id
         self._aliases.discard(check_id)
         self._deferred.discard(check_id)
+        if record.definition.type == "ttl":
+            self._store.remove_ttl(check_id)
 
     # Results.
+
+    def adopt(self, stored: Collection[Check]) -> None:
+        """Let what was restored stand as the catalog has it, until its first result. Once, after a start.
+
+        Else a restart would take a dead service for passing, or end the sessions of a healthy one.
+        """
+        rows = {(row.check_id, row.service_id, row.type): row for row in stored}
+        for record in self._by_id.values():
+            definition = record.definition
+            row = rows.get((definition.check_id, definition.service_id, definition.type))
+            if record.restored and row is not None:
+                self._set(record, Outcome(row.status, row.output))
+            record.restored = False
+        self.follow_aliases()
 
     def report(self, check_id: str, outcome: Outcome) -> None:
         """Take a result. An unknown check is ignored: it went while its probe ran."""
@@ -157,12 +186,10 @@ class CheckStates:
         if definition.type != "ttl":
             raise RuleFailed(f'CheckID "{check_id}" does not have associated TTL')
         ended = record.ttl_ends_s is None
+        self._set(record, Outcome(status, cut_note(output, definition.output_max_bytes)))
         self._restart_ttl(record)
         if ended:
             self._tell("status", check_id)
-        kept = "" if self._discard_output else cut_note(output, definition.output_max_bytes)
-        self._store.save_ttl(check_id, TtlState(status, kept, self._wall() + definition.ttl_s))
-        self._set(record, Outcome(status, kept))
         self.follow_aliases()
 
     def deadline_s(self, check_id: str) -> float | None:
@@ -196,6 +223,7 @@ class CheckStates:
                 return
 
     def _set(self, record: CheckState, outcome: Outcome) -> None:
+        record.restored = False
         output = "" if self._discard_output else outcome.output
         if (record.status, record.output) == (outcome.status, output):
             return
@@ -213,18 +241,27 @@ class CheckStates:
         self._tell("status", check_id)
 
     def _restart_ttl(self, record: CheckState) -> None:
-        if record.definition.type == "ttl":
-            record.ttl_ends_s = self._now() + record.definition.ttl_s
+        """Let its time begin anew. The end of it holds over a restart."""
+        definition = record.definition
+        if definition.type == "ttl":
+            record.ttl_ends_s = self._now() + definition.ttl_s
+            state = TtlState(record.status, record.output, self._wall() + definition.ttl_s)
+            self._store.save_ttl(definition.check_id, state)
 
-    def _take_back_ttl(self, record: CheckState) -> None:
-        """The last push of before the restart, if its time is not over."""
+    def _take_back_ttl(self, record: CheckState) -> bool:
+        """Let it stand as it would without the restart; False where nothing was kept of it."""
+        if record.definition.type != "ttl":
+            return False
         state = self._ttls.pop(record.definition.check_id, None)
-        if state is None or record.definition.type != "ttl":
-            return
+        if state is None:
+            return False
         left_s = min(state.expires_at_s - self._wall(), record.definition.ttl_s)
         if left_s > 0:
             record.status, record.output = state.status, state.output
             record.ttl_ends_s = self._now() + left_s
+        else:
+            record.status, record.output = "critical", expired_output(state.output)
+        return True
 
     def _aliased(self, record: CheckState) -> Outcome:
         target = record.definition.alias_service

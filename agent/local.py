@@ -129,7 +129,7 @@ class LocalState:
     # Registration.
 
     def restore(self) -> None:
-        """Take back what the store kept. Call once, before `reload`, which has the last word."""
+        """Take back what the store kept. Call once, before `reload`, which has the last word and ends it."""
         saved = self._store.load()
         self.check_states.restore(saved.ttls)
         for registration in saved.services:
@@ -175,6 +175,7 @@ class LocalState:
             self._store.remove_check(check.check_id)
             self.check_states.put(check)
         self._take_back_checks()
+        self.check_states.end_restore()
         self.check_states.follow_aliases()
 
     def check_reload(

@@ -2,8 +2,8 @@
 
 Below `data_dir`: `services/`, `checks/` and `checks/state/` (TTL states), files named by the hash of the id,
 mode 0600. A file is written beside, synced, renamed, and its directory synced, by one worker thread and never
-on the loop. A TTL state is not synced: after a power loss the check is critical until its next push, which is
-safe. A file that cannot be read is kept aside with a warning, and the rest loads.
+on the loop. A TTL state is not synced: after a power loss the check may be critical until its next push,
+which is safe. A file that cannot be read is kept aside with a warning, and the rest loads.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Registry:
         """Nobody waits for TTL states, and they come all the time: say that it fails once, not each time."""
         if failure is not None and not self._ttls_failing:
             _log.warning(
-                "registry: %s: after a restart TTL checks are critical until their next push", failure
+                "registry: %s: after a restart TTL checks may be critical until their next push", failure
             )
         self._ttls_failing = failure is not None
 

@@ -12,7 +12,10 @@ from gemot.checks.status import Status
 
 
 class TtlState(msgspec.Struct, frozen=True):
-    """The last push to a TTL check. `expires_at_s` is wall time: it must mean something after a restart."""
+    """How a TTL check stood when its time last began anew, by a push or a registration.
+
+    `expires_at_s` is wall time: it must mean something after a restart.
+    """
 
     status: Status
     output: str

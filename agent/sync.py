@@ -55,6 +55,7 @@ class Sync:
         self._token = token
         self._wake = asyncio.Event()
         self._changed = False
+        self._compared = False
         self._full_at_s = 0.0
         self._pauses = 0
         self._next_round: asyncio.Future[None] | None = None
@@ -132,7 +133,7 @@ class Sync:
             if not self._pauses and now_s >= self._full_at_s:
                 return True
             if not self._pauses and self._changed:
-                return False
+                return not self._compared
             until_s = math.inf if self._pauses else min(self._full_at_s, due_s or math.inf)
             try:
                 async with asyncio.timeout(None if until_s == math.inf else max(0.0, until_s - now_s)):
@@ -141,19 +142,28 @@ class Sync:
                 pass
 
     async def _compare(self) -> None:
-        """A full round."""
+        """A full round. Nothing is told before the first one knows how the catalog has what was restored."""
         self._full_at_s = self._later(FULL_S)
-        options = Options(consistency="stale", max_stale_ms=MAX_STALE_MS, token=self._token)
-        answer = await self._servers.query(NodeInfo(self._local.node.node), options)
+        answer = await self._servers.query(NodeInfo(self._local.node.node), self._options())
         found: NodeDetail | None = answer.value
         if found is not None and found.node.node.lower() != self._local.node.node.lower():
             found = None  # our name is the beginning of another node's id
+        if not self._compared:
+            ours = found is not None and found.node.id == self._local.node.id
+            self._local.check_states.adopt(found.checks if found and ours else ())
+            self._compared = True
         gap = compare(self._local.wanted(), found)
         if gap:
             _log.info("sync: the catalog differs: %s", _told(gap))
         self._local.adopt(gap.adopted)
         self._local.mark(gap)
         await self._push(self._local.take_gap())
+
+    def _options(self) -> Options:
+        """How to read what the catalog has: of what was restored its last status, not one before."""
+        if not self._compared:
+            return Options(token=self._token)
+        return Options(consistency="stale", max_stale_ms=MAX_STALE_MS, token=self._token)
 
     async def _push(self, gap: Gap) -> None:
         """Write what closes the gap. Raises the first failure, after all that could not be told is marked.

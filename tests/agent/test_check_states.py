@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.local_bench import Clock, check, local_state, service
+from msgspec.structs import replace
+from support.local_bench import Clock, MemoryStore, check, local_state, service
 
+from gemot.agent.local import LocalState
+from gemot.agent.registration import parse_check
+from gemot.checks.definition import CheckDefinition
 from gemot.checks.status import Outcome
 from gemot.server.model.errors import RuleFailed
 
@@ -86,6 +90,79 @@ def test_without_an_update_interval_every_output_is_told() -> None:
     local.take_gap()
     local.check_states.report("c", Outcome("passing", "new"))
     assert local.take_gap().checks == {"c"}
+
+
+def _restarted(store: MemoryStore, *checks: CheckDefinition) -> LocalState:
+    local = local_state(store)
+    local.restore()
+    local.reload([], checks)
+    return local
+
+
+def test_after_a_restart_a_check_stands_as_the_catalog_has_it_until_its_first_result() -> None:
+    store, http = MemoryStore(), {"HTTP": "http://a/", "Interval": "60s"}
+    before = local_state(store)
+    before.add_service(service("dead", Check={**http, "Status": "passing"}))
+    before.add_service(service("live", Check=http))
+    before.add_check(check("alias", AliasService="live"))
+    of_file = parse_check({"name": "file", **http}, from_config=True)
+    before.reload([], [of_file])
+    before.check_states.report("service:dead", Outcome("critical", "refused"))
+    before.check_states.report("service:live", Outcome("passing", "fine"))
+    before.check_states.report("file", Outcome("warning", "hot"))
+    local = _restarted(store, of_file)
+    assert local.checks()["service:dead"].status == "passing"
+    local.check_states.adopt(before.checks().values())
+    assert local.checks() == before.checks()
+    local.check_states.report("service:dead", Outcome("passing", "back"))
+    local.check_states.adopt(before.checks().values())
+    assert (local.checks()["service:dead"].output, local.checks()["file"].output) == ("back", "hot")
+
+
+def test_what_was_heard_since_the_restart_is_newer_than_what_the_catalog_has() -> None:
+    clock, store = Clock(), MemoryStore()
+    before = local_state(store, clock)
+    before.add_check(check("probed", TCP="127.0.0.1:1", Interval="60s"))
+    before.add_check(check("pushed", TTL="60s"))
+    stored = before.checks().values()
+    before.check_states.update_ttl("pushed", "passing", "kept on disk")
+    local = _restarted(store)
+    local.check_states.report("probed", Outcome("passing", "new"))
+    local.check_states.adopt(stored)
+    assert {row.output for row in local.checks().values()} == {"new", "kept on disk"}
+
+
+def test_a_check_that_is_new_or_another_one_starts_as_it_is_registered() -> None:
+    store = MemoryStore()
+    before = local_state(store)
+    before.add_service(service("web"))
+    before.add_check(check("other", TCP="127.0.0.1:1", Interval="60s", Status="passing"))
+    before.add_check(check("service", TCP="127.0.0.1:1", Interval="60s", Status="passing"))
+    before.maintain_node(enable=True)
+    local = _restarted(store)
+    local.add_check(check("new", TCP="127.0.0.1:1", Interval="60s", Status="passing"))
+    rows = {**local.checks(), "_node_maintenance": before.checks()["_node_maintenance"]}
+    local.check_states.adopt(
+        (
+            replace(rows["other"], status="critical", type="http"),
+            replace(rows["service"], status="critical", service_id="web"),
+            replace(rows["new"], status="critical"),
+            replace(rows["_node_maintenance"], status="passing"),
+        )
+    )
+    assert local.count_checks("passing") == 3
+    assert local.checks()["_node_maintenance"].status == "critical"
+
+
+def test_a_check_that_is_registered_again_before_the_catalog_is_known_is_still_the_same() -> None:
+    store, http = MemoryStore(), {"HTTP": "http://a/", "Interval": "60s"}
+    before = local_state(store)
+    before.add_service(service("web", Check=http))
+    before.check_states.report("service:web", Outcome("passing", "fine"))
+    local = _restarted(store)
+    local.add_service(service("web", Check={**http, "Interval": "30s"}))
+    local.check_states.adopt(before.checks().values())
+    assert local.checks()["service:web"].status == "passing"
 
 
 def test_an_alias_follows_the_worst_check_of_its_service() -> None:

@@ -294,6 +294,66 @@ def test_a_restart_brings_back_what_came_over_the_api() -> None:
     assert again.checks()["service:web:2"].status == "critical"
 
 
+def test_a_ttl_that_ended_before_or_during_a_restart_is_critical_whatever_it_was_registered_with() -> None:
+    clock, store = Clock(), MemoryStore()
+    local = local_state(store, clock)
+    local.add_check(check("pushed", TTL="60s", Status="passing"))
+    local.add_check(check("never", TTL="60s", Status="passing"))
+    local.check_states.update_ttl("pushed", "passing", "fine")
+    clock.move(60)
+    again = local_state(store, clock)
+    again.restore()
+    again.reload([], [])
+    assert {(row.status, row.output) for row in again.checks().values()} == {
+        ("critical", "TTL expired"),
+        ("critical", "TTL expired (last output before timeout follows): fine"),
+    }
+    assert again.check_states.next_deadline_s() is None
+
+
+def test_a_ttl_that_nobody_pushed_to_ends_when_it_would_have_without_the_restart() -> None:
+    for from_file in (False, True):
+        clock, store = Clock(), MemoryStore()
+        definition = parse_check({"name": "c", "ttl": "60s", "status": "passing"}, from_config=from_file)
+        checks = [definition] if from_file else []
+        local = local_state(store, clock)
+        local.reload([], checks)
+        if not from_file:
+            local.add_check(definition)
+        clock.move(50)
+        again = local_state(store, clock)
+        again.restore()
+        again.reload([], checks)
+        assert again.checks()["c"].status == "passing"
+        assert again.check_states.deadline_s("c") == clock.now_s + 10
+
+
+def test_registering_a_ttl_again_begins_its_time_anew_over_a_restart_too() -> None:
+    clock, store = Clock(), MemoryStore()
+    local = local_state(store, clock)
+    for _ in range(2):
+        local.add_check(check("c", TTL="60s", Status="passing"))
+        clock.move(50)
+    again = local_state(store, clock)
+    again.restore()
+    assert again.checks()["c"].status == "passing"
+
+
+def test_how_a_ttl_stood_that_is_gone_says_nothing_of_a_new_one_of_its_id() -> None:
+    clock, store = Clock(), MemoryStore()
+    passing = {"name": "c", "ttl": "60s", "status": "passing"}
+    local_state(store, clock).reload([], [parse_check(passing, from_config=True)])
+    clock.move(3600)
+    again = local_state(store, clock)  # its file does not define it any more
+    again.restore()
+    again.reload([], [])
+    assert store.ttls == {}
+    again.add_check(parse_check(passing, from_config=False))
+    assert again.checks()["c"].status == "passing"
+    again.add_check(check("c", TCP="127.0.0.1:1", Interval="10s"))
+    assert store.ttls == {}
+
+
 def test_files_have_the_last_word_after_a_restart() -> None:
     store = MemoryStore()
     local_state(store).add_service(service("web", Port=1))

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from support.catalog_model import CatalogServers
 from support.http_agent import run, until
-from support.local_bench import NODE, Clock, check, local_state, service
+from support.local_bench import NODE, Clock, MemoryStore, check, local_state, service
 
 from gemot.agent.local import LocalState
 from gemot.agent.sync import Sync, scale
@@ -19,13 +19,15 @@ from gemot.checks.status import Outcome
 from gemot.server.model.catalog import Deregister, Node, NodeInfo, Register, Service
 from gemot.server.model.errors import Forbidden, GemotError, NoLeader, OutcomeUnknown, RuleFailed
 from gemot.server.model.health import Check
+from gemot.server.model.query import Options
 
 
 class Bench:
     def __init__(self, **options: Any) -> None:
         self.clock = Clock()
-        self.servers = CatalogServers()
-        self.local: LocalState = local_state(clock=self.clock, **options)
+        self.store = options.pop("store", MemoryStore())
+        self.servers = options.pop("servers", CatalogServers())
+        self.local: LocalState = local_state(self.store, self.clock, **options)
         self.sync = Sync(
             local=self.local, servers=self.servers, now=self.clock, uniform=lambda: 0.5, token="agent"
         )
@@ -69,9 +71,80 @@ def test_a_start_tells_everything_and_takes_out_what_is_not_ours() -> None:
         async with syncing(bench):
             assert set(catalog.services) == {("n1", "web"), ("n1", "consul")}
             assert set(catalog.checks) == {("n1", "serfHealth"), ("n1", "service:web")}
-            query, options = bench.servers.queries[0]
-            assert query == NodeInfo("n1")
-            assert (options.consistency, options.max_stale_ms, options.token) == ("stale", 2000, "agent")
+            await bench.compare()
+            assert bench.servers.queries == [
+                (NodeInfo("n1"), Options(token="agent")),
+                (NodeInfo("n1"), Options(consistency="stale", max_stale_ms=2000, token="agent")),
+            ]
+
+    run(work())
+
+
+def _restarted(before: Bench) -> Bench:
+    """Another agent process of the same host, with what the one before kept."""
+    bench = Bench(store=before.store, servers=before.servers)
+    bench.local.restore()
+    bench.local.reload([], [])
+    return bench
+
+
+def _told_of(bench: Bench, check_id: str, since: int) -> list[str]:
+    """Each status that the catalog was told of this check."""
+    commands = [command for command, _ in bench.servers.applied[since:] if isinstance(command, Register)]
+    return [row.status for command in commands for row in command.checks if row.check_id == check_id]
+
+
+def test_a_restart_tells_nothing_that_is_older_than_what_the_catalog_has() -> None:
+    """A critical check ends its sessions: no lock may go because an agent was restarted."""
+
+    async def work() -> None:
+        before = Bench()
+        async with syncing(before):
+            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
+            before.local.check_states.report("c", Outcome("passing", "fine"))
+            await before.sync.settle()
+        told = len(before.servers.applied)
+        async with syncing(_restarted(before)) as bench:
+            assert set(_told_of(bench, "c", told)) <= {"passing"}
+            assert bench.local.checks()["c"].output == "fine"
+            bench.local.check_states.report("c", Outcome("critical", "refused"))
+            await bench.sync.settle()
+            row = bench.stored_check("c")
+            assert row is not None
+            assert row.status == "critical"
+
+    run(work())
+
+
+def test_a_restart_without_servers_tells_nothing_before_the_catalog_is_known() -> None:
+    async def work() -> None:
+        before = Bench()
+        async with syncing(before):
+            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
+            before.local.check_states.report("c", Outcome("passing", "fine"))
+            await before.sync.settle()
+        told = len(before.servers.applied)
+        before.servers.failure = NoLeader()
+        async with syncing(_restarted(before)) as bench:
+            bench.servers.failure = None
+            bench.local.add_service(service("web"))  # a change does not wait for the next full round
+            await bench.sync.settle()
+            assert bench.stored("web")
+            assert set(_told_of(bench, "c", told)) <= {"passing"}
+
+    run(work())
+
+
+def test_another_hosts_entry_says_nothing_of_what_was_restored() -> None:
+    async def work() -> None:
+        before = Bench()
+        async with syncing(before):
+            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
+            before.local.check_states.report("c", Outcome("passing", "fine"))
+            await before.sync.settle()
+        before.servers.catalog.nodes["n1"] = msgspec.structs.replace(NODE, id="another")
+        async with syncing(_restarted(before)) as bench:
+            assert bench.local.checks()["c"].status == "critical"
 
     run(work())
 

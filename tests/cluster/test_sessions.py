@@ -162,6 +162,30 @@ def test_pages_of_any_agent_go_on_at_any_other(cluster: Cluster) -> None:
     assert found == names
 
 
+def test_an_agent_that_is_killed_and_started_again_costs_no_lock(cluster: Cluster) -> None:
+    """Its check starts critical by its registration, and has no result for long after the start."""
+    alive, killed = cluster.clients
+    check = {"CheckID": "db-ok", "TCP": "127.0.0.1:1", "Interval": "1000h"}
+    killed.put("/v1/agent/service/register", {"Name": "db", "Check": {**check, "Status": "passing"}})
+    killed.put("/v1/agent/service/register", {"Name": "db", "Check": check})
+    session = begin(killed, b'{"NodeChecks":[], "ServiceChecks":[{"ID":"db-ok"}]}')
+    killed.kill()
+    killed.start()
+    wait_for(killed.stats, PATIENCE_S, "the agent again", [killed])
+    killed.put("/v1/agent/service/register", {"Name": "later"})
+    wait_for(
+        lambda: alive.get("/v1/catalog/service/later") != [],
+        PATIENCE_S,
+        "what was registered after the start",
+        [killed, *cluster.servers],
+    )
+    assert [row["Status"] for row in alive.get("/v1/health/checks/db")] == ["passing"]
+    assert killed.get("/v1/agent/checks")["db-ok"]["Status"] == "passing"
+    assert session in listed(alive)
+    for service in ("db", "later"):
+        killed.put(f"/v1/agent/service/deregister/{service}")
+
+
 def test_a_dead_host_loses_its_locks(cluster: Cluster) -> None:
     alive, dead = cluster.clients
     session, successor = begin(dead), begin(alive)
