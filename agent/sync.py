@@ -31,6 +31,11 @@ MAX_IN_FLIGHT = 16
 REPLY_WITHIN_S = 5.0
 """How long a caller that registers something is kept waiting for the servers; the work goes on after."""
 
+_REFUSED = (
+    "sync: the servers refuse this host, so nothing of it is in the catalog, next try in %.0f s: %s. Where "
+    "another host has its name, give one of the two another node_name"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -56,6 +61,7 @@ class Sync:
         self._wake = asyncio.Event()
         self._changed = False
         self._compared = False
+        self._refused = False
         self._full_at_s = 0.0
         self._pauses = 0
         self._next_round: asyncio.Future[None] | None = None
@@ -82,7 +88,7 @@ class Sync:
 
     async def settle(self, within_s: float = REPLY_WITHIN_S) -> None:
         """Wait until a round that holds every change so far was tried, whatever came of it."""
-        if not self._changed or self._pauses or self._task is None:
+        if not self._changed or self._pauses or self._refused or self._task is None:
             return
         if self._next_round is None:
             self._next_round = asyncio.get_running_loop().create_future()
@@ -132,7 +138,7 @@ class Sync:
             now_s = self._now()
             if not self._pauses and now_s >= self._full_at_s:
                 return True
-            if not self._pauses and self._changed:
+            if not self._pauses and not self._refused and self._changed:
                 return not self._compared
             until_s = math.inf if self._pauses else min(self._full_at_s, due_s or math.inf)
             try:
@@ -169,21 +175,32 @@ class Sync:
         """Write what closes the gap. Raises the first failure, after all that could not be told is marked.
 
         What the servers refuse is not marked: it would be refused again at each change. The next full round
-        finds it, and why.
+        finds it, and why. Where they refuse the node itself nothing else is told before that: under its name
+        stands what another host runs.
         """
         writes = commands(self._local.wanted(gap), gap)
         failure: GemotError | None = None
+        refused = False
         for _, step in groupby(writes, key=lambda write: write.step):
             batch = list(step)
-            for start in range(0, len(batch), MAX_IN_FLIGHT):
-                part = batch[start : start + MAX_IN_FLIGHT]
-                if isinstance(failure, Unavailable | OutcomeUnknown):
-                    for write in part:
-                        self._local.mark(write.part)
-                else:
-                    failure = await self._write_all(part) or failure
+            failure = await self._write_step(batch, failure)
+            refused = batch[0].part.node and _is_refusal(failure)
+            if refused:
+                break
+        self._refused = refused
         if failure is not None:
             raise failure
+
+    async def _write_step(self, batch: Sequence[Write], failure: GemotError | None) -> GemotError | None:
+        """Write these, unless it is known to be in vain by the failure so far; the failure from then on."""
+        for start in range(0, len(batch), MAX_IN_FLIGHT):
+            part = batch[start : start + MAX_IN_FLIGHT]
+            if isinstance(failure, Unavailable | OutcomeUnknown):
+                for write in part:
+                    self._local.mark(write.part)
+            else:
+                failure = await self._write_all(part) or failure
+        return failure
 
     async def _write_all(self, writes: Sequence[Write]) -> GemotError | None:
         """Write these side by side; the failure that weighs most, or None."""
@@ -205,7 +222,8 @@ class Sync:
                 failures.append(result)
             elif isinstance(result, GemotError):
                 failures.append(result)
-                _log.warning("sync: %s: %s", _name(write), result)
+                if not write.part.node:  # that ends the round, which tells it
+                    _log.warning("sync: %s: %s", _name(write), result)
             elif isinstance(result, BaseException):
                 raise result
         failures.sort(key=lambda error: not isinstance(error, Unavailable | OutcomeUnknown))
@@ -219,7 +237,10 @@ class Sync:
             at_s = self._now() + JOIN_S * self._uniform() * scale(self._nodes())
         self._full_at_s = min(self._full_at_s, at_s)
         wait_s = max(0.0, self._full_at_s - self._now())
-        _log.warning("sync: not all could be told to the servers, next try in %.0f s: %s", wait_s, error)
+        if self._refused:
+            _log.error(_REFUSED, wait_s, error)
+        else:
+            _log.warning("sync: not all could be told to the servers, next try in %.0f s: %s", wait_s, error)
 
     def _later(self, after_s: float) -> float:
         return self._now() + after_s * (1 + self._uniform() * scale(self._nodes()))
@@ -232,6 +253,11 @@ class Sync:
 def scale(nodes: int) -> int:
     """By how much rounds are spread out, so that a big cluster does not come all at once."""
     return 1 if nodes <= 128 else math.ceil(math.log2(nodes) - 7) + 1
+
+
+def _is_refusal(failure: GemotError | None) -> bool:
+    """Whether the servers answered no, and not that they could not."""
+    return failure is not None and not isinstance(failure, Unavailable | OutcomeUnknown)
 
 
 def _told(gap: Gap) -> str:
