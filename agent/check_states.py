@@ -17,6 +17,8 @@ from gemot.server.model.errors import NotFound, RuleFailed
 from gemot.server.model.health import Check
 from gemot.server.state.names import fold
 
+_BY_SEVERITY: tuple[Status, ...] = ("passing", "warning", "critical")
+
 
 class CheckState:
     """One check. `output_due_s` counts while it is among the deferred ones.
@@ -211,16 +213,15 @@ class CheckStates:
         self.follow_aliases()
 
     def follow_aliases(self) -> None:
-        """Let alias checks follow their targets; as often as an alias may follow another alias."""
+        """Let alias checks follow their targets."""
         if not self._aliases:
             return
-        aliases = [self._by_id[check_id] for check_id in sorted(self._aliases)]
-        for _ in aliases:
-            before = [(record.status, record.output) for record in aliases]
-            for record in aliases:
-                self._set(record, self._aliased(record))
-            if before == [(record.status, record.output) for record in aliases]:
-                return
+        by_service: dict[str, list[CheckState]] = {}
+        for record in self._by_id.values():
+            by_service.setdefault(record.definition.service_id, []).append(record)
+        for check_id in sorted(self._aliases):
+            record = self._by_id[check_id]
+            self._set(record, self._aliased(record.definition.alias_service, by_service))
 
     def _set(self, record: CheckState, outcome: Outcome) -> None:
         record.restored = False
@@ -263,23 +264,30 @@ class CheckStates:
             record.status, record.output = "critical", expired_output(state.output)
         return True
 
-    def _aliased(self, record: CheckState) -> Outcome:
-        target = record.definition.alias_service
-        if target and target not in self._services:
-            return Outcome("critical", f"Service {target} could not be found on this agent")
-        worst: CheckState | None = None
-        seen = False
-        for check in self._by_id.values():
-            if check is record or check.definition.service_id not in ("", target):
-                continue
-            seen = True
-            if check.status == "passing" or (worst is not None and worst.status == "critical"):
-                continue
-            if worst is None or check.status == "critical":
-                worst = check
-        if worst is not None:
-            return Outcome(worst.status, f'Aliased check "{worst.definition.name}" failing: {worst.output}')
-        return Outcome("passing", "All checks passing." if seen else "No checks found.")
+    def _aliased(self, service_id: str, by_service: Mapping[str, Collection[CheckState]]) -> Outcome:
+        """The worst of what this service and the node have, where an alias leads on to what it follows.
+
+        Only checks that are no aliases count, and each service is looked at once: so aliases that follow each
+        other hold neither each other's status nor each other's output.
+        """
+        found: list[CheckState] = []
+        services = list(dict.fromkeys(("", service_id)))
+        seen = set(services)
+        for one in services:  # which grows meanwhile
+            if one and one not in self._services:
+                return Outcome("critical", f"Service {one} could not be found on this agent")
+            for check in by_service.get(one, ()):
+                if check.definition.type != "alias":
+                    found.append(check)
+                elif check.definition.alias_service not in seen:
+                    seen.add(check.definition.alias_service)
+                    services.append(check.definition.alias_service)
+        worst = max(found, key=lambda check: _BY_SEVERITY.index(check.status), default=None)
+        if worst is None:
+            return Outcome("passing", "No checks found.")
+        if worst.status == "passing":
+            return Outcome("passing", "All checks passing.")
+        return Outcome(worst.status, f'Aliased check "{worst.definition.name}" failing: {worst.output}')
 
     # Outputs that may wait.
 

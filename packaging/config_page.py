@@ -207,7 +207,8 @@ CHECK_FIELDS = {
     "a shell: exit code 0 is passing, 1 warning, all else critical. Needs enable_local_script_checks.",
     "script_args": "list of text. As `args`.",
     "ttl": "duration. The service itself reports, over the API; critical when it has not for so long.",
-    "alias_service": "text. As healthy as that service of this host.",
+    "alias_service": "text. As healthy as that service of this host. Aliases that follow only each other are "
+    "passing.",
     "interval": f"duration, at least 1s, {_PROBED}. From the end of one try to the next.",
     "timeout": "duration, default 10s, for args 30s. A try that takes longer is critical.",
     "success_before_passing": "whole number, default 0. Results in a row before critical becomes passing.",

@@ -189,12 +189,41 @@ def test_an_alias_follows_the_worst_check_of_its_service() -> None:
     assert local.checks()["alias"].status == "critical"
 
 
-def test_an_alias_of_an_alias_follows_too_and_a_circle_ends() -> None:
+def test_an_alias_of_an_alias_tells_the_check_that_both_follow() -> None:
     local = local_state()
-    local.add_service(service("a", Check={"TTL": "1s"}))
+    local.add_service(service("a", Check={"TTL": "1s", "Name": "probe"}))
     local.add_service(service("b", Check={"AliasService": "a"}))
     local.add_service(service("c", Check={"AliasService": "b"}))
+    local.check_states.update_ttl("service:a", "warning", "hot")
+    row = local.checks()["service:c"]
+    assert (row.status, row.output) == ("warning", 'Aliased check "probe" failing: hot')
     local.check_states.update_ttl("service:a", "passing", "")
     assert local.checks()["service:c"].status == "passing"
+    local.remove_service("a")
+    row = local.checks()["service:c"]
+    assert (row.status, row.output) == ("critical", "Service a could not be found on this agent")
+
+
+def test_a_circle_of_aliases_has_nothing_to_follow_and_tells_no_more_with_each_result() -> None:
+    local = local_state()
     local.add_service(service("x", Check={"AliasService": "y"}))
     local.add_service(service("y", Check={"AliasService": "x"}))
+    local.add_service(service("self", Check={"AliasService": "self"}))
+    assert {(row.status, row.output) for row in local.checks().values()} == {("passing", "No checks found.")}
+    local.add_check(check("node", Status="passing"))
+    for number in range(9):
+        local.check_states.report("node", Outcome("critical", str(number)))
+    assert local.checks()["service:x"].output == local.checks()["service:y"].output
+    assert local.checks()["service:x"].output == 'Aliased check "node" failing: 8'
+
+
+def test_aliases_that_see_each_other_do_not_hold_each_other_critical() -> None:
+    """Those of the host are node checks, so each counts for all others."""
+    local = local_state()
+    for name in ("a", "b"):
+        local.add_service(service(name, Check={"TTL": "1s", "Status": "passing"}))
+        local.add_check(check(f"alias-{name}", AliasService=name))
+    local.check_states.report("service:a", Outcome("critical", "down"))
+    assert local.count_checks("critical") == 3
+    local.check_states.report("service:a", Outcome("passing", "up"))
+    assert local.count_checks("passing") == 4
