@@ -9,21 +9,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import resource
 from collections.abc import Awaitable, Callable, Mapping
 
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.probes import http, script, tcp
 from gemot.checks.schedule import first_delay_s, next_run_s
 from gemot.checks.status import Outcome, Streak
+from gemot.checks.turns import Turns
 
 Probe = Callable[[CheckDefinition], Awaitable[Outcome]]
 
 PROBES: Mapping[str, Probe] = {"http": http.probe, "tcp": tcp.probe, "script": script.probe}
 
-MAX_AT_ONCE = 128
-"""Probes running at the same time; more wait their turn, so that descriptors and processes stay bounded."""
+MAX_SOCKETS = 4096
+"""HTTP and TCP probes under way at the same time: a descriptor and some 25 KB each."""
+
+MAX_PROGRAMS = 256
+"""Programs of checks that run at the same time: two descriptors each, and what the program itself needs."""
+
+DESCRIPTORS_SHARE = 4
+"""Probes over sockets take a quarter of this process's descriptors at most. The rest is for its clients."""
+
+LATE_AFTER_S = 10.0
+"""A check that waits for its turn for so long beyond its interval is critical: nobody knows how it stands."""
 
 _log = logging.getLogger(__name__)
+
+
+def turns_by_type() -> Mapping[str, Turns]:
+    """Sockets are cheap and programs are not, so neither waits for the other."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    share = MAX_SOCKETS if soft == resource.RLIM_INFINITY else max(1, soft // DESCRIPTORS_SHARE)
+    sockets = _turns(min(MAX_SOCKETS, share))
+    return {"http": sockets, "tcp": sockets, "script": _turns(MAX_PROGRAMS)}
+
+
+def _turns(most: int) -> Turns:
+    working = max(1, most // 4)
+    return Turns(working=working, hanging=most - working)
 
 
 class Runner:
@@ -35,12 +59,12 @@ class Runner:
         on_result: Callable[[str, Outcome], None],
         uniform: Callable[[], float] = random.random,
         probes: Mapping[str, Probe] = PROBES,
-        max_at_once: int = MAX_AT_ONCE,
+        turns: Mapping[str, Turns] | None = None,
     ) -> None:
         self._on_result = on_result
         self._uniform = uniform
         self._probes = probes
-        self._turn = asyncio.Semaphore(max_at_once)
+        self._turns = turns or turns_by_type()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._pauses = 0
@@ -89,7 +113,9 @@ class Runner:
         running.task = asyncio.create_task(self._run(running), name=f"check {definition.check_id}")
 
     def _end(self, check_id: str) -> None:
-        task = self._running.pop(check_id).task
+        running = self._running.pop(check_id)
+        running.expect_no_more()
+        task = running.task
         if task is not None and not task.done():
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
@@ -101,13 +127,31 @@ class Runner:
         await asyncio.sleep(first_delay_s(definition.interval_s, self._uniform()))
         while True:
             await self._unpaused.wait()
-            async with self._turn:
-                outcome = await self._probe(definition)
+            outcome = await self._probe_in_turn(running)
             ended_at = clock()
             if self._running.get(definition.check_id) is not running:
                 return  # dropped or replaced while its probe ran, and the probe went on to its end
             self._tell(running, outcome)
             await asyncio.sleep(next_run_s(ended_at, definition.interval_s) - clock())
+
+    async def _probe_in_turn(self, running: _Running) -> Outcome:
+        self._expect(running)
+        try:
+            async with self._turns[running.definition.type].turn():
+                running.expect_no_more()
+                return await self._probe(running.definition)
+        finally:
+            running.expect_no_more()
+
+    def _expect(self, running: _Running) -> None:
+        after_s = running.definition.interval_s + LATE_AFTER_S
+        running.late = asyncio.get_running_loop().call_later(after_s, self._on_late, running, after_s)
+
+    def _on_late(self, running: _Running, after_s: float) -> None:
+        """What it last said must not stand for ever because others hang, as little as a TTL nobody renews."""
+        why = f"Not run: its turn did not come for over {after_s:g} s, since too many other probes hang"
+        self._tell(running, Outcome("critical", why))
+        self._expect(running)
 
     async def _probe(self, definition: CheckDefinition) -> Outcome:
         try:
@@ -127,13 +171,19 @@ class Runner:
 
 
 class _Running:
-    """One check that runs: its definition, its streak, its task."""
+    """One check that runs: its definition, its streak, its task, and the timer of a turn that is late."""
 
     def __init__(self, definition: CheckDefinition) -> None:
         self.definition = definition
         self.task: asyncio.Task[None] | None = None
+        self.late: asyncio.TimerHandle | None = None
         self.streak = Streak(
             success_before_passing=definition.success_before_passing,
             failures_before_warning=definition.failures_before_warning,
             failures_before_critical=definition.failures_before_critical,
         )
+
+    def expect_no_more(self) -> None:
+        """Its turn came, or never will: it is not late."""
+        if self.late is not None:
+            self.late.cancel()

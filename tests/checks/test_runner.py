@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 
+import pytest
 from support.http_agent import run, until
 
+from gemot.checks import runner as module
 from gemot.checks.definition import CheckDefinition
-from gemot.checks.runner import Probe, Runner
+from gemot.checks.runner import Probe, Runner, turns_by_type
 from gemot.checks.status import Outcome
+from gemot.checks.turns import Turns
 
 GOOD = Outcome("passing", "good")
 
@@ -16,13 +20,13 @@ GOOD = Outcome("passing", "good")
 class Bench:
     """A runner whose first runs come at once, and that notes what was probed and told."""
 
-    def __init__(self, probe: Probe, **options: int) -> None:
+    def __init__(self, probe: Probe, turns: Turns | None = None) -> None:
         self.results: list[tuple[str, Outcome]] = []
         self.runner = Runner(
             on_result=lambda check_id, outcome: self.results.append((check_id, outcome)),
             uniform=lambda: 0.0,
             probes={"http": probe},
-            **options,
+            turns={"http": turns} if turns else None,
         )
 
 
@@ -146,12 +150,113 @@ def test_only_so_many_probes_run_at_the_same_time() -> None:
             now -= 1
             return GOOD
 
-        bench = Bench(probe, max_at_once=3)
+        bench = Bench(probe, Turns(working=3, hanging=100))
         for number in range(20):
             bench.runner.put(define(str(number)))
         await until(lambda: len(bench.results) == 20)
         assert most == 3
         await bench.runner.stop()
+
+    run(work())
+
+
+async def hang_or_be_good(definition: CheckDefinition) -> Outcome:
+    if definition.check_id.startswith("hangs"):
+        await asyncio.Event().wait()
+    return GOOD
+
+
+def test_those_that_hang_do_not_keep_the_others_from_being_run() -> None:
+    """128 checks of a peer that is silent once froze every other at what it last said."""
+
+    async def work() -> None:
+        bench = Bench(hang_or_be_good, Turns(working=2, hanging=10, hangs_after_s=0.001))
+        for number in range(10):
+            bench.runner.put(define(f"hangs {number}"))
+        for number in range(10):
+            bench.runner.put(define(f"runs {number}"))
+        await until(lambda: len(bench.results) == 10)
+        assert all(outcome == GOOD for _, outcome in bench.results)
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_a_check_whose_turn_does_not_come_is_critical_until_it_is_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LATE_AFTER_S", -3599.99)
+
+    async def work() -> None:
+        bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
+        bench.runner.put(define("hangs"))
+        bench.runner.put(define("waits"))
+        await until(lambda: bench.results)
+        check_id, outcome = bench.results[0]
+        assert (check_id, outcome.status) == ("waits", "critical")
+        assert outcome.output.startswith("Not run: its turn did not come")
+        assert {told for told, _ in bench.results} == {"waits"}
+        bench.runner.drop("hangs")
+        await until(lambda: bench.results[-1] == ("waits", GOOD))
+        told = len(bench.results)
+        bench.runner.drop("waits")
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(bench.results) == told
+        await bench.runner.stop()
+
+    run(work())
+
+
+def test_nothing_is_told_of_a_check_that_is_dropped_while_its_turn_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LATE_AFTER_S", -3599.99)
+
+    async def work() -> None:
+        bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
+        bench.runner.put(define("hangs"))
+        bench.runner.put(define("waits"))
+        await until(lambda: bench.results)
+        bench.runner.drop("waits")
+        bench.results.clear()
+        await bench.runner.stop()
+        assert bench.results == []
+
+    run(work())
+
+
+def test_programs_and_sockets_do_not_wait_for_each_other() -> None:
+    turns = turns_by_type()
+    assert turns["http"] is turns["tcp"] is not turns["script"]
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "probes"), [(1, 1), (1024, 256), (65536, 4096), (resource.RLIM_INFINITY, 4096)]
+)
+def test_probes_take_a_quarter_of_the_descriptors_at_most(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, probes: int
+) -> None:
+    monkeypatch.setattr(module.resource, "getrlimit", lambda _: (descriptors, descriptors))
+
+    async def work() -> None:
+        began = 0
+
+        async def worker() -> None:
+            nonlocal began
+            async with turns.turn():
+                began += 1
+                await asyncio.Event().wait()
+
+        turns = turns_by_type()["http"]
+        turns.hangs_after_s = 0.001
+        workers = [asyncio.create_task(worker()) for _ in range(probes + 1)]
+        await until(lambda: began == probes)
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert began == probes
+        for each in workers:
+            each.cancel()
 
     run(work())
 
