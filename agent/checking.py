@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from gemot.agent.local import Change, LocalState
-from gemot.checks.runner import PROBES, Probe, Runner
+from gemot.checks.runner import Probe, Runner
 
 REAP_S = 30.0
 """How often services that were critical for too long are looked for."""
@@ -29,7 +29,7 @@ class Checking:
         local: LocalState,
         now: Callable[[], float] = time.monotonic,
         uniform: Callable[[], float] = random.random,
-        probes: Mapping[str, Probe] = PROBES,
+        probes: Mapping[str, Probe] | None = None,
     ) -> None:
         self._local = local
         self._now = now

@@ -11,16 +11,16 @@ import logging
 import random
 import resource
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.probes import http, script, tcp
+from gemot.checks.probes.resolver import Resolver
 from gemot.checks.schedule import first_delay_s, next_run_s
 from gemot.checks.status import Outcome, Streak
 from gemot.checks.turns import Turns
 
 Probe = Callable[[CheckDefinition], Awaitable[Outcome]]
-
-PROBES: Mapping[str, Probe] = {"http": http.probe, "tcp": tcp.probe, "script": script.probe}
 
 MAX_SOCKETS = 4096
 """HTTP and TCP probes under way at the same time: a descriptor and some 25 KB each."""
@@ -35,6 +35,16 @@ LATE_AFTER_S = 10.0
 """A check that waits for its turn for so long beyond its interval is critical: nobody knows how it stands."""
 
 _log = logging.getLogger(__name__)
+
+
+def probes_by_type() -> Mapping[str, Probe]:
+    """Those of one agent. They share a resolver, so that a name is looked up once at a time."""
+    resolver = Resolver()
+    return {
+        "http": partial(http.probe, resolver=resolver),
+        "tcp": partial(tcp.probe, resolver=resolver),
+        "script": script.probe,
+    }
 
 
 def turns_by_type() -> Mapping[str, Turns]:
@@ -58,12 +68,12 @@ class Runner:
         *,
         on_result: Callable[[str, Outcome], None],
         uniform: Callable[[], float] = random.random,
-        probes: Mapping[str, Probe] = PROBES,
+        probes: Mapping[str, Probe] | None = None,
         turns: Mapping[str, Turns] | None = None,
     ) -> None:
         self._on_result = on_result
         self._uniform = uniform
-        self._probes = probes
+        self._probes = probes or probes_by_type()
         self._turns = turns or turns_by_type()
         self._unpaused = asyncio.Event()
         self._unpaused.set()

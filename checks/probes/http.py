@@ -14,10 +14,12 @@ import socket
 from typing import Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.probes.guard import refusal
+from gemot.checks.probes.resolver import AddrInfo, Resolver, Unresolved
 from gemot.checks.probes.tcp import reason
 from gemot.checks.probes.tls import context
 from gemot.checks.status import Outcome, Status
@@ -34,14 +36,15 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEP_METHOD = frozenset({307, 308})
 
 
-async def probe(definition: CheckDefinition) -> Outcome:
+async def probe(definition: CheckDefinition, resolver: Resolver) -> Outcome:
     """Ask once. Never raises but for cancellation."""
-    deadline = asyncio.get_running_loop().time() + (definition.timeout_s or DEFAULT_TIMEOUT_S)
+    timeout_s = definition.timeout_s or DEFAULT_TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + timeout_s
     try:
-        return await _ask(definition, deadline)
+        found = await _find(URL(definition.http), resolver, timeout_s)
+        return await _ask(definition, found, deadline)
     except TimeoutError:
-        took = f"{definition.timeout_s or DEFAULT_TIMEOUT_S:g}s"
-        return _failed(definition, f"timed out after {took}")
+        return _failed(definition, f"timed out after {timeout_s:g}s")
     except aiohttp.ClientConnectorError as error:
         return _failed(definition, f"dial tcp {error.host}:{error.port}: {reason(error.os_error)}")
     except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -59,18 +62,53 @@ def _failed(definition: CheckDefinition, why: str) -> Outcome:
     return Outcome("critical", f'{definition.method.capitalize()} "{definition.http}": {why}')
 
 
-async def _ask(definition: CheckDefinition, deadline: float) -> Outcome:
-    def make_socket(found: tuple[Any, ...]) -> socket.socket:
-        denied = refusal(str(found[4][0]), from_config=definition.from_config)
+async def _find(url: URL, resolver: Resolver, timeout_s: float) -> list[AddrInfo]:
+    try:
+        return await resolver.addresses(url.raw_host or "", url.port or 0, timeout_s)
+    except Unresolved as error:
+        raise Unresolved(f"dial tcp {url.raw_host}:{url.port}: {error}") from error
+
+
+class _Found(AbstractResolver):
+    """For aiohttp: the addresses that were found already, since a check asks one host only."""
+
+    def __init__(self, found: list[AddrInfo]) -> None:
+        self._found = found
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host, host=_scoped(address), port=port, family=family, proto=protocol, flags=0
+            )
+            for family, _, protocol, _, address in self._found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _scoped(address: tuple[Any, ...]) -> str:
+    """The address with the name of its interface, which a link-local one needs."""
+    scope = address[3] if len(address) > 3 else 0
+    return f"{address[0]}%{socket.if_indextoname(scope)}" if scope else str(address[0])
+
+
+async def _ask(definition: CheckDefinition, found: list[AddrInfo], deadline: float) -> Outcome:
+    def make_socket(info: AddrInfo) -> socket.socket:
+        denied = refusal(str(info[4][0]), from_config=definition.from_config)
         if denied:
             raise OSError(denied)
-        return socket.socket(found[0], found[1], found[2])
+        return socket.socket(info[0], info[1], info[2])
 
     connector = aiohttp.TCPConnector(
         limit=1,
         force_close=True,
         ssl=context(verify=not definition.tls_skip_verify),
         socket_factory=make_socket,
+        resolver=_Found(found),
+        use_dns_cache=False,
     )
     async with aiohttp.ClientSession(
         connector=connector,

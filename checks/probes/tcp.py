@@ -9,19 +9,23 @@ import ssl
 
 from gemot.checks.definition import CheckDefinition
 from gemot.checks.probes.guard import refusal
+from gemot.checks.probes.resolver import AddrInfo, Resolver
 from gemot.checks.probes.tls import context
 from gemot.checks.status import Outcome
 
 DEFAULT_TIMEOUT_S = 10.0
 
 
-async def probe(definition: CheckDefinition) -> Outcome:
+async def probe(definition: CheckDefinition, resolver: Resolver) -> Outcome:
     """Connect once and hang up. Never raises but for cancellation."""
     label = "TCP+TLS" if definition.tcp_use_tls else "TCP"
     timeout_s = definition.timeout_s or DEFAULT_TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + timeout_s
     try:
-        async with asyncio.timeout(timeout_s):
-            await _connect(definition)
+        host, port = split_address(definition.tcp)
+        found = await resolver.addresses(host, port, timeout_s)
+        async with asyncio.timeout_at(deadline):
+            await _connect(definition, host, found)
     except TimeoutError:
         return Outcome("critical", f"dial tcp {definition.tcp}: timed out after {timeout_s:g}s")
     except (OSError, ValueError) as error:
@@ -33,15 +37,13 @@ def reason(error: Exception) -> str:
     """What went wrong, in the system's words when it has some."""
     if isinstance(error, ssl.SSLError) or not isinstance(error, OSError):
         return str(error)
-    if isinstance(error, socket.gaierror) or not error.errno:
+    if not error.errno:
         return error.strerror or str(error)
     return f"connect: {os.strerror(error.errno).lower()}"
 
 
-async def _connect(definition: CheckDefinition) -> None:
-    host, port = split_address(definition.tcp)
+async def _connect(definition: CheckDefinition, host: str, found: list[AddrInfo]) -> None:
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     last: OSError = OSError("the name has no address")
     for family, kind, protocol, _, address in found:
         denied = refusal(str(address[0]), from_config=definition.from_config)

@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from gemot.checks.definition import CheckDefinition
-from gemot.checks.probes.http import probe
+from gemot.checks.probes import http
+from gemot.checks.probes.resolver import Resolver
 from gemot.checks.status import Outcome
 
 Reply = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -65,6 +66,10 @@ def answer(status: str, body: bytes = b"", *headers: str) -> Reply:
     return reply
 
 
+async def probe(definition: CheckDefinition) -> Outcome:
+    return await http.probe(definition, Resolver())
+
+
 def define(url: str, **fields: Any) -> CheckDefinition:
     return CheckDefinition(check_id="c", name="c", type="http", http=url, **{"timeout_s": 20.0, **fields})
 
@@ -75,6 +80,17 @@ def ask(reply: Reply, path: str = "/health", **fields: Any) -> tuple[Outcome, Se
             return await probe(define(server.url + path, **fields)), server
 
     return asyncio.run(work())
+
+
+def test_a_host_may_have_a_name() -> None:
+    async def work() -> None:
+        async with serving(answer("200 OK", b"fine")) as server:
+            url = server.url.replace("127.0.0.1", "localhost") + "/health"
+            outcome = await probe(define(url))
+            assert outcome == Outcome("passing", f"HTTP GET {url}: 200 OK Output: fine")
+            assert f"host: {url.split('/')[2]}".encode() in server.heads[0].lower()
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,15 @@ import pytest
 import trustme
 
 from gemot.checks.definition import CheckDefinition
+from gemot.checks.probes import tcp
 from gemot.checks.probes.guard import refusal
-from gemot.checks.probes.tcp import probe, split_address
+from gemot.checks.probes.resolver import Resolver
+from gemot.checks.probes.tcp import split_address
 from gemot.checks.status import Outcome
+
+
+async def probe(definition: CheckDefinition) -> Outcome:
+    return await tcp.probe(definition, Resolver())
 
 
 def define(address: str, **fields: Any) -> CheckDefinition:
