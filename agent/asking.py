@@ -16,6 +16,7 @@ from gemot.server.model.errors import (
     Busy,
     GemotError,
     NoLeader,
+    OlderRelease,
     OutcomeForgotten,
     OutcomeUnknown,
     Unavailable,
@@ -106,8 +107,9 @@ class Asking:
         self._tried(result)
 
     def _tried(self, result: Any) -> None:
-        if isinstance(result, Busy):
+        if isinstance(result, Busy | OlderRelease):
             # A limit holds for whoever asks: hundreds who ask again 20 times a second would not lessen it.
+            # Nor does a release learn. Both are said of this try alone: one before it may have been done.
             settle(self._future)(self._verdict(result))
             return
         final = isinstance(result, OutcomeForgotten)
@@ -131,7 +133,7 @@ class Asking:
             self._unknown = OutcomeUnknown(_UNANSWERED)
         settle(self._future)(self._verdict(Unavailable("No known server answers in time")))
 
-    def _verdict(self, result: Unavailable | OutcomeUnknown) -> GemotError:
+    def _verdict(self, result: Unavailable | OutcomeUnknown | OlderRelease) -> GemotError:
         waiting = waited_for(self._way.waiting_for)
         if self._unknown is not None:
             # After a try that perhaps was done, "surely not done" would be a lie.

@@ -58,8 +58,7 @@ class Servers(Protocol):
     def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
         """A node stands there. True once a server knows; the leader writes it within seconds, all being well.
 
-        Fails with Unavailable at once without a server, RuleFailed where that is of a release without
-        coordinates.
+        Fails with Unavailable at once without a server, OlderRelease where that knows no places.
         """
 
     def archive(self, call: Call) -> asyncio.Future[Any]:

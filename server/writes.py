@@ -16,6 +16,7 @@ from gemot.server.model.errors import (
     Busy,
     GemotError,
     NoLeader,
+    OlderRelease,
     OutcomeForgotten,
     OutcomeUnknown,
     Unavailable,
@@ -174,8 +175,8 @@ class Writes:
         else:
             retriable = isinstance(result, Unavailable) and not isinstance(result, Busy)
         if not retriable:
-            # After a try that perhaps was done, "surely not done" would be a lie.
-            lie = write.perhaps_done and isinstance(result, Busy)
+            # After a try that perhaps was done, what is said of this one alone would be a lie.
+            lie = write.perhaps_done and isinstance(result, Busy | OlderRelease)
             self._finish(write, self._unknown() if lie else result)
             return
         delay_ms = RETRY_MS + int(self._random.random() * RETRY_MS)

@@ -8,6 +8,7 @@
     |   `-- Forgotten       it is older than the history that is kept
     |-- Conflict            another answer was given under the same idempotency key
     |-- RuleFailed          a rule of the state refused the command (Consul answers 500 here)
+    |   `-- OlderRelease    the server asked does not know it: this try was not sent, another may have been
     |-- Unavailable         nothing was done; another try, here or elsewhere, may succeed
     |   |-- NoLeader        no server leads at present
     |   |-- NotLeader       another server leads; `leader` names it when known
@@ -70,6 +71,10 @@ class Conflict(GemotError):
 
 class RuleFailed(GemotError):
     code = "rule-failed"
+
+
+class OlderRelease(RuleFailed):
+    code = "older-release"
 
 
 class Unavailable(GemotError):

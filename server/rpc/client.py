@@ -13,9 +13,9 @@ import msgspec
 
 from gemot.server.model.errors import (
     GemotError,
+    OlderRelease,
     OutcomeUnknown,
     PeerBroke,
-    RuleFailed,
     TooLarge,
     Unavailable,
     WireError,
@@ -142,13 +142,13 @@ class Link:
     def call(self, call: Call, done: Done) -> Callable[[], None]:
         """Ask; `done` gets the answer or a GemotError (for Subscribe: each event). Returns its cancel.
 
-        What this server's release does not know is not sent: it is RuleFailed, and the link lives on.
+        What this server's release does not know is not sent: it is OlderRelease, and the link lives on.
         """
         if self.closed or self.peer is None:
             done(Unavailable("not connected to that server"))
             return _nothing
         if (needed := feature_of(call)) and needed not in self.peer.features:
-            done(RuleFailed(f"{self.peer.member.name} is of an older release without {needed}: upgrade it"))
+            done(OlderRelease(f"{self.peer.member.name} is of an older release without {needed}: upgrade it"))
             return _nothing
         id = self._next_id
         data = frame(Kind.CALL, encode(Numbered(id, call)))

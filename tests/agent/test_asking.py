@@ -9,7 +9,7 @@ from typing import Any
 from support.virtual import VirtualTimer
 
 from gemot.agent.asking import GRACE_MS, Asking
-from gemot.server.model.errors import Busy, NoLeader, OutcomeUnknown, RuleFailed, Unavailable
+from gemot.server.model.errors import Busy, NoLeader, OlderRelease, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Applied, Options
 from gemot.server.rpc.message import Apply, Ask, Call
@@ -155,6 +155,23 @@ def test_a_refusal_is_final_even_after_a_try_that_perhaps_was_done() -> None:
         scene.answer(RuleFailed("no"))
         assert error(wrote)[0] is RuleFailed
         assert len(scene.tries) == 2
+
+    played(play)
+
+
+def test_a_server_that_was_not_sent_a_write_has_not_refused_the_try_before() -> None:
+    """Nor is it asked again: a server of an older release stays one."""
+
+    def play(scene: Scene) -> None:
+        wrote = scene.write()
+        scene.answer(OutcomeUnknown("the connection broke"))
+        scene.pass_ms(50)
+        scene.answer(OlderRelease("srv1 is of an older release"))
+        assert error(wrote) == (OutcomeUnknown, "the connection broke")
+        refused = scene.write()
+        scene.answer(OlderRelease("srv1 is of an older release"))
+        assert error(refused) == (OlderRelease, "srv1 is of an older release")
+        assert len(scene.tries) == 3
 
     played(play)
 

@@ -22,6 +22,7 @@ from gemot.server.model.command import IdempotencyKey
 from gemot.server.model.coordinate import Coordinate, CoordinateOf, Coordinates, NodeCoordinate
 from gemot.server.model.errors import (
     GemotError,
+    OlderRelease,
     OutcomeForgotten,
     OutcomeUnknown,
     RuleFailed,
@@ -267,6 +268,33 @@ def test_a_write_that_perhaps_was_done_is_never_called_undone(tmp_path: Path) ->
                 face.lose = lose
             assert type(await _error(scene.remote.apply(KvSet(b"k", b"v")))) is OutcomeUnknown
             assert isinstance(await _error(scene.remote.apply(KvSet(b"k", b"v"))), Unavailable)
+
+    run_uvloop(work())
+
+
+def test_a_write_that_perhaps_was_done_is_not_called_refused_by_a_server_that_was_not_sent_it(
+    tmp_path: Path,
+) -> None:
+    """While the servers are upgraded, the second try may come to one that does not know the command yet."""
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            newer = scene.connected
+            (older,) = [face for face in scene.faces if face is not newer]
+            older.features = ()
+
+            def lose(call: Call) -> bool:
+                if isinstance(call, Apply) and newer.listener._server is not None:
+                    newer.listener._server.close()
+                return isinstance(call, Apply)
+
+            newer.lose = lose
+            wrote = scene.remote.apply(KvSet(b"k", b"v", ttl_ms=60_000))
+            assert type(await _error(wrote)) is OutcomeUnknown
+            assert (await _get(scene.remote)).value == b"v"
+            assert scene.connected is older
+            assert type(await _error(scene.remote.apply(KvSet(b"k", b"w", ttl_ms=60_000)))) is OlderRelease
 
     run_uvloop(work())
 

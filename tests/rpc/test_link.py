@@ -29,6 +29,7 @@ from gemot.server.model.errors import (
     GemotError,
     NoLeader,
     NotLeader,
+    OlderRelease,
     OutcomeUnknown,
     PeerBroke,
     RuleFailed,
@@ -370,7 +371,7 @@ def test_what_an_older_release_does_not_know_is_refused_and_costs_no_write_its_o
     written = line.ask(WRITE)
     sent = len(line.sent)
     (error,) = line.ask(call)
-    assert isinstance(error, RuleFailed)
+    assert isinstance(error, OlderRelease)
     assert error.message == f"srv1 is of an older release without {lacking}: upgrade it"
     assert (len(line.sent), written, line.closed) == (sent, [], [])
 

@@ -15,6 +15,7 @@ from gemot.server.model.errors import (
     GemotError,
     NoLeader,
     NotLeader,
+    OlderRelease,
     OutcomeForgotten,
     OutcomeUnknown,
     RuleFailed,
@@ -189,15 +190,18 @@ def test_after_a_broken_try_surely_not_done_is_never_said(later: GemotError) -> 
     assert [type(error) for error in told] == [OutcomeUnknown]
 
 
-def test_busy_is_told_at_once_unless_an_earlier_try_may_be_done() -> None:
+@pytest.mark.parametrize("refusal", [Busy("full"), OlderRelease("srv2 is of an older release")])
+def test_what_concerns_one_try_alone_is_told_at_once_unless_an_earlier_one_may_be_done(
+    refusal: GemotError,
+) -> None:
     scene = Scene()
     told = scene.apply()
-    scene.answer(Busy("full"))
-    assert [type(error) for error in told] == [Busy]
+    scene.answer(refusal)
+    assert told == [refusal]
     told = scene.apply()
     scene.answer(OutcomeUnknown("broke"))
     scene.pass_ms(60)
-    scene.answer(Busy("full"))
+    scene.answer(refusal)
     assert [type(error) for error in told] == [OutcomeUnknown]
 
 
