@@ -23,7 +23,7 @@ from gemot.server.model.errors import (
     waited_for,
 )
 from gemot.server.ports import Timer
-from gemot.server.rpc.message import Apply, Ask, Call
+from gemot.server.rpc.message import Apply, Ask, Call, Operate
 
 RETRY_MS = 50
 GRACE_MS = 500
@@ -97,7 +97,11 @@ class Asking:
         self._cancel = self._way.send(self._under_way, self._answered)
 
     def _answered(self, result: Any) -> None:
-        self._under_way = None
+        call, self._under_way = self._under_way, None
+        if isinstance(call, Operate) and isinstance(result, OutcomeUnknown):
+            # It bears no name that would have it done once, so it is not asked again.
+            settle(self._future)(result)
+            return
         if self._waits and type(result) is Unavailable:
             self._deadline_ms = self._timer.now_ms() + self._hold_ms
         elif isinstance(result, OutcomeUnknown) and not isinstance(result, OutcomeForgotten):
@@ -129,8 +133,9 @@ class Asking:
         if self._future.done() or isinstance(self._under_way, Ask):
             return
         self._cancel()
-        if isinstance(self._under_way, Apply):
-            self._unknown = OutcomeUnknown(_UNANSWERED)
+        if isinstance(self._under_way, Apply | Operate):
+            what = "write" if isinstance(self._under_way, Apply) else "request"
+            self._unknown = OutcomeUnknown(_UNANSWERED.format(what=what))
         settle(self._future)(self._verdict(Unavailable("No known server answers in time")))
 
     def _verdict(self, result: Unavailable | OutcomeUnknown | OlderRelease) -> GemotError:
@@ -145,7 +150,7 @@ class Asking:
         return result
 
 
-_UNANSWERED = "the server did not answer this write in time; it may be done, or be done later, or never"
+_UNANSWERED = "the server did not answer this {what} in time; it may be done, or be done later, or never"
 
 
 def _nothing() -> None:

@@ -53,7 +53,10 @@ class Servers(Protocol):
         """
 
     def operate(self, call: Operate | Survey) -> asyncio.Future[Any]:
-        """What only the servers themselves can do or tell: True, or Surveyed. Held as a write is."""
+        """What only the servers themselves can do or tell: True, or Surveyed. Held as a write is.
+
+        What an operator wants done bears no name: once sent and not answered it is OutcomeUnknown.
+        """
 
     def locate(self, row: NodeCoordinate, *, token: str = "") -> asyncio.Future[bool]:
         """A node stands there. True once a server knows; the leader writes it within seconds, all being well.

@@ -12,7 +12,7 @@ from gemot.agent.asking import GRACE_MS, Asking
 from gemot.server.model.errors import Busy, NoLeader, OlderRelease, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.query import Applied, Options
-from gemot.server.rpc.message import Apply, Ask, Call
+from gemot.server.rpc.message import Apply, Ask, Call, Operate
 
 HOLD_MS = 7_000
 QUORUM = "Waiting for quorum: have 1 of 3 (srv1)"
@@ -44,6 +44,9 @@ class Scene:
 
     def read(self, *, waits: bool = False) -> asyncio.Future[Any]:
         return self._ask(lambda hold_ms: Ask(KvGet(b"k"), Options(), hold_ms), waits=waits)
+
+    def operate(self) -> asyncio.Future[Any]:
+        return self._ask(lambda _hold_ms: Operate("remove-peer", "s1"))
 
     def _ask(self, call: Callable[[int], Call], *, waits: bool = False) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -172,6 +175,31 @@ def test_a_server_that_was_not_sent_a_write_has_not_refused_the_try_before() -> 
         scene.answer(OlderRelease("srv1 is of an older release"))
         assert error(refused) == (OlderRelease, "srv1 is of an older release")
         assert len(scene.tries) == 3
+
+    played(play)
+
+
+def test_what_an_operator_asked_and_nobody_answered_is_unknown_and_not_asked_again() -> None:
+    def play(scene: Scene) -> None:
+        broken, stalled = scene.operate(), scene.operate()
+        scene.tries[0][1](OutcomeUnknown("the connection broke"))
+        assert error(broken) == (OutcomeUnknown, "the connection broke")
+        scene.pass_ms(HOLD_MS + GRACE_MS)
+        kind, told = error(stalled)
+        assert kind is OutcomeUnknown
+        assert told.startswith("the server did not answer this request in time; it may be done")
+        assert len(scene.tries) == 2
+
+    played(play)
+
+
+def test_what_an_operator_asked_and_surely_is_not_done_is_asked_again() -> None:
+    def play(scene: Scene) -> None:
+        asked = scene.operate()
+        scene.answer(NoLeader())
+        scene.pass_ms(50)
+        scene.answer(True)
+        assert asked.result() is True
 
     played(play)
 

@@ -299,6 +299,22 @@ def test_a_write_that_perhaps_was_done_is_not_called_refused_by_a_server_that_wa
     run_uvloop(work())
 
 
+def test_what_an_operator_asked_is_unknown_when_its_answer_is_lost_and_not_asked_again(
+    tmp_path: Path,
+) -> None:
+    """It bears no name: a second try was told that there is no such peer, just removed."""
+
+    async def work() -> None:
+        async with cluster(tmp_path) as scene:
+            await scene.ready()
+            scene.connected.lose = lambda call: isinstance(call, Operate)
+            assert type(await _error(scene.remote.operate(Operate("transfer")))) is OutcomeUnknown
+            asked = [call for face in scene.faces for call in face.asked if isinstance(call, Operate)]
+            assert asked == [Operate("transfer")]
+
+    run_uvloop(work())
+
+
 def test_a_subscription_goes_on_from_its_index_through_every_loss(tmp_path: Path) -> None:
     """Nothing is missed, nothing told twice, and the next server is asked from where it had got to."""
 
