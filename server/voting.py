@@ -1,5 +1,8 @@
 """Voters removed on demand: each demand is tried until the change is committed, or its time is over.
 
+Until the change is logged nothing is done. After that only its end tells: a leader that is one no more before
+it is committed does not know whether the next one keeps it.
+
 What would leave no quorum is refused at once. Anything else that stands in the way passes: another change
 under way, a term that has just begun, a handover.
 """
@@ -10,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from gemot.server.consensus import Replica
-from gemot.server.model.errors import NotLeader, RuleFailed, Unavailable
+from gemot.server.model.errors import NotLeader, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.raft.errors import Refused
 from gemot.server.raft.quorum import majority
 
 Done = Callable[[Any], None]
+
+NOT_COMMITTED = "the change is not committed yet"
 
 
 class _Demand:
@@ -22,7 +27,8 @@ class _Demand:
         self.id = id
         self.until_ms = until_ms
         self.done = done
-        self.why = "the change is not committed yet"
+        self.logged = False
+        self.why = NOT_COMMITTED
 
 
 class Voting:
@@ -51,7 +57,10 @@ class Voting:
         self._demands: list[_Demand] = []
 
     def remove(self, id: str, done: Done) -> None:
-        """Take this server's vote; `done(True)` once that is committed, else an error that says why not."""
+        """Take this server's vote; `done(True)` once that is committed, else an error that says why not.
+
+        OutcomeUnknown where it may be committed yet, Unavailable where it surely will not be.
+        """
         if (refusal := self.refusal(id)) is not None:
             done(refusal)
             return
@@ -91,22 +100,32 @@ class Voting:
         if demand.id not in raft.voters and raft.voters_settled:
             demand.done(True)
         elif not self._replica.leads:
-            demand.done(NotLeader(raft.leader))
+            demand.done(self._undecided(demand) if demand.logged else NotLeader(raft.leader))
         elif (refusal := self.refusal(demand.id)) is not None:
             demand.done(refusal)  # who was there when it was asked for is away by now
         elif self._now_ms() >= demand.until_ms:
-            demand.done(Unavailable(f"the vote of {self._name(demand.id)} could not be taken: {demand.why}"))
+            demand.done(self._undecided(demand) if demand.logged else self._not_begun(demand))
         else:
             self._try(demand)
             return False
         return True
 
+    def _undecided(self, demand: _Demand) -> OutcomeUnknown:
+        """It is in the log, and the next leader may commit it as well as take it back."""
+        return OutcomeUnknown(f"the vote of {self._name(demand.id)} may be taken yet: {demand.why}")
+
+    def _not_begun(self, demand: _Demand) -> Unavailable:
+        return Unavailable(f"the vote of {self._name(demand.id)} could not be taken: {demand.why}")
+
     def _try(self, demand: _Demand) -> None:
         voters = self._replica.raft.voters
-        if (harm := self._harm(demand.id, self._answered())) is not None:
-            demand.why = harm.message
-        elif demand.id in voters:
+        if demand.id in voters:
+            if (harm := self._harm(demand.id, self._answered())) is not None:
+                demand.why = harm.message
+                return
             try:
                 self._replica.change_voters([voter for voter in voters if voter != demand.id])
             except Refused as refused:
                 demand.why = refused.message
+                return
+        demand.logged, demand.why = True, NOT_COMMITTED  # for this demand, or already for another one

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support.raft_group import Group, Member
 
-from gemot.server.model.errors import NotLeader, RuleFailed, Unavailable
+from gemot.server.model.errors import NotLeader, OutcomeUnknown, RuleFailed, Unavailable
 from gemot.server.raft.types import Append, Message
 from gemot.server.voting import Voting
 
@@ -120,14 +120,37 @@ def test_a_change_that_is_not_committed_in_time_is_told_as_such() -> None:
     scene.now_ms = HOLD_MS
     scene.pass_ticks(1)
     (error,) = scene.told
-    assert isinstance(error, Unavailable)
-    assert "the vote of srv-c could not be taken" in error.message
+    assert isinstance(error, OutcomeUnknown)
+    assert error.message == "the vote of srv-c may be taken yet: the change is not committed yet"
 
 
-def test_a_leader_that_is_one_no_more_says_so() -> None:
+def test_a_change_that_could_not_begin_in_time_is_surely_not_done() -> None:
+    scene = Scene("abcde")
+    scene.group.drop = _appends
+    for id in "de":
+        scene.voting.remove(id, scene.told.append)
+    scene.now_ms = HOLD_MS
+    scene.pass_ticks(1)
+    assert [type(error) for error in scene.told] == [OutcomeUnknown, Unavailable]
+    assert "the vote of srv-e could not be taken" in scene.told[1].message
+
+
+def test_a_leader_that_is_one_no_more_does_not_know_whether_its_change_stays() -> None:
+    """It was told as undone, and asked again: `not found`, of a voter whose removal the next leader kept."""
     scene = Scene("abc")
     scene.group.isolate("a")
-    scene.voting.remove("c", scene.told.append)
+    for _ in range(2):
+        scene.voting.remove("c", scene.told.append)
+    scene.pass_ticks(15)
+    assert not scene.leads
+    assert [type(error) for error in scene.told] == [OutcomeUnknown] * 2
+
+
+def test_a_leader_that_is_one_no_more_before_anything_was_changed_says_so() -> None:
+    scene = Scene("abcde")
+    scene.unheard = ["d", "e"]
+    scene.voting.remove("b", scene.told.append)
+    scene.group.isolate("a")
     scene.pass_ticks(15)
     (error,) = scene.told
     assert isinstance(error, NotLeader)
