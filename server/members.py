@@ -177,7 +177,7 @@ class Membership:
         self._reconciled_ms = 0
         self._ticked_ms = now_ms()
         self._doubted: dict[str, str] = {}
-        """Whom gossip takes for failed: names, with the id."""
+        """Whom gossip takes for failed: the name of each id."""
 
         self._worse: dict[str, None] = {}
         """Of whom something bad is proposed that the catalog may not show yet."""
@@ -245,14 +245,23 @@ class Membership:
                 self._propose(command)
 
     def failed(self, name: str) -> None:
-        """Nothing was heard of this member for too long. Proposed until the catalog says so."""
+        """Nothing was heard of this member for too long. Proposed until the catalog says so.
+
+        A node that is another's by now, under the same name, has not failed with it.
+        """
+        id = self._id(name) if name in self._heard else ""
         self._heard.pop(name, None)
         self._unsettle(name)
         self._worse.pop(name, None)
-        if (command := register_failed(self._look(name))) is not None:
-            self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
-            self._worse[name] = None
-            self._propose(command)
+        known = self._look(name)
+        if known is None or (command := register_failed(known)) is None:
+            return
+        if id not in ("", known.node.id):
+            self._heard[name] = (None, self._now_ms())
+            return
+        self._heard[name] = (None, self._now_ms() - FAILED_AFTER_MS + FAIL_AGAIN_MS)
+        self._worse[name] = None
+        self._propose(command)
 
     def left(self, name: str) -> None:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
@@ -385,16 +394,20 @@ class Membership:
         return failing
 
     def _doubted_for_good(self, now: int) -> list[str]:
-        """Whom gossip takes for failed has failed, once no fresh report contradicts."""
+        """Whom gossip takes for failed has failed, once no fresh report contradicts.
+
+        Not so who has its name by now: gossip remembers a host that was wiped under its former id.
+        """
         failing = []
-        for name, id in list(self._doubted.items()):
-            member, at = self._heard.get(name, (None, now))
-            is_another = member is not None and member.id != id
-            if name not in self._heard or is_another or self.gossip.standing(id) != "failed":
-                del self._doubted[name]
+        for id, name in list(self._doubted.items()):
+            _, at = self._heard.get(name, (None, now))
+            is_known = name in self._heard and self._id(name) in ("", id)
+            if not is_known or self.gossip.standing(id) != "failed":
+                del self._doubted[id]
             elif now - at >= CONTRADICTS_MS:
-                del self._doubted[name]
-                if not self.guard.holds(name, now):
+                del self._doubted[id]
+                holder = self._id(name) or self._id_in_catalog(name)
+                if holder == id and not self.guard.holds(name, now):
                     failing.append(name)
         return failing
 
@@ -437,7 +450,7 @@ class Membership:
         """Something has become known of this member."""
         before, at = self._heard.get(member.name, (None, 0))
         if standing == "failed":
-            self._doubted[member.name] = member.id
+            self._doubted[member.id] = member.name
         elif standing == "alive" and self._is_missed(member.name):
             self.joined(self._with_its_meta(member))
         elif standing == "left" and not (before is not None and self._now_ms() - at < CONTRADICTS_MS):
