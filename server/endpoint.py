@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gemot.server.bootstrap import Bootstrap
+from gemot.server.connected import Connected
 from gemot.server.consensus import Replica
 from gemot.server.directory import Directory
 from gemot.server.keeping import Keeping
-from gemot.server.members import Connected
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import Conflict, GemotError, NotLeader, OutcomeUnknown

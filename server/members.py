@@ -1,4 +1,4 @@
-"""Who is here: the agents connected to this server, what gossip says, and what the leader makes of both.
+"""Who is here: what the leader makes of the agents connected to servers, and of what gossip says.
 
 Each server reports once a second to the leader who is connected to it. The leader keeps the catalog in line:
 a host that lives by either word is registered with a passing `serfHealth`; one that gossip takes for failed
@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gemot.server.connected import same_place
 from gemot.server.mass_failure import MassFailure
 from gemot.server.model.catalog import (
     SERVER_SERVICE,
@@ -103,43 +104,6 @@ class NoGossip:
         return ()
 
     def expect_no_more(self, id: str) -> None: ...
-
-
-def same_place(before: Member, member: Member) -> bool:
-    """Two servers that say they listen at one address: one was wiped, or both are configured alike."""
-    return before.id != member.id and before.rpc == member.rpc != ""
-
-
-class Connected:
-    """The agents with a connection to this server, and this server itself."""
-
-    def __init__(self, me: Member) -> None:
-        self._me = me
-        self._members: dict[str, Member] = {}
-        self._connections: dict[str, int] = {}
-
-    def add(self, member: Member) -> None:
-        """Where a server listened before, it is no more: its connection only has not broken yet."""
-        for gone in [m.id for m in self._members.values() if same_place(m, member)]:
-            del self._members[gone]
-        self._members[member.id] = member
-        self._connections[member.id] = self._connections.get(member.id, 0) + 1
-
-    def remove(self, member: Member) -> None:
-        left = self._connections.get(member.id, 0) - 1
-        if left > 0:
-            self._connections[member.id] = left
-        else:
-            self._connections.pop(member.id, None)
-            self._members.pop(member.id, None)
-
-    def forget(self, node: str) -> None:
-        """This node said that it leaves: its still open connection is no sign of life any more."""
-        for id in [m.id for m in self._members.values() if m.name == node]:
-            del self._members[id]
-
-    def members(self) -> tuple[Member, ...]:
-        return (self._me, *self._members.values())
 
 
 class Membership:

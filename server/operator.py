@@ -15,13 +15,14 @@ import msgspec
 
 from gemot.server.autopilot import Autopilot
 from gemot.server.confirm import Confirmations
+from gemot.server.connected import Connected
 from gemot.server.consensus import Replica
 from gemot.server.departed import Departed
 from gemot.server.directory import Directory
 from gemot.server.force_leave import ForceLeave
 from gemot.server.hosts import Hosts
 from gemot.server.joining import Joining
-from gemot.server.members import FAILED_AFTER_MS, Connected, Membership
+from gemot.server.members import FAILED_AFTER_MS, Membership
 from gemot.server.model.autopilot import AutopilotConfig, GetAutopilot, SetAutopilot
 from gemot.server.model.catalog import Deregister
 from gemot.server.model.errors import (

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gemot.server.connected import Connected
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
 from gemot.server.features import Features
-from gemot.server.members import Connected, Membership
+from gemot.server.members import Membership
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.ports import Peers
 from gemot.server.rpc.message import FEATURES, Member, Report, fault_of

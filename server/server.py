@@ -15,6 +15,7 @@ from gemot.server.bootstrap import Bootstrap, decode_pledge, encode_pledge
 from gemot.server.compaction import Compaction
 from gemot.server.config import ServerConfig
 from gemot.server.confirm import Confirmations
+from gemot.server.connected import Connected
 from gemot.server.consensus import Replica
 from gemot.server.coordinates import CoordinateBatches
 from gemot.server.directory import Directory
@@ -28,7 +29,7 @@ from gemot.server.kv_history import KvHistory
 from gemot.server.leader import Leader
 from gemot.server.machine import Machine, RestoreDue
 from gemot.server.mass_failure import MassFailure
-from gemot.server.members import Connected, Membership, Standing
+from gemot.server.members import Membership, Standing
 from gemot.server.model.command import Command, IdempotencyKey, RetryId
 from gemot.server.model.coordinate import NodeCoordinate
 from gemot.server.model.errors import GemotError, NotLeader

@@ -10,6 +10,7 @@ import pytest
 from support.members import client, server
 from support.membership import Scene
 
+from gemot.server.connected import Connected
 from gemot.server.members import (
     CONTRADICTS_MS,
     DOUBTED_MS,
@@ -19,7 +20,6 @@ from gemot.server.members import (
     LEFT_FOR_MS,
     RECONCILE_EVERY_MS,
     TURNS,
-    Connected,
     register_alive,
 )
 from gemot.server.model.catalog import Deregister, NodeInfo
