@@ -30,6 +30,7 @@ from gemot.server.members import Standing
 from gemot.server.rpc import frame
 from gemot.server.rpc.message import Member, fault_of
 from gemot.server.runtime.connection import Listener
+from gemot.server.state.names import fold
 
 log = logging.getLogger("gemot.gossip")
 
@@ -262,7 +263,7 @@ class Lan:
         """A host that was wiped gets its name once its former self has failed."""
         for record in self.gossip.swim.members:
             facts = record.facts
-            if facts.name == sender.name and facts.id != sender.id and record.status is Status.ALIVE:
+            if _are_namesakes(facts, sender) and record.status is Status.ALIVE:
                 return f"the name {sender.name} is taken: {facts.host} has it (id {facts.id})"
         return ""
 
@@ -282,9 +283,12 @@ class Lan:
 
     def _has_namesake(self, facts: Facts) -> bool:
         members = self.gossip.swim.members
-        return any(
-            r.facts.name == facts.name and r.facts.id != facts.id and r.status in HERE for r in members
-        )
+        return any(_are_namesakes(r.facts, facts) and r.status in HERE for r in members)
+
+
+def _are_namesakes(one: Facts, other: Facts) -> bool:
+    """Two that the catalog has no two places for."""
+    return one.id != other.id and fold(one.name) == fold(other.name)
 
 
 class _Unsealed(asyncio.Protocol):

@@ -6,6 +6,7 @@ Not who is alive: that the leader decides (`members.py`), of what all servers re
 from __future__ import annotations
 
 from gemot.server.rpc.message import Member
+from gemot.server.state.names import fold
 
 
 def same_place(before: Member, member: Member) -> bool:
@@ -38,7 +39,7 @@ class Connected:
 
     def forget(self, node: str) -> None:
         """This node said that it leaves: its still open connection is no sign of life any more."""
-        for id in [m.id for m in self._members.values() if m.name == node]:
+        for id in [m.id for m in self._members.values() if fold(m.name) == fold(node)]:
             del self._members[id]
 
     def members(self) -> tuple[Member, ...]:

@@ -6,6 +6,7 @@ from gemot.server.members import SERVERS
 from gemot.server.model.catalog import SERF_HEALTH, Instance, Node, NodeDetail, NodeInfo
 from gemot.server.model.health import Check
 from gemot.server.rpc.message import Member
+from gemot.server.state.names import fold
 from gemot.server.state.store import State
 
 
@@ -24,8 +25,9 @@ class Hosts:
         return [_member(instance) for instance in self._instances() if _lives(instance.checks)]
 
     def node(self, name: str) -> NodeDetail | None:
+        """By its name alone, where a query would take the beginning of an id as well."""
         detail, _ = self._state.read(NodeInfo(name), "")
-        return detail if detail is not None and detail.node.node == name else None
+        return detail if detail is not None and fold(detail.node.node) == fold(name) else None
 
     def alive(self) -> list[tuple[Node, Check]]:
         """Every node whose serfHealth does not say that it failed, with that check."""

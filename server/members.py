@@ -4,7 +4,7 @@ Each server reports once a second to the leader who is connected to it. The lead
 a host that lives by either word is registered with a passing `serfHealth`; one that gossip takes for failed
 turns critical as soon as no connection contradicts, one of which gossip knows nothing (an older release, or
 gossip is off) after `FAILED_AFTER_MS` without a report; one that leaves is taken out. Where many fail at once
-they are kept in service at first (`mass_failure.py`).
+they are kept in service at first (`mass_failure.py`). Names are compared as the catalog does, folded.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from gemot.server.serf_health import (
     register_suspect,
     serves_at,
 )
+from gemot.server.state.names import fold
 
 log = logging.getLogger("gemot.server")
 
@@ -128,6 +129,8 @@ class Membership:
         self._take_out = take_out
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
+        """By folded name, as all that follows."""
+
         self._settled: dict[str, Member] = {}
         self._in_turn: set[str] = set()
         """Hosts that need not be compared at once: by all that is known nothing has changed."""
@@ -162,11 +165,11 @@ class Membership:
         former, heard_ms = self._former_leader()
         former_ms = min(now, max(heard_ms, now - FAILED_AFTER_MS + FORMER_LEADER_MS))
         alive = self._alive_in_catalog()
-        self._heard = {node.node: (None, former_ms if node.id == former else now) for node, _ in alive}
-        self.guard.begin(node.node for node, check in alive if check.output == SUSPECT_OUTPUT)
+        self._heard = {fold(node.node): (None, former_ms if node.id == former else now) for node, _ in alive}
+        self.guard.begin(fold(node.node) for node, check in alive if check.output == SUSPECT_OUTPUT)
         self._settled = {}
-        self._in_turn = {node.node for node, check in alive if check.output == ALIVE_OUTPUT}
-        self._as_it_began = {node.node: node for node, _ in alive}
+        self._in_turn = {fold(node.node) for node, check in alive if check.output == ALIVE_OUTPUT}
+        self._as_it_began = {fold(node.node): node for node, _ in alive}
         self._left = {}
         self._refused = set()
         self._worse = {}
@@ -180,7 +183,7 @@ class Membership:
         """
         now = self._now_ms()
         for node, _ in self._alive_in_catalog():
-            self._heard.setdefault(node.node, (None, now))
+            self._heard.setdefault(fold(node.node), (None, now))
         self._compare_all()
 
     def joined(self, member: Member, *, afresh: bool = False) -> None:
@@ -188,7 +191,8 @@ class Membership:
 
         `afresh`: it has just connected here. Others may still speak of one that left.
         """
-        if self._left and not self._welcome(member.name, afresh):
+        name = fold(member.name)
+        if self._left and not self._welcome(name, afresh):
             return
         if holder := self.holder(member):
             if member.id not in self._refused:
@@ -196,15 +200,15 @@ class Membership:
                 told = "server: name taken, not let in: node=%s address=%s id=%s holder=%s"
                 log.warning(told, member.name, member.address, member.id, holder)
             return
-        if member.name in self._heard and self._id(member.name) not in ("", member.id):
-            self.failed(member.name)  # its former self: the catalog gives nobody the name of one that lives
-        self._heard[member.name] = (member, self._now_ms())
-        self._as_it_began.pop(member.name, None)
-        self.guard.lives(member.name)
-        if self._settled.get(member.name) != member and self._is_its_turn(member.name):
-            self._settled[member.name] = member
-            known = None if member.name in self._worse else self._look(member.name)
-            self._worse.pop(member.name, None)
+        if name in self._heard and self._id(name) not in ("", member.id):
+            self.failed(name)  # its former self: the catalog gives nobody the name of one that lives
+        self._heard[name] = (member, self._now_ms())
+        self._as_it_began.pop(name, None)
+        self.guard.lives(name)
+        if self._settled.get(name) != member and self._is_its_turn(name):
+            self._settled[name] = member
+            known = None if name in self._worse else self._look(name)
+            self._worse.pop(name, None)
             if (command := register_alive(member, known)) is not None:
                 self._propose(command)
 
@@ -213,6 +217,7 @@ class Membership:
 
         A node that is another's by now, under the same name, has not failed with it.
         """
+        name = fold(name)
         id = self._id(name) if name in self._heard else ""
         self._heard.pop(name, None)
         self._unsettle(name)
@@ -229,6 +234,7 @@ class Membership:
 
     def left(self, name: str) -> None:
         """This member leaves on purpose: it is expected no more (the caller takes its node out)."""
+        name = fold(name)
         self._heard.pop(name, None)
         self._unsettle(name)
         self._worse.pop(name, None)
@@ -241,7 +247,8 @@ class Membership:
         A host that was wiped comes under the name of its former self, which has it until it has failed. A
         server that listens where the former one did need not wait so long: had that lived, it had said so.
         """
-        before, at = self._heard.get(member.name, (member, 0))
+        name = fold(member.name)
+        before, at = self._heard.get(name, (member, 0))
         silent_ms = self._now_ms() - at
         if before is member or silent_ms >= FAILED_AFTER_MS:
             return ""
@@ -249,7 +256,7 @@ class Membership:
             return ""
         if before is not None:
             return f"{before.address} (id {before.id})" if before.id != member.id else ""
-        node = self._as_it_began.get(member.name) or self._node(member.name)
+        node = self._as_it_began.get(name) or self._node(name)
         if node is None or node.id in ("", member.id):
             return ""
         return f"{node.address} (id {node.id})"
@@ -261,6 +268,7 @@ class Membership:
 
     def sign_of_life(self, name: str, id: str) -> str:
         """Why this member is taken for alive, for people; "" if nothing says so."""
+        name = fold(name)
         if self.gossip.standing(id) in ("alive", "suspect"):
             return "it gossips"
         member, at = self._heard.get(name, (None, 0))
@@ -321,6 +329,10 @@ class Membership:
         known = self._look(name)
         return None if known is None else known.node
 
+    def _as_written(self, name: str) -> str:
+        node = self._node(name)
+        return node.node if node is not None else name
+
     def _is_its_turn(self, name: str) -> bool:
         if name not in self._in_turn:
             return True
@@ -380,7 +392,8 @@ class Membership:
         kept = self.guard.judge(failing, self._heard, self._silent(now), now)
         if kept:
             told = "server: mass failure: hosts fail together, kept in service for now: %d of %d, %s"
-            log.warning(told, self.guard.held, len(self._heard), ", ".join(sorted(kept)[:NAMED]))
+            named = ", ".join(self._as_written(name) for name in sorted(kept)[:NAMED])
+            log.warning(told, self.guard.held, len(self._heard), named)
         for name in [name for name in failing if not self.guard.holds(name, now)]:
             self.failed(name)
         for name in kept:
@@ -412,10 +425,11 @@ class Membership:
 
     def on_gossip(self, member: Member, standing: Standing) -> None:
         """Something has become known of this member."""
-        before, at = self._heard.get(member.name, (None, 0))
+        name = fold(member.name)
+        before, at = self._heard.get(name, (None, 0))
         if standing == "failed":
-            self._doubted[member.id] = member.name
-        elif standing == "alive" and self._is_missed(member.name):
+            self._doubted[member.id] = name
+        elif standing == "alive" and self._is_missed(name):
             self.joined(self._with_its_meta(member))
         elif standing == "left" and not (before is not None and self._now_ms() - at < CONTRADICTS_MS):
             known = self._look(member.name)

@@ -49,6 +49,7 @@ from gemot.server.rpc.message import (
     Survey,
     Surveyed,
 )
+from gemot.server.state.names import fold
 from gemot.server.state.store import State
 from gemot.server.voting import Voting
 from gemot.server.writes import Writes
@@ -413,8 +414,8 @@ class Operator:
         Where the others could not go on without that vote it is refused, and nothing is changed. A client
         agent speaks for no server, though it may have taken its name.
         """
-        client = asked_by is not None and asked_by.role == "client"
-        if client and any(server.name == node for server in self._directory.servers()):
+        servers = {server.id for server in self._directory.servers() if fold(server.name) == fold(node)}
+        if servers and asked_by is not None and asked_by.role == "client":
             done(Forbidden(f"{node} is a server: no client agent can have it leave"))
             return
         if not self._replica.leads:
@@ -437,8 +438,7 @@ class Operator:
             )
 
         voters = self._replica.raft.voters
-        found = (id for id in voters if (m := self._directory.get(id)) is not None and m.name == node)
-        if (id := next(found, "")) and voters != (id,):
+        if (id := next((id for id in voters if id in servers), "")) and voters != (id,):
             self.voting.remove(id, unseated)
         else:
             unseated(True)

@@ -52,7 +52,8 @@ def register_suspect(known: NodeDetail | None) -> Register | None:
 
 def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, ...]) -> bool:
     same_node = (
-        known.node.address == node.address
+        known.node.node == node.node
+        and known.node.address == node.address
         and known.node.id == node.id
         and known.node.meta == node.meta
         and known.node.tagged_addresses == node.tagged_addresses

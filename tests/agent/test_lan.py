@@ -137,6 +137,7 @@ def test_the_tier_hears_who_comes_and_who_goes() -> None:
     [
         ({"datacenter": "dc2"}, "is of datacenter dc2, this is dc1"),
         ({"name": server(1).name}, f"the name {server(1).name} is taken: 127.0.0.1 has it"),
+        ({"name": "SRV1"}, "the name SRV1 is taken: 127.0.0.1 has it"),
     ],
 )
 def test_who_cannot_belong_here_is_told_why(changed: dict[str, str], told: str) -> None:

@@ -72,8 +72,7 @@ class Scene:
 
     def _look(self, name: str) -> NodeDetail | None:
         self.looks += 1
-        detail: NodeDetail | None = self.one.value(NodeInfo(name))
-        return detail
+        return Hosts(self.one.state).node(name)
 
     def _propose(self, command: Command) -> None:
         self.proposed.append(command)

@@ -1,0 +1,104 @@
+"""Hosts that had, have or want one name: wiped ones, and such as write it in other letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.members import client
+from support.membership import Scene
+
+from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, register_alive
+from gemot.server.model.catalog import Deregister, NodeInfo
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.one.close()
+
+
+@pytest.mark.parametrize("told", ["former first", "present first"])
+def test_a_wiped_host_does_not_fail_with_its_former_self_under_a_new_leader(scene: Scene, told: str) -> None:
+    """Gossip remembers the former id as failed for three days, and a new leader knows hosts by the catalog
+    alone at first: their `serfHealth` turned critical, and their sessions ended."""
+    former = client(1, id="10000001-9999-4000-8000-000000000000")
+    heard = {former.id: (former, "failed"), client(1).id: (client(1), "alive")}
+    scene.membership.joined(client(1))
+    scene.heard.members = heard if told == "former first" else dict(reversed(heard.items()))
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    proposed = len(scene.proposed)
+    scene.pass_ms(2 * RECONCILE_EVERY_MS)
+    assert scene.health("web1") == "passing"
+    assert len(scene.proposed) == proposed, "nor meanwhile"
+    scene.gossip(client(1), "failed")
+    scene.pass_ms(FAILED_AFTER_MS)
+    assert scene.health("web1") == "critical", "its own death counts"
+
+
+def test_a_node_that_is_anothers_by_now_has_a_period_of_its_own(scene: Scene) -> None:
+    former = client(1, id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(former)
+    scene.one.apply(Deregister("web1"), register_alive(client(1), None))
+    scene.pass_ms(2 * FAILED_AFTER_MS - 100)
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(100)
+    assert scene.health("web1") == "critical"
+
+
+# -- names that differ in capitals ---------------------------------------------------------------------------
+
+
+def test_of_two_hosts_whose_names_differ_in_capitals_the_first_one_has_the_name(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The catalog has one place for both: each in turn was failed for the silence of the other."""
+    first, second = client(1, name="Web1"), client(2, name="web1")
+    scene.membership.joined(first)
+    scene.gossip(first, "alive")
+    for standing in ("alive", "failed", "left"):
+        scene.membership.joined(second)
+        scene.gossip(second, standing)
+        for _ in range(2 * FAILED_AFTER_MS // 1_000):
+            scene.membership.joined(first)
+            scene.pass_ms(1_000)
+    assert scene.one.value(NodeInfo("web1")).node.id == first.id
+    assert scene.health("web1") == "passing"
+    assert len(scene.proposed) == 1
+    (told,) = [record.getMessage() for record in caplog.records if "name taken" in record.message]
+    assert f"node=web1 address={second.address} id={second.id} holder={first.address} (id {first.id})" in told
+
+
+def test_a_host_whose_name_came_back_in_other_letters_is_in_as_soon_as_any_that_was_wiped(
+    scene: Scene,
+) -> None:
+    """It was failed for good, by gossip's memory of the name as it was."""
+    former = client(1, name="WEB1", id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(former)
+    scene.gossip(former, "failed")
+    scene.gossip(client(1), "alive")
+    for _ in range((FAILED_AFTER_MS + FAIL_AGAIN_MS) // 1_000):
+        scene.membership.joined(client(1))
+        scene.pass_ms(1_000)
+    scene.membership.joined(client(1))
+    node = scene.one.value(NodeInfo("web1")).node
+    assert (node.id, node.node, scene.health("web1")) == (client(1).id, "web1", "passing")
+    proposed = len(scene.proposed)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.pass_ms(2 * RECONCILE_EVERY_MS)
+    assert (scene.health("web1"), len(scene.proposed)) == ("passing", proposed)
+
+
+def test_a_host_that_writes_its_name_in_other_letters_is_the_same_one(scene: Scene) -> None:
+    scene.membership.joined(client(1, name="WEB1"))
+    scene.pass_ms(FAILED_AFTER_MS // 2)
+    scene.membership.joined(client(1))
+    assert scene.one.value(NodeInfo("web1")).node.node == "web1"
+    scene.pass_ms(FAILED_AFTER_MS - 100)
+    assert scene.health("web1") == "passing"
+    scene.pass_ms(100)
+    assert scene.health("web1") == "critical"
