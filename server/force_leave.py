@@ -76,7 +76,10 @@ class ForceLeave:
             self._unseated(call, id, False, True, done)
 
     def _unseated(self, call: Operate, id: str, voted: bool, result: Any, done: Done) -> None:
-        """To take a vote takes time, in which it may have come back."""
+        """To take a vote takes time, in which it may have come back.
+
+        Where another one has its name by now that one stays what it is.
+        """
         name, told = call.node, ["its vote is taken"] if voted else []
         if isinstance(result, GemotError):
             done(result)
@@ -91,11 +94,12 @@ class ForceLeave:
                 return
             self._membership.left(name)
             self._membership.gossip.expect_no_more(id)
-            done("; ".join(told or ["the catalog does not have it"]))
+            done("; ".join(told))
 
         known = self._look(name)
         if known is None or known.node.id != id:
-            finished(True)
+            self._membership.gossip.expect_no_more(id)
+            done("; ".join(told or ["the catalog does not have it"]))
             return
         told.append(
             f"its node is out of the catalog, with {_count(known.services, 'service')} "

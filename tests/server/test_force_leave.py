@@ -119,6 +119,15 @@ def test_a_server_that_is_alive_is_refused(scene: Scene, by_id: bool) -> None:
     assert member.id in scene.voters
 
 
+def test_a_former_self_is_taken_out_and_who_has_its_name_by_now_stays_heard(scene: Scene) -> None:
+    """It was held for one that had left, and for no server, until a quarter of a minute later."""
+    member, former = scene.others[0].member, "99999999-0000-4000-8000-000000000000"
+    assert scene.force_leave(member.name, former) == "the catalog does not have it"
+    assert scene.told == [former]
+    assert member.id in scene.leader.membership.servers()
+    assert scene.known(member.name)
+
+
 def test_the_leader_does_not_throw_itself_out(scene: Scene) -> None:
     assert "is alive" in scene.refused(scene.leads.member.name, scene.leads.member.id)
 
