@@ -167,6 +167,8 @@ class Endpoint:
                 self._verbs.locate(call.row, call.token, reply)
             case Leave():
                 self._operator.leave(call.node, reply, asked_by=member)
+                if not self._replica.leads:
+                    self._reports.send()  # without it: the next one tells that it is back
             case FetchSnapshot():
                 reply(_caught(lambda: self._upkeep.read_chunk(call.index, call.term, call.offset)))
             case Join():

@@ -55,7 +55,7 @@ FAIL_AGAIN_MS = 1_000
 
 LEFT_FOR_MS = 15_000
 """So long after its good-bye a member is not taken for alive by what others say: its process may still be
-ending, with connections to them. A new connection to the leader itself brings it back at once."""
+ending, with connections to them. A new connection, to whichever server, brings it back at once."""
 
 RECONCILE_EVERY_MS = 60_000
 """How often every member is compared with the catalog, changed or not (Consul: reconcile interval)."""
@@ -189,7 +189,7 @@ class Membership:
     def joined(self, member: Member, *, afresh: bool = False) -> None:
         """This member is alive (membership's `member_joined`). Costs nothing while all is as it was.
 
-        `afresh`: it has just connected here. Others may still speak of one that left.
+        `afresh`: it has just connected to a server. Others may still speak of one that left.
         """
         name = fold(member.name)
         if self._left and not self._welcome(name, afresh):

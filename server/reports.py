@@ -49,6 +49,8 @@ class Reports:
         self._coordinates = coordinates
         self._leaving = leaving
         self._membership = membership
+        self._reported: dict[str, frozenset[str]] = {}
+        """Ids that the last report of each server told, by the id of that server."""
 
     def send(self) -> None:
         """Tell the leader who is connected here; without one, tell every server that this one is here.
@@ -75,13 +77,16 @@ class Reports:
         self._features.hear(member.id, report.features)
         self._coordinates.take(report.coordinates)
         # Who speaks of itself alone is there, and does not leave (any more): its good-bye may have been
-        # carried out without it hearing so.
-        itself = [each.id for each in report.members] == [member.id]
+        # carried out without it hearing so. And who was not in the report before has just connected there.
+        ids = frozenset(each.id for each in report.members)
+        itself = ids == {member.id}
+        before = self._reported.get(member.id, ids)
+        self._reported[member.id] = ids
         for each in report.members:
             if not fault_of(each):
                 self._directory.hint(each)
                 if self._replica.leads:
-                    self.joined(each, afresh=itself)
+                    self.joined(each, afresh=itself or each.id not in before)
 
     def joined(self, member: Member, *, afresh: bool = False) -> None:
         """Told again each second: what comes while the state is replaced is not missed."""
