@@ -62,8 +62,8 @@ def _says(known: NodeDetail, node: Node, check: Check, services: tuple[Service, 
         c.check_id == SERF_HEALTH and (c.status, c.output) == (check.status, check.output)
         for c in known.checks
     )
-    served = {(s.id, s.address, s.port) for s in known.services}
-    return same_node and passing and all((s.id, s.address, s.port) in served for s in services)
+    served = [(s.id, s.address, s.port, s.meta) for s in known.services]
+    return same_node and passing and all((s.id, s.address, s.port, s.meta) in served for s in services)
 
 
 def serves_at(known: NodeDetail, member: Member) -> bool:

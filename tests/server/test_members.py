@@ -46,6 +46,20 @@ def test_a_server_is_found_under_the_service_consul(scene: Scene) -> None:
     assert (service.id, service.service, service.port) == ("consul", "consul", 8300)
 
 
+def test_the_service_consul_tells_the_release_that_a_server_runs_now(scene: Scene) -> None:
+    """After an upgrade it told the former one for as long as the server lived."""
+    scene.membership.joined(server(1))
+    upgraded = msgspec.structs.replace(server(1), build="9.9.9")
+    scene.membership.joined(upgraded)
+    (service,) = scene.one.value(NodeInfo("srv1")).services
+    assert service.meta["version"] == "9.9.9"
+    proposed = len(scene.proposed)
+    scene.membership = scene.new_leader()
+    scene.membership.begin()
+    scene.membership.joined(upgraded)
+    assert len(scene.proposed) == proposed
+
+
 def test_a_member_that_moved_is_registered_anew(scene: Scene) -> None:
     scene.membership.joined(client(1))
     scene.membership.joined(client(1, address="10.9.9.9"))
