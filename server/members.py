@@ -29,6 +29,7 @@ from gemot.server.rpc.message import Member
 from gemot.server.serf_health import (
     ALIVE_OUTPUT,
     SUSPECT_OUTPUT,
+    give_up_name,
     register_alive,
     register_failed,
     register_suspect,
@@ -200,17 +201,20 @@ class Membership:
                 told = "server: name taken, not let in: node=%s address=%s id=%s holder=%s"
                 log.warning(told, member.name, member.address, member.id, holder)
             return
-        if name in self._heard and self._id(name) not in ("", member.id):
-            self.failed(name)  # its former self: the catalog gives nobody the name of one that lives
         self._heard[name] = (member, self._now_ms())
         self._as_it_began.pop(name, None)
         self.guard.lives(name)
         if self._settled.get(name) != member and self._is_its_turn(name):
             self._settled[name] = member
-            known = None if name in self._worse else self._look(name)
-            self._worse.pop(name, None)
-            if (command := register_alive(member, known)) is not None:
-                self._propose(command)
+            self._let_in(name, member)
+
+    def _let_in(self, name: str, member: Member) -> None:
+        known, may_be_worse = self._look(name), name in self._worse
+        self._worse.pop(name, None)
+        if (command := give_up_name(known, member)) is not None:
+            self._propose(command)
+        if (command := register_alive(member, None if may_be_worse else known)) is not None:
+            self._propose(command)
 
     def failed(self, name: str) -> None:
         """Nothing was heard of this member for too long. Proposed until the catalog says so.

@@ -33,13 +33,22 @@ def register_alive(member: Member, known: NodeDetail | None) -> Register | None:
 
 def register_failed(known: NodeDetail | None) -> Register | None:
     """What makes the catalog say that this node failed; None when it does, or does not know it."""
-    if known is None:
+    if known is None or (serf := _serf_of(known)) is None or serf.status == "critical":
         return None
-    for check in known.checks:
-        if check.check_id == SERF_HEALTH and check.status != "critical":
-            failed = _serf_health(known.node.node, "critical", FAILED_OUTPUT)
-            return Register(node=known.node, checks=(failed,), skip_node_update=True)
-    return None
+    return _failed(known.node)
+
+
+def give_up_name(known: NodeDetail | None, member: Member) -> Register | None:
+    """What makes the catalog give this member its name; None when that has it, or nobody has.
+
+    The catalog gives nobody the name of a node with another id, unless the `serfHealth` of that is critical.
+    One without it is no agent's, and would keep the name for ever.
+    """
+    if known is None or known.node.id.lower() in ("", member.id.lower()):
+        return None
+    if (serf := _serf_of(known)) is not None and serf.status == "critical":
+        return None
+    return _failed(known.node)
 
 
 def register_suspect(known: NodeDetail | None) -> Register | None:
@@ -74,7 +83,17 @@ def serves_at(known: NodeDetail, member: Member) -> bool:
 
 
 def output_of(known: NodeDetail) -> str:
-    return next((check.output for check in known.checks if check.check_id == SERF_HEALTH), "")
+    serf = _serf_of(known)
+    return serf.output if serf is not None else ""
+
+
+def _serf_of(known: NodeDetail) -> Check | None:
+    return next((check for check in known.checks if check.check_id == SERF_HEALTH), None)
+
+
+def _failed(node: Node) -> Register:
+    failed = _serf_health(node.node, "critical", FAILED_OUTPUT)
+    return Register(node=node, checks=(failed,), skip_node_update=True)
 
 
 def _serf_health(node: str, status: Status, output: str) -> Check:

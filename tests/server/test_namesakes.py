@@ -10,7 +10,7 @@ from support.members import client
 from support.membership import Scene
 
 from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, register_alive
-from gemot.server.model.catalog import Deregister, NodeInfo
+from gemot.server.model.catalog import Deregister, Node, NodeInfo, Register, Service
 
 
 @pytest.fixture
@@ -47,6 +47,35 @@ def test_a_node_that_is_anothers_by_now_has_a_period_of_its_own(scene: Scene) ->
     assert scene.health("web1") == "passing"
     scene.pass_ms(100)
     assert scene.health("web1") == "critical"
+
+
+def test_a_restored_catalog_that_has_a_former_self_gives_the_name_to_who_lives(scene: Scene) -> None:
+    """The archive was made before the host was wiped: it was refused for as long as it lived."""
+    former = client(1, id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(client(1))
+    scene.one.apply(Deregister("web1"), register_alive(former, None))
+    scene.membership.compare_anew()
+    scene.membership.joined(client(1))
+    assert scene.one.value(NodeInfo("web1")).node.id == client(1).id
+    assert scene.health("web1") == "passing"
+
+
+def test_a_node_that_is_no_agents_gives_its_name_up_to_a_host_that_lives(scene: Scene) -> None:
+    """Some tool has registered it, with an id and without `serfHealth`; what runs there stays."""
+    tools = Node("web1", "10.9.9.9", "99999999-0000-4000-8000-000000000000")
+    scene.one.apply(Register(tools, services=(Service("db", "db"),)))
+    scene.membership.joined(client(1))
+    detail = scene.one.value(NodeInfo("web1"))
+    assert (detail.node.id, detail.node.address) == (client(1).id, client(1).address)
+    assert [service.id for service in detail.services] == ["db"]
+    assert scene.health("web1") == "passing"
+
+
+def test_a_node_without_an_id_is_taken_over_without_a_failure(scene: Scene) -> None:
+    scene.one.apply(Register(Node("web1", "10.9.9.9")))
+    scene.membership.joined(client(1))
+    assert len(scene.proposed) == 1
+    assert scene.one.value(NodeInfo("web1")).node.id == client(1).id
 
 
 # -- names that differ in capitals ---------------------------------------------------------------------------
