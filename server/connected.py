@@ -37,10 +37,15 @@ class Connected:
             self._connections.pop(member.id, None)
             self._members.pop(member.id, None)
 
-    def forget(self, node: str) -> None:
-        """This node said that it leaves: its still open connection is no sign of life any more."""
-        for id in [m.id for m in self._members.values() if fold(m.name) == fold(node)]:
-            del self._members[id]
+    def forget(self, node: str, id: str = "") -> None:
+        """This node said that it leaves: its still open connection is no sign of life any more.
+
+        Another id under its name stays; without an id nobody is another.
+        """
+        named = [m.id for m in self._members.values() if fold(m.name) == fold(node)]
+        for each in named:
+            if id in ("", each):
+                del self._members[each]
 
     def members(self) -> tuple[Member, ...]:
         return (self._me, *self._members.values())

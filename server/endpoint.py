@@ -166,7 +166,7 @@ class Endpoint:
             case Locate():
                 self._verbs.locate(call.row, call.token, reply)
             case Leave():
-                self._operator.leave(call.node, reply, asked_by=member)
+                self._operator.leave(call.node, reply, id=call.id, asked_by=member)
                 if not self._replica.leads:
                     self._reports.send()  # without it: the next one tells that it is back
             case FetchSnapshot():

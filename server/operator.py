@@ -408,38 +408,46 @@ class Operator:
 
     # -- leaving -----------------------------------------------------------------------------------
 
-    def leave(self, node: str, done: Done, *, asked_by: Member | None = None) -> None:
+    def leave(self, node: str, done: Done, *, id: str = "", asked_by: Member | None = None) -> None:
         """A node leaves on purpose: a server's vote is taken first, then its node goes out of the catalog.
 
         Where the others could not go on without that vote it is refused, and nothing is changed. A client
-        agent speaks for no server, though it may have taken its name.
+        agent speaks for no server, though it may have taken its name; and none for who else has that name:
+        where the node is another's than `id`, the leaver's, it stays.
         """
         servers = {server.id for server in self._directory.servers() if fold(server.name) == fold(node)}
-        if servers and asked_by is not None and asked_by.role == "client":
-            done(Forbidden(f"{node} is a server: no client agent can have it leave"))
-            return
+        if asked_by is not None and asked_by.role == "client":
+            id = asked_by.id
+            if servers:
+                done(Forbidden(f"{node} is a server: no client agent can have it leave"))
+                return
         if not self._replica.leads:
-            self._connected.forget(node)
+            self._connected.forget(node, id)
             leader = self._directory.get(self._replica.raft.leader)
             if leader is None:
                 done(NotLeader(""))
             else:
-                self._peers.call(leader, Leave(node), done)
+                self._peers.call(leader, Leave(node, id), done)
+            return
+        known = self._hosts.node(node)
+        if id and known is not None and known.node.id not in ("", id):
+            self._connected.forget(node, id)
+            done(True)
             return
 
         def unseated(result: Any) -> None:
             if isinstance(result, GemotError):
                 done(result)
                 return
-            self._connected.forget(node)
+            self._connected.forget(node, id)
             self._membership.left(node)
             self._writes.apply(
                 Deregister(node), "", None, lambda r: done(r if isinstance(r, GemotError) else True)
             )
 
         voters = self._replica.raft.voters
-        if (id := next((id for id in voters if id in servers), "")) and voters != (id,):
-            self.voting.remove(id, unseated)
+        if (voter := next((id for id in voters if id in servers), "")) and voters != (voter,):
+            self.voting.remove(voter, unseated)
         else:
             unseated(True)
 

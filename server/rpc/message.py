@@ -159,9 +159,13 @@ class Report(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Leave(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """An agent leaves on purpose: its node goes out of the catalog. Reply: True."""
+    """An agent leaves on purpose: its node goes out of the catalog. Reply: True.
+
+    `id` is its own, where a server passes it on; "" from older releases.
+    """
 
     node: str
+    id: str = ""
 
 
 class FetchSnapshot(msgspec.Struct, frozen=True, array_like=True, tag=7):

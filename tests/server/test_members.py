@@ -200,6 +200,8 @@ def test_one_that_said_it_leaves_is_not_reported_while_its_connection_is_open() 
     assert [m.name for m in connected.members()] == ["srv1"]
     connected.add(client(1))
     assert [m.name for m in connected.members()] == ["srv1", "web1"], "it has come back"
+    connected.forget("web1", client(2).id)
+    assert [m.name for m in connected.members()] == ["srv1", "web1"], "it was another of its name"
 
 
 def test_a_leader_that_was_asleep_itself_takes_nobody_for_failed(scene: Scene) -> None:

@@ -14,7 +14,8 @@ from support.members import client
 
 from gemot.server.hosts import Hosts
 from gemot.server.model.catalog import SERF_HEALTH
-from gemot.server.rpc.message import Leave
+from gemot.server.model.health import Check
+from gemot.server.rpc.message import Leave, Member
 from gemot.server.server import Server
 
 SEED = 2
@@ -22,20 +23,24 @@ WEB = client(1)
 
 
 class Scene(CalmTier):
-    def connect(self, node: Node) -> None:
-        _server(node).endpoint.on_connected(WEB)
+    def connect(self, node: Node, member: Member = WEB) -> None:
+        _server(node).endpoint.on_connected(member)
         self.pass_s(0.2)
 
-    def leave(self, node: Node) -> None:
+    def leave(self, node: Node, member: Member = WEB) -> None:
         told: list[object] = []
-        _server(node).endpoint.handle(WEB, Leave(WEB.name), told.append)
+        _server(node).endpoint.handle(member, Leave(member.name), told.append)
         self.pass_s(0.2)
         assert told == [True]
 
     @property
     def is_alive(self) -> bool:
         known = Hosts(_server(self.leads).state).node(WEB.name)
-        return known is not None and any(check.check_id == SERF_HEALTH for check in known.checks)
+        return known is not None and _is_healthy(known.checks)
+
+
+def _is_healthy(checks: tuple[Check, ...]) -> bool:
+    return any(check.check_id == SERF_HEALTH and check.status == "passing" for check in checks)
 
 
 def _server(node: Node) -> Server:
@@ -75,4 +80,25 @@ def test_who_left_is_not_back_by_a_connection_that_is_still_open(scene: Scene) -
     scene.pass_s(2)
     scene.leave(there)
     scene.pass_s(5)
+    assert not scene.is_alive
+
+
+@pytest.mark.parametrize("connected_to", ["the leader", "the same follower", "two followers"])
+def test_who_leaves_and_never_had_its_name_takes_nobody_with_it(scene: Scene, connected_to: str) -> None:
+    """A client agent leaves when it is stopped. One that was configured with the name of another host took
+    the node of that one out of the catalog, with its services and sessions."""
+    first, second = scene.others
+    there, where = {
+        "the leader": (scene.leads, scene.leads),
+        "the same follower": (first, first),
+        "two followers": (first, second),
+    }[connected_to]
+    namesake = client(2, name=WEB.name.upper())
+    scene.connect(there)
+    scene.connect(where, namesake)
+    scene.leave(where, namesake)
+    for _ in range(20):
+        scene.pass_s(0.5)
+        assert scene.is_alive
+    scene.leave(there)
     assert not scene.is_alive
