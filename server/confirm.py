@@ -7,14 +7,18 @@ leads, is made again at the next tick.
 One that stays unanswered may be lost, or its answer be late, and which of them nobody knows. So the next one
 leaves, under an id of its own, and asks for the reads of those before it as well: whichever answer comes
 serves all who had come when its ask left, and never a newer read (etcd #20418).
+
+Who is told reads the state on the spot, and one answer may serve thousands: they are told in slices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
+from gemot.server.looks import Looks
 from gemot.server.model.errors import Busy, NoLeader, Unavailable
 from gemot.server.ports import Random, Timer
 
@@ -65,6 +69,7 @@ class Confirmations:
         self._asks: dict[int, _Ask] = {}  # in the order they left; the first one has reads
         self._unapplied: list[tuple[int, list[_Waiting]]] = []
         self._unapplied_count = 0
+        self._told: Looks[Callable[[], None]] = Looks(timer=timer, look=_tell_now)
         self._send_due = False
 
     def confirm(self, done: Done, *, hold_ms: int = 0) -> None:
@@ -73,7 +78,7 @@ class Confirmations:
         A caller that has less time than this server would give says so in `hold_ms`.
         """
         asked = sum(len(ask.reads) for ask in self._asks.values())
-        if len(self._waiting) + asked + self._unapplied_count >= MAX_WAITING:
+        if len(self._waiting) + asked + self._unapplied_count + len(self._told) >= MAX_WAITING:
             done(Busy(f"more than {MAX_WAITING} reads wait for a leader: ask again later"))
             return
         hold_ms = min(hold_ms, self._hold_ms) if hold_ms > 0 else self._hold_ms
@@ -89,7 +94,7 @@ class Confirmations:
             return
         served = self._served_by(id)
         if self._applied() >= index:
-            _tell(served)
+            self._tell(served, None)
         else:
             self._unapplied.append((index, served))
             self._unapplied_count += len(served)
@@ -100,7 +105,7 @@ class Confirmations:
         while self._unapplied and self._unapplied[0][0] <= applied:
             waiting = self._unapplied.pop(0)[1]
             self._unapplied_count -= len(waiting)
-            _tell(waiting)
+            self._tell(waiting, None)
 
     def on_tick(self) -> None:
         """Give up every read whose time is over; ask for those that wait, and again where no answer came."""
@@ -118,10 +123,11 @@ class Confirmations:
         expired = [each for each in waiting if each.deadline_ms <= now_ms]
         if not expired:
             return waiting
-        error = NoLeader.because(self._why())
-        for each in expired:
-            each.done(error)
+        self._tell(expired, NoLeader.because(self._why()))
         return [each for each in waiting if each.deadline_ms > now_ms]
+
+    def _tell(self, waiting: list[_Waiting], error: Unavailable | None) -> None:
+        self._told.add([partial(each.done, error) for each in waiting])
 
     def _served_by(self, id: int) -> list[_Waiting]:
         """Take out the reads of this ask, those of the asks before it among them."""
@@ -173,6 +179,5 @@ class Confirmations:
         self._ask(id)
 
 
-def _tell(waiting: list[_Waiting]) -> None:
-    for each in waiting:
-        each.done(None)
+def _tell_now(tell: Callable[[], None]) -> None:
+    tell()

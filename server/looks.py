@@ -1,7 +1,8 @@
 """Looks at the state that are owed: a few milliseconds of them now, the rest in later turns of the loop.
 
-What it is: the queue before what `reads.py` has to look at again, of which one write may bring hundreds that
-have nothing in common but what they wait for. What it is not: it reads nothing, and answers no one.
+What it is: the queue before what `reads.py` has to look at, of which one moment may bring hundreds that have
+nothing in common: they wait for what one write touches, one answer of the leader confirms them, or they time
+out together. What it is not: it reads nothing, and answers no one.
 
 A look may take ten milliseconds, so many in one go would hold up heartbeats, and cost the leader its place.
 Where a slice ends has no part in what is told: a look sees the state of its own moment, so whoever is due one
@@ -10,6 +11,7 @@ is due no second one for what is written before it.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
@@ -27,7 +29,8 @@ class Looks(Generic[L]):
     def __init__(self, *, timer: Timer, look: Callable[[L], None]) -> None:
         self._timer = timer
         self._look = look
-        self._due: dict[L, None] = {}
+        # Taken from the front, which costs a plain dict all that was taken before.
+        self._due: OrderedDict[L, None] = OrderedDict()
         self._held = False
         self._scheduled = False
 
@@ -45,6 +48,11 @@ class Looks(Generic[L]):
         if idle:
             self._slice()
 
+    def add_later(self, looker: L) -> None:
+        """This one is due in the next turn of the loop, with all that come one by one in this one."""
+        self._due[looker] = None
+        self._schedule()
+
     def forget(self, looker: L) -> None:
         self._due.pop(looker, None)
 
@@ -60,8 +68,7 @@ class Looks(Generic[L]):
         """One alone is not timed: that is what most writes bring."""
         ends_us = self._timer.stopwatch_us() + SLICE_US if len(self._due) > 1 else 0
         while self._due and not self._held:
-            looker = next(iter(self._due))
-            del self._due[looker]
+            looker, _ = self._due.popitem(last=False)
             self._look(looker)
             if self._due and self._timer.stopwatch_us() >= ends_us:
                 self._schedule()

@@ -109,7 +109,7 @@ class _Group:
 
 
 class _Parked:
-    """One read that came while the state was being replaced."""
+    """One read that came while the state was being replaced, or timed out, and is asked in its turn."""
 
     __slots__ = ("ask", "cancel")
 
@@ -292,8 +292,12 @@ class Reads:
         if self._count + len(self._parked) >= MAX_WAITERS:
             done(_too_many())
             return _nothing
+        return self._ask_later(ask)
+
+    def _ask_later(self, ask: Callable[[], Cancel]) -> Cancel:
+        """In a slice of the next turn of the loop, or once the state is replaced."""
         parked = _Parked(ask)
-        self._parked.add([parked])
+        self._parked.add_later(parked)
 
         def cancel() -> None:
             self._parked.forget(parked)
@@ -328,7 +332,9 @@ class Reads:
                 waiter.done(result)
 
         query = _behind(group.query, quiet_to)
-        waiter.cancel_again = self._query(query, again, group.accessor, answered, floor=options.index)
+        waiter.cancel_again = self._ask_later(
+            lambda: self._query(query, again, group.accessor, answered, floor=options.index)
+        )
 
     def _join(
         self, query: Query, accessor: str, index: int, done: Done, *, once: bool, floor: int = 0

@@ -9,6 +9,7 @@ from support.virtual import VirtualTimer, chance
 
 from gemot.server import confirm as confirm_module
 from gemot.server.confirm import MAX_ASKS, RESEND_MS, Confirmations
+from gemot.server.looks import SLICE_US
 from gemot.server.model.errors import Busy, NoLeader, Unavailable
 
 HOLD_MS = 7_000
@@ -261,3 +262,40 @@ def test_reads_count_towards_the_limit_wherever_they_wait(
         scene.confirmations.on_applied()
         assert waiting == [[None]] * 3
         assert scene.confirm() == []
+
+
+# -- many at once ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("come", ["served", "applied", "given up"])
+def test_many_that_are_told_together_are_told_in_slices(come: str) -> None:
+    """What they do with it takes time: thousands in one go cost the leader its place."""
+    scene = Scene()
+    scene.timer.each_look_us = SLICE_US
+    told = [scene.confirm() for _ in range(10)]
+    scene.timer.run()
+    if come == "given up":
+        scene.timer.be_late(HOLD_MS)
+        scene.confirmations.on_tick()
+    else:
+        scene.confirmations.on_answer(scene.asked[0], 10 if come == "served" else 11)
+        scene.applied = 11
+        scene.confirmations.on_applied()
+    late = scene.confirm()
+    for turn in range(1, 11):
+        assert [len(each) for each in told] == [1] * turn + [0] * (10 - turn), "in their order"
+        scene.timer.run_once()
+    assert {type(error) for (error,) in told} == {NoLeader if come == "given up" else type(None)}
+    assert late == [], "it came after their ask had left"
+
+
+def test_who_is_still_to_be_told_counts_towards_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirm_module, "MAX_WAITING", 3)
+    scene = Scene()
+    scene.timer.each_look_us = SLICE_US
+    for _ in range(3):
+        scene.confirm()
+    scene.timer.run()
+    scene.confirmations.on_answer(scene.asked[0], 10)
+    assert scene.confirm() == []
+    assert isinstance(scene.confirm()[0], Busy)

@@ -62,6 +62,44 @@ def test_many_that_wake_together_are_looked_at_in_slices(scene: Scene) -> None:
     assert (scene.state.looks - looks, scene.reads.waiting, scene.timer.timers) == (GROUPS, 0, 0)
 
 
+@pytest.mark.parametrize("consistency", ["stale", "default"])
+def test_many_that_time_out_together_are_looked_at_in_slices(scene: Scene, consistency: str) -> None:
+    """As those do that began together. Looked at in one go they cost the leader its place."""
+    index = scene.one.index
+    readers = [scene.ask(query, index=index, consistency=consistency, wait_ms=1_000) for query in QUERIES]
+    looks = scene.state.looks
+    scene.timer.be_late(1_000)
+    assert scene.state.looks == looks
+    for _ in range(5 * GROUPS):
+        before = scene.state.looks
+        scene.timer.run_once()
+        assert scene.state.looks - before <= 1
+    assert scene.state.looks - looks == GROUPS
+    assert values(readers) == [(index, b"old")] * GROUPS
+
+
+def test_many_that_one_answer_of_the_leader_confirms_are_looked_at_in_slices(scene: Scene) -> None:
+    readers: list[list[Any]] = [[] for _ in QUERIES]
+    for query, reader in zip(QUERIES, readers, strict=True):
+        scene.reads.query(query, Options(), "", reader.append)
+    looks, asks = scene.state.looks, scene.asks
+    scene.timer.run_once()
+    scene.timer.run_once()
+    assert (scene.asks - asks, scene.state.looks - looks, told(readers)) == (1, 1, 1)
+    scene.set(b"new", KEY)
+    scene.timer.run()
+    assert [answer.value[0].value for (answer,) in readers] == [b"old"] + [b"new"] * (GROUPS - 1)
+
+
+def test_who_is_cancelled_once_it_timed_out_costs_no_look(scene: Scene) -> None:
+    reader = scene.ask(KvGet(KEY), index=scene.one.index, consistency="stale", wait_ms=1_000)
+    looks = scene.state.looks
+    scene.timer.be_late(1_000)
+    scene.cancel()
+    scene.timer.run()
+    assert (reader, scene.state.looks - looks) == ([], 0)
+
+
 def test_short_looks_share_a_slice(scene: Scene) -> None:
     scene.timer.each_look_us = SLICE_US // 4
     readers = all_ask(scene)

@@ -8,7 +8,7 @@ from typing import Any
 from mutants.bug import Patch, bug
 
 from gemot.server import reads as reads_module
-from gemot.server.confirm import Confirmations, _tell
+from gemot.server.confirm import Confirmations
 from gemot.server.lists import LongLists
 from gemot.server.model.kv import KvGet
 from gemot.server.raft.reads import Forwarded
@@ -68,7 +68,7 @@ def a_read_does_not_wait_for_the_state(patch: Patch) -> None:
 
     def on_answer(self: Confirmations, id: int, index: int) -> None:
         if index and id in self._asks:
-            _tell(self._served_by(id))
+            self._tell(self._served_by(id), None)
             self._schedule()
         else:
             answer(self, id, index)
@@ -102,16 +102,23 @@ def nothing_new_is_not_confirmed(patch: Patch) -> None:
     time_out = Reads._time_out
 
     def unconfirmed(self: Reads, waiter: Any, options: Any) -> None:
-        query = self._query
+        query, ask_later = self._query, self._ask_later
 
         def look(asked: Any, options: Any, accessor: str, done: Any, *, floor: int, hold_ms: int = 0) -> Any:
             return self._look_or_wait(asked, options, accessor, done, floor)
 
-        self._query = look  # type: ignore[method-assign]
+        def ask_unconfirmed(ask: Any) -> Any:
+            self._query = look  # type: ignore[method-assign]
+            try:
+                return ask()
+            finally:
+                self._query = query  # type: ignore[method-assign]
+
+        self._ask_later = lambda ask: ask_later(lambda: ask_unconfirmed(ask))  # type: ignore[method-assign]
         try:
             time_out(self, waiter, options)
         finally:
-            self._query = query  # type: ignore[method-assign]
+            self._ask_later = ask_later  # type: ignore[method-assign]
 
     patch.setattr(Reads, "_time_out", unconfirmed)
 
