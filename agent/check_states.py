@@ -170,6 +170,9 @@ class CheckStates:
             row = rows.get((definition.check_id, definition.service_id, definition.type))
             if record.restored and row is not None:
                 self._set(record, Outcome(row.status, row.output))
+                self._keep_ttl(record)
+            if record.restored and record.status == "critical":
+                record.critical_since_s = self._now()
             record.restored = False
         self.follow_aliases()
 
@@ -246,8 +249,13 @@ class CheckStates:
         definition = record.definition
         if definition.type == "ttl":
             record.ttl_ends_s = self._now() + definition.ttl_s
-            state = TtlState(record.status, record.output, self._wall() + definition.ttl_s)
-            self._store.save_ttl(definition.check_id, state)
+            self._keep_ttl(record)
+
+    def _keep_ttl(self, record: CheckState) -> None:
+        if record.ttl_ends_s is not None:
+            ends_s = self._wall() + record.ttl_ends_s - self._now()
+            state = TtlState(record.status, record.output, ends_s)
+            self._store.save_ttl(record.definition.check_id, state)
 
     def _take_back_ttl(self, record: CheckState) -> bool:
         """Let it stand as it would without the restart; False where nothing was kept of it."""

@@ -309,11 +309,14 @@ class LocalState:
         self._tell("service", service_id)
 
     def reap(self) -> list[str]:
-        """Take out services with a check critical for longer than it says; their ids."""
+        """Take out services with a check critical for longer than it says; their ids.
+
+        Not for a check of which nothing is known since a restart: it is critical because it began so.
+        """
         now_s, reaped = self._now(), []
         for record in list(self._checks.values()):
             definition, since_s = record.definition, record.critical_since_s
-            if not definition.deregister_after_s or since_s is None:
+            if not definition.deregister_after_s or since_s is None or record.restored:
                 continue
             service_id = definition.service_id
             if now_s - since_s > definition.deregister_after_s and service_id in self._services:

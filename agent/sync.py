@@ -20,7 +20,14 @@ from gemot.agent.difference import Gap, Write, commands, compare
 from gemot.agent.local import Change, LocalState
 from gemot.agent.servers import Servers
 from gemot.server.model.catalog import NodeDetail, NodeInfo
-from gemot.server.model.errors import Forbidden, GemotError, OutcomeUnknown, Unavailable
+from gemot.server.model.errors import (
+    BadRequest,
+    Forbidden,
+    GemotError,
+    OutcomeUnknown,
+    RuleFailed,
+    Unavailable,
+)
 from gemot.server.model.query import Options
 
 FULL_S = 60.0
@@ -256,8 +263,8 @@ def scale(nodes: int) -> int:
 
 
 def _is_refusal(failure: GemotError | None) -> bool:
-    """Whether the servers answered no, and not that they could not."""
-    return failure is not None and not isinstance(failure, Unavailable | OutcomeUnknown)
+    """Whether a rule of the servers says no: what else failed says nothing of the host."""
+    return isinstance(failure, RuleFailed | BadRequest)
 
 
 def _told(gap: Gap) -> str:

@@ -23,13 +23,20 @@ from gemot.checks.turns import Turns
 Probe = Callable[[CheckDefinition], Awaitable[Outcome]]
 
 MAX_SOCKETS = 4096
-"""HTTP and TCP probes under way at the same time: a descriptor and some 25 KB each."""
+"""HTTP and TCP probes under way at the same time: a descriptor (up to four for HTTP, where the addresses of a
+name are silent) and some 25 KB each."""
+
+SOCKETS_AT_WORK = 128
+"""Of these, those that may keep the loop busy. All together they need a tenth of the second after which one
+counts as hanging: so none waits for the others of its turn, and takes that for silence of its peer."""
 
 MAX_PROGRAMS = 256
 """Programs of checks that run at the same time: two descriptors each, and what the program itself needs."""
 
+PROGRAMS_AT_WORK = 32
+
 DESCRIPTORS_SHARE = 4
-"""Probes over sockets take a quarter of this process's descriptors at most. The rest is for its clients."""
+"""Either kind takes a quarter of this process's descriptors, as a rule. The rest is for its clients."""
 
 LATE_AFTER_S = 10.0
 """A check that waits for its turn for so long beyond its interval is critical: nobody knows how it stands."""
@@ -50,13 +57,14 @@ def probes_by_type() -> Mapping[str, Probe]:
 def turns_by_type() -> Mapping[str, Turns]:
     """Sockets are cheap and programs are not, so neither waits for the other."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    share = MAX_SOCKETS if soft == resource.RLIM_INFINITY else max(1, soft // DESCRIPTORS_SHARE)
-    sockets = _turns(min(MAX_SOCKETS, share))
-    return {"http": sockets, "tcp": sockets, "script": _turns(MAX_PROGRAMS)}
+    share = MAX_SOCKETS if soft == resource.RLIM_INFINITY else max(2, soft // DESCRIPTORS_SHARE)
+    sockets = _turns(min(MAX_SOCKETS, share), SOCKETS_AT_WORK)
+    programs = _turns(min(MAX_PROGRAMS, share // 2), PROGRAMS_AT_WORK)
+    return {"http": sockets, "tcp": sockets, "script": programs}
 
 
-def _turns(most: int) -> Turns:
-    working = max(1, most // 4)
+def _turns(most: int, at_work: int) -> Turns:
+    working = max(1, min(at_work, most // 4))
     return Turns(working=working, hanging=most - working)
 
 
@@ -158,9 +166,12 @@ class Runner:
         running.late = asyncio.get_running_loop().call_later(after_s, self._on_late, running, after_s)
 
     def _on_late(self, running: _Running, after_s: float) -> None:
-        """What it last said must not stand for ever because others hang, as little as a TTL nobody renews."""
+        """What it last said must not stand for ever because others hang, as little as a TTL nobody renews.
+
+        No thresholds: this is no result of its own that might be a chance one.
+        """
         why = f"Not run: its turn did not come for over {after_s:g} s, since too many other probes hang"
-        self._tell(running, Outcome("critical", why))
+        self._hand_over(running, Outcome("critical", why))
         self._expect(running)
 
     async def _probe(self, definition: CheckDefinition) -> Outcome:
@@ -172,8 +183,10 @@ class Runner:
 
     def _tell(self, running: _Running, outcome: Outcome) -> None:
         verdict = running.streak.judge(outcome)
-        if verdict is None:
-            return
+        if verdict is not None:
+            self._hand_over(running, verdict)
+
+    def _hand_over(self, running: _Running, verdict: Outcome) -> None:
         try:
             self._on_result(running.definition.check_id, verdict)
         except Exception:

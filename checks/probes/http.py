@@ -32,6 +32,7 @@ _DEFAULT_HEADERS = (
     ("User-Agent", "Consul Health Check"),
     ("Accept", "text/plain, text/*, */*"),
 )
+MAX_ADDRESSES = 4
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _KEEP_METHOD = frozenset({307, 308})
 
@@ -70,10 +71,13 @@ async def _find(url: URL, resolver: Resolver, timeout_s: float) -> list[AddrInfo
 
 
 class _Found(AbstractResolver):
-    """For aiohttp: the addresses that were found already, since a check asks one host only."""
+    """For aiohttp: the addresses that were found already, since a check asks one host only.
+
+    Where they are silent it tries one more each quarter of a second, so only the first few are given.
+    """
 
     def __init__(self, found: list[AddrInfo]) -> None:
-        self._found = found
+        self._found = found[:MAX_ADDRESSES]
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

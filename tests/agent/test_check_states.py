@@ -132,6 +132,21 @@ def test_what_was_heard_since_the_restart_is_newer_than_what_the_catalog_has() -
     assert {row.output for row in local.checks().values()} == {"new", "kept on disk"}
 
 
+def test_what_a_ttl_has_from_the_catalog_it_has_over_another_restart_too() -> None:
+    clock, store = Clock(), MemoryStore()
+    before = local_state(store, clock)
+    before.add_check(check("c", TTL="60s"))
+    before.check_states.update_ttl("c", "passing", "fine")
+    store.ttls.clear()  # as after a power failure
+    for _ in range(2):
+        local = local_state(store, clock)
+        local.restore()
+        local.check_states.adopt(before.checks().values())
+        assert local.checks()["c"].status == "passing"
+        before = local
+        clock.move(10)
+
+
 def test_a_check_that_is_new_or_another_one_starts_as_it_is_registered() -> None:
     store = MemoryStore()
     before = local_state(store)

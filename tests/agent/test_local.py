@@ -128,6 +128,20 @@ def test_a_service_that_was_critical_for_too_long_is_taken_out() -> None:
     assert "node" in local.checks()
 
 
+def test_a_service_is_not_taken_out_for_a_check_of_which_nothing_is_known_since_a_restart() -> None:
+    clock, store = Clock(), MemoryStore()
+    fields = {"HTTP": "http://a/", "Interval": "5m", "DeregisterCriticalServiceAfter": "1m"}
+    local_state(store, clock).add_service(service("web", Check=fields))
+    again = local_state(store, clock)
+    again.restore()
+    clock.move(90)  # without a leader
+    assert again.reap() == []
+    again.check_states.adopt(())
+    assert again.reap() == []
+    clock.move(61)
+    assert again.reap() == ["web"]
+
+
 def test_registering_again_does_not_restart_the_clock_of_an_outage() -> None:
     clock = Clock()
     local = local_state(clock=clock)

@@ -27,7 +27,15 @@ from gemot.server.model.catalog import (
     Register,
     Service,
 )
-from gemot.server.model.errors import Forbidden, GemotError, NoLeader, OutcomeUnknown, RuleFailed
+from gemot.server.model.errors import (
+    Forbidden,
+    GemotError,
+    NoLeader,
+    OutcomeUnknown,
+    PeerBroke,
+    RuleFailed,
+    StorageFailed,
+)
 from gemot.server.model.health import Check
 from gemot.server.model.query import Options
 from gemot.server.model.session import CreateSession, Session, Sessions
@@ -375,6 +383,18 @@ def test_a_host_touches_nothing_of_another_one_that_has_its_name(
             assert [command for command, _ in bench.servers.applied] == [Register(NODE)] * 2
             assert catalog.detail("n1") == before
             assert [session.id for session in catalog.one.value(Sessions())] == ["s"]
+
+    run(work())
+
+
+@pytest.mark.parametrize("failure", [PeerBroke("cut off"), StorageFailed("full"), GemotError("new")])
+def test_a_host_whose_entry_fails_otherwise_is_not_taken_for_a_namesake(failure: GemotError) -> None:
+    async def work() -> None:
+        bench = Bench()
+        bench.servers.refuse = lambda command: failure if command == Register(NODE) else None
+        bench.local.add_service(service("web"))
+        async with syncing(bench):
+            await until(lambda: bench.stored("web"))
 
     run(work())
 

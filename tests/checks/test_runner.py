@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 
+import msgspec
 import pytest
 from support.http_agent import run, until
 
@@ -208,6 +209,24 @@ def test_a_check_whose_turn_does_not_come_is_critical_until_it_is_run(
     run(work())
 
 
+def test_a_check_whose_turn_does_not_come_is_critical_whatever_its_thresholds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LATE_AFTER_S", 0.0)
+
+    async def work() -> None:
+        bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
+        waits = define("waits", failures_before_critical=1_000_000)
+        bench.runner.put(msgspec.structs.replace(waits, interval_s=0.01))
+        await until(lambda: bench.results)
+        bench.runner.put(define("hangs"))
+        await until(lambda: bench.results[-1][1].status == "critical")
+        assert {outcome.status for _, outcome in bench.results} == {"passing", "critical"}
+        await bench.runner.stop()
+
+    run(work())
+
+
 def test_nothing_is_told_of_a_check_that_is_dropped_while_its_turn_is_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,11 +251,21 @@ def test_programs_and_sockets_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("descriptors", "probes"), [(1, 1), (1024, 256), (65536, 4096), (resource.RLIM_INFINITY, 4096)]
+    ("kind", "descriptors", "at_work", "most"),
+    [
+        ("http", 1, 1, 2),
+        ("http", 1024, 64, 256),
+        ("http", 65536, 128, 4096),
+        ("http", resource.RLIM_INFINITY, 128, 4096),
+        ("script", 1, 1, 1),
+        ("script", 1024, 32, 128),
+        ("script", 65536, 32, 256),
+    ],
 )
-def test_probes_take_a_quarter_of_the_descriptors_at_most(
-    monkeypatch: pytest.MonkeyPatch, descriptors: int, probes: int
+def test_probes_are_bounded_by_descriptors_and_few_of_them_are_at_work(
+    monkeypatch: pytest.MonkeyPatch, kind: str, descriptors: int, at_work: int, most: int
 ) -> None:
+    """Were thousands at work, each would hang by the others' doing, and its timeout pass."""
     monkeypatch.setattr(module.resource, "getrlimit", lambda _: (descriptors, descriptors))
 
     async def work() -> None:
@@ -248,13 +277,21 @@ def test_probes_take_a_quarter_of_the_descriptors_at_most(
                 began += 1
                 await asyncio.Event().wait()
 
-        turns = turns_by_type()["http"]
-        turns.hangs_after_s = 0.001
-        workers = [asyncio.create_task(worker()) for _ in range(probes + 1)]
-        await until(lambda: began == probes)
+        turns = turns_by_type()[kind]
+        turns.hangs_after_s = 3600
+        workers = [asyncio.create_task(worker()) for _ in range(at_work + 1)]
         for _ in range(5):
             await asyncio.sleep(0.001)
-        assert began == probes
+        assert began == at_work
+        for each in workers:
+            each.cancel()
+        await asyncio.wait(workers)
+        began, turns.hangs_after_s = 0, 0.001
+        workers = [asyncio.create_task(worker()) for _ in range(most + 1)]
+        await until(lambda: began == most)
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert began == most
         for each in workers:
             each.cancel()
 

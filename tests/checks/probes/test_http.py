@@ -82,6 +82,20 @@ def ask(reply: Reply, path: str = "/health", **fields: Any) -> tuple[Outcome, Se
     return asyncio.run(work())
 
 
+def test_a_name_with_a_dead_address_is_asked_at_another_one_and_not_at_hundreds() -> None:
+    async def work() -> None:
+        async with serving(answer("200 OK", b"fine")) as server:
+            url = server.url.replace("127.0.0.1", "web.example")
+            kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+            dead = [(*kind, (f"127.0.0.{last}", 0)) for last in range(2, 2 + http.MAX_ADDRESSES)]
+            for before, status in ((dead[:-1], "passing"), (dead, "critical")):
+                found = [*before, (*kind, ("127.0.0.1", 0))]
+                outcome = await http.probe(define(url), Resolver(look_up=lambda _, found=found: found))
+                assert outcome.status == status
+
+    asyncio.run(work())
+
+
 def test_a_host_may_have_a_name() -> None:
     async def work() -> None:
         async with serving(answer("200 OK", b"fine")) as server:
