@@ -117,10 +117,14 @@ class OperatorFamily:
         self._atlas.leaves(node)
         life = node.life
 
-        def left(result: Any) -> None:
-            if result is True and node.life == life and not node.forgetful and node.disk.bent is None:
+        def stop() -> None:
+            if node.life == life and not node.forgetful and node.disk.bent is None:
                 node.kill()
                 node.start_in(self._world.random.randrange(*AWAY_US))
+
+        def left(result: Any) -> None:
+            if result is True:
+                self._world.soon(stop)  # as a process does: never in the middle of what it is told
 
         client.leave(node, left)
 
