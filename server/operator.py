@@ -32,6 +32,7 @@ from gemot.server.model.errors import (
     GemotError,
     NoLeader,
     NotLeader,
+    OutcomeUnknown,
     RuleFailed,
     Unavailable,
 )
@@ -382,7 +383,8 @@ class Operator:
                 RuleFailed("the other server did not take over within an election timeout: this one leads on")
             )
         elif self._timer.now_ms() >= until_ms:
-            done(NoLeader.because(self._waiting_for()))
+            why = f"this server leads no more, and who does is not known: {self._waiting_for()}"
+            done(OutcomeUnknown(why))
         else:
             self._timer.call_after(AGAIN_MS // 2, lambda: self._await_transfer(until_ms, done))
 

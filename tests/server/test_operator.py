@@ -14,7 +14,15 @@ from support.lossy_vfs import registered
 from support.members import client
 
 from gemot.server.model.autopilot import AutopilotConfig, SetAutopilot
-from gemot.server.model.errors import Conflict, Forbidden, GemotError, NotLeader, RuleFailed, Unavailable
+from gemot.server.model.errors import (
+    Conflict,
+    Forbidden,
+    GemotError,
+    NotLeader,
+    OutcomeUnknown,
+    RuleFailed,
+    Unavailable,
+)
 from gemot.server.rpc.message import (
     UNKNOWN_MS,
     Call,
@@ -161,6 +169,19 @@ def test_the_leadership_goes_to_whom_it_is_meant_for(scene: Scene) -> None:
     to = scene.others[0]
     assert scene.ask(scene.others[-1], Operate("transfer", id=to.member.id)) is True
     assert _server(to).leads
+
+
+def test_a_transfer_that_has_begun_is_never_told_as_not_done(scene: Scene) -> None:
+    former, (to, *_) = scene.leader, scene.others
+    told: list[Any] = []
+    _server(former).endpoint.handle(to.member, Operate("transfer", id=to.member.id), told.append)
+    while _server(former).leads:
+        scene.pass_us(SECOND_US // 1000)
+    for node in scene.others:
+        node.crash()
+    assert not _server(former).replica.raft.leader
+    scene.pass_us(20 * SECOND_US)
+    assert [type(answer) for answer in told] == [OutcomeUnknown]
 
 
 def test_no_client_agent_has_a_server_leave(scene: Scene) -> None:
