@@ -209,7 +209,8 @@ CHECK_FIELDS = {
     "ttl": "duration. The service itself reports, over the API; critical when it has not for so long.",
     "alias_service": "text. As healthy as that service of this host. Aliases that follow only each other are "
     "passing.",
-    "interval": f"duration, at least 1s, {_PROBED}. From the end of one try to the next.",
+    "interval": f"duration, at least 1s, {_PROBED}. From the end of one try to the next; "
+    "the first comes within one, spread out.",
     "timeout": "duration, default 10s, for args 30s. A try that takes longer is critical.",
     "success_before_passing": "whole number, default 0. Results in a row before critical becomes passing.",
     "failures_before_warning": "whole number, default as before critical. Failures in a row for warning.",

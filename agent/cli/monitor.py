@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import sys
 
 import click
@@ -28,6 +29,8 @@ def command(connection: Connection, log_level: str, log_json: bool) -> int:
             sys.stdout.buffer.flush()
     except KeyboardInterrupt:
         return 0
+    except (OSError, http.client.HTTPException):
+        pass  # cut off in the middle
     finally:
         stream.close()
     raise click.ClickException("the agent ended the stream: it stopped, or the connection broke")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import threading
 from pathlib import Path
 
 from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
@@ -37,7 +39,25 @@ def test_a_monitor_ends_with_its_agent(tmp_path: Path) -> None:
             left = shell("leave")
             assert (left.code, left.out) == (0, "Graceful leave complete\n"), left.err
             assert child.wait(PATIENCE_S) == 1
+            assert shell.told.startswith("Error: the agent ended the stream")
         until(lambda: shell("members").code == 1, "the end of the agent")
+
+
+def test_a_monitor_whose_agent_is_killed_says_that_the_stream_ended(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def begin_and_die() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(65536)
+                accepted.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\na line\n")
+
+        agent = threading.Thread(target=begin_and_die)
+        agent.start()
+        done = Shell(f"127.0.0.1:{listener.getsockname()[1]}", tmp_path)("monitor")
+        agent.join()
+    assert done.code == 1
+    assert done.err.startswith("Error: the agent ended the stream")
 
 
 def test_a_reload_takes_up_new_files_and_refuses_bad_ones(tmp_path: Path) -> None:
