@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
-from support.catalog_model import CatalogServers
 from support.http_agent import run, until
-from support.local_bench import NODE, Clock, MemoryStore, check, local_state, service
-from support.one_state import OneState
+from support.local_bench import NODE, check, service
+from support.syncing import Bench, syncing
 
-from gemot.agent.local import LocalState
-from gemot.agent.sync import Sync, scale
+from gemot.agent.sync import scale
 from gemot.checks.status import Outcome
 from gemot.server.model.catalog import (
-    SERF_HEALTH,
     Deregister,
     Node,
-    NodeDetail,
     NodeInfo,
     Register,
     Service,
@@ -32,52 +24,10 @@ from gemot.server.model.errors import (
     GemotError,
     NoLeader,
     OutcomeUnknown,
-    PeerBroke,
     RuleFailed,
-    StorageFailed,
 )
 from gemot.server.model.health import Check
 from gemot.server.model.query import Options
-from gemot.server.model.session import CreateSession, Session, Sessions
-
-
-class Bench:
-    def __init__(self, **options: Any) -> None:
-        self.clock = Clock()
-        self.store = options.pop("store", MemoryStore())
-        self.servers = options.pop("servers", CatalogServers())
-        self.local: LocalState = local_state(self.store, self.clock, **options)
-        self.sync = Sync(
-            local=self.local, servers=self.servers, now=self.clock, uniform=lambda: 0.5, token="agent"
-        )
-
-    def stored(self, service_id: str) -> Service | None:
-        return self.servers.catalog.services.get(("n1", service_id))
-
-    def stored_check(self, check_id: str) -> Check | None:
-        return self.servers.catalog.checks.get(("n1", check_id))
-
-    async def compare(self) -> None:
-        """Have one full round, now."""
-        asked = len(self.servers.queries)
-        self.sync.compare_soon(0.0)
-        await until(lambda: len(self.servers.queries) > asked)
-        await self.quiet()
-
-    async def quiet(self) -> None:
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def syncing(bench: Bench) -> AsyncIterator[Bench]:
-    bench.sync.start()
-    await until(lambda: bench.servers.queries)
-    await bench.quiet()
-    try:
-        yield bench
-    finally:
-        await bench.sync.stop()
 
 
 def test_a_start_tells_everything_and_takes_out_what_is_not_ours() -> None:
@@ -95,75 +45,6 @@ def test_a_start_tells_everything_and_takes_out_what_is_not_ours() -> None:
                 (NodeInfo("n1"), Options(token="agent")),
                 (NodeInfo("n1"), Options(consistency="stale", max_stale_ms=2000, token="agent")),
             ]
-
-    run(work())
-
-
-def _restarted(before: Bench) -> Bench:
-    """Another agent process of the same host, with what the one before kept."""
-    bench = Bench(store=before.store, servers=before.servers)
-    bench.local.restore()
-    bench.local.reload([], [])
-    return bench
-
-
-def _told_of(bench: Bench, check_id: str, since: int) -> list[str]:
-    """Each status that the catalog was told of this check."""
-    commands = [command for command, _ in bench.servers.applied[since:] if isinstance(command, Register)]
-    return [row.status for command in commands for row in command.checks if row.check_id == check_id]
-
-
-def test_a_restart_tells_nothing_that_is_older_than_what_the_catalog_has() -> None:
-    """A critical check ends its sessions: no lock may go because an agent was restarted."""
-
-    async def work() -> None:
-        before = Bench()
-        async with syncing(before):
-            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
-            before.local.check_states.report("c", Outcome("passing", "fine"))
-            await before.sync.settle()
-        told = len(before.servers.applied)
-        async with syncing(_restarted(before)) as bench:
-            assert set(_told_of(bench, "c", told)) <= {"passing"}
-            assert bench.local.checks()["c"].output == "fine"
-            bench.local.check_states.report("c", Outcome("critical", "refused"))
-            await bench.sync.settle()
-            row = bench.stored_check("c")
-            assert row is not None
-            assert row.status == "critical"
-
-    run(work())
-
-
-def test_a_restart_without_servers_tells_nothing_before_the_catalog_is_known() -> None:
-    async def work() -> None:
-        before = Bench()
-        async with syncing(before):
-            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
-            before.local.check_states.report("c", Outcome("passing", "fine"))
-            await before.sync.settle()
-        told = len(before.servers.applied)
-        before.servers.failure = NoLeader()
-        async with syncing(_restarted(before)) as bench:
-            bench.servers.failure = None
-            bench.local.add_service(service("web"))  # a change does not wait for the next full round
-            await bench.sync.settle()
-            assert bench.stored("web")
-            assert set(_told_of(bench, "c", told)) <= {"passing"}
-
-    run(work())
-
-
-def test_another_hosts_entry_says_nothing_of_what_was_restored() -> None:
-    async def work() -> None:
-        before = Bench()
-        async with syncing(before):
-            before.local.add_check(check("c", TCP="127.0.0.1:1", Interval="60s"))
-            before.local.check_states.report("c", Outcome("passing", "fine"))
-            await before.sync.settle()
-        before.servers.catalog.nodes["n1"] = msgspec.structs.replace(NODE, id="another")
-        async with syncing(_restarted(before)) as bench:
-            assert bench.local.checks()["c"].status == "critical"
 
     run(work())
 
@@ -317,102 +198,6 @@ def test_one_refused_write_does_not_hold_back_the_others() -> None:
             bench.servers.refuse = lambda command: None
             await bench.compare()
             assert bench.stored("bad")
-
-    run(work())
-
-
-class RealCatalog:
-    """A catalog with all of its rules, in which another host has our name, a session and a lock on it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.one = OneState(folder)
-        self.apply(
-            Register(
-                OTHER,
-                (Service("pg", "pg", port=5432),),
-                (
-                    Check("n1", SERF_HEALTH, "Serf", "passing"),
-                    Check("n1", "pg", "pg", "passing", service_id="pg"),
-                ),
-            )
-        )
-        session = Session("s", "n1", "", 0, "release", "", 0, node_checks=("pg",))
-        self.apply(CreateSession(session))
-
-    def apply(self, command: Any) -> None:
-        result = self.one.result(command)
-        if isinstance(result, GemotError):
-            raise result
-
-    def detail(self, name: str) -> NodeDetail | None:
-        detail: NodeDetail | None = self.one.value(NodeInfo(name))
-        return detail
-
-    def fail(self) -> None:
-        """The host that has our name dies."""
-        dead = Check("n1", SERF_HEALTH, "Serf", "critical")
-        self.apply(Register(OTHER, (), (dead,), skip_node_update=True))
-
-
-OTHER = Node("n1", "10.0.0.2", id="99999999-2222-3333-4444-555555555555")
-
-
-def _namesake(folder: Path) -> tuple[Bench, RealCatalog]:
-    catalog, bench = RealCatalog(folder), Bench()
-    bench.servers.catalog = catalog  # type: ignore[assignment]
-    bench.local.add_service(service("redis", Check={"TTL": "10m"}))
-    return bench, catalog
-
-
-def test_a_host_touches_nothing_of_another_one_that_has_its_name(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def work() -> None:
-        bench, catalog = _namesake(tmp_path)
-        before = catalog.detail("n1")
-        async with syncing(bench):
-            assert [command for command, _ in bench.servers.applied] == [Register(NODE)]
-            told = [one.message for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
-            assert len(told) == 1
-            assert f"is reserved by node {OTHER.id}" in told[0]
-            assert "give one of the two another node_name" in told[0]
-            bench.local.check_states.update_ttl("service:redis", "passing", "")
-            bench.local.remove_service("redis")
-            await bench.sync.settle(within_s=3600)  # keeps nobody waiting for what is in vain
-            await bench.compare()
-            assert [command for command, _ in bench.servers.applied] == [Register(NODE)] * 2
-            assert catalog.detail("n1") == before
-            assert [session.id for session in catalog.one.value(Sessions())] == ["s"]
-
-    run(work())
-
-
-@pytest.mark.parametrize("failure", [PeerBroke("cut off"), StorageFailed("full"), GemotError("new")])
-def test_a_host_whose_entry_fails_otherwise_is_not_taken_for_a_namesake(failure: GemotError) -> None:
-    async def work() -> None:
-        bench = Bench()
-        bench.servers.refuse = lambda command: failure if command == Register(NODE) else None
-        bench.local.add_service(service("web"))
-        async with syncing(bench):
-            await until(lambda: bench.stored("web"))
-
-    run(work())
-
-
-def test_a_host_takes_over_the_name_of_one_that_died(tmp_path: Path) -> None:
-    async def work() -> None:
-        bench, catalog = _namesake(tmp_path)
-        async with syncing(bench):
-            catalog.fail()
-            bench.local.add_service(service("web"))
-            bench.clock.move(15 * 1.5)
-            bench.sync._wake.set()
-            await until(lambda: bench.sync.rounds["full", "ok"])
-            assert catalog.one.value(NodeInfo("n1")).node.id == NODE.id
-            assert [row.id for row in catalog.one.value(NodeInfo("n1")).services] == ["redis", "web"]
-            bench.local.remove_service("web")  # changes are told at once again
-            await bench.sync.settle()
-            assert [row.id for row in catalog.one.value(NodeInfo("n1")).services] == ["redis"]
 
     run(work())
 

@@ -183,16 +183,22 @@ def test_those_that_hang_do_not_keep_the_others_from_being_run() -> None:
     run(work())
 
 
+async def _with_one_that_is_late() -> Bench:
+    """One probe has the only turn and keeps it, and the check `waits` was told to be late."""
+    bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
+    bench.runner.put(define("hangs"))
+    bench.runner.put(define("waits"))
+    await until(lambda: bench.results)
+    return bench
+
+
 def test_a_check_whose_turn_does_not_come_is_critical_until_it_is_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "LATE_AFTER_S", -3599.99)
 
     async def work() -> None:
-        bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
-        bench.runner.put(define("hangs"))
-        bench.runner.put(define("waits"))
-        await until(lambda: bench.results)
+        bench = await _with_one_that_is_late()
         check_id, outcome = bench.results[0]
         assert (check_id, outcome.status) == ("waits", "critical")
         assert outcome.output.startswith("Not run: its turn did not come")
@@ -233,10 +239,7 @@ def test_nothing_is_told_of_a_check_that_is_dropped_while_its_turn_is_late(
     monkeypatch.setattr(module, "LATE_AFTER_S", -3599.99)
 
     async def work() -> None:
-        bench = Bench(hang_or_be_good, Turns(working=1, hanging=0))
-        bench.runner.put(define("hangs"))
-        bench.runner.put(define("waits"))
-        await until(lambda: bench.results)
+        bench = await _with_one_that_is_late()
         bench.runner.drop("waits")
         bench.results.clear()
         await bench.runner.stop()
