@@ -68,7 +68,9 @@ class Sync:
         self._wake = asyncio.Event()
         self._changed = False
         self._compared = False
-        self._refused = False
+        self._refusals = 0
+        """So often in a row the servers refused this host."""
+
         self._full_at_s = 0.0
         self._pauses = 0
         self._next_round: asyncio.Future[None] | None = None
@@ -95,7 +97,7 @@ class Sync:
 
     async def settle(self, within_s: float = REPLY_WITHIN_S) -> None:
         """Wait until a round that holds every change so far was tried, whatever came of it."""
-        if not self._changed or self._pauses or self._refused or self._task is None:
+        if not self._changed or self._pauses or self._refusals or self._task is None:
             return
         if self._next_round is None:
             self._next_round = asyncio.get_running_loop().create_future()
@@ -145,7 +147,7 @@ class Sync:
             now_s = self._now()
             if not self._pauses and now_s >= self._full_at_s:
                 return True
-            if not self._pauses and not self._refused and self._changed:
+            if not self._pauses and not self._refusals and self._changed:
                 return not self._compared
             until_s = math.inf if self._pauses else min(self._full_at_s, due_s or math.inf)
             try:
@@ -194,7 +196,7 @@ class Sync:
             refused = batch[0].part.node and _is_refusal(failure)
             if refused:
                 break
-        self._refused = refused
+        self._refusals = self._refusals + 1 if refused else 0
         if failure is not None:
             raise failure
 
@@ -238,13 +240,15 @@ class Sync:
 
     def _on_failure(self, error: GemotError, *, full: bool) -> None:
         """Never puts off the next full round: changes that fail may come more often than that is due."""
-        if full or isinstance(error, Unavailable | OutcomeUnknown):
+        if self._refusals:  # by a name, say, whose holder has gone and keeps it for some seconds more
+            at_s = self._later(min(RETRY_S, JOIN_S * 2 ** (self._refusals - 1)))
+        elif full or isinstance(error, Unavailable | OutcomeUnknown):
             at_s = self._later(RETRY_S)
         else:  # the catalog is not what it was taken for: somebody else changed it
             at_s = self._now() + JOIN_S * self._uniform() * scale(self._nodes())
         self._full_at_s = min(self._full_at_s, at_s)
         wait_s = max(0.0, self._full_at_s - self._now())
-        if self._refused:
+        if self._refusals:
             _log.error(_REFUSED, wait_s, error)
         else:
             _log.warning("sync: not all could be told to the servers, next try in %.0f s: %s", wait_s, error)

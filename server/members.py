@@ -120,14 +120,17 @@ class Membership:
         former_leader: Callable[[], tuple[str, int]],
         take_out: Callable[[str], None],
         guard: MassFailure,
+        know_txn: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
+        """`know_txn`: does every server know transactions?"""
         self.guard = guard
         self._propose = propose
         self._look = look
         self._alive_in_catalog = alive_in_catalog
         self._former_leader = former_leader
         self._take_out = take_out
+        self._know_txn = know_txn
         self._now_ms = now_ms
         self._heard: dict[str, tuple[Member | None, int]] = {}
         """By folded name, as all that follows."""
@@ -211,8 +214,10 @@ class Membership:
     def _let_in(self, name: str, member: Member) -> None:
         known, may_be_worse = self._look(name), name in self._worse
         self._worse.pop(name, None)
-        if (command := give_up_name(known, member)) is not None:
-            self._propose(command)
+        if known is not None and (give_up := give_up_name(known, member, by_txn=self._know_txn())):
+            told = "server: name passed on: node=%s address=%s id=%s former=%s"
+            log.info(told, member.name, member.address, member.id, _who(known.node))
+            self._propose(give_up)
         if (command := register_alive(member, None if may_be_worse else known)) is not None:
             self._propose(command)
 
@@ -259,11 +264,11 @@ class Membership:
         if member.rpc and silent_ms >= CONTRADICTS_MS and self._is_at_its_place(member, before):
             return ""
         if before is not None:
-            return f"{before.address} (id {before.id})" if before.id != member.id else ""
+            return _who(before) if before.id != member.id else ""
         node = self._as_it_began.get(name) or self._node(name)
         if node is None or node.id in ("", member.id):
             return ""
-        return f"{node.address} (id {node.id})"
+        return _who(node)
 
     def _is_at_its_place(self, member: Member, before: Member | None) -> bool:
         if before is None:
@@ -474,6 +479,10 @@ class Membership:
             return member
         node = known.node
         return msgspec.structs.replace(member, meta=node.meta, tagged_addresses=node.tagged_addresses)
+
+
+def _who(one: Member | Node) -> str:
+    return f"{one.address} (id {one.id})"
 
 
 SERVERS = HealthService(SERVER_SERVICE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from gemot.server.model.catalog import SERF_HEALTH, SERVER_SERVICE, Node, NodeDetail, Register, Service
 from gemot.server.model.health import Check, Status
+from gemot.server.model.txn import NodeOp, Txn
 from gemot.server.rpc.message import Member
 
 ALIVE_OUTPUT = "Agent alive and reachable"
@@ -38,17 +39,22 @@ def register_failed(known: NodeDetail | None) -> Register | None:
     return _failed(known.node)
 
 
-def give_up_name(known: NodeDetail | None, member: Member) -> Register | None:
+def give_up_name(known: NodeDetail, member: Member, *, by_txn: bool) -> Register | Txn | None:
     """What makes the catalog give this member its name; None when that has it, or nobody has.
 
-    The catalog gives nobody the name of a node with another id, unless the `serfHealth` of that is critical.
-    One without it is no agent's, and would keep the name for ever.
+    Another host that had it goes, with its services, checks and sessions: under the name they would stand at
+    this member's address. Only as it is known here, so that nothing goes of one that has it meanwhile: that
+    takes a transaction, of which servers of the first releases know nothing (`by_txn`).
+
+    A node without `serfHealth` is no agent's. Nothing of it goes, but it would keep the name for ever: the
+    catalog gives nobody the name of a node with another id, unless the `serfHealth` of that is critical.
     """
-    if known is None or known.node.id.lower() in ("", member.id.lower()):
+    if known.node.id.lower() in ("", member.id.lower()):
         return None
-    if (serf := _serf_of(known)) is not None and serf.status == "critical":
-        return None
-    return _failed(known.node)
+    serf = _serf_of(known)
+    if serf is not None and by_txn:
+        return Txn((NodeOp("delete-cas", known.node),))
+    return None if serf is not None and serf.status == "critical" else _failed(known.node)
 
 
 def register_suspect(known: NodeDetail | None) -> Register | None:

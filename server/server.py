@@ -40,7 +40,7 @@ from gemot.server.raft.node import Raft
 from gemot.server.raft.types import ReadState, SnapshotOffer
 from gemot.server.reads import Reads
 from gemot.server.reports import Reports
-from gemot.server.rpc.message import Bookmark, Call, Forward, Member
+from gemot.server.rpc.message import TXN, Bookmark, Call, Forward, Member
 from gemot.server.space import Space
 from gemot.server.state.store import State
 from gemot.server.state.watch import Hub, Topic
@@ -125,6 +125,7 @@ class Server:
             former_leader=lambda: self.replica.former_leader,
             take_out=lambda name: self.operator.leave(name, _ignore),
             guard=MassFailure(config.mass_failure),
+            know_txn=lambda: not self.features.without(TXN),
             now_ms=timer.now_ms,
         )
         self.features = Features(

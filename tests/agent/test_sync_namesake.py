@@ -101,7 +101,7 @@ def test_a_host_takes_over_the_name_of_one_that_died(tmp_path: Path) -> None:
         async with syncing(bench):
             catalog.fail()
             bench.local.add_service(service("web"))
-            bench.clock.move(15 * 1.5)
+            bench.clock.move(3 * 1.5)
             bench.sync._wake.set()
             await until(lambda: bench.sync.rounds["full", "ok"])
             assert catalog.one.value(NodeInfo("n1")).node.id == NODE.id
@@ -109,5 +109,22 @@ def test_a_host_takes_over_the_name_of_one_that_died(tmp_path: Path) -> None:
             bench.local.remove_service("web")  # changes are told at once again
             await bench.sync.settle()
             assert [row.id for row in catalog.one.value(NodeInfo("n1")).services] == ["redis"]
+
+    run(work())
+
+
+def test_a_host_that_is_refused_asks_again_soon_at_first_and_then_seldom(tmp_path: Path) -> None:
+    """Who died keeps its name for some seconds only; two that live may both do so for days."""
+
+    async def work() -> None:
+        bench, _ = _namesake(tmp_path)
+        async with syncing(bench):
+            for number, wait_s in enumerate((3, 6, 12, 15, 15), 1):
+                for moved_s, rounds in ((wait_s * 1.5 - 0.1, number), (0.2, number + 1)):
+                    bench.clock.move(moved_s)
+                    bench.sync._wake.set()
+                    await bench.quiet()
+                    assert bench.sync.rounds["full", "failed"] == rounds, f"try {number}"
+                bench.clock.move(-0.1)
 
     run(work())

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.members import client
 from support.membership import Scene
 
 from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, register_alive
 from gemot.server.model.catalog import Deregister, Node, NodeInfo, Register, Service
+from gemot.server.model.kv import KvGet, KvSet
+from gemot.server.model.session import CreateSession, Session
+
+LOCK = "5e551011-0000-4000-8000-000000000000"
+DB = Register(Node("web1", ""), services=(Service("db", "db"),), skip_node_update=True)
 
 
 @pytest.fixture
@@ -58,6 +64,57 @@ def test_a_restored_catalog_that_has_a_former_self_gives_the_name_to_who_lives(s
     scene.membership.joined(client(1))
     assert scene.one.value(NodeInfo("web1")).node.id == client(1).id
     assert scene.health("web1") == "passing"
+
+
+@pytest.mark.parametrize("former_is", ["silent", "critical"])
+def test_what_a_former_host_ran_goes_with_it(
+    scene: Scene, former_is: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its services stood at the address of the present one, healthy, until that compared itself."""
+    caplog.set_level("INFO")
+    former = client(1, address="10.9.9.9", id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(former)
+    scene.one.apply(DB, CreateSession(Session(LOCK, "web1")), KvSet(b"lock", b"", acquire=LOCK))
+    if former_is == "critical":
+        scene.pass_ms(2 * FAILED_AFTER_MS)
+        assert scene.health("web1") == "critical"
+    else:
+        scene.membership = scene.new_leader()
+    scene.membership.joined(client(1))
+    detail = scene.one.value(NodeInfo("web1"))
+    assert (detail.node.id, detail.node.address) == (client(1).id, client(1).address)
+    assert (detail.services, scene.health("web1")) == ((), "passing")
+    assert scene.one.value(KvGet(b"lock")).session == "", "its sessions ended with it"
+    (told,) = [record.getMessage() for record in caplog.records if "passed on" in record.message]
+    assert told.endswith(f"node=web1 address=10.0.1.1 id={client(1).id} former=10.9.9.9 (id {former.id})")
+
+
+def test_nothing_goes_of_a_host_that_has_its_name_already(scene: Scene) -> None:
+    """Its agent was faster than the leader: what that proposed comes after its registration."""
+    former = client(1, id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(former)
+    scene.pass_ms(2 * FAILED_AFTER_MS)
+    scene.late = []
+    scene.membership.joined(client(1))
+    late, scene.late = scene.late, None
+    assert len(late) == 2
+    node = msgspec.structs.replace(scene.one.value(NodeInfo("web1")).node, id=client(1).id)
+    scene.one.apply(Register(node), DB, *late)
+    detail = scene.one.value(NodeInfo("web1"))
+    assert [service.id for service in detail.services] == ["db"]
+    assert (detail.node.id, scene.health("web1")) == (client(1).id, "passing")
+
+
+def test_servers_that_know_no_transactions_keep_what_a_former_host_ran(scene: Scene) -> None:
+    scene.know_txn = False
+    former = client(1, id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(former)
+    scene.one.apply(DB)
+    scene.membership = scene.new_leader()
+    scene.membership.joined(client(1))
+    detail = scene.one.value(NodeInfo("web1"))
+    assert (detail.node.id, scene.health("web1")) == (client(1).id, "passing")
+    assert [service.id for service in detail.services] == ["db"]
 
 
 def test_a_node_that_is_no_agents_gives_its_name_up_to_a_host_that_lives(scene: Scene) -> None:

@@ -47,6 +47,7 @@ class Scene:
         self.proposed: list[Command] = []
         self.looks = 0
         self.refuses = False
+        self.know_txn = True
         self.late: list[Command] | None = None
         self.former_leader = ("", 0)
         self.heard = Heard()
@@ -65,6 +66,7 @@ class Scene:
             former_leader=lambda: self.former_leader,
             take_out=self._take_out,
             guard=MassFailure(self._config),
+            know_txn=lambda: self.know_txn,
             now_ms=self.timer.now_ms,
         )
         membership.gossip = self.heard
