@@ -6,6 +6,7 @@ puts or drops checks calls `follow_aliases` when that is done; results do so by 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Literal
 
@@ -16,6 +17,11 @@ from gemot.checks.status import Outcome, Status, cut_note, expired_output, is_ex
 from gemot.server.model.errors import NotFound, RuleFailed
 from gemot.server.model.health import Check
 from gemot.server.state.names import fold
+
+log = logging.getLogger(__name__)
+
+TOLD = 200
+"""Characters of an output that the log has."""
 
 _BY_SEVERITY: tuple[Status, ...] = ("passing", "warning", "critical")
 
@@ -227,13 +233,15 @@ class CheckStates:
             self._set(record, self._aliased(record.definition.alias_service, by_service))
 
     def _set(self, record: CheckState, outcome: Outcome) -> None:
-        record.restored = False
+        restored, record.restored = record.restored, False
         output = "" if self._discard_output else outcome.output
         if (record.status, record.output) == (outcome.status, output):
             return
         changed = record.status != outcome.status
         if changed:
             record.critical_since_s = self._now() if outcome.status == "critical" else None
+            if not restored:
+                _log_change(record, outcome.status, output)
         record.status, record.output = outcome.status, output
         check_id = record.definition.check_id
         if changed or not self._check_update_interval_s:
@@ -315,3 +323,17 @@ class CheckStates:
     def taken(self, check_ids: Collection[str]) -> None:
         """These go to the catalog as they are now, so nothing of them waits any more."""
         self._deferred.difference_update(check_ids)
+
+
+def _log_change(record: CheckState, status: Status, output: str) -> None:
+    definition = record.definition
+    first = output.strip().partition("\n")[0][:TOLD]
+    log.log(
+        logging.WARNING if status == "critical" else logging.INFO,
+        "check: %s: check=%s service=%s before=%s%s",
+        status,
+        definition.check_id,
+        definition.service_id,
+        record.status,
+        f": {first}" if first else "",
+    )

@@ -323,8 +323,10 @@ class Daemon:
         return self._whereabouts.coordinate if self._whereabouts is not None else None
 
     def _stats(self) -> dict[str, dict[str, str]]:
-        counts = {name: str(count) for name, count in self._local.counts().items()}
-        stats = {"agent": counts, "tier": {"waiting": self._tier.waiting_for()}}
+        agent = {name: str(count) for name, count in self._local.counts().items()}
+        if refusal := self._sync.refusal:
+            agent["refused"] = refusal
+        stats = {"agent": agent, "tier": {"waiting": self._tier.waiting_for()}}
         if self._tier.lan is not None:
             stats["serf_lan"] = self._tier.lan.stats()
         return stats if self._snapshots is None else stats | {"snapshot_agent": self._snapshots.stats()}
@@ -405,7 +407,8 @@ class Daemon:
             before, epoch = epoch, self._tier.servers.stats().get("consul", {}).get("epoch") or epoch
             if before and epoch != before:
                 self._sync.compare_soon()  # a snapshot was restored: the catalog is of another time
-            self._notifier.status(waiting or f"Running; leader {leader or 'unknown'}")
+            refused = f"The servers refuse this host: {told}" if (told := self._sync.refusal) else ""
+            self._notifier.status(waiting or refused or f"Running; leader {leader or 'unknown'}")
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _on_stop(self, stop: Callable[[], Awaitable[None]]) -> None:

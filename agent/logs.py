@@ -58,7 +58,7 @@ def _open() -> None:
 
 class PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = record.getMessage()
+        text = _one_line(record.getMessage())
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         return f"{_stamp(record)} {'[' + _level(record) + ']':<7} {_part(record)}{text}"
@@ -75,6 +75,13 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+def _one_line(text: str) -> str:
+    """What others sent (a check's output, a name) begins no line of its own, and colours no terminal."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class Followers(logging.Handler):

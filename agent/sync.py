@@ -71,6 +71,9 @@ class Sync:
         self._refusals = 0
         """So often in a row the servers refused this host."""
 
+        self.refusal = ""
+        """Why they refuse it at present, in their words; "" if they do not."""
+
         self._full_at_s = 0.0
         self._pauses = 0
         self._next_round: asyncio.Future[None] | None = None
@@ -197,6 +200,7 @@ class Sync:
             if refused:
                 break
         self._refusals = self._refusals + 1 if refused else 0
+        self.refusal = str(failure) if refused else ""
         if failure is not None:
             raise failure
 

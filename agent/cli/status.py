@@ -32,6 +32,8 @@ def command(connection: Connection) -> None:
     click.echo(f"Leader   {'unknown, no server answers' if leader is None else leader or 'none'}")
     if waiting := stats.get("tier", {}).get("waiting"):
         click.echo(f"Waiting  {waiting}")
+    if refused := stats.get("agent", {}).get("refused"):
+        click.echo(f"Refused  nothing of this host is in the catalog: {refused}")
     if space := stats.get("consul", {}).get("space"):
         click.echo(f"Space    {space}")
     if (suspects := stats.get("consul", {}).get("suspects", "0")) != "0":

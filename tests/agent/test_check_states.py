@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 from support.local_bench import Clock, MemoryStore, check, local_state, service
 
+from gemot.agent.check_states import TOLD
 from gemot.agent.local import LocalState
 from gemot.agent.registration import parse_check
 from gemot.checks.definition import CheckDefinition
@@ -82,6 +83,28 @@ def test_a_change_of_status_is_told_at_once_and_one_of_output_later() -> None:
     assert local.is_behind()
     assert not local.wanted().checks["c"].output_deferred
     assert local.check_states.release() is None
+
+
+def test_a_change_of_status_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    store = MemoryStore()
+    local = local_state(store)
+    local.add_service(service("db", Check={"HTTP": "http://a/", "Interval": "60s"}))
+    for status, output in (
+        ("passing", "fine"),
+        ("passing", "finer"),
+        ("critical", "refused\nby whom"),
+        ("critical", "x"),
+        ("warning", "h" * 1_000),
+    ):
+        local.check_states.report("service:db", Outcome(status, output))
+    _restarted(store).check_states.adopt(local.checks().values())
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert told == [
+        ("INFO", "check: passing: check=service:db service=db before=critical: fine"),
+        ("WARNING", "check: critical: check=service:db service=db before=passing: refused"),
+        ("INFO", f"check: warning: check=service:db service=db before=critical: {'h' * TOLD}"),
+    ], "and what a restart takes back from the catalog is no change"
 
 
 def test_without_an_update_interval_every_output_is_told() -> None:

@@ -23,3 +23,10 @@ from gemot.agent.logs import PlainLines
 def test_a_line_names_its_part_once(logger: str, message: str, shown: str) -> None:
     record = logging.LogRecord(logger, logging.WARNING, "", 0, message, (), None)
     assert PlainLines().format(record).partition("[WARN]  ")[2] == shown
+
+
+def test_what_others_sent_begins_no_line_of_its_own_and_colours_no_terminal() -> None:
+    message = "café\nx [ERROR] agent: forged \x1b[31m\u2028"
+    record = logging.LogRecord("gemot.dns", logging.WARNING, "", 0, message, (), None)
+    shown = PlainLines().format(record).partition("[WARN]  ")[2]
+    assert shown == r"dns: café\nx [ERROR] agent: forged \x1b[31m\u2028"

@@ -72,6 +72,7 @@ def test_a_host_touches_nothing_of_another_one_that_has_its_name(
             assert len(told) == 1
             assert f"is reserved by node {OTHER.id}" in told[0]
             assert "give one of the two another node_name" in told[0]
+            assert f"is reserved by node {OTHER.id}" in bench.sync.refusal
             bench.local.check_states.update_ttl("service:redis", "passing", "")
             bench.local.remove_service("redis")
             await bench.sync.settle(within_s=3600)  # keeps nobody waiting for what is in vain
@@ -104,6 +105,7 @@ def test_a_host_takes_over_the_name_of_one_that_died(tmp_path: Path) -> None:
             bench.clock.move(3 * 1.5)
             bench.sync._wake.set()
             await until(lambda: bench.sync.rounds["full", "ok"])
+            assert bench.sync.refusal == ""
             assert catalog.one.value(NodeInfo("n1")).node.id == NODE.id
             assert [row.id for row in catalog.one.value(NodeInfo("n1")).services] == ["redis", "web"]
             bench.local.remove_service("web")  # changes are told at once again
