@@ -287,6 +287,8 @@ class Daemon:
         self._why = Why(
             servers=self._tier.servers,
             templates=self._templates.status,
+            node_id=self._node_id,
+            checks=self._local.checks,
             domain=config.domain,
             only_passing=config.dns_config.only_passing,
         )

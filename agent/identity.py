@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 import uuid
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -113,3 +114,16 @@ def host_facts() -> HostFacts:
         if address.family in families
     ]
     return HostFacts(hostname=socket.gethostname().partition(".")[0], addresses=tuple(found))
+
+
+def has_address(address: str) -> bool:
+    """Whether this host can listen there; True for one that only a name server could tell of."""
+    try:
+        family = socket.AF_INET6 if ip_address(address).version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except ValueError:
+        return True
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -125,10 +125,15 @@ class Why:
         *,
         servers: Reads,
         templates: Callable[[], Sequence[TemplateStatus]] = tuple,
+        node_id: str = "",
+        checks: Callable[[], Mapping[str, Check]] = dict,
         domain: str = "consul.",
         only_passing: bool = False,
     ) -> None:
+        """`checks` are this agent's own, on `node_id`: the servers hear some time later what they say."""
         self._servers = servers
+        self._node_id = node_id
+        self._checks = checks
         self._templates = templates
         self._domain = domain
         self._only_passing = only_passing
@@ -147,12 +152,25 @@ class Why:
             names = listed.value
         return explain_service(
             name,
-            found.value,
+            [self._up_to_date(row) for row in found.value],
             names=names,
             domain=self._domain,
             only_passing=self._only_passing,
             age_ms=age_ms(found.last_contact_ms, known_leader=found.known_leader),
         )
+
+    def _up_to_date(self, row: Instance) -> Instance:
+        """With the last outputs of own checks; their statuses stay those that the answers go by."""
+        if row.node.id != self._node_id:
+            return row
+        own = self._checks()
+        checks = tuple(
+            msgspec.structs.replace(check, output=mine.output)
+            if (mine := own.get(check.check_id)) is not None and mine.status == check.status
+            else check
+            for check in row.checks
+        )
+        return msgspec.structs.replace(row, checks=checks)
 
     def templates(self, destination: str = "") -> list[TemplateWhy]:
         """Those whose destination or source this is; all for ""."""
@@ -202,7 +220,11 @@ def _explain_instance(row: Instance, *, in_dns: bool) -> InstanceWhy:
     alive = all(c.status != "critical" for c in row.checks if c.check_id == SERF_HEALTH)
     label = row.service.service if row.service.id == row.service.service else row.service.id
     where = f"{label} on {row.node.node} ({_joined(address, port)})"
-    reasons = "; ".join(_reason(one) for one in failing)
+    warns = [one for one in failing if one.status == "warning"]
+    keeps_out = [one for one in failing if one not in warns] or warns
+    reasons = "; ".join(map(_reason, keeps_out))
+    if keeps_out != warns and warns:
+        reasons += f"; besides, {'; '.join(map(_reason, warns))}"
     suspect = any(check.output == SUSPECT_OUTPUT for check in row.checks if check.check_id == SERF_HEALTH)
     if suspect and not failing:
         told = f"{where} is in the answers though {row.node.node} is unreachable: many hosts are, at once"

@@ -53,14 +53,19 @@ def command(paths: tuple[str, ...], quiet: bool, config_format: str) -> int:
 def _of_this_host(config: Config) -> tuple[str, ...]:
     """What would keep the agent from starting here, and perhaps not where the configuration belongs."""
     from gemot.agent.config.fault import ConfigFaults
-    from gemot.agent.config.resolve import resolve
-    from gemot.agent.identity import host_facts, in_the_way
+    from gemot.agent.config.resolve import listening, resolve
+    from gemot.agent.identity import has_address, host_facts, in_the_way
 
     found: list[str] = []
     if config.data_dir and (why := in_the_way(config.data_dir)):
         found.append(f"data_dir: {why}")
     try:
-        resolve(config, host_facts())
+        resolved = resolve(config, host_facts())
     except ConfigFaults as error:
         found += map(str, error.faults)
+    else:
+        asked = [("bind_addr", resolved.bind_addr)]
+        asked += [(family, address) for family in ("http", "dns") for address, _ in listening(resolved, family)]
+        foreign = [f"{what}: {address} is no address of it" for what, address in asked if not has_address(address)]
+        found += foreign
     return tuple(f"on this host the agent would not start: {one}" for one in found)

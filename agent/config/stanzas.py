@@ -6,6 +6,7 @@ not known here: what reads one is handed in.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ KEYS: dict[str, Kind] = {
 """Keys that hold one stanza or a list of them, and the field they are gathered in."""
 
 _MAX_SHOWN = 60
+_IN_DNS = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 
 
 class Stanza(msgspec.Struct, frozen=True):
@@ -82,7 +84,7 @@ def parse(stanzas: Iterable[Stanza], parsers: Parsers) -> Parsed:
             where = Fault(stanza.source, _place(stanza), "")
             warnings.append(f"{where}: without effect here: {', '.join(ignored)}")
     faults += _overwritten(read, owners)
-    warnings += map(str, _of_nobody(read, owners))
+    warnings += map(str, (*_of_nobody(read, owners), *_aliases_of_nobody(read, owners), *_not_in_dns(read)))
     kept: dict[str, tuple[Any, ...]] = {kind: tuple(found) for kind, found in values.items()}
     return Parsed(kept, tuple(faults), tuple(warnings), tuple(commanding))
 
@@ -98,6 +100,26 @@ def _of_nobody(read: Iterable[tuple[Stanza, Any]], owners: dict[tuple[str, str],
             yield Fault(
                 stanza.source, _place(stanza, "service_id"), f"{message} unless the API registered one"
             )
+
+
+def _aliases_of_nobody(
+    read: Iterable[tuple[Stanza, Any]], owners: dict[tuple[str, str], Stanza]
+) -> Iterator[Fault]:
+    """Aliases of a service that these files do not have."""
+    for stanza, found in read:
+        checks = found.checks if stanza.kind == "services" else (found,) if stanza.kind == "checks" else ()
+        for name in dict.fromkeys(check.alias_service for check in checks):
+            if name and ("service id", name) not in owners:
+                message = f'no service of these files has the id "{name[:_MAX_SHOWN]}"'
+                why = f"{message}: the check is critical unless the API registered one"
+                yield Fault(stanza.source, _place(stanza, "alias_service"), why)
+
+
+def _not_in_dns(read: Iterable[tuple[Stanza, Any]]) -> Iterator[Fault]:
+    for stanza, found in read:
+        if stanza.kind == "services" and not _IN_DNS.match(found.service.service):
+            why = "cannot be looked up by DNS: only letters, digits, dashes and underscores can, 63 at most"
+            yield Fault(stanza.source, _place(stanza, "name"), why)
 
 
 def _overwritten(

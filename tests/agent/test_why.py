@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 from support.local_servers import local_servers
 
@@ -15,6 +16,8 @@ from gemot.server.consensus import NEVER_MS as SERVERS_NEVER_MS
 from gemot.server.model.catalog import SERF_HEALTH, Instance, Node, Register, Service
 from gemot.server.model.errors import Unavailable
 from gemot.server.model.health import Check, Status
+
+WEB = Service("web", "web", port=80)
 
 
 def instance(*checks: Check, node: str = "web1", id: str = "web", port: int = 80) -> Instance:
@@ -69,10 +72,10 @@ def test_a_dead_host_and_maintenance_are_told_in_words() -> None:
 
 
 def test_every_reason_is_told() -> None:
-    (told, _) = lines(instance(alive("critical"), check("critical", "a"), check("warning", "b", "second")))
+    (told, _) = lines(instance(check("warning", "b", "second"), alive("critical"), check("critical", "a")))
     assert "no live agent" in told
     assert '"service:web" is critical' in told
-    assert '"second" is warning' in told
+    assert told.endswith('; besides, check "second" is warning (since index 9): b'), "that alone would not"
 
 
 def test_long_output_is_cut_and_lines_are_joined() -> None:
@@ -112,6 +115,32 @@ def test_it_reads_what_there_is_even_without_a_leader() -> None:
             servers.failure = Unavailable("nobody is here")
             with pytest.raises(Unavailable):
                 await why.service("web")
+
+    asyncio.run(work())
+
+
+def test_the_agent_asked_tells_what_its_own_checks_say_now() -> None:
+    """The servers may hear of another output five minutes later."""
+    own = {
+        "service:web": check("critical", "timed out"),
+        "other": check("passing", "fine by now", "other"),
+    }
+
+    async def work() -> None:
+        with local_servers() as servers:
+            for name in ("web1", "web2"):
+                checks = (check("critical", "refused"), check("warning", "hot", "other"))
+                checks = tuple(msgspec.structs.replace(one, node=name) for one in checks)
+                await servers.apply(Register(Node(name, "10.0.0.4", f"id-{name}"), (WEB,), checks))
+            why = Why(servers=servers, node_id="id-web1", checks=lambda: own)
+            told = await why.service("web")
+            outputs = {(row.node, one.check_id): one.output for row in told.instances for one in row.failing}
+            assert outputs == {
+                ("web1", "service:web"): "timed out",
+                ("web1", "other"): "hot",
+                ("web2", "service:web"): "refused",
+                ("web2", "other"): "hot",
+            }, "where the answers go by another status, its output is told"
 
     asyncio.run(work())
 

@@ -125,3 +125,10 @@ def test_validate_warns_of_what_this_host_lacks(tmp_path: Path) -> None:
     assert (
         f"Warning: on this host the agent would not start: data_dir: {tmp_path}/a.json is not a" in done.err
     )
+    addresses = {"client_addr": "127.0.0.1 203.0.113.7", "ports": {"dns": -1}, "bind_addr": "203.0.113.8"}
+    (tmp_path / "c.json").write_text(json.dumps({"data_dir": "/d", "retry_join": ["a"]} | addresses))
+    told = [line.rpartition("would not start: ")[2] for line in shell("validate", "c.json").err.splitlines()]
+    assert told == [
+        "bind_addr: 203.0.113.8 is no address of it",
+        "http: 203.0.113.7 is no address of it",
+    ]

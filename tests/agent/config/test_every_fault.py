@@ -130,3 +130,16 @@ def test_a_check_of_a_service_that_no_file_has_is_warned_of(tmp_path: Path) -> N
     )
     write(tmp_path, b_json={"service": {"name": "web"}})
     assert not [each for each in loaded(tmp_path, "-dev").warnings if "service_id" in each]
+
+
+def test_an_alias_of_no_service_and_a_name_that_dns_cannot_have_are_told(tmp_path: Path) -> None:
+    web = {"name": "web app", "id": "web", "checks": [{"alias_service": "db"}, {"alias_service": "web"}]}
+    write(tmp_path, a_json={"service": web, "check": {"name": "c", "alias_service": "WEB"}})
+    told = [each.removeprefix(f"{tmp_path}/a.json: ") for each in loaded(tmp_path, "-dev").warnings]
+    nobody = 'alias_service: no service of these files has the id "{}": the check is critical unless'
+    assert [each for each in told if each.startswith(('service "', 'check "'))] == [
+        f'service "web app": {nobody.format("db")} the API registered one',
+        f'check "c": {nobody.format("WEB")} the API registered one',
+        'service "web app": name: cannot be looked up by DNS: only letters, digits, dashes and underscores '
+        "can, 63 at most",
+    ]
