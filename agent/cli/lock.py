@@ -18,11 +18,13 @@ from gemot.agent.cli.held import (
     seconds,
 )
 from gemot.agent.cli.options import client_options
-from gemot.agent.client.agents import Agents
-from gemot.agent.client.connection import Connection
+from gemot.agent.cli.waiting import what_agent_waits_for
+from gemot.agent.client.agents import Agents, passes
+from gemot.agent.client.connection import ClientError, Connection
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.lock import Lock
 from gemot.agent.client.recipe import Recipe
+from gemot.agent.client.session import boot_clock
 from gemot.agent.client.semaphore import MAX_LIMIT, Semaphore
 
 
@@ -100,8 +102,7 @@ def run_under(recipe: Recipe, connection: Connection, job: Job, flags: dict[str,
     with Signals() as signals:
         why = ""
         try:
-            if hold.acquire(patience_s) is None:
-                raise click.ClickException(f"{hold.key}: not had within {patience_s:g} s")
+            _acquire(hold, patience_s, connection)
             job.say(f"holding {hold.key}, fence {hold.fence}")
             ending, why = run_held(hold, job, signals, environ={})
         except Interrupted as interrupted:
@@ -113,6 +114,19 @@ def run_under(recipe: Recipe, connection: Connection, job: Job, flags: dict[str,
     if not held and not why:
         why = "it was not ours any more when it was given back"
     return code_of(job, hold.key, ending, why, signals.passed, child_exit_code=bool(flags["child_exit_code"]))
+
+
+def _acquire(hold: Hold, patience_s: float | None, connection: Connection) -> None:
+    """Raises ClickException where it is not had within the patience, whatever that was spent on."""
+    why, began_s = "", boot_clock()
+    try:
+        if hold.acquire(patience_s) is not None:
+            return
+    except ClientError as error:
+        if patience_s is None or boot_clock() - began_s < patience_s or not passes(error):
+            raise
+        why = f": {what_agent_waits_for(connection.address, connection.token) or error}"
+    raise click.ClickException(f"{hold.key}: not had within {patience_s:g} s{why}")
 
 
 _PATIENCES = (("try", "patience"), ("timeout", "timeout"))

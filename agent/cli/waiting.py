@@ -53,6 +53,17 @@ class Waiting:
         return f"No answer yet, for {seconds:g} s at most: {why}"
 
 
+def what_agent_waits_for(address: str, token: str) -> str:
+    """What keeps it from the servers, in its words; "" if nothing does, or it does not say."""
+    connection = Connection(address, token=token, timeout_s=ASK_S)
+    try:
+        return _waiting_of(connection.request("GET", "/v1/agent/self").json())[0]
+    except ClientError:
+        return ""
+    finally:
+        connection.close()
+
+
 def on_terminal(address: str, token: str) -> Waiting | None:
     """None where nobody looks."""
     return Waiting(address, token) if sys.stderr is not None and sys.stderr.isatty() else None

@@ -175,6 +175,13 @@ def test_a_call_ends_at_the_hold_time_and_says_what_is_so(
     assert "broke" not in told.err
 
 
+def test_a_lock_that_is_not_had_in_time_says_what_that_was_spent_on(stage: Stage) -> None:
+    """It was of unknown outcome: the answer to the session's creation had not come."""
+    told = Told(stage.web, "lock", "-try=300ms", "jobs/x", "true")
+    waiting = f"jobs/x/.lock: not had within 0.3 s: waiting for quorum: have 1 of 3 ({stage.left.name}); "
+    assert (told.code, told.err[: len("Error: ") + len(waiting)]) == (1, f"Error: {waiting}")
+
+
 def test_without_any_server_status_says_at_once_what_each_address_answered(stage: Stage) -> None:
     stage.left.kill()
     wait_for(
