@@ -75,6 +75,7 @@ class ServerStatus:
             "commit_index": str(self._raft.commit),
             "applied_index": str(self._state.applied_index),
             "last_log_index": str(self._raft.last_index),
+            "voter": str(self._me.id in self._raft.voters).lower(),
             "num_peers": str(max(0, len(self._raft.voters) - 1)),
             "last_contact": f"{self._replica.last_contact_ms()}ms",
             "repairing": str(self._raft.repairing).lower(),

@@ -39,8 +39,9 @@ def command(connection: Connection) -> None:
     if (suspects := stats.get("consul", {}).get("suspects", "0")) != "0":
         click.echo(f"Suspect  {suspects} unreachable hosts are kept in service: many at once (mass_failure)")
     if raft := stats.get("raft"):
+        votes = "" if raft.get("voter") != "false" else ", without a vote"
         click.echo(
-            f"Raft     {raft['state']}, term {raft['term']}, applied {raft['applied_index']} "
+            f"Raft     {raft['state']}{votes}, term {raft['term']}, applied {raft['applied_index']} "
             f"of {raft['commit_index']} committed"
         )
     if raft and (scrub := raft.get("last_scrub")):

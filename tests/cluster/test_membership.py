@@ -221,9 +221,11 @@ def test_a_wiped_server_that_keeps_its_id_is_refused_until_its_peer_is_removed(s
         "a refusal",
         [wiped],
     )
+    assert "\nRaft     Follower, without a vote, term " in ordered(wiped, "status")
     assert "Removed peer" in ordered(leader, "operator", "raft", "remove-peer", f"-id={old}")
     wait_for(lambda: not wiped.stats()["tier"]["waiting"], PATIENCE_S, "its joining", [wiped])
     stage.expect_voters(stage.cluster.servers[:3])
+    wait_for(lambda: wiped.stats()["raft"]["voter"] == "true", PATIENCE_S, "its own word", [wiped])
 
 
 def test_a_server_that_runs_and_is_removed_comes_back_and_votes_again_as_it_was_told(stage: Stage) -> None:
