@@ -20,7 +20,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 from uuid import uuid4
 
@@ -120,6 +120,21 @@ class UserEvents:
     def list(self, name: str = "") -> list[Fired]:
         """The last that were meant for this host, the oldest first; with a name those of that name."""
         return [each for each in self._events.heard if not name or each.event.name == name]
+
+    def numbered(self, name: str = "") -> Sequence[tuple[int, Fired]]:
+        """`list`, each with its number: those of all names are counted together, from 1 at the start."""
+        kept = enumerate(self._events.heard, self._events.accepted - len(self._events.heard) + 1)
+        return [(number, each) for number, each in kept if not name or each.event.name == name]
+
+    @property
+    def accepted(self) -> int:
+        """The number of the last one, 0 before the first."""
+        return self._events.accepted
+
+    @property
+    def forgotten(self) -> int:
+        """The number of the last one that is not kept any more."""
+        return self._events.accepted - len(self._events.heard)
 
     async def wait(self) -> None:
         """Until the next one is kept. Raises Busy if too many wait."""

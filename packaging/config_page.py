@@ -51,7 +51,7 @@ EXAMPLES = {
     "mass_failure.percent": "mass_failure: {percent: 20}",
     "mass_failure.least": "mass_failure: {least: 10}",
     "mass_failure.window": "mass_failure: {window: 1m}",
-    "mass_failure.hold": "mass_failure: {hold: 2m}",
+    "mass_failure.hold": "mass_failure: {hold: 30s}",
     "kv_history.revisions": "kv_history: {revisions: 200}",
     "kv_history.keep": "kv_history: {keep: 2160h}",
     "kv_history.max_bytes": "kv_history: {max_bytes: 536870912}",

@@ -96,7 +96,7 @@ def run(connection: Connection, words: tuple[str, ...], make_job: Any, **flags: 
       1    KEY is something else's, no agent answered at first, or COMMAND could not be run
       2    COMMAND failed, with -once and -child-exit-code
       75   with -once: the lead was lost while COMMAND ran, and COMMAND was stopped
-      128+N  ended by signal N: it waited no longer, or COMMAND ended by it
+      128+N  gemot was sent signal N: it waited no longer, or COMMAND ended by it
     """
     key, child = key_and_child(words, what="a key", example=_EXAMPLE)
     job = make_job("gemot election", child)
@@ -245,7 +245,7 @@ def resign(connection: Connection, key: str, timeout: str, force: bool) -> int:
         reply = connection.request("GET", f"/v1/kv/{escape(key)}", params=params, ok=(200, 404))
         now = leader_of(entries(reply))
         if now is None or (now.session, now.fence) != (leader.session, leader.fence):
-            click.echo(f"{_who(leader)} has resigned")
+            click.echo(f"{_who(leader)} {'was deposed' if force else 'has resigned'}")
             return 0
         index = reply.index
     raise click.ClickException(f"{key}: {_who(leader)} still leads; -force destroys its session")

@@ -85,7 +85,9 @@ def key_and_child(words: Sequence[str], *, what: str, example: str) -> tuple[str
     key, child = words[0] if words else "", tuple(words[1:])
     if child[:1] == ("--",):
         child = child[1:]  # as other programs part their own words from a command's
-    if not key.strip("/") or not child or not child[0]:
+    if key and not key.strip("/"):
+        raise click.ClickException(f"{key}: {what} is more than slashes: {example}")
+    if not key or not child or not child[0]:
         raise click.ClickException(f"give {what} and a command: {example}")
     return key, child
 

@@ -11,7 +11,7 @@ import click
 from gemot.agent.cli.options import client_options, columns, read_options
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.entry import Entry
-from gemot.agent.client.history import Change, History, plan
+from gemot.agent.client.history import Change, History, left_locked, plan
 
 _SHOWN_BYTES = 24
 _DIFF_BYTES = 1 << 20
@@ -26,7 +26,7 @@ def of_prefix(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("key")
-@click.option("-n", "--limit", type=click.IntRange(1, 1000), default=20, help="Lines at most (default 20).")
+@click.option("--limit", "--n", type=click.IntRange(1, 1000), default=20, help="Lines at most (default 20).")
 @click.option("--before", type=click.IntRange(0), default=0, help="Only what began before this index.")
 @client_options
 @read_options
@@ -89,6 +89,8 @@ def diff(
         later, gone_later = history.as_of(key, to, recurse=prefix, **read)
     if gone or gone_later:
         raise click.ClickException(_forgotten(gone or gone_later, from_ if gone else to or 0))
+    if not prefix and not then and not later:
+        raise click.ClickException(f"No key existed at index {from_}, nor {f'at {to}' if to else 'now'}: {key}")
     lines = [
         line
         for name in sorted(then.keys() | later.keys())
@@ -107,21 +109,29 @@ def diff(
 @click.option("--yes", is_flag=True, help="Do it. Without this the plan is printed, and nothing is changed.")
 @client_options
 def rollback(connection: Connection, key: str, prefix: bool, to: int, yes: bool) -> None:
-    """Give KEY the value and flags that it had at an index.
+    """Give KEY the value, the flags and the TTL that it had at an index.
 
     Keys that came later are deleted, deleted ones are made again, all in one transaction, or nothing. It has
     as many keys and bytes as the agent takes (limits.txn_max_ops: 128 by default; limits.txn_max_req_len).
-    What somebody changes between plan and transaction is not overwritten: then nothing is done. Locks stay as
-    they are, and history goes on: a rollback can be rolled back.
+    What somebody changes between plan and transaction is not overwritten: then nothing is done. Who holds a
+    lock still holds it: a locked key may get another value, and is not deleted. A TTL begins anew. History
+    goes on: a rollback can be rolled back.
+
+    The exit code is 2 where there is something to do and -yes is not given.
     """
     _require_key(key, prefix)
     history = History(connection)
     then, gone = history.as_of(key, to, recurse=prefix)
     if gone:
         raise click.ClickException(_forgotten(gone, to))
-    changes = plan(then, history.now(key, recurse=prefix))
+    now = history.now(key, recurse=prefix)
+    changes = plan(then, now)
+    kept = left_locked(then, now)
+    for locked in kept:
+        click.echo(f"keep   {locked} (it came later, and is locked)")
     if not changes:
-        click.echo(f"Nothing to do: all is as it was at index {to}")
+        told = "Nothing more to do: all else" if kept else "Nothing to do: all"
+        click.echo(f"{told} is as it was at index {to}")
         return
     if odd := [change.key for change in changes if "\ufffd" in change.key]:
         raise click.ClickException(f"{odd[0]}: a key that is not UTF-8 cannot be named in a transaction")
@@ -150,9 +160,10 @@ def _forgotten(gone: list[str], index: int) -> str:
 def _planned(change: Change) -> str:
     if change.verb == "delete":
         return f"delete {change.key}"
+    lives = f", for {change.ttl} from then on" if change.ttl else ""
     if change.before is None:
-        return f"create {change.key} ({len(change.value)} bytes)"
-    return f"set    {change.key} ({len(change.before)} to {len(change.value)} bytes)"
+        return f"create {change.key} ({len(change.value)} bytes{lives})"
+    return f"set    {change.key} ({len(change.before)} to {len(change.value)} bytes{lives})"
 
 
 def _compared(name: str, then: Entry | None, later: Entry | None, at: str, to: str) -> Iterator[str]:

@@ -201,7 +201,19 @@ def _refused(cas: bool, acquire: bool) -> str:
 
 def _tell_more(following: str) -> None:
     if following:
-        click.echo(f"More: -after={shlex.quote(following)}", err=True)
+        click.echo(f"More: -after={_quoted(following)}", err=True)
+
+
+def _quoted(key: str) -> str:
+    """For a shell; bytes that no terminal shows as bash and zsh take them."""
+    if key.isprintable():
+        return shlex.quote(key)
+    plain = (char if char.isprintable() and char not in "\\'" else _escaped(char) for char in key)
+    return f"$'{''.join(plain)}'"
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in char.encode("utf-8", "surrogateescape"))
 
 
 def _print(entry: Entry, detailed: bool, as_base64: bool, *, alone: bool) -> None:

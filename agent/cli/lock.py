@@ -81,7 +81,7 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, holde
       1    the lock was not had, or COMMAND could not be run
       2    COMMAND failed, with -child-exit-code
       75   the lock was lost while COMMAND ran, and COMMAND was stopped
-      128+N  ended by signal N: it waited no longer, or COMMAND ended by it
+      128+N  gemot was sent signal N: it waited no longer, or COMMAND ended by it
     """
     example = "gemot lock jobs/nightly ./nightly.sh"
     prefix, child = key_and_child(words, what="a prefix", example=example)

@@ -70,7 +70,7 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, **fla
       2    COMMAND failed, now or, with -record-failure, before
       75   the lock was lost while COMMAND ran, or a signal came between its end and the record: it may be
            done, and there is no record, or it is not known whether there is one (the message says which)
-      128+N  ended by signal N: it waited no longer, or COMMAND ended by it
+      128+N  gemot was sent signal N: it waited no longer, or COMMAND ended by it
     """
     example = "gemot once db/migrated-7 ./migrate 7"
     key, child = key_and_child(words, what="a key", example=example)

@@ -54,7 +54,7 @@ def command(connection: Connection, words: tuple[str, ...], make_job: Any, limit
       1    no slot was had, or COMMAND could not be run
       2    COMMAND failed, with -child-exit-code
       75   the slot was lost while COMMAND ran, and COMMAND was stopped
-      128+N  ended by signal N: it waited no longer, or COMMAND ended by it
+      128+N  gemot was sent signal N: it waited no longer, or COMMAND ended by it
     """
     example = "gemot semaphore -n 3 jobs/index ./build-index"
     prefix, child = key_and_child(words, what="a prefix", example=example)

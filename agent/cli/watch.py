@@ -36,7 +36,12 @@ _NAMES = ("key", "prefix", "service", "tag", "passingonly", "state", "name", "no
 @click.option("--service", default="", help="The service, for -type=service and -type=checks.")
 @click.option("--tag", multiple=True, help="Only instances with this tag; may be repeated.")
 @click.option("--passingonly", default=False, is_flag=True, help="Only instances whose checks all pass.")
-@click.option("--state", default="", help="any, passing, warning or critical, for -type=checks.")
+@click.option(
+    "--state",
+    type=click.Choice(["any", "passing", "warning", "critical"]),
+    default=None,
+    help="any, passing, warning or critical, for -type=checks.",
+)
 @click.option("--name", default="", help="Only events of this name, for -type=event.")
 @click.option("--node", default="", help="The node, for -type=node.")
 @click.option("--session", default="", help="The session's id, for -type=session.")

@@ -110,16 +110,25 @@ class History:
 
 
 def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
-    """What makes of the keys that are now those that were then: values, flags and TTLs, no locks."""
+    """What makes of the keys that are now those that were then: values, flags and TTLs, no locks.
+
+    What came later and is locked stays (`left_locked`): its holder would lose it.
+    """
     changes = []
     for key in sorted(then.keys() | now.keys()):
         was, present = then.get(key), now.get(key)
         index, before = (present.modify_index, present.value) if present else (0, None)
         if was is None:
-            changes.append(Change("delete", key, index, before=before))
+            if present is not None and not present.session:
+                changes.append(Change("delete", key, index, before=before))
         elif present is None or _content(was) != _content(present):
             changes.append(Change("set", key, index, was.value, was.flags, before, was.ttl))
     return changes
+
+
+def left_locked(then: dict[str, Entry], now: dict[str, Entry]) -> list[str]:
+    """Keys that were not there then, and stay all the same."""
+    return sorted(key for key, entry in now.items() if key not in then and entry.session)
 
 
 def _too_large(text: str, changes: int, size: int) -> NotTaken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from gemot.agent.feeds import wire
@@ -15,8 +15,19 @@ from gemot.server.model.errors import GemotError
 OTHER_AGENT = "each agent numbers the events by itself: these are all that this one has"
 
 
+LOST = "more events came than are kept"
+
+
 class Events(Protocol):
-    def list(self, name: str = "") -> list[Fired]: ...
+    """Those that are kept, each with its number (`user_events.py`)."""
+
+    def numbered(self, name: str = "") -> Sequence[tuple[int, Fired]]: ...
+
+    @property
+    def accepted(self) -> int: ...
+
+    @property
+    def forgotten(self) -> int: ...
 
     def wait(self) -> Awaitable[None]: ...
 
@@ -47,24 +58,49 @@ class FiredEvents:
     def contact(self) -> tuple[bool, int]:
         return True, 0
 
-    async def history(self, _place: Place) -> None:
-        return None
+    async def history(self, place: Place) -> tuple[bytes, Place] | None:
+        """A feed goes some time after its last reader, the events do not: who comes back has them from here."""
+        now = self._feed.place
+        missed = [(n, fired) for n, fired in self._kept() if place.index < _index(n) <= now.index]
+        if place.index < _index(self._events.forgotten):
+            return None
+        return b"".join(self._told(n, fired) for n, fired in missed), now
 
     async def _run(self) -> None:
-        feed = self._feed
+        feed, events = self._feed, self._events
         try:
-            feed.begin(self._kept(), Place(1, self._epoch))
+            feed.begin(self._items(), self._place(events.accepted))
             while True:
-                await self._events.wait()
-                kept = self._kept()
-                new = [(key, item) for key, item in kept.items() if key not in feed.items]
-                feed.items = kept
-                for key, item in new:
-                    feed.change(Place(feed.place.index + 1, self._epoch), [wire.set_item(key, item)])
+                await events.wait()
+                before = feed.place.index
+                if before < _index(events.forgotten):
+                    feed.begin(self._items(), self._place(events.accepted), LOST)
+                    continue
+                feed.items = self._items()
+                for number, fired in self._kept():
+                    if _index(number) > before:
+                        feed.change(self._place(number), [self._set(fired)])
         except GemotError as error:
             feed.fail(error)
         except Exception:
             feed.crash()
 
-    def _kept(self) -> dict[bytes, bytes]:
-        return {each.event.id.encode(): self._shown(each) for each in self._events.list(self._name)}
+    def _kept(self) -> Sequence[tuple[int, Fired]]:
+        return self._events.numbered(self._name)
+
+    def _items(self) -> dict[bytes, bytes]:
+        return {fired.event.id.encode(): self._shown(fired) for _, fired in self._kept()}
+
+    def _told(self, number: int, fired: Fired) -> bytes:
+        return wire.change(self._place(number), [self._set(fired)])
+
+    def _set(self, fired: Fired) -> bytes:
+        return wire.set_item(fired.event.id.encode(), self._shown(fired))
+
+    def _place(self, number: int) -> Place:
+        return Place(_index(number), self._epoch)
+
+
+def _index(number: int) -> int:
+    """Indexes begin at 1, which is before the first event."""
+    return number + 1

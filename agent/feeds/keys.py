@@ -27,6 +27,8 @@ log = logging.getLogger("gemot.agent")
 WAIT_MS = 10_000
 """So long a server waits for changes: how far there were none is known as often."""
 
+VOUCHED_MS = WAIT_MS * 17 // 16 + 2_000
+
 MAX_STALE_MS = 5_000
 """A server that has not heard a leader for so long does not answer for the others."""
 
@@ -83,7 +85,9 @@ class Keys:
         )
 
     def contact(self) -> tuple[bool, int]:
-        return self._known_leader, max(0, int(1000 * (self._now() - self._heard_at)))
+        """An answer vouches until the next one is due: a server that waits for changes would tell of them."""
+        age_ms = max(0, int(1000 * (self._now() - self._heard_at)))
+        return self._known_leader, 0 if self._known_leader and age_ms <= VOUCHED_MS else age_ms
 
     async def history(self, place: Place) -> tuple[bytes, Place] | None:
         answer = await self._servers.query(self._changes(place.index), Options(token=self._token))

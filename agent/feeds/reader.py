@@ -127,7 +127,8 @@ class Reader:
         if self._is_to_come(place) and not await self._caught_up(place):
             return self._anew(AHEAD)
         if place.epoch not in (-1, feed.place.epoch):
-            return self._anew(feed.other_epoch)
+            is_ahead = feed.epochs_grow and place.epoch > feed.place.epoch
+            return self._anew(AHEAD if is_ahead else feed.other_epoch)
         if (position := feed.ring.behind(place.index)) is not None:
             return self._next(position)
         try:

@@ -5,6 +5,7 @@ An id is `EPOCH-INDEX`: where the reader stands once it has the event. It goes o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -14,6 +15,9 @@ Kind = Literal["change", "bookmark", "compacted", "error"]
 
 RETRY = b"retry: 1000\n\n"
 """How long a browser waits before it connects again, in ms."""
+
+_UNSHOWN = re.compile("[\udc80-\udcff\ufffd]")
+"""Bytes that are not UTF-8, as Python has them, and what is put in their place."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -94,8 +98,15 @@ def key_on(node: str, id: str) -> str:
 
 
 def text(key: bytes) -> bytes:
-    """A key as JSON; bytes that are not UTF-8 show as U+FFFD."""
-    return _encode(key.decode("utf-8", "replace"))
+    """A key as JSON, another for each key: a byte that is not UTF-8 shows as U+FFFD and two hex digits."""
+    shown = key.decode("utf-8", "surrogateescape")
+    if _UNSHOWN.search(shown):
+        shown = _UNSHOWN.sub(_as_hex, shown)
+    return _encode(shown)
+
+
+def _as_hex(char: re.Match[str]) -> str:
+    return "".join(f"\ufffd{byte:02x}" for byte in char[0].encode("utf-8", "surrogateescape"))
 
 
 def _event(kind: Kind, id: str, data: bytes) -> bytes:

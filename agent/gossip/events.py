@@ -77,6 +77,9 @@ class Events:
     def __init__(self) -> None:
         self.clock = LamportClock()
         self.heard: list[Fired] = []
+        self.accepted = 0
+        """So many were for this member: the number of the last of `heard`."""
+
         self._ids: dict[int, list[str]] = {}
         self._since = 0
         self.dropped = 0
@@ -122,6 +125,7 @@ class Events:
     def accept(self, fired: Fired) -> None:
         """This member is meant: it shows in the list from now on."""
         self.heard = [*self.heard, fired][-KEPT:]
+        self.accepted += 1
 
     def ignore_before(self, time: int, known: Iterable[News] = ()) -> None:
         """This member has just joined one whose clock shows this: what that one knows is not for it.

@@ -279,7 +279,8 @@ class HttpTransport:
             return self._app.too_large(call, size)
         payload = request._payload
         if payload.is_eof():
-            return await payload.read()
+            body = await payload.read()
+            return body if len(body) <= call.max_body else self._app.too_large(call, None)
         if headers.get("expect", "").lower() == "100-continue" and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         pieces: list[bytes] = []

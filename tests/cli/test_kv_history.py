@@ -6,12 +6,13 @@ import base64
 import contextlib
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from support.dev_agent import Shell, dev_agent, until
+from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
 
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.entry import Entry
@@ -51,6 +52,7 @@ def test_a_key_tells_what_it_was(gemot: Shell) -> None:
     assert "is forgotten: history is kept from" in gemot("kv", "show", "was", "-index", "1").err
     assert f"older ones: -before={second}" in gemot("kv", "log", "was", "-limit=1").err
     assert gemot("kv", "log", "was", f"-before={second}").out.count("create") == 1
+    assert len(gemot("kv", "log", "-n", "1", "was").out.splitlines()) == 1 + 1 + 1, "a deletion has its own"
 
 
 def test_two_states_are_compared_line_by_line(gemot: Shell) -> None:
@@ -93,6 +95,28 @@ def test_a_prefix_goes_back_to_an_index_in_one_transaction_after_its_plan_was_sh
     ]  # fmt: skip
     assert gemot("kv", "diff", "-prefix", "back/", f"-from={at}").code == 0
     assert "Nothing to do" in gemot("kv", "rollback", "-prefix", "back/", f"-to={at}", "-yes").out
+
+
+def test_who_holds_a_lock_holds_it_still(gemot: Shell) -> None:
+    """A lock that came later was deleted, and its holder's command with it."""
+    begun(gemot)
+    gemot("kv", "put", "held/early", "1")
+    at = index(gemot, "held/early")
+    gemot("kv", "put", "held/late", "1")
+    with gemot.running("lock", "held", "sleep", "600") as holder:
+        until(lambda: gemot("kv", "get", "held/.lock").code == 0, "the lock")
+        fence = gemot("kv", "get", "-detailed", "held/.lock").out
+        gone = gemot("kv", "rollback", "-prefix", f"-to={at}", "-yes", "held/")
+        assert gone.out.splitlines() == [
+            "keep   held/.lock (it came later, and is locked)",
+            "delete held/late",
+            f"Success! Keys as at index {at}: 1 changed",
+        ]
+        assert gemot("kv", "get", "-detailed", "held/.lock").out == fence
+        again = gemot("kv", "rollback", "-prefix", f"-to={at}", "-yes", "held/")
+        assert again.out.splitlines()[1:] == [f"Nothing more to do: all else is as it was at index {at}"]
+        holder.send_signal(signal.SIGTERM)
+        assert holder.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 def test_a_key_that_expires_goes_back_to_one_that_does(gemot: Shell) -> None:

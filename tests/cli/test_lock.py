@@ -115,7 +115,7 @@ def test_how_the_command_ended_counts_only_when_asked(
     [
         (["jobs/x"], "give a prefix and a command"),
         (["jobs/x", "--"], "give a prefix and a command"),
-        (["/", "true"], "give a prefix and a command"),
+        (["/", "true"], "/: a prefix is more than slashes: gemot lock"),
         ([], "give a prefix and a command"),
         (["-n", "0", "jobs/x", "true"], "-n: 0 holders"),
         (["-ttl=1", "jobs/x", "true"], "-ttl: time: missing unit in duration"),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gemot.agent.feeds import wire
 from gemot.agent.feeds.wire import Place, read_place
@@ -30,9 +34,18 @@ def test_a_place_is_read_as_it_was_sent(text: str, place: Place | None) -> None:
 
 def test_an_event_is_of_single_lines_whatever_the_key_holds() -> None:
     event = wire.change(Place(7, 1), [wire.set_item(b'a\n"\xff', b"1"), wire.gone(b"b\r", "delete-prefix")])
-    first = b'{"Op":"set","Key":"a\\n\\"\xef\xbf\xbd","Item":1}'
+    first = b'{"Op":"set","Key":"a\\n\\"\xef\xbf\xbdff","Item":1}'
     second = b'{"Op":"delete-prefix","Key":"b\\r"}'
     assert event == b'event: change\nid: 1-7\ndata: {"Index":7,"Changes":[%b,%b]}\n\n' % (first, second)
+
+
+@given(st.lists(st.binary(max_size=6) | st.sampled_from([b"\xff", "\ufffd".encode(), "\ufffdff".encode()])))
+def test_every_key_shows_as_another_text(keys: list[bytes]) -> None:
+    shown = [json.loads(wire.text(key)) for key in keys]
+    assert len(set(shown)) == len(set(keys))
+    assert [text for key, text in zip(keys, shown, strict=True) if key.isascii()] == [
+        key.decode() for key in keys if key.isascii()
+    ]
 
 
 def test_what_carries_no_place_leaves_the_readers_as_it_was() -> None:

@@ -200,6 +200,22 @@ def test_a_chunked_body_is_refused_where_it_passes_the_limit(run: Run) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("size", [1000, 1001, 60_000])
+def test_a_chunked_body_that_comes_in_one_piece_has_the_same_limit(run: Run, size: int) -> None:
+    """It was taken whole, up to half a megabyte, as it was there before anybody asked for it."""
+
+    async def work() -> None:
+        async with serving([ECHO]) as agent:
+            connection = await agent.connect()
+            head = b"PUT /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size))
+            reply = await connection.reply()
+            assert (reply.status, len(reply.body) == size) == ((200, True) if size == 1000 else (413, False))
+            await connection.close()
+
+    run(work())
+
+
 def test_a_body_exactly_at_the_limit_is_taken(run: Run) -> None:
     async def work() -> None:
         async with serving([ECHO]) as agent:
