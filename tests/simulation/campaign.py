@@ -255,7 +255,7 @@ def _tell(report: Report, *, table: bool) -> None:
     print(
         f"{report.black_box} operations checked as a black box, {report.undecided} of {report.keys} keys "
         f"undecided; {report.watched} answers to watchers checked; "
-        f"{report.lapsed} sessions ended unrenewed, none early"
+        f"{report.lapsed} sessions ended unrenewed, none early or late"
     )
     print(
         f"{report.passed} passed, {len(report.failed)} failed {report.failed}, "
@@ -323,7 +323,7 @@ def _keep(report: Report, commit: str, first: int, aimed: str) -> None:
     rarest = ", ".join(f"{a} x {b} {count}" for count, a, b in report.totals.rarest(KNOWN, RAREST))
     detail = (
         f"\n\n## {commit}, seeds {first} to {first + seeds - 1}\n\n{target}{fired}.\n\n{_damage(report)}.\n\n"
-        f"{report.lapsed} sessions ended unrenewed, none of them early.\n\n"
+        f"{report.lapsed} sessions ended unrenewed, none of them early or late.\n\n"
         f"Operation x fault, the rarest of all cells: {rarest}.\n"
     )
     lines = head.rstrip("\n").split("\n")

@@ -94,7 +94,7 @@ class Result(msgspec.Struct):
     """Answers to watchers and followers, and events of subscriptions, that were checked."""
 
     lapsed: int
-    """Sessions that ended because nobody renewed them: none early by any host's clock."""
+    """Sessions that ended because nobody renewed them: none early or late by any host's clock."""
 
     deaths: int
     damages: int

@@ -14,6 +14,7 @@ from gemot.server.model.session import EndLeases, Lease, RenewSession, Session
 from gemot.server.state import kv, locks, session
 from gemot.server.state import txn as transactions
 from gemot.server.state.scope import Writing
+from gemot.server.state.store import State
 
 SESSIONS = "tests/state/test_session.py"
 LOCKS = "tests/state/test_kv.py"
@@ -74,6 +75,13 @@ def a_renewal_is_said_and_not_done(patch: Patch) -> None:
 def leases_are_never_ended(patch: Patch) -> None:
     """The locks of a holder that vanished are never to be had again."""
     patch.setattr(Leader, "_end_leases", lambda self: None)
+
+
+@bug(37, tests=("tests/server/test_leader.py",))
+def leases_end_late(patch: Patch) -> None:
+    """The locks of a holder that vanished are to be had seconds after their time: the leader looks late."""
+    due = State.leases_due
+    patch.setattr(State, "leases_due", lambda self, now_ms: due(self, now_ms - 4_000))
 
 
 @bug(37, tests=(SESSIONS,))

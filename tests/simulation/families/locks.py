@@ -4,7 +4,8 @@ What is checked, over the whole log:
 
 - a lease ends no sooner than the fastest clock of all servers has run a lease since the holder sent the last
   renewal that was confirmed to it: so with true clocks never before its TTL;
-- none that is not renewed is there at the end of the run, in calm;
+- it ends no later than 1.5 TTL and an election after, by the slowest clock of all, while the tier served; and
+  none that is not renewed is there at the end of the run, in calm;
 - a key has one holder at a time: between two of them the first released it, or its session ended;
 - each acquisition has a greater fence than every one before it, through deletes, restores and new epochs;
 - a free key is refused for its lock delay, by the time in the log, and for nothing else;
@@ -13,18 +14,17 @@ What is checked, over the whole log:
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from simulation.clients import Client
+from simulation.host_clocks import HostClocks
 from simulation.node import Node as Server
 from simulation.txn_parts import carried_out
 from simulation.witness import Seen, Violation
 from simulation.world import World
 
-from gemot.server.clock import LEAP_MS
 from gemot.server.model.catalog import Deregister, Node, Register
 from gemot.server.model.command import Command
 from gemot.server.model.kv import KvDelete, KvDeletePrefix, KvList, KvSet
@@ -45,11 +45,8 @@ from gemot.server.state.session import DUE_SHARE
 HOST = "lockhost"
 ALL = KvList(b"lock/")
 KEYS = 3
-LOOK_US = 20_000
-"""How often clocks are compared."""
-
 LATE_US = 2_500_000
-"""By how much more than 1.5 TTL a lease may be late: an election."""
+"""By how much more than 1.5 TTL a lease may be late: an election, or as many as there were."""
 
 
 class LockFamily:
@@ -80,7 +77,7 @@ class LockFamily:
         """When the client sent what was answered with that index."""
 
         self._effects: list[Told] = []
-        self.clocks = FastestClock(world)
+        self.clocks = HostClocks(world)
         self.history: list[Seen] = []
 
     def actors(self, nodes: list[Server]) -> list[Any]:
@@ -241,7 +238,7 @@ class Lease(msgspec.Struct):
 class LockModel:
     """What the log means, in the fewest lines."""
 
-    def __init__(self, clocks: FastestClock, sent: dict[int, int]) -> None:
+    def __init__(self, clocks: HostClocks, sent: dict[int, int]) -> None:
         self._clocks = clocks
         self._sent = sent
         self._epoch = 0
@@ -325,6 +322,7 @@ class LockModel:
                 self._renew(id, told)
             elif lease.deadline_ms <= told.time_ms:
                 self._check_due(lease, told)
+                self._check_late(lease, told.at_us, told)
                 self.lapsed += 1
                 ended.append(id)
         if told.value != len(ended):
@@ -337,11 +335,21 @@ class LockModel:
         if lease.sent_us is None:
             return  # nobody was told that it lives
         ttl_us = lease.session.ttl_ms * 1_000
-        ran_us = self._clocks.ran_us(lease.sent_us, told.at_us)
+        ran_us = self._clocks.fastest_us(lease.sent_us, told.at_us)
         if ran_us < ttl_us + ttl_us // DUE_SHARE:
             raise Violation(
                 f"{told}: {lease.session.id} with a TTL of {ttl_us} us ended {told.at_us - lease.sent_us} us "
                 f"after its last renewal was sent; the fastest clock ran {ran_us}"
+            )
+
+    def _check_late(self, lease: Lease, now_us: int, told: object) -> None:
+        served_us = self._clocks.slowest_served_us(lease.renewed_us, now_us)
+        elections = self._clocks.elections(lease.renewed_us, now_us)
+        late_us = served_us - lease.session.ttl_ms * 1_500
+        if late_us > LATE_US * max(1, elections):
+            raise Violation(
+                f"{told}: {lease.session.id} with a TTL of {lease.session.ttl_ms} ms was there {late_us} us "
+                f"after 1.5 TTL without a renewal, {elections} elections in between"
             )
 
     def _end(self, id: str, told: Told) -> None:
@@ -401,35 +409,3 @@ class LockModel:
         wanted = {key: (self._holders.get(key, ("", 0))[0], fence) for key, fence in self._keys.items()}
         if wanted != keys:
             raise Violation(f"the locks are {keys}, and should be {wanted}")
-
-
-class FastestClock:
-    """How far the fastest clock of all hosts has run; no look at it adds more than a leader's may."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.nodes: list[Server] = []
-        self.hosts: list[Server] = []
-        self.stopped = False
-        self._times: list[int] = [0]
-        self._ran: list[int] = [0]
-        self._last: list[int] = []
-
-    def start(self) -> None:
-        now = [host.clock.now_us() for host in self.hosts]
-        most = LEAP_MS * 1_000 + LOOK_US
-        moved = [min(after - before, most) for before, after in zip(self._last, now, strict=False)]
-        gone = self._world.now_us - self._times[-1]
-        self._last = now
-        self._times.append(self._world.now_us)
-        self._ran.append(self._ran[-1] + max([gone, *moved]))
-        if not self.stopped:
-            self._world.at(LOOK_US, "clocks are compared", self.start)
-
-    def ran_us(self, began_us: int, ended_us: int) -> int:
-        """Between two moments, to the next look: not less than it was."""
-        return self._at(ended_us, 1) - self._at(began_us, 0)
-
-    def _at(self, us: int, after: int) -> int:
-        at = bisect_right(self._times, us) - 1 + after
-        return self._ran[min(max(at, 0), len(self._ran) - 1)]
