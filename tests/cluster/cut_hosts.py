@@ -1,11 +1,12 @@
-"""Hosts whose cable is pulled: how soon all other agents, the catalog and DNS know; and what is no failure.
+"""Hosts whose cable is pulled: how soon all other agents, the catalog and DNS know, and how soon the host's
+locks are free; and what is no failure.
 
 make gossip-hosts                            30 agents, each on a host of its own; takes twenty minutes
 .venv/bin/python tests/cluster/cut_hosts.py --clients 3 --cuts 2 --stops 2 --weather 10 --outages 1
 .venv/bin/python tests/cluster/cut_hosts.py --campaign            keeps it in tests/gossip/RESULTS.md
 
 Real processes with Consul's timings for a LAN (`support/host_cluster.py`); a cut resets no connection. What
-is asked is what programs ask: `/v1/agent/members` of every other agent, DNS and health of one of them. A
+is asked is what programs ask: `/v1/agent/members` of every other agent, DNS, health and the lock of one. A
 time ends with the first answer that says so: too long by what lies between two questions, never too short.
 """
 
@@ -26,7 +27,7 @@ if __name__ == "__main__":
 
 from gossip.experiments import Spread, expected_first_ms
 from gossip.record import keep
-from support.host_cluster import FAILED, HostCluster, Seat, holds
+from support.host_cluster import FAILED, PORTS, HostCluster, Seat, holds
 from support.hosts import as_root, why_none
 
 BETWEEN_S = 0.1
@@ -42,7 +43,9 @@ class Cuts:
     """What was measured of cuts, in milliseconds."""
 
     def __init__(self) -> None:
-        self.first, self.lists, self.health, self.dns, self.healed = (Spread([]) for _ in range(5))
+        self.first, self.lists, self.health, self.dns, self.locks, self.healed = (
+            Spread([]) for _ in range(6)
+        )
         self.wrong: list[tuple[str, str]] = []
 
 
@@ -95,12 +98,15 @@ class Stage:
         }
         asks["health"] = lambda: not asked.passes(victim.service)
         asks["dns"] = lambda: not asked.resolves(victim.service)
+        key = victim.lock()
+        asks["lock"] = lambda: asked.is_free(key)
         time.sleep(self.random.random())
         began = time.monotonic()
         self.cluster.lan.cut(victim.host)
         took = self._when_each(asks, began, f"{victim.name} is missed")
         into.health.times.append(took.pop("health"))
         into.dns.times.append(took.pop("dns"))
+        into.locks.times.append(took.pop("lock"))
         into.first.times.append(min(took.values()))
         into.lists.times.append(max(took.values()))
         time.sleep(max(0.0, began + long_s - time.monotonic()))
@@ -135,6 +141,33 @@ class Stage:
             print(f"stop {number + 1}: {seat.name}: taken for failed: {wrong}", flush=True)
         self.cluster.until(self.cluster.whole, "all is whole")
         return self.cluster.wrongly_failed(before)
+
+    def mutes(self, count: int, seconds: float) -> int:
+        """The leader's gossip is cut off, and nothing else, for so long after all have it for failed. How
+        often that cost it its lock or its health."""
+        lost = 0
+        for number in range(count):
+            leader = self._server("leader")
+            asked = self.random.choice(self.cluster.others(leader))
+            key = leader.lock()
+            self.cluster.lan.mute(leader.host, PORTS["serf_lan"])
+            others = self.cluster.others(leader)
+            self.cluster.until(
+                lambda leader=leader, others=others: all(  # type: ignore[misc]
+                    holds(lambda seat=seat: seat.members()[leader.name] == FAILED)  # type: ignore[misc]
+                    for seat in others
+                ),
+                "all have the leader for failed",
+            )
+            until, spared = time.monotonic() + seconds, True
+            while spared and time.monotonic() < until:
+                spared = not asked.is_free(key) and asked.passes(leader.service)
+                time.sleep(BETWEEN_S)
+            lost += not spared
+            print(f"mute {number + 1}: {leader.name}: {'kept its lock' if spared else 'LOST it'}", flush=True)
+            self.cluster.lan.unmute(leader.host)
+            self.cluster.until(self.cluster.whole, "all is whole again")
+        return lost
 
     def weather(self, seconds: float, *, loss: float, delay_ms: float) -> list[tuple[str, str]]:
         before, until = self.cluster.failures(), time.monotonic() + seconds
@@ -183,6 +216,7 @@ def cut_rows(found: dict[str, Cuts], members: int) -> Rows:
             ("failed in every list", cuts.lists, ""),
             ("out of health?passing", cuts.health, ""),
             ("out of DNS", cuts.dns, ""),
+            ("its lock is free", cuts.locks, ""),
             ("plugged in: whole again", cuts.healed, ""),
         ):
             if spread.times:
@@ -201,6 +235,7 @@ def run(options: argparse.Namespace) -> int:
             cluster.start(pause_s=options.pause)
             print(f"whole after {cluster.until(cluster.whole, 'all is whole'):.1f} s", flush=True)
             found = stage.cuts(options.cuts, options.roles, options.long)
+            lost = stage.mutes(options.mutes, options.mute)
             stopped = stage.stops(options.stops)
             rained = stage.weather(options.weather, loss=options.loss, delay_ms=options.delay)
             outages = [stage.outage() for _ in range(options.outages)]
@@ -212,6 +247,8 @@ def run(options: argparse.Namespace) -> int:
     told = [
         f"One cut in nine lasted for {options.long:g} s. "
         f"During the cuts {len(wrong)} times another was taken for failed.",
+        f"The leader's gossip alone was cut off {options.mutes} times, for {options.mute:g} s after all had "
+        f"it for failed: it lost its lock or its health {lost} times.",
         f"Stopped (SIGSTOP) for {STOPPED_S:g} s, {options.stops} times, each in turn: "
         f"taken for failed: {len(stopped)}.",
         f"{options.loss:.0%} of frames lost and {options.delay:g} ms added each way, "
@@ -228,14 +265,14 @@ def run(options: argparse.Namespace) -> int:
     if options.campaign:
         title = f"From the cable's end, in seconds: {options.servers} servers and {options.clients} clients."
         keep("hosts", f"{title} {' '.join(told)}", rows, time.monotonic() - began)
-    return 1 if wrong or stopped or rained or (options.bar and not within_bar(found)) else 0
+    return 1 if wrong or lost or stopped or rained or (options.bar and not within_bar(found)) else 0
 
 
 def within_bar(found: dict[str, Cuts]) -> bool:
     """99 of a hundred hosts are missed everywhere by then."""
     every = [
         Spread([ms for cuts in found.values() for ms in getattr(cuts, what).times])
-        for what in ("lists", "health", "dns")
+        for what in ("lists", "health", "dns", "locks")
     ]
     return all(spread.at(0.99) <= 1000 * BAR_S for spread in every)
 
@@ -267,6 +304,8 @@ def _parse() -> argparse.Namespace:
         "--roles", nargs="+", choices=sorted(set(ROLES)), default=list(ROLES), help="whose, in turn"
     )
     parser.add_argument("--long", type=float, default=45.0, help="seconds, for one cut in nine")
+    parser.add_argument("--mutes", type=int, default=3, help="how often the leader's gossip alone is cut off")
+    parser.add_argument("--mute", type=float, default=30.0, help="seconds of that")
     parser.add_argument("--stops", type=int, default=30)
     parser.add_argument("--weather", type=float, default=300.0, help="seconds of loss and delay")
     parser.add_argument("--loss", type=float, default=0.05)

@@ -28,11 +28,17 @@ def hosts_can_be_made() -> None:
 
 
 @pytest.mark.usefixtures("hosts_can_be_made")
-def test_a_cut_host_is_missed_by_all_and_comes_back_while_pauses_and_bad_weather_are_no_failures() -> None:
-    """A client agent's host, and the leader's; then all begin anew from a loss of power."""
+def test_a_cut_host_is_missed_by_all_and_comes_back_and_pauses_and_bad_weather_are_no_failures() -> None:
+    """A client agent's host, and the leader's, with their locks; a leader that is cut off in gossip alone keeps
+    its own. Then all begin anew from a loss of power."""
     program = str(TESTS / "cluster" / "cut_hosts.py")
-    small = "--clients 2 --cuts 2 --roles client leader --long 0 --stops 2 --weather 8 --outages 1 --pause 0"
+    small = (
+        "--clients 2 --cuts 2 --roles client leader --long 0 --mutes 1 --mute 10 --stops 2 "
+        "--weather 8 --outages 1 --pause 0"
+    )
     ran = python(program, *shlex.split(small))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "failed in every list" in ran.stdout
     assert "During the cuts 0 times" in ran.stdout
+    assert "its lock is free" in ran.stdout
+    assert "it lost its lock or its health 0 times" in ran.stdout

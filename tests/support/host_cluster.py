@@ -86,6 +86,16 @@ class Seat:
             raise NoAnswer(str(error)) from error
         return bool(answer.answer)
 
+    def lock(self) -> str:
+        """Take a lock for this host, without a TTL: it ends when the host is found dead. The key."""
+        session = self.ask("PUT", "/v1/session/create", b'{"LockDelay": "0s"}')["ID"]
+        key = f"lock/{self.name}"
+        assert self.ask("PUT", f"/v1/kv/{key}?acquire={session}", b"") is True, f"nobody else has {key}"
+        return key
+
+    def is_free(self, key: str) -> bool:
+        return "Session" not in self.ask("GET", f"/v1/kv/{key}")[0]
+
     def hang_up(self) -> None:
         if self._http is not None:
             self._http.close()

@@ -91,6 +91,13 @@ class Lan:
     def join(self, host: Host) -> None:
         self._order("join", host.number)
 
+    def mute(self, host: Host, port: int) -> None:
+        """Nothing of this port passes to or from it any more; of one port of a host at a time."""
+        self._order("mute", host.number, port)
+
+    def unmute(self, host: Host) -> None:
+        self._order("unmute", host.number)
+
     def weather(self, *, loss: float, delay_ms: float) -> None:
         """From now on, on each way between two hosts."""
         self._order("weather", loss, delay_ms)

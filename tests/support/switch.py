@@ -5,6 +5,8 @@ a line, and each is answered by a line once it holds:
 
     cut 7            the cable of host 7 is pulled: no carrier, and nothing passes
     join 7           it is plugged in again
+    mute 7 8301      nothing of this port, TCP or UDP, passes to or from host 7
+    unmute 7         it does again
     weather 0.05 20  of all frames 5 % are lost, and the rest takes 20 ms longer
 
 What `tc netem` does, for kernels that are built without it.
@@ -32,10 +34,19 @@ def mac(number: int) -> str:
     return f"02:00:00:00:00:{number:02x}"
 
 
+def ports_of(frame: bytes) -> set[int]:
+    """Both ports of a TCP segment or a UDP datagram over IPv4; none of anything else or a later fragment."""
+    if frame[12:14] != b"\x08\x00" or frame[23] not in (6, 17) or int.from_bytes(frame[20:22]) & 0x1FFF:
+        return set()
+    at = 14 + (frame[14] & 0x0F) * 4
+    return {int.from_bytes(frame[at : at + 2]), int.from_bytes(frame[at + 2 : at + 4])}
+
+
 class Switch:
     def __init__(self, cables: dict[int, int]) -> None:
         self._cables = cables
         self._cut: set[int] = set()
+        self._muted: dict[int, int] = {}
         self._loss = self._delay_s = 0.0
         self._late: deque[tuple[float, int, bytes]] = deque()
         """Each as late as all others: so they leave in the order in which they came."""
@@ -67,6 +78,10 @@ class Switch:
             case ["join", number]:
                 self._cut.discard(int(number))
                 self._carrier(int(number), on=True)
+            case ["mute", number, port]:
+                self._muted[int(number)] = int(port)
+            case ["unmute", number]:
+                self._muted.pop(int(number), None)
             case ["weather", loss, delay_ms]:
                 self._loss, self._delay_s = float(loss), float(delay_ms) / 1000
             case _:
@@ -90,6 +105,8 @@ class Switch:
         everyone = frame[0] & 1
         for to in self._cables if everyone else (frame[5],):
             if to == number or to not in self._cables or random.random() < self._loss:
+                continue
+            if self._muted and {self._muted.get(number, 0), self._muted.get(to, 0)} & ports_of(frame):
                 continue
             if self._delay_s:
                 self._late.append((time.monotonic() + self._delay_s, to, frame))
