@@ -29,8 +29,8 @@ def hosts_can_be_made() -> None:
 
 @pytest.mark.usefixtures("hosts_can_be_made")
 def test_a_cut_host_is_missed_by_all_and_comes_back_and_pauses_and_rain_are_no_failures() -> None:
-    """A client agent's host, and the leader's, with their locks; a leader that is cut off in gossip alone keeps
-    its own. Then all begin anew from a loss of power."""
+    """A client agent's host, and the leader's, with their locks; a leader that is cut off in gossip alone
+    keeps its own. Then all begin anew from a loss of power."""
     program = str(TESTS / "cluster" / "cut_hosts.py")
     small = (
         "--clients 2 --cuts 2 --roles client leader --long 0 --mutes 1 --mute 10 --stops 2 "
