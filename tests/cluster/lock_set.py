@@ -1,4 +1,5 @@
-"""Jepsen's lock-set on real processes: holders are stopped and killed, servers too, and a third one records.
+"""Jepsen's lock-set on real processes: holders are stopped, killed and cut off, servers stopped and killed,
+and a third one records.
 
 python tests/cluster/lock_set.py --seconds 60              faults for a minute, calm, and the count
 python tests/cluster/lock_set.py --seconds 600 --campaign  keeps a row in LOCK_SET.md
@@ -44,7 +45,13 @@ STOPPED_S = (1.5, 5.0)
 MOST_S = 600.0
 BETWEEN_S = (0.1, 0.5)
 SERVER_AWAY_S = (0.5, 2.5)
-FAULTS = ("stop",) * 10 + ("kill",) * 2 + ("kill-server", "stop-server", "kill-leader", "stop-leader")
+FAULTS = (
+    *("stop",) * 10,
+    *("kill", "cut") * 2,
+    *("kill-server", "stop-server", "kill-leader", "stop-leader"),
+)
+"""`cut`: a client agent stands still, so its holders are cut off from all servers, and answers to them come
+late; the others are not."""
 
 
 class Tally(msgspec.Struct):
@@ -240,7 +247,7 @@ class LockSet:
         else:
             if self._server is not None:
                 return
-            self._strike_server(kind)
+            self._strike_agent(kind)
         self._count(kind)
 
     def _strike_holder(self, kind: str, name: str) -> None:
@@ -256,12 +263,13 @@ class LockSet:
         self._recorder.gone(name, prefix)
         self._begin(prefix)
 
-    def _strike_server(self, kind: str) -> None:
-        server = self._chance.choice(self._cluster.servers)
+    def _strike_agent(self, kind: str) -> None:
+        away_s = STOPPED_S if kind == "cut" else SERVER_AWAY_S
+        server = self._chance.choice(self._cluster.clients if kind == "cut" else self._cluster.servers)
         if kind.endswith("leader"):
             server = self._cluster.leader(PATIENCE_S)
         self._server = server
-        until_s = time.monotonic() + self._chance.uniform(*SERVER_AWAY_S)
+        until_s = time.monotonic() + self._chance.uniform(*away_s)
         if kind.startswith("kill"):
             server.kill()
             self._later.append((until_s, "start", server))

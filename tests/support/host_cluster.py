@@ -89,7 +89,7 @@ class Seat:
     def lock(self) -> str:
         """Take a lock for this host, without a TTL: it ends when the host is found dead. The key."""
         session = self.ask("PUT", "/v1/session/create", b'{"LockDelay": "0s"}')["ID"]
-        key = f"lock/{self.name}"
+        key = f"lock/{session}"
         assert self.ask("PUT", f"/v1/kv/{key}?acquire={session}", b"") is True, f"nobody else has {key}"
         return key
 
