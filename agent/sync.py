@@ -244,7 +244,8 @@ class Sync:
 
     def _on_failure(self, error: GemotError, *, full: bool) -> None:
         """Never puts off the next full round: changes that fail may come more often than that is due."""
-        if self._refusals:  # by a name, say, whose holder has gone and keeps it for some seconds more
+        refused = self._refusals and _is_refusal(error)
+        if refused:  # by a name, say, whose holder has gone and keeps it for some seconds more
             at_s = self._later(min(RETRY_S, JOIN_S * 2 ** (self._refusals - 1)))
         elif full or isinstance(error, Unavailable | OutcomeUnknown):
             at_s = self._later(RETRY_S)
@@ -252,7 +253,7 @@ class Sync:
             at_s = self._now() + JOIN_S * self._uniform() * scale(self._nodes())
         self._full_at_s = min(self._full_at_s, at_s)
         wait_s = max(0.0, self._full_at_s - self._now())
-        if self._refusals:
+        if refused:
             _log.error(_REFUSED, wait_s, error)
         else:
             _log.warning("sync: not all could be told to the servers, next try in %.0f s: %s", wait_s, error)

@@ -253,15 +253,18 @@ class Membership:
     def holder(self, member: Member) -> str:
         """Who else has its name, for people: another id, which was heard of too lately to be gone; or "".
 
-        A host that was wiped comes under the name of its former self, which has it until it has failed. A
-        server that listens where the former one did need not wait so long: had that lived, it had said so.
+        A host that was wiped comes under the name of its former self, which has it until it has failed.
+        Gossip may still hear that one, or doubt of it, when no server does. A server that listens where the
+        former one did need not wait so long: had that lived, it had said so.
         """
         name = fold(member.name)
         before, at = self._heard.get(name, (member, 0))
         silent_ms = self._now_ms() - at
-        if before is member or silent_ms >= FAILED_AFTER_MS:
+        if before is member:
             return ""
         if member.rpc and silent_ms >= CONTRADICTS_MS and self._is_at_its_place(member, before):
+            return ""
+        if silent_ms >= FAILED_AFTER_MS and self._is_gone(name, before, silent_ms):
             return ""
         if before is not None:
             return _who(before) if before.id != member.id else ""
@@ -269,6 +272,10 @@ class Membership:
         if node is None or node.id in ("", member.id):
             return ""
         return _who(node)
+
+    def _is_gone(self, name: str, before: Member | None, silent_ms: int) -> bool:
+        standing = self.gossip.standing(before.id if before is not None else self._id_in_catalog(name))
+        return standing != "alive" and (standing != "suspect" or silent_ms >= DOUBTED_MS)
 
     def _is_at_its_place(self, member: Member, before: Member | None) -> bool:
         if before is None:

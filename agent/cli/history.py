@@ -90,7 +90,9 @@ def diff(
     if gone or gone_later:
         raise click.ClickException(_forgotten(gone or gone_later, from_ if gone else to or 0))
     if not prefix and not then and not later:
-        raise click.ClickException(f"No key existed at index {from_}, nor {f'at {to}' if to else 'now'}: {key}")
+        raise click.ClickException(
+            f"No key existed at index {from_}, nor {f'at {to}' if to else 'now'}: {key}"
+        )
     lines = [
         line
         for name in sorted(then.keys() | later.keys())
@@ -128,7 +130,7 @@ def rollback(connection: Connection, key: str, prefix: bool, to: int, yes: bool)
     changes = plan(then, now)
     kept = left_locked(then, now)
     for locked in kept:
-        click.echo(f"keep   {locked} (it came later, and is locked)")
+        click.echo(f"keep   {locked} (it is locked)")
     if not changes:
         told = "Nothing more to do: all else" if kept else "Nothing to do: all"
         click.echo(f"{told} is as it was at index {to}")

@@ -24,8 +24,8 @@ from gemot.agent.client.connection import ClientError, Connection
 from gemot.agent.client.hold import Hold
 from gemot.agent.client.lock import Lock
 from gemot.agent.client.recipe import Recipe
-from gemot.agent.client.session import boot_clock
 from gemot.agent.client.semaphore import MAX_LIMIT, Semaphore
+from gemot.agent.client.session import boot_clock
 
 
 @click.command(name="lock", cls=FlagsFirst)

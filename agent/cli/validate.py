@@ -65,7 +65,7 @@ def _of_this_host(config: Config) -> tuple[str, ...]:
         found += map(str, error.faults)
     else:
         asked = [("bind_addr", resolved.bind_addr)]
-        asked += [(family, address) for family in ("http", "dns") for address, _ in listening(resolved, family)]
-        foreign = [f"{what}: {address} is no address of it" for what, address in asked if not has_address(address)]
-        found += foreign
+        for family in ("http", "dns"):
+            asked += [(family, address) for address, _ in listening(resolved, family)]
+        found += [f"{what}: {given} is no address of it" for what, given in asked if not has_address(given)]
     return tuple(f"on this host the agent would not start: {one}" for one in found)

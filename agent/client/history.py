@@ -15,6 +15,7 @@ from gemot.agent.client.connection import ClientError, Connection, NotAnAgent, R
 from gemot.agent.client.entry import Entry, entry_of
 from gemot.agent.client.kv import Kv
 from gemot.agent.client.path import escape
+from gemot.agent.client.semaphore import SEMAPHORE_FLAGS
 
 MOST_CHANGES = 1024
 MOST_BYTES = 8 << 20
@@ -112,23 +113,43 @@ class History:
 def plan(then: dict[str, Entry], now: dict[str, Entry]) -> list[Change]:
     """What makes of the keys that are now those that were then: values, flags and TTLs, no locks.
 
-    What came later and is locked stays (`left_locked`): its holder would lose it.
+    What came later and is locked stays, and so do the slots of a semaphore that is held (`left_locked`):
+    their holders would lose them.
     """
     changes = []
     for key in sorted(then.keys() | now.keys()):
         was, present = then.get(key), now.get(key)
         index, before = (present.modify_index, present.value) if present else (0, None)
         if was is None:
-            if present is not None and not present.session:
+            if present is not None and not _is_held(present, now):
                 changes.append(Change("delete", key, index, before=before))
+        elif present is not None and _is_semaphore(present) and _is_held(present, now):
+            continue
         elif present is None or _content(was) != _content(present):
             changes.append(Change("set", key, index, was.value, was.flags, before, was.ttl))
     return changes
 
 
 def left_locked(then: dict[str, Entry], now: dict[str, Entry]) -> list[str]:
-    """Keys that were not there then, and stay all the same."""
-    return sorted(key for key, entry in now.items() if key not in then and entry.session)
+    """Keys that are otherwise than they were then, and stay all the same."""
+    return sorted(
+        key
+        for key, entry in now.items()
+        if _is_held(entry, now)
+        and (key not in then or (_is_semaphore(entry) and _content(then[key]) != _content(entry)))
+    )
+
+
+def _is_semaphore(entry: Entry) -> bool:
+    """Its slots: nobody holds that key itself, but contenders beside it."""
+    return entry.flags == SEMAPHORE_FLAGS and entry.key.endswith("/.lock")
+
+
+def _is_held(entry: Entry, now: dict[str, Entry]) -> bool:
+    folder = entry.key.removesuffix(".lock")
+    return bool(entry.session) or (
+        _is_semaphore(entry) and any(each.session and each.key.startswith(folder) for each in now.values())
+    )
 
 
 def _too_large(text: str, changes: int, size: int) -> NotTaken:

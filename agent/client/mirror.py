@@ -1,6 +1,7 @@
 """What a watched thing holds now, folded from its events; and of each change, what was there before. Pure.
 
-Keys are texts: of keys with bytes that are not UTF-8, which show as U+FFFD, those that look alike are one.
+Keys are texts: a byte that is not UTF-8 shows as U+FFFD and two hex digits. A prefix that ends within a
+letter is no beginning of the texts of the keys that it deletes: they stay here until the next snapshot.
 """
 
 from __future__ import annotations

@@ -152,8 +152,8 @@ class MassFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_s: Annotated[float, Meta(ge=1.0, le=600.0)] = field(default=30.0, name="window")
     """Within this time they count as failing together; shorter than failures take to be seen, none do."""
     hold_s: Annotated[float, Meta(ge=1.0, le=60.0)] = field(default=60.0, name="hold")
-    """How long each is kept: long enough to put a switch back, and all that time callers may reach nobody, and
-    locks of sessions without a TTL stay with who is gone."""
+    """How long each is kept: long enough to put a switch back, and all that time callers may reach nobody,
+    and locks of sessions without a TTL stay with who is gone."""
 
 
 class KvHistory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -59,7 +59,7 @@ class FiredEvents:
         return True, 0
 
     async def history(self, place: Place) -> tuple[bytes, Place] | None:
-        """A feed goes some time after its last reader, the events do not: who comes back has them from here."""
+        """A feed goes some time after its last reader, the events stay: who comes back has them from here."""
         now = self._feed.place
         missed = [(n, fired) for n, fired in self._kept() if place.index < _index(n) <= now.index]
         if place.index < _index(self._events.forgotten):
@@ -80,6 +80,8 @@ class FiredEvents:
                 for number, fired in self._kept():
                     if _index(number) > before:
                         feed.change(self._place(number), [self._set(fired)])
+                if feed.place.index < _index(events.accepted):  # by events of other names
+                    feed.advance(self._place(events.accepted))
         except GemotError as error:
             feed.fail(error)
         except Exception:

@@ -66,7 +66,10 @@ class Keys:
         self._prefix = prefix
         self._token = token
         self._now = now
-        self._heard_at = now()
+        self._answered_at = now()
+        self._age_ms = 0
+        """How old the last answer may have been when it came."""
+
         self._known_leader = True
         self._retry_s = RETRY_MIN_S
         self._task: asyncio.Task[None] | None = None
@@ -86,8 +89,9 @@ class Keys:
 
     def contact(self) -> tuple[bool, int]:
         """An answer vouches until the next one is due: a server that waits for changes would tell of them."""
-        age_ms = max(0, int(1000 * (self._now() - self._heard_at)))
-        return self._known_leader, 0 if self._known_leader and age_ms <= VOUCHED_MS else age_ms
+        since_ms = max(0, int(1000 * (self._now() - self._answered_at)))
+        vouches = self._known_leader and since_ms <= VOUCHED_MS
+        return self._known_leader, self._age_ms if vouches else self._age_ms + since_ms
 
     async def history(self, place: Place) -> tuple[bytes, Place] | None:
         answer = await self._servers.query(self._changes(place.index), Options(token=self._token))
@@ -227,7 +231,7 @@ class Keys:
     def _heard(self, answer: Answer) -> None:
         self._retry_s = RETRY_MIN_S
         self._known_leader = answer.known_leader
-        self._heard_at = self._now() - answer.last_contact_ms / 1000
+        self._answered_at, self._age_ms = self._now(), answer.last_contact_ms
 
 
 def _entries(value: Any) -> list[KvEntry]:

@@ -16,8 +16,17 @@ from support.dev_agent import PATIENCE_S, Shell, dev_agent, until
 
 from gemot.agent.client.connection import Connection
 from gemot.agent.client.entry import Entry
-from gemot.agent.client.history import MOST_BYTES, MOST_CHANGES, Changed, History, NotTaken, plan
+from gemot.agent.client.history import (
+    MOST_BYTES,
+    MOST_CHANGES,
+    Changed,
+    History,
+    NotTaken,
+    left_locked,
+    plan,
+)
 from gemot.agent.client.kv import Kv
+from gemot.agent.client.semaphore import SEMAPHORE_FLAGS
 from gemot.agent.config.schema import Limits
 from gemot.server.model.txn import MAX_OPS
 
@@ -108,7 +117,7 @@ def test_who_holds_a_lock_holds_it_still(gemot: Shell) -> None:
         fence = gemot("kv", "get", "-detailed", "held/.lock").out
         gone = gemot("kv", "rollback", "-prefix", f"-to={at}", "-yes", "held/")
         assert gone.out.splitlines() == [
-            "keep   held/.lock (it came later, and is locked)",
+            "keep   held/.lock (it is locked)",
             "delete held/late",
             f"Success! Keys as at index {at}: 1 changed",
         ]
@@ -117,6 +126,23 @@ def test_who_holds_a_lock_holds_it_still(gemot: Shell) -> None:
         assert again.out.splitlines()[1:] == [f"Nothing more to do: all else is as it was at index {at}"]
         holder.send_signal(signal.SIGTERM)
         assert holder.wait(PATIENCE_S) == 128 + signal.SIGTERM
+
+
+def test_a_semaphore_that_is_held_stays_as_it_is() -> None:
+    """Nobody holds its slots themselves: contenders beside them do."""
+
+    def at(key: str, value: bytes, session: str = "", flags: int = SEMAPHORE_FLAGS) -> Entry:
+        return Entry(key, value, flags, 0, session, 0, 0, 0)
+
+    now = {each.key: each for each in (at("s/.lock", b"new"), at("s/a", b"", "a"), at("s/old", b""))}
+    assert [change.key for change in plan({}, now)] == ["s/old"]
+    assert left_locked({}, now) == ["s/.lock", "s/a"]
+    then = {"s/.lock": at("s/.lock", b"old")}
+    assert [change.key for change in plan(then, now)] == ["s/old"]
+    assert left_locked(then, now) == ["s/.lock", "s/a"]
+    free = now | {"s/a": at("s/a", b"")}
+    assert [change.key for change in plan(then, free)] == ["s/.lock", "s/a", "s/old"]
+    assert left_locked(then, free) == []
 
 
 def test_a_key_that_expires_goes_back_to_one_that_does(gemot: Shell) -> None:

@@ -123,6 +123,25 @@ def test_more_events_at_once_than_are_kept_are_no_silent_gap_for_who_follows() -
     with_scene(work)
 
 
+def test_events_of_other_names_are_no_gap_and_a_place_among_them_is_known() -> None:
+    async def work(scene: Scene) -> None:
+        followed = await scene.follow()
+        everything = await scene.follow(name="")
+        for each in (followed, everything):
+            assert (await each.next()).kind == "snapshot"
+        for number in range(KEPT + 1):
+            scene.fire("other", number)
+            await next_payloads(everything, 1)
+        scene.fire("other", 0)
+        _, id = await next_payloads(everything, 1)
+        scene.fire("deploy", 1)
+        assert (await next_payloads(followed, 1))[0] == [1], "it is told of no gap"
+        again = await scene.follow(id)
+        assert (await next_payloads(again, 1))[0] == [1], "nor is that place unknown"
+
+    with_scene(work)
+
+
 def test_a_place_of_another_agent_or_another_start_says_nothing_here() -> None:
     async def work(scene: Scene) -> None:
         scene.fire("deploy", 1)

@@ -10,7 +10,14 @@ import pytest
 from support.members import client
 from support.membership import Scene
 
-from gemot.server.members import FAIL_AGAIN_MS, FAILED_AFTER_MS, RECONCILE_EVERY_MS, register_alive
+from gemot.server.members import (
+    DOUBTED_MS,
+    FAIL_AGAIN_MS,
+    FAILED_AFTER_MS,
+    RECONCILE_EVERY_MS,
+    Standing,
+    register_alive,
+)
 from gemot.server.model.catalog import Deregister, Node, NodeInfo, Register, Service
 from gemot.server.model.kv import KvGet, KvSet
 from gemot.server.model.session import CreateSession, Session
@@ -87,6 +94,24 @@ def test_what_a_former_host_ran_goes_with_it(
     assert scene.one.value(KvGet(b"lock")).session == "", "its sessions ended with it"
     (told,) = [record.getMessage() for record in caplog.records if "passed on" in record.message]
     assert told.endswith(f"node=web1 address=10.0.1.1 id={client(1).id} former=10.9.9.9 (id {former.id})")
+
+
+@pytest.mark.parametrize(("standing", "until_ms"), [("alive", 120_000), ("suspect", DOUBTED_MS - 1_000)])
+def test_a_holder_whom_gossip_hears_or_doubts_keeps_its_name_though_no_server_reports_it(
+    scene: Scene, standing: Standing, until_ms: int
+) -> None:
+    holder = client(1, id="10000001-9999-4000-8000-000000000000")
+    scene.membership.joined(holder)
+    scene.one.apply(DB)
+    scene.gossip(holder, standing)
+    for _ in range(until_ms // 500):
+        scene.timer.pass_ms(500)  # between two ticks
+        scene.membership.joined(client(1))
+        scene.pass_ms(500)
+        if scene.timer.now_ms() > until_ms:
+            break
+    detail = scene.one.value(NodeInfo("web1"))
+    assert (detail.node.id, [service.id for service in detail.services]) == (holder.id, ["db"])
 
 
 def test_nothing_goes_of_a_host_that_has_its_name_already(scene: Scene) -> None:
