@@ -75,6 +75,9 @@ whoever holds it is in doubt of itself."""
 CONTRADICTS_MS = 2_500
 """A report so fresh says that a host lives, whatever gossip says: it is gossip that is cut off."""
 
+LATE_MS = 1_500
+"""A report is late: they come every second. Whom gossip doubts then counts with those that fail."""
+
 Standing = Literal["alive", "suspect", "failed", "left"]
 
 
@@ -418,9 +421,11 @@ class Membership:
             self._mark(name)
 
     def _silent(self, now: int) -> Iterable[str]:
-        """Those that fail soon unless they are heard."""
+        """Those that fail soon unless they are heard. Who falls silent with them may do so a moment later."""
         for name, (_, at) in self._heard.items():
-            if now - at >= CONTRADICTS_MS and self.gossip.standing(self._id(name)) != "alive":
+            standing = self.gossip.standing(self._id(name))
+            late_ms = LATE_MS if standing in ("suspect", "failed") else CONTRADICTS_MS
+            if standing != "alive" and now - at >= late_ms:
                 yield name
 
     def _mark(self, name: str) -> None:

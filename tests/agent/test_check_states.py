@@ -86,7 +86,7 @@ def test_a_change_of_status_is_told_at_once_and_one_of_output_later() -> None:
 
 
 def test_a_change_of_status_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="gemot.agent.check_states")
     store = MemoryStore()
     local = local_state(store)
     local.add_service(service("db", Check={"HTTP": "http://a/", "Interval": "60s"}))

@@ -89,7 +89,7 @@ def test_another_one_leads_once_the_leader_has_resigned(gemot: Shell, tmp_path: 
 def test_a_leader_is_deposed_by_force(gemot: Shell, tmp_path: Path) -> None:
     with two(gemot, tmp_path, "jobs/force") as (one, other):
         done = gemot("election", "resign", "-force", "jobs/force")
-        assert (done.code, done.out) == (0, "one at one:80 has resigned\n")
+        assert (done.code, done.out) == (0, "one at one:80 was deposed\n")
         until(lambda: other.terms, "the second")
         until(lambda: "jobs/force was lost" in one.shell.told, "the first to hear of it")
 
@@ -186,7 +186,7 @@ def test_where_nobody_leads_that_is_told(gemot: Shell) -> None:
     ("arguments", "told"),
     [
         (["run", "jobs/x"], "give a key and a command: gemot election run jobs/leader"),
-        (["run", "/", "true"], "give a key and a command"),
+        (["run", "/", "true"], "/: a key is more than slashes"),
         (["run", "-ttl=soon", "jobs/x", "true"], "-ttl: time: invalid duration"),
         (["run", f"-name={'n' * 600}", "jobs/x", "true"], "the name of a candidate has at most 512 bytes"),
         (["run", "jobs/x", "./no-such-program"], "./no-such-program: cannot be run"),

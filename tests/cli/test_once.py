@@ -167,7 +167,7 @@ def test_a_key_that_is_no_record_is_left_alone(gemot: Shell, value: str) -> None
     ("arguments", "told"),
     [
         (["done/x"], "give a key and a command: gemot once db/migrated-7"),
-        (["/", "true"], "give a key and a command"),
+        (["/", "true"], "/: a key is more than slashes"),
         (["-try=0s", "done/x", "true"], "-try: must be more than 0"),
         (["-ttl=1", "done/x", "true"], "-ttl: time: missing unit"),
         (["-shell", "done/x", "a", "b"], "-shell takes the command as one text"),

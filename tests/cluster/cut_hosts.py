@@ -98,7 +98,7 @@ class Stage:
         }
         asks["health"] = lambda: not asked.passes(victim.service)
         asks["dns"] = lambda: not asked.resolves(victim.service)
-        key = victim.lock()
+        key = self._lock(victim)
         asks["lock"] = lambda: asked.is_free(key)
         time.sleep(self.random.random())
         began = time.monotonic()
@@ -113,6 +113,16 @@ class Stage:
         self.cluster.lan.join(victim.host)
         into.healed.times.append(round(1000 * self.cluster.until(self.cluster.whole, "all is whole again")))
         into.wrong += self.cluster.wrongly_failed(before, but=[victim.name])
+
+    def _lock(self, seat: Seat) -> str:
+        keys: list[str] = []
+
+        def taken() -> bool:
+            keys.append(seat.lock())
+            return True
+
+        self.cluster.until(lambda: holds(taken), f"{seat.name} has a lock")
+        return keys[-1]
 
     def _when_each(self, asks: dict[str, Callable[[], bool]], began: float, what: str) -> dict[str, int]:
         took: dict[str, int] = {}
@@ -149,7 +159,7 @@ class Stage:
         for number in range(count):
             leader = self._server("leader")
             asked = self.random.choice(self.cluster.others(leader))
-            key = leader.lock()
+            key = self._lock(leader)
             self.cluster.lan.mute(leader.host, PORTS["serf_lan"])
             others = self.cluster.others(leader)
             self.cluster.until(

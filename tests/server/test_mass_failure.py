@@ -173,6 +173,20 @@ def test_by_gossip_too_many_are_kept_and_by_gossip_they_come_back(scene: Scene) 
     assert _health(scene) == "aaaaaasss"
 
 
+def test_those_that_fall_silent_a_moment_after_the_first_fail_with_it(scene: Scene) -> None:
+    """Their connections are given up one after the other; the first had failed, and its sessions ended."""
+    for number in range(1, 10):
+        scene.gossip(client(number), "alive")
+    for number in range(6, 10):
+        scene.membership.joined(client(number))
+        scene.pass_ms(300)
+    for number in range(6, 10):
+        scene.gossip(client(number), "suspect")
+    scene.gossip(client(6), "failed")
+    scene.pass_ms(CONTRADICTS_MS - 1_200)
+    assert _health(scene) == "aaaaasaaa"
+
+
 def test_a_mark_that_was_not_taken_is_proposed_again(scene: Scene) -> None:
     scene.refuses = True
     _report(scene, range(1, 6), FAILED_AFTER_MS)

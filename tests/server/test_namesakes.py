@@ -78,7 +78,7 @@ def test_what_a_former_host_ran_goes_with_it(
     scene: Scene, former_is: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its services stood at the address of the present one, healthy, until that compared itself."""
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="gemot.server")
     former = client(1, address="10.9.9.9", id="10000001-9999-4000-8000-000000000000")
     scene.membership.joined(former)
     scene.one.apply(DB, CreateSession(Session(LOCK, "web1")), KvSet(b"lock", b"", acquire=LOCK))

@@ -87,7 +87,10 @@ class Seat:
         return bool(answer.answer)
 
     def lock(self) -> str:
-        """Take a lock for this host, without a TTL: it ends when the host is found dead. The key."""
+        """Take a lock for this host, without a TTL: it ends when the host is found dead. The key.
+
+        Raises NoAnswer, too, before every server has said that it knows sessions.
+        """
         session = self.ask("PUT", "/v1/session/create", b'{"LockDelay": "0s"}')["ID"]
         key = f"lock/{session}"
         assert self.ask("PUT", f"/v1/kv/{key}?acquire={session}", b"") is True, f"nobody else has {key}"
