@@ -123,7 +123,7 @@ class UserEvents:
 
     def numbered(self, name: str = "") -> Sequence[tuple[int, Fired]]:
         """`list`, each with its number: those of all names are counted together, from 1 at the start."""
-        kept = enumerate(self._events.heard, self._events.accepted - len(self._events.heard) + 1)
+        kept = enumerate(self._events.heard, self.forgotten + 1)
         return [(number, each) for number, each in kept if not name or each.event.name == name]
 
     @property
@@ -134,7 +134,7 @@ class UserEvents:
     @property
     def forgotten(self) -> int:
         """The number of the last one that is not kept any more."""
-        return self._events.accepted - len(self._events.heard)
+        return self.accepted - len(self._events.heard)
 
     async def wait(self) -> None:
         """Until the next one is kept. Raises Busy if too many wait."""

@@ -152,25 +152,19 @@ class Why:
             names = listed.value
         return explain_service(
             name,
-            [self._up_to_date(row) for row in found.value],
+            self._up_to_date(found.value),
             names=names,
             domain=self._domain,
             only_passing=self._only_passing,
             age_ms=age_ms(found.last_contact_ms, known_leader=found.known_leader),
         )
 
-    def _up_to_date(self, row: Instance) -> Instance:
+    def _up_to_date(self, rows: Sequence[Instance]) -> Sequence[Instance]:
         """With the last outputs of own checks; their statuses stay those that the answers go by."""
-        if row.node.id != self._node_id:
-            return row
+        if all(row.node.id != self._node_id for row in rows):
+            return rows
         own = self._checks()
-        checks = tuple(
-            msgspec.structs.replace(check, output=mine.output)
-            if (mine := own.get(check.check_id)) is not None and mine.status == check.status
-            else check
-            for check in row.checks
-        )
-        return msgspec.structs.replace(row, checks=checks)
+        return [_with_outputs(row, own) if row.node.id == self._node_id else row for row in rows]
 
     def templates(self, destination: str = "") -> list[TemplateWhy]:
         """Those whose destination or source this is; all for ""."""
@@ -179,6 +173,16 @@ class Why:
             for one in self._templates()
             if destination in ("", one.destination, one.source)
         ]
+
+
+def _with_outputs(row: Instance, own: Mapping[str, Check]) -> Instance:
+    checks = tuple(
+        msgspec.structs.replace(check, output=mine.output)
+        if (mine := own.get(check.check_id)) is not None and mine.status == check.status
+        else check
+        for check in row.checks
+    )
+    return msgspec.structs.replace(row, checks=checks)
 
 
 def explain_service(

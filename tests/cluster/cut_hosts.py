@@ -171,7 +171,10 @@ class Stage:
             )
             until, spared = time.monotonic() + seconds, True
             while spared and time.monotonic() < until:
-                spared = not asked.is_free(key) and asked.passes(leader.service)
+                spared = not holds(lambda asked=asked, key=key: asked.is_free(key))  # type: ignore[misc]
+                spared = spared and not holds(
+                    lambda asked=asked, leader=leader: not asked.passes(leader.service)  # type: ignore[misc]
+                )
                 time.sleep(BETWEEN_S)
             lost += not spared
             print(f"mute {number + 1}: {leader.name}: {'kept its lock' if spared else 'LOST it'}", flush=True)

@@ -265,17 +265,17 @@ class LockSet:
 
     def _strike_agent(self, kind: str) -> None:
         away_s = STOPPED_S if kind == "cut" else SERVER_AWAY_S
-        server = self._chance.choice(self._cluster.clients if kind == "cut" else self._cluster.servers)
+        agent = self._chance.choice(self._cluster.clients if kind == "cut" else self._cluster.servers)
         if kind.endswith("leader"):
-            server = self._cluster.leader(PATIENCE_S)
-        self._server = server
+            agent = self._cluster.leader(PATIENCE_S)
+        self._server = agent
         until_s = time.monotonic() + self._chance.uniform(*away_s)
         if kind.startswith("kill"):
-            server.kill()
-            self._later.append((until_s, "start", server))
+            agent.kill()
+            self._later.append((until_s, "start", agent))
         else:
-            server.signal(signal.SIGSTOP)
-            self._later.append((until_s, "continue", server))
+            agent.signal(signal.SIGSTOP)
+            self._later.append((until_s, "continue", agent))
 
     def _undo(self, until_s: float) -> None:
         for each in [each for each in self._later if each[0] <= until_s]:

@@ -45,15 +45,14 @@ class HostClocks:
         self._times.append(self._world.now_us)
         # No look at it adds more to the fastest than a leader's may.
         self._fastest.append(self._fastest[-1] + max([gone, *(min(each, most) for each in moved)]))
-        served = min([gone, *moved]) if self._serves() else 0
-        self._slowest.append(self._slowest[-1] + served)
+        rafts = [host.opened.raft for host in self.hosts if host.opened is not None]
+        self._terms.append(max([self._terms[-1], *(raft.term for raft in rafts)]))
+        serves = self._serves(max((raft.commit for raft in rafts), default=0))
+        self._slowest.append(self._slowest[-1] + (min([gone, *moved]) if serves else 0))
         if not self.stopped:
             self._world.at(LOOK_US, "clocks are compared", self.start)
 
-    def _serves(self) -> bool:
-        rafts = [host.opened.raft for host in self.hosts if host.opened is not None]
-        commit = max((raft.commit for raft in rafts), default=0)
-        self._terms.append(max([self._terms[-1], *(raft.term for raft in rafts)]))
+    def _serves(self, commit: int) -> bool:
         if commit > self._commit:
             self._commit, self._committed_us = commit, self._world.now_us
         return self._world.now_us - self._committed_us <= QUIET_US
