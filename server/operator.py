@@ -467,9 +467,13 @@ class Operator:
         return [self._tier.me.id, *answering]
 
     def _answered(self) -> list[str]:
-        """Who has this leader's log, as it said itself: at the beginning of a term that is nobody else."""
-        matches = {peer.id: peer.match for peer in self._replica.raft.status().peers}
-        return [id for id in self._alive() if id == self._tier.me.id or matches.get(id)]
+        """Who has this leader's log, as it said itself: at the beginning of a term that is nobody else.
+
+        Nor is one that repairs, which counts for no quorum before it has been filled up.
+        """
+        peers = self._replica.raft.status().peers
+        able = {peer.id for peer in peers if peer.match and not peer.repairing}
+        return [id for id in self._alive() if id == self._tier.me.id or id in able]
 
     def _address(self, id: str) -> str:
         member = self._directory.get(id)

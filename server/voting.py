@@ -34,8 +34,9 @@ class _Demand:
 class Voting:
     """`alive` are the ids of the servers that answer, or may yet: a new leader gives all an election timeout.
 
-    `answered` are those that did answer this leader. Nothing is changed on a hope: while the others are
-    needed and have not been heard yet, a demand waits. `name` is for people.
+    `answered` are those that did answer this leader, and count for a quorum. Nothing is changed on a hope:
+    while the others are needed and have not been heard yet, or lost part of their log and are filled up, a
+    demand waits. `name` is for people.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Voting:
             away = ", ".join(self._name(voter) for voter in left if voter not in there)
             return RuleFailed(
                 f"without {self._name(id)} only {len(there)} of {len(left)} voters would answer, and "
-                f"{majority(len(left))} have to agree: start or remove first what is away ({away})"
+                f"{majority(len(left))} have to agree: start or remove first what is away or repairs ({away})"
             )
         return None
 

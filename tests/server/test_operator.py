@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from simulation.node import Node
 from simulation.run import SECOND_US, Run
-from support.calm_tier import CalmTier
+from support.calm_tier import CalmTier, flip_in_log
 from support.lossy_vfs import registered
 from support.members import client
 
@@ -23,6 +23,8 @@ from gemot.server.model.errors import (
     RuleFailed,
     Unavailable,
 )
+from gemot.server.model.kv import KvSet
+from gemot.server.model.query import Applied
 from gemot.server.rpc.message import (
     UNKNOWN_MS,
     Call,
@@ -163,6 +165,37 @@ def test_a_voter_is_removed_by_its_address(scene: Scene) -> None:
     before = scene.voters()
     assert scene.ask(scene.others[-1], Operate("remove-peer", address=gone.member.rpc)) is True
     assert scene.voters() == tuple(id for id in before if id != gone.member.id)
+
+
+def test_no_vote_is_taken_while_one_that_is_needed_then_is_filled_up(scene: Scene) -> None:
+    """It answers, but counts for no quorum: the leader lost its office, and nobody could be elected again."""
+    hurt, removed = scene.others
+    _write(scene, b"first")
+    hurt.crash()
+    flip_in_log(hurt, b"first")
+    _write(scene, b"second")
+    hurt.start()
+    hurt.disk.stalled_until_us = scene.run.world.now_us + 3 * SECOND_US
+    scene.pass_us(SECOND_US // 2)
+    (peer,) = (p for p in _server(scene.leader).replica.raft.status().peers if p.id == hurt.member.id)
+    assert peer.repairing
+    assert peer.match, "what is left of its log is the leader's"
+    before, told = scene.voters(), list[Any]()
+    _server(scene.leader).endpoint.handle(
+        removed.member, Operate("remove-peer", removed.member.id), told.append
+    )
+    scene.pass_us(SECOND_US)
+    assert scene.voters() == before
+    scene.pass_us(4 * SECOND_US)
+    assert told == [True]
+    assert removed.member.id not in scene.voters()
+
+
+def _write(scene: Scene, value: bytes) -> None:
+    told: list[Any] = []
+    _server(scene.leader).apply(KvSet(b"key", value), "", None, told.append)
+    scene.pass_us(SECOND_US)
+    assert isinstance(told[0], Applied)
 
 
 def test_the_leadership_goes_to_whom_it_is_meant_for(scene: Scene) -> None:

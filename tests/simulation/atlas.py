@@ -82,21 +82,24 @@ class Atlas:
 
         A learner counts as much as a voter: it may be one soon.
         """
-        hurt = self._hurt() | {node.member.id}
-        going = {id for id, until_us in self._leaving.items() if until_us > self._world.now_us}
+        hurt, going = self._hurt() | {node.member.id}, self._going()
         founders = tuple(n.member.id for n in self._nodes if n.founds)
         sizes = [len([id for id in voters if id not in going]) for voters in sets or [founders]]
         return len(hurt) <= self.most and all(2 * len(hurt) < size for size in sizes)
 
     def may_leave(self, node: Node, least: int) -> bool:
-        """Would so many voters stay, and a majority of them be whole?"""
-        hurt = self._hurt() - {node.member.id}
-        left = [len([id for id in voters if id != node.member.id]) for voters in self._truth.sets()]
-        return bool(left) and min(left) >= least and all(2 * len(hurt) < voters for voters in left)
+        """Would so many voters stay, and a majority of them be whole, whoever else was asked to go?"""
+        hurt, going = self._hurt() - {node.member.id}, self._going()
+        left = [[id for id in voters if id != node.member.id] for voters in self._truth.sets()]
+        whole = all(not hurt or 2 * len(hurt) < len(set(voters) - going) for voters in left)
+        return bool(left) and min(map(len, left)) >= least and whole
 
     def leaves(self, node: Node) -> None:
         """Its vote may go at any moment from now on: nobody is damaged who would be needed then."""
         self._leaving[node.member.id] = self._world.now_us + LEAVES_US
+
+    def _going(self) -> set[str]:
+        return {id for id, until_us in self._leaving.items() if until_us > self._world.now_us}
 
     def void(self) -> list[str]:
         """Voters that are no more: their disks were wiped."""

@@ -10,6 +10,7 @@ import pytest
 from simulation.network import CALM
 from simulation.node import Node
 from simulation.run import SECOND_US, Run
+from support.calm_tier import flip_in_log
 from support.lossy_vfs import LossyVfs, registered
 
 from gemot.server.model.errors import NoLeader
@@ -18,18 +19,6 @@ from gemot.server.model.query import Answer, Options
 from gemot.server.rpc.message import Operate
 
 STALE = Options(consistency="stale")
-
-
-def _damage_first_record(node: Node) -> None:
-    """Change one byte of an entry that was synced long ago."""
-    folder = f"{node.directory}/log"
-    path = f"{folder}/{next(name for name in node.lossy.listdir(folder) if name.endswith('.seg'))}"
-
-    def flip(content: bytearray) -> None:
-        at = content.index(b"first")
-        content[at] ^= 0xFF
-
-    node.lossy.damage(path, flip)
 
 
 def _read(node: Node) -> list[Any]:
@@ -70,7 +59,7 @@ def _pass_s(run: Run, seconds: int) -> None:
 def test_a_damaged_server_serves_nothing_until_the_others_made_it_whole(run: Run) -> None:
     hurt = run.nodes[-1]
     hurt.crash()
-    _damage_first_record(hurt)
+    flip_in_log(hurt, b"first")
     run.network.partition([[hurt.name], [n.name for n in run.nodes if n is not hurt]], one_way=False)
     hurt.start()
     assert hurt.opened is not None
@@ -91,7 +80,7 @@ def test_a_damaged_server_that_was_removed_while_it_was_away_comes_to_vote_again
     _proposer, *others = run.nodes  # which tells the others of their cluster as long as it hears no leader
     hurt = next(node for node in others if node.server is not None and not node.server.leads)
     hurt.crash()
-    _damage_first_record(hurt)
+    flip_in_log(hurt, b"first")
     leader = next(node.server for node in run.nodes if node.server is not None and node.server.leads)
     leader.endpoint.handle(leader.me, Operate("remove-peer", hurt.member.id), lambda _: None)
     _pass_s(run, 10)

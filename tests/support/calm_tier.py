@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulation.network import CALM
+from simulation.node import Node
 from simulation.run import SECOND_US, Run
 
 
@@ -20,3 +21,14 @@ class CalmTier:
 
     def pass_s(self, seconds: float) -> None:
         self.run.world.run(self.run.world.now_us + int(seconds * SECOND_US))
+
+
+def flip_in_log(node: Node, text: bytes) -> None:
+    """Change one byte of an entry that was synced long ago."""
+    folder = f"{node.directory}/log"
+    path = f"{folder}/{next(name for name in node.lossy.listdir(folder) if name.endswith('.seg'))}"
+
+    def flip(content: bytearray) -> None:
+        content[content.index(text)] ^= 0xFF
+
+    node.lossy.damage(path, flip)
