@@ -123,6 +123,17 @@ def a_new_leader_hopes_that_the_others_live(patch: Patch) -> None:
     patch.setattr(Voting, "_try", try_on_hope)
 
 
+@bug(13, tests=("tests/server/test_operator.py",), simulated=False)
+def who_repairs_counts_as_one_that_stays(patch: Patch) -> None:
+    """A vote is taken though one that is needed without it lost part of its log, and is not filled up yet."""
+
+    def answered(self: Operator) -> list[str]:
+        matches = {peer.id: peer.match for peer in self._replica.raft.status().peers}
+        return [id for id in self._alive() if id == self._tier.me.id or matches.get(id)]
+
+    patch.setattr(Operator, "_answered", answered)
+
+
 @bug(13, tests=("tests/server/test_departed.py",), simulated=False)
 def who_lost_its_vote_is_gone_at_once(patch: Patch) -> None:
     """A dead server goes out of the catalog with its vote, and has no time to be started again."""
